@@ -1,0 +1,24 @@
+"""Feed AlexNet, and models like it, until the accelerator is the limit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+__all__ = ["Beton", "Loader", "UserError", "__version__"]
+
+if TYPE_CHECKING:
+    from .beton.reader import Beton
+    from .errors import UserError
+    from .pipeline.loader import Loader
+
+_HOMES = {"Beton": ".beton.reader", "Loader": ".pipeline.loader", "UserError": ".errors"}
+
+
+def __getattr__(name: str) -> object:
+    """Import on first use: the packer's workers need neither torch nor numba."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name], __name__), name)

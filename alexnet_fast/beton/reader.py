@@ -1,0 +1,179 @@
+"""A memory-mapped view of one beton file: its metadata, and the bytes of sample i."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from . import format as fmt
+
+
+class BetonError(UserError):
+    """A file that is no beton, is cut short, or says things about itself that cannot be true."""
+
+
+def sidecar_path(path: Path) -> Path:
+    """Where class names, settings and counts lie: ``train.beton`` -> ``train.beton.json``."""
+    return path.with_name(path.name + ".json")
+
+
+class Beton:
+    """The samples of a beton file that holds one RGB image field and one int field (the label).
+
+    Everything that the file says of itself is checked here, once, before a pointer is followed:
+    after the constructor returns, every payload lies inside the map.
+
+    Attributes:
+        path: the file.
+        num_samples: N.
+        images: (N,) structured ``format.RGB_IMAGE``: mode (0 JPEG, 1 raw RGB), width and height in
+            pixels, data_ptr.
+        labels: (N,) int64.
+        sizes: (N,) uint64, payload bytes.
+        map: (file size,) uint8, the memory map; read-only.
+
+    Raises:
+        BetonError: the file is missing, no beton, unfinished, truncated or inconsistent.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.map = _open_map(self.path)
+        header = self._header()
+        self.num_samples = int(header["num_samples"])
+        self.page_size = int(header["page_size"])
+        image_field, label_field, records = self._records(header)
+        self.images = records[image_field]
+        self.labels = np.ascontiguousarray(records[label_field])
+        self.sizes = self._sizes(int(header["alloc_table_ptr"]), int(header["num_fields"]), records.dtype.itemsize)
+
+    def payload(self, index: int) -> np.ndarray:
+        """The stored bytes of sample ``index``: a JPEG, or height x width x 3 raw RGB. (size,) uint8, no copy."""
+        ptr = int(self.images["data_ptr"][index])
+        return self.map[ptr : ptr + int(self.sizes[index])]
+
+    def source(self, index: int) -> str:
+        """A name for sample ``index`` that a person can act on: its source file where the sidecar tells it."""
+        paths = (self.sidecar or {}).get("paths")
+        named = f" ({paths[index]})" if paths else ""
+        return f"sample {index}{named} of {self.path}"
+
+    @property
+    def num_classes(self) -> int:
+        """One more than the largest label."""
+        return int(self.labels.max()) + 1
+
+    @cached_property
+    def sidecar(self) -> dict[str, Any] | None:
+        """What ``<name>.beton.json`` says, or None where there is none (FFCV writes none). Read when first asked for."""
+        path = sidecar_path(self.path)
+        try:
+            return dict(json.loads(path.read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, OSError) as error:
+            raise BetonError(f"cannot read {path}: {error}; delete it or pack again") from error
+
+    def close(self) -> None:
+        """Drop the map. Views handed out keep the memory mapped until they go."""
+        del self.map
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __enter__(self) -> Beton:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _header(self) -> np.void:
+        if len(self.map) < fmt.HEADER.itemsize:
+            raise BetonError(f"{self.path} is no beton: {len(self.map)} bytes are too few for its header")
+        header = self.map[: fmt.HEADER.itemsize].view(fmt.HEADER)[0]
+        version, page_size = int(header["version"]), int(header["page_size"])
+        power_of_two = page_size >= fmt.MIN_PAGE_SIZE and page_size & (page_size - 1) == 0
+        if version != fmt.VERSION or not power_of_two or not 1 <= header["num_fields"] <= 64:
+            raise BetonError(
+                f"{self.path} is no beton of version {fmt.VERSION} (it begins with {self.map[:8].tobytes().hex(' ')}); "
+                "pack a folder with tools/write_beton.py"
+            )
+        if header["alloc_table_ptr"] == 0:
+            raise BetonError(f"{self.path} is unfinished: its writer was interrupted; pack it again")
+        if header["num_samples"] == 0:
+            raise BetonError(f"{self.path} holds no samples; pack a folder that has images")
+        return header
+
+    def _records(self, header: np.void) -> tuple[str, str, np.ndarray]:
+        """Names of the image and the label field, and the (N,) metadata records."""
+        num_fields = int(header["num_fields"])
+        start = fmt.metadata_offset(num_fields)
+        if start > len(self.map):
+            raise self._truncated(start)
+        fields = self.map[fmt.HEADER.itemsize : start].view(fmt.FIELD)
+        type_ids = [int(t) for t in fields["type_id"]]
+        named = ", ".join(f"{fmt.field_name(f['name'])!r} (type {f['type_id']})" for f in fields)
+        if any(t not in fmt.METADATA for t in type_ids):
+            raise BetonError(f"{self.path} has a field of a kind we do not know: {named}; types 0 to 6 can be read")
+        if fmt.RGB_IMAGE_ID not in type_ids or fmt.INT_ID not in type_ids:
+            raise BetonError(f"{self.path} needs one RGB image field and one int field (the label), it has {named}")
+        dtype = fmt.record_dtype(type_ids)
+        end = start + self.num_samples * dtype.itemsize
+        if end > len(self.map):
+            raise self._truncated(end)
+        records = self.map[start:end].view(dtype)
+        return f"f{type_ids.index(fmt.RGB_IMAGE_ID)}", f"f{type_ids.index(fmt.INT_ID)}", records
+
+    def _sizes(self, table_ptr: int, num_fields: int, record_bytes: int) -> np.ndarray:
+        """Join the images' pointers with the allocation table, and check both against the file."""
+        if table_ptr > len(self.map) or (len(self.map) - table_ptr) % fmt.ALLOCATION.itemsize:
+            raise self._truncated(table_ptr)
+        table = self.map[table_ptr:].view(fmt.ALLOCATION)
+        ptrs, sizes = np.ascontiguousarray(table["ptr"]), np.ascontiguousarray(table["size"])
+        if not np.all(ptrs[1:] > ptrs[:-1]):  # ours is sorted; FFCV's is in the order its workers ended
+            order = np.argsort(ptrs, kind="stable")
+            ptrs, sizes = ptrs[order], sizes[order]
+        wanted = np.ascontiguousarray(self.images["data_ptr"])
+        place = np.minimum(np.searchsorted(ptrs, wanted), max(len(ptrs) - 1, 0))
+        if len(ptrs) == 0 or not np.array_equal(ptrs[place], wanted):
+            missing = int(np.argmax(ptrs[place] != wanted)) if len(ptrs) else 0
+            raise BetonError(f"{self.path}: the allocation table does not hold sample {missing}; the file is truncated or damaged")
+        found = sizes[place]
+        data_start = fmt.metadata_offset(num_fields) + self.num_samples * record_bytes
+        # Not ptr + size <= table_ptr: a hostile size would wrap around.
+        bad = (wanted < data_start) | (wanted > table_ptr) | (found > table_ptr - np.minimum(wanted, table_ptr)) | (found == 0)
+        raw = self.images["mode"] == fmt.RAW
+        pixels = self.images["width"].astype(np.uint64) * self.images["height"] * 3
+        bad |= (pixels == 0) | (self.images["mode"] > fmt.RAW) | (raw & (found != pixels))
+        if bad.any():
+            i = int(np.argmax(bad))
+            raise BetonError(
+                f"{self.path}: sample {i} cannot be: {dict(zip(fmt.RGB_IMAGE.names or (), self.images[i].item()))} "
+                f"with {int(found[i])} bytes in a file whose payloads lie between {data_start} and {table_ptr}; pack it again"
+            )
+        return found
+
+    def _truncated(self, expected: int) -> BetonError:
+        return BetonError(f"{self.path} is truncated: it has {len(self.map)} bytes and needs more than {expected}; copy or pack it again")
+
+
+def _open_map(path: Path) -> np.ndarray:
+    try:
+        if path.stat().st_size == 0:
+            raise BetonError(f"{path} is no beton: it is empty")
+        return np.asarray(np.memmap(path, np.uint8, "r"))
+    except FileNotFoundError:
+        raise BetonError(f"{path} does not exist; pack one with tools/write_beton.py --data FOLDER --out FOLDER") from None
+    except IsADirectoryError:
+        raise BetonError(f"{path} is a folder, expected a .beton file") from None
+    except OSError as error:
+        raise BetonError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise BetonError(f"cannot map {path}: {error}; expected a .beton file") from error

@@ -1,0 +1,1 @@
+"""Bytes to pixels in host memory."""

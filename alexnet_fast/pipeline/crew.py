@@ -1,0 +1,176 @@
+"""The decoding threads: they fill batches in order, ahead of the consumer, for as long as the loader lives."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import UserError
+from . import turbojpeg
+from .decode import Options, Scratch, decode_chunk, make_scratch
+from .jit import kernel
+from .status import TOO_LARGE
+
+if TYPE_CHECKING:
+    from .ring import Slot
+
+CHUNK = 32  # samples a call: about 10 ms, against 20 us for the call and the lock
+START_PX = 512  # a thread's scratch fits this side at first, and grows with its images
+MOST_PIXELS = 1 << 28  # of one image; more is a lying header, or needs another tool
+
+
+class Job:
+    """One batch to be made.
+
+    Attributes:
+        key: its (epoch, step).
+        samples: (n,) decode.SAMPLE.
+        slot: where it goes.
+        statuses: (n,) uint8, each sample's status; complete when ``left`` is 0.
+        taken: samples that threads have begun.
+        left: samples that are not done.
+    """
+
+    def __init__(self, key: tuple[int, int], samples: np.ndarray, slot: Slot) -> None:
+        self.key, self.samples, self.slot = key, samples, slot
+        self.statuses = slot.statuses[: len(samples)]
+        self.taken = 0
+        self.left = len(samples)
+
+
+class Crew:
+    """Threads that make the batches of a plan, up to ``batches_ahead`` of them at a time.
+
+    A job that is dropped half-way (a new plan) keeps its slot to itself until its threads let go of
+    it; the slot then goes to the garbage, never to another batch.
+    """
+
+    def __init__(self, file: np.ndarray, options: Options, threads: int, batches_ahead: int) -> None:
+        self._file, self._options, self._batches_ahead = file, options, batches_ahead
+        self._changed = threading.Condition()
+        self._jobs: deque[Job] = deque()  # oldest first: being made or waiting for the consumer
+        self._plan: Iterator[Job] | None = None
+        self._closed = False
+        self._error: BaseException | None = None
+        self._threads = [threading.Thread(target=self._work, name=f"decode-{k}", daemon=True) for k in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def begin(self, key: tuple[int, int], plan: Iterator[Job]) -> None:
+        """Go on if the jobs in hand begin with ``key``; else drop them and follow ``plan``."""
+        with self._changed:
+            if self._jobs and self._jobs[0].key == key:
+                return
+            self._jobs.clear()
+            self._plan = plan
+            self._changed.notify_all()
+
+    def next(self) -> Job:
+        """The next job of the plan, done; waits for it.
+
+        Raises:
+            RuntimeError: a thread failed (with its cause), or the crew is closed.
+        """
+        with self._changed:
+            # The timeout only lets Ctrl-C through on systems where a wait would hold it back.
+            while self._error is None and not self._closed and not (self._jobs and self._jobs[0].left == 0):
+                self._changed.wait(1.0)
+            if self._error is not None:
+                if isinstance(self._error, UserError):
+                    raise self._error
+                raise RuntimeError(f"a decoding thread failed: {self._error!r}") from self._error
+            if self._closed:
+                raise RuntimeError("the loader is closed")
+            job = self._jobs.popleft()
+            self._changed.notify_all()
+            return job
+
+    def close(self) -> None:
+        """Stop and join the threads."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        self._jobs.clear()
+        self._plan = None
+
+    def _work(self) -> None:
+        try:
+            handle = open_handle()
+            try:
+                scratch = make_scratch(handle, 1 << 16, START_PX, START_PX, self._options.size)
+                while (chunk := self._take()) is not None:
+                    scratch = self._decode(*chunk, handle, scratch)
+                    self._done(*chunk)
+            finally:
+                close_handle(handle)
+        except BaseException as error:  # whatever it is, the consumer must hear of it
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _take(self) -> tuple[Job, int, int] | None:
+        """The next samples [begin, end) of a job, or None when the crew is closed; waits for either."""
+        with self._changed:
+            while not self._closed:
+                job = next((job for job in self._jobs if job.taken < len(job.samples)), None)
+                if job is None and self._plan is not None and len(self._jobs) < self._batches_ahead:
+                    job = next(self._plan, None)
+                    if job is None:
+                        self._plan = None
+                    else:
+                        self._jobs.append(job)
+                        self._changed.notify_all()
+                if job is not None:
+                    begin = job.taken
+                    share = -(-len(job.samples) // len(self._threads))
+                    job.taken = min(begin + min(CHUNK, share), len(job.samples))
+                    return job, begin, job.taken
+                self._changed.wait()
+            return None
+
+    def _decode(self, job: Job, begin: int, end: int, handle: int, scratch: Scratch) -> Scratch:
+        while begin < end:
+            samples, statuses = job.samples[begin:end], job.statuses[begin:end]
+            epoch = np.uint64(job.key[0])
+            begin += decode_chunk(self._file, samples, epoch, self._options, scratch, job.slot.images[begin:end], statuses)
+            if begin < end and job.statuses[begin] == TOO_LARGE:
+                scratch = grown(scratch, job.samples[begin], handle, self._options.size)
+        return scratch
+
+    def _done(self, job: Job, begin: int, end: int) -> None:
+        with self._changed:
+            job.left -= end - begin
+            if job.left == 0:
+                self._changed.notify_all()
+
+
+def grown(scratch: Scratch, sample: np.void, handle: int, size: int) -> Scratch:
+    """A scratch that fits ``sample`` and all that the old one fits.
+
+    Raises:
+        UserError: the sample is larger than any photo.
+    """
+    width, height = int(sample["width"]), int(sample["height"])
+    if width * height > MOST_PIXELS:
+        raise UserError(f"sample {sample['index']} says that it has {width} x {height} pixels; at most {MOST_PIXELS} can be decoded")
+    old_side = scratch.narrowed.shape[1]
+    return make_scratch(handle, max(len(scratch.jpeg), int(sample["size"])), max(width, old_side), max(height, old_side), size)
+
+
+@kernel
+def open_handle():
+    """A libjpeg-turbo decompressor; one for each thread."""
+    return turbojpeg.init_decompress()
+
+
+@kernel
+def close_handle(handle):
+    """Free a decompressor."""
+    return turbojpeg.destroy(handle)

@@ -1,0 +1,69 @@
+"""Crop boxes and flips, drawn as torchvision draws them, as pure functions of a sample's key."""
+
+from __future__ import annotations
+
+import math
+
+from .jit import kernel
+from .splitmix import uniform
+
+TRIES = 10  # torchvision's RandomResizedCrop gives up after ten boxes that do not fit
+
+
+@kernel
+def random_resized_crop(height, width, key, scale, ratio):
+    """A crop as torchvision.transforms.RandomResizedCrop draws it.
+
+    Args:
+        height, width: of the image, in pixels.
+        key: of the sample's draws; draws 0 to 39 are used.
+        scale: (least, most) share of the image's area.
+        ratio: (least, most) width / height, drawn uniformly in its logarithm.
+
+    Returns:
+        (top, left, height, width) in pixels, int64, inside the image.
+    """
+    log_least, log_most = math.log(ratio[0]), math.log(ratio[1])
+    for k in range(0, 4 * TRIES, 4):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform(key, k))
+        aspect = math.exp(log_least + (log_most - log_least) * uniform(key, k + 1))
+        w = int(round(math.sqrt(area * aspect)))
+        h = int(round(math.sqrt(area / aspect)))
+        if 0 < w <= width and 0 < h <= height:
+            return int(uniform(key, k + 2) * (height - h + 1)), int(uniform(key, k + 3) * (width - w + 1)), h, w
+    # The largest centred box of an allowed shape.
+    h, w = height, width
+    if width < ratio[0] * height:
+        h = min(height, max(1, int(round(width / ratio[0]))))
+    elif width > ratio[1] * height:
+        w = min(width, max(1, int(round(height * ratio[1]))))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@kernel
+def flips(key, probability):
+    """Whether the sample is mirrored: draw 40 of its key."""
+    return uniform(key, 4 * TRIES) < probability
+
+
+@kernel
+def resized_centre_crop(height, width, size, resize):
+    """Resize(resize) then CenterCrop(size), torchvision's evaluation, as one crop of the source.
+
+    Args:
+        height, width: of the image, in pixels.
+        size: side of the output, in pixels.
+        resize: length of the image's shorter side before the centre crop, in pixels.
+
+    Returns:
+        (top, left, height, width) in source pixels, float64.  It reaches beyond the image where ``size > resize``.
+    """
+    # torchvision's Resize: the shorter side becomes `resize`, the longer int(resize * long / short).
+    short, long = min(height, width), max(height, width)
+    resized_long = int(resize * long / short)
+    resized_height = resized_long if height > width else resize
+    resized_width = resize if height > width else resized_long
+    scale_y, scale_x = height / resized_height, width / resized_width
+    top = int(round((resized_height - size) / 2.0))
+    left = int(round((resized_width - size) / 2.0))
+    return top * scale_y, left * scale_x, size * scale_y, size * scale_x

@@ -1,0 +1,283 @@
+"""The fused kernel: for each sample of a chunk crop, tiles, planes, pixels and a status, without the GIL."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+import numpy as np
+
+from ..beton.format import RAW
+from . import turbojpeg
+from .crop import flips, random_resized_crop, resized_centre_crop
+from .jit import kernel
+from .lanes import BLOCK
+from .resample import filter_row, most_taps, narrow, support, triangle_taps, ycbcr_row
+from .status import DECODER, OK, TOO_LARGE
+from .splitmix import sample_key
+from .tiles import agrees, cut, read_header
+
+U8, U64, I32, I64 = np.uint8, np.uint64, np.int32, np.int64
+YCBCR, GREY, RGB = 0, 1, 2
+ALIGN = 64
+
+SAMPLE = np.dtype(
+    [("ptr", "<i8"), ("size", "<i8"), ("width", "<i4"), ("height", "<i4"), ("raw", "<i4"), ("index", "<i4")], align=True
+)
+"""What a kernel must know of one sample: where its payload lies in the file, and its size in pixels."""
+
+Options = namedtuple("Options", ("train", "size", "resize", "seed", "scale", "ratio", "flip"))
+"""What all samples of a loader share: see ``crop`` for the last four, ``resized_centre_crop`` for ``resize``."""
+
+Axis = namedtuple("Axis", ("start", "length", "low", "high"))
+"""A crop along one direction: the box in source pixels (float64), and the pixels that its filter may read."""
+
+Planes = namedtuple("Planes", ("status", "colour", "top", "left", "across", "down", "luma", "blue", "red"))
+"""Decoded samples: the planes, where in the image they begin (pixels), and how many pixels a chroma sample spans."""
+
+Scratch = namedtuple(
+    "Scratch", ("handle", "jpeg", "ends", "planes", "pointers", "strides", "turned", "filtered", "narrowed", "first", "count", "weights")
+)
+"""One thread's working memory."""
+
+TAP_TABLES = 4  # luma and chroma, horizontally and vertically
+MAX_TILES = 1 << 16
+
+
+def padded(n: int) -> int:
+    """``n`` rounded up to a multiple of the transpose's square."""
+    return -(-n // BLOCK) * BLOCK
+
+
+def make_scratch(handle: int, payload_bytes: int, width: int, height: int, size: int) -> Scratch:
+    """Working memory for one thread that decodes images of up to ``width`` x ``height`` to ``size`` pixels."""
+    # A sliced or decoded rectangle is a whole number of MCUs (32 pixels at most) larger than its image;
+    # the transpose reads up to one square beyond a plane's last row and column.
+    wide, high = padded(width) + 64, padded(height) + 64
+    plane = wide * (high + BLOCK) + ALIGN
+    return Scratch(
+        handle=np.uint64(handle),
+        jpeg=np.empty(payload_bytes + 16, U8),
+        ends=np.empty(MAX_TILES, I64),
+        planes=np.empty(3 * plane, U8),
+        pointers=np.empty(3, U64),
+        strides=np.empty(3, I32),
+        turned=np.empty(plane, U8),
+        filtered=np.empty(padded(size) * high, U8),
+        narrowed=np.empty((3, high, padded(size)), U8),
+        first=np.empty((TAP_TABLES, size), I32),
+        count=np.empty((TAP_TABLES, size), I32),
+        weights=np.empty((TAP_TABLES, size, most_taps(max(width, height), size)), np.uint16),
+    )
+
+
+@kernel
+def fits(scratch, width, height):
+    """Whether an image of this size can be decoded in this scratch."""
+    high = (height + BLOCK - 1) // BLOCK * BLOCK + 64
+    wide = (width + BLOCK - 1) // BLOCK * BLOCK + 64
+    side = max(width, height)
+    size = scratch.first.shape[1]
+    return (
+        wide * (high + BLOCK) + ALIGN <= len(scratch.turned)
+        and high <= scratch.narrowed.shape[1]
+        and 2 * max(1, (side + size - 1) // size) + 2 <= scratch.weights.shape[2]
+    )
+
+
+@kernel
+def reach(axis, size, factor):
+    """The pixels [a, b) of the image that the filters of luma and of chroma (``factor`` pixels a sample) read."""
+    a, b = support(axis.start, axis.length, size, axis.low, axis.high)
+    if factor > 1:
+        low, high = axis.low // factor, (axis.high + factor - 1) // factor
+        c, d = support(axis.start / factor, axis.length / factor, size, low, high)
+        a, b = min(a, c * factor), min(max(b, d * factor), axis.high)
+    return a, b
+
+
+@kernel
+def jpeg_planes(jpeg, width, height, y, x, size, scratch):
+    """Decode the tiles of a JPEG that a crop touches. (n,) uint8, crop axes -> Planes."""
+    header = read_header(jpeg)
+    status = header.status
+    if status == OK:
+        status = agrees(header, width, height)
+    luma = scratch.planes[:0].reshape(0, 0)
+    if status != OK:
+        return Planes(status, YCBCR, 0, 0, 1, 1, luma, luma, luma)
+    top, bottom = reach(y, size, header.down)
+    left, right = reach(x, size, header.across)
+    small = cut(jpeg, header, top, left, bottom, right, scratch.jpeg, scratch.ends)
+    if small.status != OK:
+        return Planes(small.status, YCBCR, 0, 0, 1, 1, luma, luma, luma)
+
+    stride = (small.width + BLOCK - 1) // BLOCK * BLOCK
+    rows = (small.height + header.down - 1) // header.down * header.down
+    chroma_stride, chroma_rows = 0, 0
+    if header.components == 3:
+        chroma_stride = ((small.width + header.across - 1) // header.across + BLOCK - 1) // BLOCK * BLOCK
+        chroma_rows = rows // header.down
+    at_blue = (stride * rows + ALIGN - 1) // ALIGN * ALIGN
+    at_red = (at_blue + chroma_stride * chroma_rows + ALIGN - 1) // ALIGN * ALIGN
+    base = U64(scratch.planes.ctypes.data)
+    scratch.pointers[0] = base
+    scratch.pointers[1] = base + U64(at_blue)
+    scratch.pointers[2] = base + U64(at_red)
+    scratch.strides[0] = stride
+    scratch.strides[1] = chroma_stride
+    scratch.strides[2] = chroma_stride
+    source, source_bytes = (scratch.jpeg, small.bytes) if small.bytes else (jpeg, len(jpeg))
+    failed = turbojpeg.decompress_to_planes(
+        scratch.handle,
+        U64(source.ctypes.data),
+        U64(source_bytes),
+        U64(scratch.pointers.ctypes.data),
+        I32(0),
+        U64(scratch.strides.ctypes.data),
+        I32(0),
+        I32(turbojpeg.STOP_ON_WARNING),
+    )
+    luma = scratch.planes[: stride * rows].reshape(rows, stride)
+    blue = scratch.planes[at_blue : at_blue + chroma_stride * chroma_rows].reshape(chroma_rows, chroma_stride)
+    red = scratch.planes[at_red : at_red + chroma_stride * chroma_rows].reshape(chroma_rows, chroma_stride)
+    return Planes(
+        DECODER if failed else OK,
+        YCBCR if header.components == 3 else GREY,
+        small.top,
+        small.left,
+        header.across,
+        header.down,
+        luma,
+        blue,
+        red,
+    )
+
+
+@kernel
+def raw_planes(pixels, width, y, x, size, scratch):
+    """Take the rows and columns that a crop touches out of height x width x 3 raw RGB. -> Planes."""
+    top, bottom = reach(y, size, 1)
+    left, right = reach(x, size, 1)
+    rows, columns = bottom - top, right - left
+    stride = (columns + BLOCK - 1) // BLOCK * BLOCK
+    planes = scratch.planes[: 3 * rows * stride].reshape(3, rows, stride)
+    for row in range(rows):
+        begin = 3 * ((top + row) * width + left)
+        source = pixels[begin : begin + 3 * columns]
+        r, g, b = planes[0, row], planes[1, row], planes[2, row]
+        for k in range(np.uintp(columns)):
+            r[k] = source[np.uintp(3) * k]
+            g[k] = source[np.uintp(3) * k + np.uintp(1)]
+            b[k] = source[np.uintp(3) * k + np.uintp(2)]
+    return Planes(OK, RGB, top, left, 1, 1, planes[0], planes[1], planes[2])
+
+
+@kernel
+def make_taps(axis, origin, factor, size, mirrored, table, scratch):
+    """Fill tap table ``table`` for planes that begin at pixel ``origin``; returns the samples [a, b) that it reads."""
+    start, length = (axis.start - origin) / factor, axis.length / factor
+    low, high = (axis.low - origin) // factor, (axis.high - origin + factor - 1) // factor
+    triangle_taps(start, length, size, low, high, mirrored, scratch.first[table], scratch.count[table], scratch.weights[table])
+    return support(start, length, size, low, high)
+
+
+@kernel
+def render(planes, y, x, size, mirrored, scratch, out):
+    """Resample planes to ``size`` x ``size`` and write them as RGB. out: (3, size, size) uint8."""
+    same_chroma_x, same_chroma_y = planes.across == 1, planes.down == 1
+    x_range = make_taps(x, planes.left, 1, size, mirrored, 0, scratch)
+    y_range = make_taps(y, planes.top, 1, size, False, 1, scratch)
+    chroma_x, chroma_y = (0, 1)
+    chroma_x_range, chroma_y_range = x_range, y_range
+    if planes.colour != GREY and not same_chroma_x:
+        chroma_x = 2
+        chroma_x_range = make_taps(x, planes.left, planes.across, size, mirrored, 2, scratch)
+    if planes.colour != GREY and not same_chroma_y:
+        chroma_y = 3
+        chroma_y_range = make_taps(y, planes.top, planes.down, size, False, 3, scratch)
+
+    narrow_plane(planes.luma, y_range, x_range, 0, 0, size, scratch)
+    if planes.colour != GREY:
+        narrow_plane(planes.blue, chroma_y_range, chroma_x_range, chroma_x, 1, size, scratch)
+        narrow_plane(planes.red, chroma_y_range, chroma_x_range, chroma_x, 2, size, scratch)
+
+    first, count, weights = scratch.first, scratch.count, scratch.weights
+    side = scratch.narrowed[:, :, :size]
+    luma_row, blue_row, red_row = scratch.turned[:size], scratch.turned[size : 2 * size], scratch.turned[2 * size : 3 * size]
+    for row in range(size):
+        at, chroma_at = first[1, row] - y_range[0], first[chroma_y, row] - chroma_y_range[0]
+        n, chroma_n = count[1, row], count[chroma_y, row]
+        w, chroma_w = weights[1, row], weights[chroma_y, row]
+        if planes.colour == YCBCR:
+            filter_row(side[0], at, n, w, luma_row)
+            filter_row(side[1], chroma_at, chroma_n, chroma_w, blue_row)
+            filter_row(side[2], chroma_at, chroma_n, chroma_w, red_row)
+            ycbcr_row(luma_row, blue_row, red_row, out[0, row], out[1, row], out[2, row])
+        elif planes.colour == GREY:
+            filter_row(side[0], at, n, w, out[0, row])
+            out[1, row] = out[0, row]
+            out[2, row] = out[0, row]
+        else:
+            filter_row(side[0], at, n, w, out[0, row])
+            filter_row(side[1], at, n, w, out[1, row])
+            filter_row(side[2], at, n, w, out[2, row])
+
+
+@kernel
+def narrow_plane(plane, rows, columns, table, channel, size, scratch):
+    """The horizontal pass of one plane into ``scratch.narrowed[channel]``, whose row 0 is the plane's row ``rows[0]``."""
+    taps = (scratch.first[table], scratch.count[table], scratch.weights[table])
+    narrow(
+        plane[rows[0] :], rows[1] - rows[0], columns, taps, size, scratch.turned, scratch.filtered, scratch.narrowed[channel]
+    )
+
+
+@kernel
+def decode_one(payload, raw, width, height, y, x, size, mirrored, scratch, out):
+    """One sample's crop, ``y`` x ``x`` of the image, as ``size`` x ``size`` RGB. out: (3, size, size) uint8. -> status."""
+    if raw:
+        planes = raw_planes(payload, width, y, x, size, scratch)
+    else:
+        planes = jpeg_planes(payload, width, height, y, x, size, scratch)
+    if planes.status == OK:
+        render(planes, y, x, size, mirrored, scratch, out)
+    return planes.status
+
+
+@kernel
+def decode_chunk(file, samples, epoch, options, scratch, out, statuses):
+    """Decode a chunk of samples.
+
+    Args:
+        file: (bytes,) uint8, the beton.
+        samples: (n,) SAMPLE.
+        epoch: for the crops of training.
+        options: Options.
+        scratch: this thread's Scratch.
+        out: (n, 3, size, size) uint8.
+        statuses: (n,) uint8, out.
+
+    Returns:
+        How many were done: n, or the place of the first that the scratch is too small for.
+    """
+    for q in range(len(samples)):
+        s = samples[q]
+        width, height = I64(s.width), I64(s.height)
+        if not fits(scratch, width, height) or s.size + 2 > len(scratch.jpeg):
+            statuses[q] = TOO_LARGE
+            return q
+        mirrored = False
+        if options.train:
+            key = sample_key(options.seed, epoch, s.index)
+            top, left, h, w = random_resized_crop(height, width, key, options.scale, options.ratio)
+            # As torchvision: the filter does not look beyond the crop.
+            y = Axis(float(top), float(h), top, top + h)
+            x = Axis(float(left), float(w), left, left + w)
+            mirrored = flips(key, options.flip)
+        else:
+            box_top, box_left, box_height, box_width = resized_centre_crop(height, width, options.size, options.resize)
+            y = Axis(box_top, box_height, I64(0), height)
+            x = Axis(box_left, box_width, I64(0), width)
+        payload = file[s.ptr : s.ptr + s.size]
+        statuses[q] = decode_one(payload, s.raw == RAW, width, height, y, x, options.size, mirrored, scratch, out[q])
+    return len(samples)

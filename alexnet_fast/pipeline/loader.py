@@ -1,0 +1,205 @@
+"""The public Loader: batches of a beton, decoded ahead by threads that live across epochs."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Iterator
+from types import TracebackType
+
+import numpy as np
+
+from ..beton.reader import Beton
+from ..errors import UserError
+from . import turbojpeg
+from .cores import allowed_cores
+from .crew import Crew, Job
+from .decode import SAMPLE, Options
+from .order import Share, epoch_order
+from .ring import Batch, Ring
+from .status import MEANING, BrokenSample
+
+
+class Loader:
+    """Batches of ``(images, labels)`` from a beton file.
+
+    ``images`` is uint8 (B, 3, size, size), ``labels`` int64 (B,), both torch tensors in host memory.
+    The pixels of sample i in epoch e are a function of (seed, e, i) alone, and the order of (seed, e):
+    neither threads, nor batch size, nor ranks, nor a resume change them.  A batch that you hold is
+    yours; its memory is used again when your last reference to it is gone.
+
+    Args:
+        path: a .beton file, packed by ``tools/write_beton.py`` or written by FFCV.
+        batch_size: samples a batch, on each rank.
+        train: random-resized crops, flips and a shuffled order; else the resized centre crop, in the file's order.
+        size: side of the images, in pixels.
+        seed: of the order, the crops and the flips.
+        threads: decoding threads (default: the cores that this process may use).
+        rank, world_size: this process's share of every epoch.
+        shuffle: a new order every epoch (default: as ``train``).
+        drop_last: leave out the rest that does not fill a batch on every rank (default: as ``train``).
+        scale, ratio: of the random-resized crop, as torchvision's.
+        flip: probability of a mirrored image.
+        center_ratio: ``size`` over the shorter side before the centre crop: 224 / 256 is Resize(256) + CenterCrop(224).
+        batches_ahead: batches that are being filled or wait, beside those that are held.
+        pin_memory: page-locked memory, so that an accelerator can copy batches asynchronously.
+
+    Raises:
+        UserError: an argument out of range, a batch larger than the set with ``drop_last``.
+        BetonError: the file cannot be read.
+        TurboJpegMissing: libturbojpeg is not installed.
+        BrokenSample: while iterating, for a sample that cannot be decoded, naming it.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        batch_size: int,
+        *,
+        train: bool,
+        size: int = 224,
+        seed: int = 0,
+        threads: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool | None = None,
+        drop_last: bool | None = None,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        center_ratio: float = 224 / 256,
+        batches_ahead: int = 3,
+        pin_memory: bool = False,
+    ) -> None:
+        _check("batch_size", batch_size, batch_size >= 1, "at least 1")
+        _check("size", size, 1 <= size <= 4096, "1 to 4096 pixels")
+        _check("threads", threads, threads is None or threads >= 1, "at least 1")
+        _check("rank", rank, 0 <= rank < world_size, f"0 to {world_size - 1}, since world_size is {world_size}")
+        _check("scale", scale, 0 < scale[0] <= scale[1] <= 1, "0 < least <= most <= 1")
+        _check("ratio", ratio, 0 < ratio[0] <= ratio[1], "0 < least <= most")
+        _check("flip", flip, 0 <= flip <= 1, "a probability")
+        _check("center_ratio", center_ratio, 0 < center_ratio <= 1, "0 < center_ratio <= 1")
+        _check("batches_ahead", batches_ahead, batches_ahead >= 1, "at least 1")
+        turbojpeg.load()
+        self.beton = Beton(path)
+        self.batch_size = batch_size
+        self.train = train
+        self.size = size
+        self.seed = seed
+        self.wait_s = 0.0
+        """Seconds that the consumer has waited for batches so far."""
+        self._share = Share(self.num_samples, batch_size, rank, world_size, train if drop_last is None else drop_last)
+        if self._share.steps == 0 and self._share.drop_last:
+            raise UserError(
+                f"{self.beton.path} has {self.num_samples} samples, fewer than one batch of {batch_size * world_size} "
+                f"({batch_size} on each of {world_size} ranks), and drop_last leaves out what does not fill one; "
+                "use a smaller batch or drop_last = false"
+            )
+        options = Options(
+            train, size, round(size / center_ratio), np.uint64(seed), tuple(map(float, scale)), tuple(map(float, ratio)), float(flip)
+        )
+        self.threads = threads or allowed_cores()
+        self._ring = Ring(batch_size, size, most_free=batches_ahead, pin_memory=pin_memory)
+        # The plan and the crew know nothing of the loader, so a loader that is dropped can end its threads.
+        self._plan = Plan(self.beton, self._share, self._ring, seed, train if shuffle is None else shuffle)
+        self._crew = Crew(self.beton.map, options, self.threads, batches_ahead)
+        self._stop = weakref.finalize(self, self._crew.close)
+        self._cursor = (0, 0)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in the file."""
+        return self.beton.num_samples
+
+    @property
+    def num_classes(self) -> int:
+        """One more than the largest label in the file."""
+        return self.beton.num_classes
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iteration runs."""
+        return self._cursor[0]
+
+    @property
+    def dropped(self) -> int:
+        """Samples of each epoch that ``drop_last`` leaves out, over all ranks."""
+        return self._share.dropped
+
+    def set_epoch(self, epoch: int, step: int = 0) -> None:
+        """Let the next iteration begin at batch ``step`` of ``epoch``; without it epochs follow each other from 0."""
+        _check("epoch", epoch, epoch >= 0, "at least 0")
+        _check("step", step, 0 <= step <= len(self), f"0 to {len(self)}, the batches of an epoch")
+        self._cursor = (epoch, step)
+
+    def __len__(self) -> int:
+        """Batches of an epoch on this rank."""
+        return self._share.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rest of the current epoch's batches. Leaving early moves on to the next epoch all the same."""
+        epoch, step = self._cursor
+        self._crew.begin((epoch, step), self._plan.jobs(epoch, step))
+        try:
+            for _ in range(step, len(self)):
+                yield self._next()
+        finally:
+            self._cursor = (epoch + 1, 0)
+
+    def _next(self) -> Batch:
+        started = time.perf_counter()
+        job = self._crew.next()
+        self.wait_s += time.perf_counter() - started
+        broken = np.flatnonzero(job.statuses)
+        if len(broken):
+            index, status = int(job.samples["index"][broken[0]]), int(job.statuses[broken[0]])
+            raise BrokenSample(f"{self.beton.source(index)} cannot be decoded: {MEANING[status]}; pack it again or leave it out")
+        return self._ring.lend(job.slot, len(job.samples))
+
+    def close(self) -> None:
+        """Stop and join the threads. Batches that are held stay valid."""
+        self._stop()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Plan:
+    """Which samples go into which batch, from any point on and for ever."""
+
+    def __init__(self, beton: Beton, share: Share, ring: Ring, seed: int, shuffle: bool) -> None:
+        self._share, self._ring, self._seed, self._shuffle = share, ring, seed, shuffle
+        self._samples, self._labels = _samples(beton), beton.labels
+
+    def jobs(self, epoch: int, step: int) -> Iterator[Job]:
+        """The batches from ``step`` of ``epoch`` on, without end; the threads run on into the next epoch while this one is consumed."""
+        while self._share.steps:  # a rank may have no share of a small evaluation
+            order = epoch_order(len(self._samples), self._seed, epoch) if self._shuffle else np.arange(len(self._samples))
+            for at in range(step, self._share.steps):
+                begin, end = self._share.positions(at)
+                samples = self._samples[order[begin:end]]
+                slot = self._ring.take()
+                slot.labels[: len(samples)] = self._labels[samples["index"]]
+                yield Job((epoch, at), samples, slot)
+            epoch, step = epoch + 1, 0
+
+
+def _check(name: str, given: object, good: bool, expected: str) -> None:
+    if not good:
+        raise UserError(f"{name} = {given!r} is out of range, expected {expected}")
+
+
+def _samples(beton: Beton) -> np.ndarray:
+    """What the kernels need of every sample. (N,) decode.SAMPLE."""
+    samples = np.empty(beton.num_samples, SAMPLE)
+    samples["ptr"] = beton.images["data_ptr"]
+    samples["size"] = beton.sizes
+    samples["width"] = beton.images["width"]
+    samples["height"] = beton.images["height"]
+    samples["raw"] = beton.images["mode"]
+    samples["index"] = np.arange(beton.num_samples)
+    return samples

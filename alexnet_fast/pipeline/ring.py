@@ -1,0 +1,81 @@
+"""Host buffers for batches, and who owns each.
+
+A slot belongs to the threads that fill it, then to whoever holds the batch.  It comes back only when
+the last tensor over its memory is gone, views and numpy arrays of it included: a user who keeps a batch
+keeps its pixels, and who copies it asynchronously keeps it until the copy is known to be done.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+
+class Batch(NamedTuple):
+    """One batch in host memory."""
+
+    images: torch.Tensor
+    """(B, 3, size, size) uint8, RGB."""
+    labels: torch.Tensor
+    """(B,) int64."""
+
+
+class Slot:
+    """Memory for one batch: images and, behind them, labels."""
+
+    def __init__(self, batch_size: int, size: int, pin_memory: bool) -> None:
+        self.shape = (batch_size, 3, size, size)
+        self.image_bytes = -(-batch_size * 3 * size * size // 8) * 8
+        # torch pins through whatever accelerator it has; page-locked memory is what makes a copy asynchronous.
+        self.memory = torch.empty(self.image_bytes + 8 * batch_size, dtype=torch.uint8, pin_memory=pin_memory)
+        self.images, self.labels = self.views(self.memory.numpy())
+        self.statuses = np.zeros(batch_size, np.uint8)
+
+    def views(self, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images (B, 3, size, size) uint8 and labels (B,) int64 in a slot's bytes."""
+        images = memory[: self.shape[0] * self.shape[1] * self.shape[2] * self.shape[3]].reshape(self.shape)
+        return images, memory[self.image_bytes :].view(np.int64)
+
+
+class _Lease:
+    """Keeps a slot from its ring for as long as any array or tensor over its memory lives."""
+
+    def __init__(self, slot: Slot, free: deque[Slot], most_free: int) -> None:
+        self.slot, self.free, self.most_free = slot, free, most_free
+        self.__array_interface__ = slot.memory.numpy().__array_interface__
+
+    def __del__(self) -> None:
+        # May run in any thread, even inside the garbage collector: no locks here.
+        if len(self.free) < self.most_free:
+            self.free.append(self.slot)
+
+
+class Ring:
+    """Slots for batches of up to ``batch_size`` images of 3 x ``size`` x ``size``.
+
+    It is as large as its use: the slots being filled or waiting, and those that are held.
+
+    Args:
+        most_free: free slots to keep for reuse; more are given back to the system.
+        pin_memory: page-locked memory.
+    """
+
+    def __init__(self, batch_size: int, size: int, *, most_free: int, pin_memory: bool) -> None:
+        self.batch_size, self.size, self.most_free, self.pin_memory = batch_size, size, most_free, pin_memory
+        self._free: deque[Slot] = deque()
+
+    def take(self) -> Slot:
+        """A slot that nobody else has."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return Slot(self.batch_size, self.size, self.pin_memory)
+
+    def lend(self, slot: Slot, count: int) -> Batch:
+        """The first ``count`` images and labels of a filled slot, which comes back when they are gone."""
+        lease = _Lease(slot, self._free, self.most_free)
+        images, labels = slot.views(np.asarray(lease))
+        return Batch(torch.from_numpy(images[:count]), torch.from_numpy(labels[:count]))

@@ -1,0 +1,34 @@
+"""Random numbers without a state: pure functions of (seed, epoch, index), so that neither threads nor a resume shift them.
+
+SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014),
+whose k-th number is ``mix(key + k * GOLDEN)``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .jit import kernel
+
+U64 = np.uint64
+GOLDEN = U64(0x9E3779B97F4A7C15)
+
+
+@kernel
+def mix(z):
+    """SplitMix64's finaliser: a bijection of uint64 in which every bit hangs on every bit."""
+    z = (z ^ (z >> U64(30))) * U64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> U64(27))) * U64(0x94D049BB133111EB)
+    return z ^ (z >> U64(31))
+
+
+@kernel
+def sample_key(seed, epoch, index):
+    """The key of one sample's draws in one epoch."""
+    return mix((mix(mix(U64(seed) + GOLDEN) ^ U64(epoch)) + GOLDEN) ^ U64(index))
+
+
+@kernel
+def uniform(key, k):
+    """The k-th draw of a key: float64 in [0, 1), of 53 bits."""
+    return (mix(key + U64(k + 1) * GOLDEN) >> U64(11)) * (1.0 / 9007199254740992.0)

@@ -1,0 +1,27 @@
+"""What became of a sample: one byte that travels with it from the kernel to the consumer."""
+
+from __future__ import annotations
+
+from ..errors import UserError
+
+OK = 0
+NOT_JPEG = 1
+UNSUPPORTED = 2
+WRONG_SIZE = 3
+BAD_TABLE = 4
+BAD_TILES = 5
+DECODER = 6
+TOO_LARGE = 7  # not an error: the thread's scratch must grow first
+
+MEANING = {
+    NOT_JPEG: "its bytes are no JPEG",
+    UNSUPPORTED: "its JPEG is of a kind that cannot be decoded to YCbCr planes (CMYK, stored RGB, 12-bit, arithmetic, odd subsampling)",
+    WRONG_SIZE: "its JPEG has another size than the file's metadata says",
+    BAD_TABLE: "its tile table disagrees with its bytes",
+    BAD_TILES: "its restart markers are missing or out of order",
+    DECODER: "libjpeg-turbo found its data corrupt",
+}
+
+
+class BrokenSample(UserError):
+    """A sample whose pixels cannot be had."""

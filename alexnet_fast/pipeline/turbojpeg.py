@@ -1,0 +1,76 @@
+"""Finds libturbojpeg and binds it so that jitted code can call it and still be cached on disk.
+
+A ctypes pointer is baked into the machine code that calls it, so numba will not cache such code.
+A symbol is looked up when cached code is loaded, provided that its library is in the process first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import os
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, files
+from typing import Any
+
+import llvmlite.binding as llvm
+from numba import types
+
+from ..errors import UserError
+
+ENVIRONMENT = "ALEXNET_FAST_TURBOJPEG"
+SONAME = "libturbojpeg.so.0"  # both 2.x and 3.x
+
+u64, i32 = types.uint64, types.int32
+
+init_decompress = types.ExternalFunction("tjInitDecompress", u64())
+destroy = types.ExternalFunction("tjDestroy", i32(u64))
+# handle, jpeg, bytes, planes[3], width (0 = the JPEG's), strides[3], height, flags; 0 = ok
+decompress_to_planes = types.ExternalFunction("tjDecompressToYUVPlanes", i32(u64, u64, u64, u64, i32, u64, i32, i32))
+
+STOP_ON_WARNING = 8192  # TJFLAG_STOPONWARNING: a warning means invented pixels, so it ends the decode
+
+
+class TurboJpegMissing(UserError):
+    """libturbojpeg is not on this machine."""
+
+
+def candidates() -> Iterator[str]:
+    """Places to look for the library, best first."""
+    if chosen := os.environ.get(ENVIRONMENT):
+        yield chosen
+        return
+    yield SONAME  # the loader's own search; find_library, which starts processes, costs 50 ms
+    try:
+        yield from (str(f.locate()) for f in files("turbojpeg") or () if f.name.startswith("libturbojpeg"))
+    except PackageNotFoundError:
+        pass
+    if found := ctypes.util.find_library("turbojpeg"):
+        yield found
+
+
+def load() -> str:
+    """Bring the library into the process for jitted code; returns the name it was found by.
+
+    Raises:
+        TurboJpegMissing: with the packages to install.
+    """
+    for name in candidates():
+        try:
+            llvm.load_library_permanently(name)
+        except RuntimeError:
+            continue
+        return name
+    raise TurboJpegMissing(
+        "libturbojpeg was not found; install it: 'apt-get install libturbojpeg0' (Debian), "
+        "'apt-get install libturbojpeg' (Ubuntu), 'dnf install turbojpeg' (openEuler, RHEL) or, on x86-64, "
+        f"'pip install turbojpeg'; or name the file in {ENVIRONMENT}"
+    )
+
+
+def last_error(handle: int) -> str:
+    """What the library says of the last call on a handle, e.g. "Premature end of JPEG file"."""
+    library: Any = ctypes.CDLL(load())
+    library.tjGetErrorStr2.argtypes = [ctypes.c_void_p]
+    library.tjGetErrorStr2.restype = ctypes.c_char_p
+    return str(library.tjGetErrorStr2(handle).decode("ascii", "replace"))
