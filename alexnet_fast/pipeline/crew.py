@@ -11,9 +11,9 @@ import numpy as np
 
 from ..errors import UserError
 from . import turbojpeg
-from .decode import Options, Scratch, decode_chunk, make_scratch
+from .crop import BOX, Cropping, draw_boxes
+from .decode import Scratch, decode_chunk, make_scratch
 from .jit import kernel
-from .status import TOO_LARGE
 
 if TYPE_CHECKING:
     from .ring import Slot
@@ -49,8 +49,8 @@ class Crew:
     it; the slot then goes to the garbage, never to another batch.
     """
 
-    def __init__(self, file: np.ndarray, options: Options, threads: int, batches_ahead: int) -> None:
-        self._file, self._options, self._batches_ahead = file, options, batches_ahead
+    def __init__(self, file: np.ndarray, cropping: Cropping, threads: int, batches_ahead: int) -> None:
+        self._file, self._cropping, self._batches_ahead = file, cropping, batches_ahead
         self._changed = threading.Condition()
         self._jobs: deque[Job] = deque()  # oldest first: being made or waiting for the consumer
         self._plan: Iterator[Job] | None = None
@@ -94,8 +94,9 @@ class Crew:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        for thread in self._threads:
-            if thread is not threading.current_thread():
+        # The garbage collector may close us from one of our own threads, which may hold the lock that the others need to end.
+        if threading.current_thread() not in self._threads:
+            for thread in self._threads:
                 thread.join()
         self._jobs.clear()
         self._plan = None
@@ -104,7 +105,7 @@ class Crew:
         try:
             handle = open_handle()
             try:
-                scratch = make_scratch(handle, 1 << 16, START_PX, START_PX, self._options.size)
+                scratch = make_scratch(handle, 1 << 16, START_PX, START_PX, self._cropping.size)
                 while (chunk := self._take()) is not None:
                     scratch = self._decode(*chunk, handle, scratch)
                     self._done(*chunk)
@@ -136,12 +137,19 @@ class Crew:
             return None
 
     def _decode(self, job: Job, begin: int, end: int, handle: int, scratch: Scratch) -> Scratch:
+        size = self._cropping.size
+        boxes = np.empty(end - begin, BOX)
+        draw_boxes(job.samples[begin:end], np.uint64(job.key[0]), self._cropping, boxes)
         while begin < end:
-            samples, statuses = job.samples[begin:end], job.statuses[begin:end]
-            epoch = np.uint64(job.key[0])
-            begin += decode_chunk(self._file, samples, epoch, self._options, scratch, job.slot.images[begin:end], statuses)
-            if begin < end and job.statuses[begin] == TOO_LARGE:
-                scratch = grown(scratch, job.samples[begin], handle, self._options.size)
+            images, statuses = job.slot.images[begin:end], job.statuses[begin:end]
+            begin += decode_chunk(self._file, job.samples[begin:end], boxes[begin - end :], size, scratch, images, statuses)
+            if begin == end:
+                break
+            sample = job.samples[begin]
+            if int(sample["width"]) * int(sample["height"]) > MOST_PIXELS:
+                begin += 1  # its status TOO_LARGE stays and tells the consumer
+            else:
+                scratch = grown(scratch, sample, handle, size)
         return scratch
 
     def _done(self, job: Job, begin: int, end: int) -> None:
@@ -152,14 +160,8 @@ class Crew:
 
 
 def grown(scratch: Scratch, sample: np.void, handle: int, size: int) -> Scratch:
-    """A scratch that fits ``sample`` and all that the old one fits.
-
-    Raises:
-        UserError: the sample is larger than any photo.
-    """
+    """A scratch that fits ``sample`` and all that the old one fits."""
     width, height = int(sample["width"]), int(sample["height"])
-    if width * height > MOST_PIXELS:
-        raise UserError(f"sample {sample['index']} says that it has {width} x {height} pixels; at most {MOST_PIXELS} can be decoded")
     old_side = scratch.narrowed.shape[1]
     return make_scratch(handle, max(len(scratch.jpeg), int(sample["size"])), max(width, old_side), max(height, old_side), size)
 

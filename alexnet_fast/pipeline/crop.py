@@ -1,11 +1,33 @@
-"""Crop boxes and flips, drawn as torchvision draws them, as pure functions of a sample's key."""
+"""Crop boxes and flips, drawn as torchvision draws them, as pure functions of (seed, epoch, index)."""
 
 from __future__ import annotations
 
 import math
+from collections import namedtuple
+
+import numpy as np
 
 from .jit import kernel
-from .splitmix import uniform
+from .splitmix import sample_key, uniform
+
+BOX = np.dtype(
+    [
+        ("top", "<f8"),
+        ("left", "<f8"),
+        ("height", "<f8"),
+        ("width", "<f8"),
+        ("low_y", "<i8"),
+        ("high_y", "<i8"),
+        ("low_x", "<i8"),
+        ("high_x", "<i8"),
+        ("mirrored", "<i8"),
+    ],
+    align=True,
+)
+"""One sample's crop: the box in source pixels, which may begin between two, the pixels that its filter may look at, and the flip."""
+
+Cropping = namedtuple("Cropping", ("train", "size", "resize", "seed", "scale", "ratio", "flip"))
+"""How a loader crops: see ``random_resized_crop`` and ``flips`` (train), or ``resized_centre_crop``."""
 
 TRIES = 10  # torchvision's RandomResizedCrop gives up after ten boxes that do not fit
 
@@ -67,3 +89,29 @@ def resized_centre_crop(height, width, size, resize):
     top = int(round((resized_height - size) / 2.0))
     left = int(round((resized_width - size) / 2.0))
     return top * scale_y, left * scale_x, size * scale_y, size * scale_x
+
+
+@kernel
+def draw_boxes(samples, epoch, cropping, boxes):
+    """Fill the boxes of a chunk of samples.
+
+    Args:
+        samples: (n,) decode.SAMPLE.
+        epoch: for training.
+        cropping: Cropping.
+        boxes: (n,) BOX, out.
+    """
+    for q in range(len(samples)):
+        height, width = np.int64(samples[q].height), np.int64(samples[q].width)
+        box = boxes[q]
+        if cropping.train:
+            key = sample_key(cropping.seed, epoch, samples[q].index)
+            top, left, h, w = random_resized_crop(height, width, key, cropping.scale, cropping.ratio)
+            box.top, box.left, box.height, box.width = top, left, h, w
+            # As torchvision: the filter does not look beyond the crop.
+            box.low_y, box.high_y, box.low_x, box.high_x = top, top + h, left, left + w
+            box.mirrored = flips(key, cropping.flip)
+        else:
+            box.top, box.left, box.height, box.width = resized_centre_crop(height, width, cropping.size, cropping.resize)
+            box.low_y, box.high_y, box.low_x, box.high_x = 0, height, 0, width
+            box.mirrored = False

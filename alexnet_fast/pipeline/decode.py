@@ -1,4 +1,4 @@
-"""The fused kernel: for each sample of a chunk crop, tiles, planes, pixels and a status, without the GIL."""
+"""The fused kernel: for each sample of a chunk tiles, planes, pixels and a status, without the GIL."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import numpy as np
 
 from ..beton.format import RAW
 from . import turbojpeg
-from .crop import flips, random_resized_crop, resized_centre_crop
 from .jit import kernel
 from .lanes import BLOCK
 from .resample import filter_row, most_taps, narrow, support, triangle_taps, ycbcr_row
 from .status import DECODER, OK, TOO_LARGE
-from .splitmix import sample_key
 from .tiles import agrees, cut, read_header
 
 U8, U64, I32, I64 = np.uint8, np.uint64, np.int32, np.int64
@@ -25,9 +23,6 @@ SAMPLE = np.dtype(
 )
 """What a kernel must know of one sample: where its payload lies in the file, and its size in pixels."""
 
-Options = namedtuple("Options", ("train", "size", "resize", "seed", "scale", "ratio", "flip"))
-"""What all samples of a loader share: see ``crop`` for the last four, ``resized_centre_crop`` for ``resize``."""
-
 Axis = namedtuple("Axis", ("start", "length", "low", "high"))
 """A crop along one direction: the box in source pixels (float64), and the pixels that its filter may read."""
 
@@ -35,11 +30,11 @@ Planes = namedtuple("Planes", ("status", "colour", "top", "left", "across", "dow
 """Decoded samples: the planes, where in the image they begin (pixels), and how many pixels a chroma sample spans."""
 
 Scratch = namedtuple(
-    "Scratch", ("handle", "jpeg", "ends", "planes", "pointers", "strides", "turned", "filtered", "narrowed", "first", "count", "weights")
+    "Scratch", ("handle", "jpeg", "ends", "planes", "pointers", "strides", "turned", "filtered", "narrowed", "first", "count", "weights", "spans")
 )
 """One thread's working memory."""
 
-TAP_TABLES = 4  # luma and chroma, horizontally and vertically
+TAP_TABLES = 4  # horizontal: luma, chroma; vertical: luma, chroma
 MAX_TILES = 1 << 16
 
 
@@ -66,6 +61,7 @@ def make_scratch(handle: int, payload_bytes: int, width: int, height: int, size:
         narrowed=np.empty((3, high, padded(size)), U8),
         first=np.empty((TAP_TABLES, size), I32),
         count=np.empty((TAP_TABLES, size), I32),
+        spans=np.empty((TAP_TABLES, 2), I64),
         weights=np.empty((TAP_TABLES, size, most_taps(max(width, height), size)), np.uint16),
     )
 
@@ -176,108 +172,83 @@ def raw_planes(pixels, width, y, x, size, scratch):
 def make_taps(axis, origin, factor, size, mirrored, table, scratch):
     """Fill tap table ``table`` for planes that begin at pixel ``origin``; returns the samples [a, b) that it reads."""
     start, length = (axis.start - origin) / factor, axis.length / factor
-    low, high = (axis.low - origin) // factor, (axis.high - origin + factor - 1) // factor
+    # Not below the plane's first sample: counted from here, rounding may reach one further than in `reach` (with weight 0).
+    low, high = max((axis.low - origin) // factor, 0), (axis.high - origin + factor - 1) // factor
     triangle_taps(start, length, size, low, high, mirrored, scratch.first[table], scratch.count[table], scratch.weights[table])
     return support(start, length, size, low, high)
 
 
 @kernel
 def render(planes, y, x, size, mirrored, scratch, out):
-    """Resample planes to ``size`` x ``size`` and write them as RGB. out: (3, size, size) uint8."""
-    same_chroma_x, same_chroma_y = planes.across == 1, planes.down == 1
-    x_range = make_taps(x, planes.left, 1, size, mirrored, 0, scratch)
-    y_range = make_taps(y, planes.top, 1, size, False, 1, scratch)
-    chroma_x, chroma_y = (0, 1)
-    chroma_x_range, chroma_y_range = x_range, y_range
-    if planes.colour != GREY and not same_chroma_x:
-        chroma_x = 2
-        chroma_x_range = make_taps(x, planes.left, planes.across, size, mirrored, 2, scratch)
-    if planes.colour != GREY and not same_chroma_y:
-        chroma_y = 3
-        chroma_y_range = make_taps(y, planes.top, planes.down, size, False, 3, scratch)
+    """Resample planes to ``size`` x ``size`` and write them as RGB. out: (3, size, size) uint8.
 
-    narrow_plane(planes.luma, y_range, x_range, 0, 0, size, scratch)
-    if planes.colour != GREY:
-        narrow_plane(planes.blue, chroma_y_range, chroma_x_range, chroma_x, 1, size, scratch)
-        narrow_plane(planes.red, chroma_y_range, chroma_x_range, chroma_x, 2, size, scratch)
+    The horizontal pass goes through memory, the vertical one row by row straight into the colours.
+    Each filter has one place in the source where it is called: LLVM inlines it, and every further
+    copy would cost seconds of compiling.
+    """
+    for chroma in range(2):
+        across, down = (planes.across, planes.down) if chroma else (1, 1)
+        columns = make_taps(x, planes.left, across, size, mirrored, chroma, scratch)
+        rows = make_taps(y, planes.top, down, size, False, 2 + chroma, scratch)
+        scratch.spans[chroma, 0], scratch.spans[chroma, 1] = columns
+        scratch.spans[2 + chroma, 0], scratch.spans[2 + chroma, 1] = rows
 
-    first, count, weights = scratch.first, scratch.count, scratch.weights
-    side = scratch.narrowed[:, :, :size]
-    luma_row, blue_row, red_row = scratch.turned[:size], scratch.turned[size : 2 * size], scratch.turned[2 * size : 3 * size]
+    channels = 1 if planes.colour == GREY else 3
+    sources = (planes.luma, planes.blue, planes.red)
+    for channel in range(channels):
+        table = min(channel, 1)
+        columns, rows = scratch.spans[table], scratch.spans[2 + table]
+        taps = (scratch.first[table], scratch.count[table], scratch.weights[table])
+        source = sources[channel][rows[0] :]
+        narrow(
+            source, rows[1] - rows[0], columns, taps, size, scratch.turned, scratch.filtered, scratch.narrowed[channel]
+        )
+
+    rows_of = scratch.turned[: 3 * size].reshape(3, size)
     for row in range(size):
-        at, chroma_at = first[1, row] - y_range[0], first[chroma_y, row] - chroma_y_range[0]
-        n, chroma_n = count[1, row], count[chroma_y, row]
-        w, chroma_w = weights[1, row], weights[chroma_y, row]
+        target = rows_of if planes.colour == YCBCR else out[:, row]
+        for channel in range(channels):
+            table = 2 + min(channel, 1)
+            first = scratch.first[table, row] - scratch.spans[table, 0]
+            source = scratch.narrowed[channel, :, :size]
+            filter_row(source, first, scratch.count[table, row], scratch.weights[table, row], target[channel])
         if planes.colour == YCBCR:
-            filter_row(side[0], at, n, w, luma_row)
-            filter_row(side[1], chroma_at, chroma_n, chroma_w, blue_row)
-            filter_row(side[2], chroma_at, chroma_n, chroma_w, red_row)
-            ycbcr_row(luma_row, blue_row, red_row, out[0, row], out[1, row], out[2, row])
+            ycbcr_row(rows_of[0], rows_of[1], rows_of[2], out[0, row], out[1, row], out[2, row])
         elif planes.colour == GREY:
-            filter_row(side[0], at, n, w, out[0, row])
             out[1, row] = out[0, row]
             out[2, row] = out[0, row]
-        else:
-            filter_row(side[0], at, n, w, out[0, row])
-            filter_row(side[1], at, n, w, out[1, row])
-            filter_row(side[2], at, n, w, out[2, row])
 
 
 @kernel
-def narrow_plane(plane, rows, columns, table, channel, size, scratch):
-    """The horizontal pass of one plane into ``scratch.narrowed[channel]``, whose row 0 is the plane's row ``rows[0]``."""
-    taps = (scratch.first[table], scratch.count[table], scratch.weights[table])
-    narrow(
-        plane[rows[0] :], rows[1] - rows[0], columns, taps, size, scratch.turned, scratch.filtered, scratch.narrowed[channel]
-    )
-
-
-@kernel
-def decode_one(payload, raw, width, height, y, x, size, mirrored, scratch, out):
-    """One sample's crop, ``y`` x ``x`` of the image, as ``size`` x ``size`` RGB. out: (3, size, size) uint8. -> status."""
-    if raw:
-        planes = raw_planes(payload, width, y, x, size, scratch)
-    else:
-        planes = jpeg_planes(payload, width, height, y, x, size, scratch)
-    if planes.status == OK:
-        render(planes, y, x, size, mirrored, scratch, out)
-    return planes.status
-
-
-@kernel
-def decode_chunk(file, samples, epoch, options, scratch, out, statuses):
-    """Decode a chunk of samples.
+def decode_chunk(file, samples, boxes, size, scratch, out, statuses):
+    """Decode the crops of a chunk of samples.
 
     Args:
         file: (bytes,) uint8, the beton.
         samples: (n,) SAMPLE.
-        epoch: for the crops of training.
-        options: Options.
+        boxes: (n,) crop.BOX, inside their images.
+        size: side of the output, in pixels.
         scratch: this thread's Scratch.
-        out: (n, 3, size, size) uint8.
+        out: (n, 3, size, size) uint8, RGB.
         statuses: (n,) uint8, out.
 
     Returns:
         How many were done: n, or the place of the first that the scratch is too small for.
     """
     for q in range(len(samples)):
-        s = samples[q]
+        s, box = samples[q], boxes[q]
         width, height = I64(s.width), I64(s.height)
         if not fits(scratch, width, height) or s.size + 2 > len(scratch.jpeg):
             statuses[q] = TOO_LARGE
             return q
-        mirrored = False
-        if options.train:
-            key = sample_key(options.seed, epoch, s.index)
-            top, left, h, w = random_resized_crop(height, width, key, options.scale, options.ratio)
-            # As torchvision: the filter does not look beyond the crop.
-            y = Axis(float(top), float(h), top, top + h)
-            x = Axis(float(left), float(w), left, left + w)
-            mirrored = flips(key, options.flip)
-        else:
-            box_top, box_left, box_height, box_width = resized_centre_crop(height, width, options.size, options.resize)
-            y = Axis(box_top, box_height, I64(0), height)
-            x = Axis(box_left, box_width, I64(0), width)
+        y = Axis(box.top, box.height, box.low_y, box.high_y)
+        x = Axis(box.left, box.width, box.low_x, box.high_x)
         payload = file[s.ptr : s.ptr + s.size]
-        statuses[q] = decode_one(payload, s.raw == RAW, width, height, y, x, options.size, mirrored, scratch, out[q])
+        if s.raw == RAW:
+            planes = raw_planes(payload, width, y, x, size, scratch)
+        else:
+            planes = jpeg_planes(payload, width, height, y, x, size, scratch)
+        if planes.status == OK:
+            render(planes, y, x, size, box.mirrored, scratch, out[q])
+        statuses[q] = planes.status
     return len(samples)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.caching import IndexDataCacheFile
 
 
 @cache
@@ -17,7 +18,7 @@ def _fingerprint() -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:12]
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -28,10 +29,13 @@ def kernel(function: Callable[..., Any]) -> Any:
     - No fastmath: the same bits on every machine are worth more than the last percent.
 
     numba takes cached code for fresh while the file that defines the function is unchanged, though
-    most of the code inlined into it comes from other files; so the stamp is made of all kernels' sources.
+    most of the code inlined into it comes from other files; and an index that names a class which a
+    newer version has no more does not even load.  So the files' names carry a digest of all kernels' sources.
     """
     dispatcher = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    cache_file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
-    if cache_file is not None:  # none under NUMBA_DISABLE_JIT; numba has no public way to set the stamp
-        cache_file._source_stamp = _fingerprint()
+    cache = getattr(dispatcher, "_cache", None)
+    if hasattr(cache, "_cache_file"):  # not under NUMBA_DISABLE_JIT; numba has no public way to name the files
+        cache._cache_file = IndexDataCacheFile(
+            cache._cache_path, f"{cache._impl.filename_base}-{_fingerprint()}", cache._impl.locator.get_source_stamp()
+        )
     return dispatcher

@@ -15,7 +15,8 @@ from ..errors import UserError
 from . import turbojpeg
 from .cores import allowed_cores
 from .crew import Crew, Job
-from .decode import SAMPLE, Options
+from .crop import Cropping
+from .decode import SAMPLE
 from .order import Share, epoch_order
 from .ring import Batch, Ring
 from .status import MEANING, BrokenSample
@@ -74,6 +75,7 @@ class Loader:
     ) -> None:
         _check("batch_size", batch_size, batch_size >= 1, "at least 1")
         _check("size", size, 1 <= size <= 4096, "1 to 4096 pixels")
+        _check("seed", seed, 0 <= seed < 1 << 64, "0 to 2^64 - 1")
         _check("threads", threads, threads is None or threads >= 1, "at least 1")
         _check("rank", rank, 0 <= rank < world_size, f"0 to {world_size - 1}, since world_size is {world_size}")
         _check("scale", scale, 0 < scale[0] <= scale[1] <= 1, "0 < least <= most <= 1")
@@ -96,16 +98,17 @@ class Loader:
                 f"({batch_size} on each of {world_size} ranks), and drop_last leaves out what does not fill one; "
                 "use a smaller batch or drop_last = false"
             )
-        options = Options(
+        cropping = Cropping(
             train, size, round(size / center_ratio), np.uint64(seed), tuple(map(float, scale)), tuple(map(float, ratio)), float(flip)
         )
         self.threads = threads or allowed_cores()
         self._ring = Ring(batch_size, size, most_free=batches_ahead, pin_memory=pin_memory)
         # The plan and the crew know nothing of the loader, so a loader that is dropped can end its threads.
         self._plan = Plan(self.beton, self._share, self._ring, seed, train if shuffle is None else shuffle)
-        self._crew = Crew(self.beton.map, options, self.threads, batches_ahead)
+        self._crew = Crew(self.beton.map, cropping, self.threads, batches_ahead)
         self._stop = weakref.finalize(self, self._crew.close)
         self._cursor = (0, 0)
+        self._iteration = 0
 
     @property
     def num_samples(self) -> int:
@@ -140,12 +143,16 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch's batches. Leaving early moves on to the next epoch all the same."""
         epoch, step = self._cursor
+        self._cursor = (epoch + 1, 0)
         self._crew.begin((epoch, step), self._plan.jobs(epoch, step))
-        try:
-            for _ in range(step, len(self)):
-                yield self._next()
-        finally:
-            self._cursor = (epoch + 1, 0)
+        self._iteration += 1
+        return self._batches(range(step, len(self)), self._iteration)
+
+    def _batches(self, steps: range, iteration: int) -> Iterator[Batch]:
+        for _ in steps:
+            if iteration != self._iteration:
+                raise RuntimeError("this iteration ended when another of the same loader began; use one loader for each")
+            yield self._next()
 
     def _next(self) -> Batch:
         started = time.perf_counter()

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..errors import UserError
+
 
 class Batch(NamedTuple):
     """One batch in host memory."""
@@ -66,6 +68,11 @@ class Ring:
     def __init__(self, batch_size: int, size: int, *, most_free: int, pin_memory: bool) -> None:
         self.batch_size, self.size, self.most_free, self.pin_memory = batch_size, size, most_free, pin_memory
         self._free: deque[Slot] = deque()
+        if pin_memory:  # told here, not by the thread that needs the first slot
+            try:
+                torch.empty(1, pin_memory=True)
+            except RuntimeError as error:
+                raise UserError(f"pin_memory = True was asked for, but torch finds no accelerator to pin for ({error}); leave it out") from None
 
     def take(self) -> Slot:
         """A slot that nobody else has."""

@@ -11,7 +11,7 @@ WRONG_SIZE = 3
 BAD_TABLE = 4
 BAD_TILES = 5
 DECODER = 6
-TOO_LARGE = 7  # not an error: the thread's scratch must grow first
+TOO_LARGE = 7  # the thread's scratch must grow first; left so only where it will not
 
 MEANING = {
     NOT_JPEG: "its bytes are no JPEG",
@@ -20,6 +20,7 @@ MEANING = {
     BAD_TABLE: "its tile table disagrees with its bytes",
     BAD_TILES: "its restart markers are missing or out of order",
     DECODER: "libjpeg-turbo found its data corrupt",
+    TOO_LARGE: "the file's metadata says that it has more than 2^28 pixels",
 }
 
 

@@ -18,7 +18,9 @@ from .status import BAD_TABLE, BAD_TILES, NOT_JPEG, OK, UNSUPPORTED, WRONG_SIZE
 
 MAGIC = np.frombuffer(TILE_MAGIC, np.uint8)
 ADOBE = np.frombuffer(b"Adobe", np.uint8)
-U16_MAX = 0xFFFF
+JFIF = np.frombuffer(b"JFIF\x00", np.uint8)
+RGB_IDS = np.frombuffer(b"RGB", np.uint8)
+MOST_PX = 65_500  # libjpeg refuses a longer side
 I64 = np.int64  # a uint8 must become signed first: numba makes uint64 + int64 a float
 
 JpegHeader = namedtuple(
@@ -65,7 +67,8 @@ def big_endian(data, at):
 def read_header(jpeg):
     """Parse a JPEG's segments up to its first scan. (n,) uint8 -> JpegHeader."""
     status, width, height, components, across, down = NOT_JPEG, 0, 0, 0, 1, 1
-    interval, cuttable, sof, scan, table, table_tiles, table_end, adobe_rgb = 0, False, 0, 0, 0, 0, 0, False
+    interval, cuttable, sof, scan, table, table_tiles, table_end = 0, False, 0, 0, 0, 0, 0
+    jfif, adobe, adobe_rgb, rgb_ids = False, False, False, False
     n = len(jpeg)
     at = 2
     if n < 4 or jpeg[0] != 0xFF or jpeg[1] != 0xD8:
@@ -93,6 +96,7 @@ def read_header(jpeg):
             cuttable = marker <= 0xC1
             if components == 3:
                 across, down = I64(jpeg[at + 11]) >> 4, I64(jpeg[at + 11]) & 15
+                rgb_ids = jpeg[at + 10] == RGB_IDS[0] and jpeg[at + 13] == RGB_IDS[1] and jpeg[at + 16] == RGB_IDS[2]
                 chroma = I64(jpeg[at + 14])
                 if chroma != I64(jpeg[at + 17]):
                     status = UNSUPPORTED
@@ -113,9 +117,11 @@ def read_header(jpeg):
             table_tiles = (end - table) // 2
             table_end = end
         elif marker == 0xEE and length >= 14 and matches(jpeg, at + 4, ADOBE):
-            adobe_rgb = jpeg[at + 15] == 0  # the transform byte: 0 = no YCbCr
+            adobe, adobe_rgb = True, jpeg[at + 15] == 0  # the transform byte: 0 = no YCbCr
+        elif marker == 0xE0 and length >= 16 and matches(jpeg, at + 4, JFIF):
+            jfif = True
         elif marker == 0xDA:
-            if components == 3 and adobe_rgb:
+            if components == 3 and not jfif and (adobe_rgb if adobe else rgb_ids):  # as libjpeg tells stored RGB
                 status = UNSUPPORTED
             elif sof and width and height:
                 scan = end
@@ -207,8 +213,8 @@ def cut(jpeg, header, top, left, bottom, right, out, ends):
         return Slice(status, 0, 0, 0, 0, 0)
 
     # Whole MCUs, beyond the image's edge too: libjpeg then writes the planes with no copy of its own.
-    width = min((x1 - x0) * tile_width, U16_MAX)
-    height = min((min(y1 * tile_rows, rows) - y0 * tile_rows) * mcu_height, U16_MAX)
+    width = min((x1 - x0) * tile_width, MOST_PX)
+    height = min((min(y1 * tile_rows, rows) - y0 * tile_rows) * mcu_height, MOST_PX)
     out[0], out[1] = 0xFF, 0xD8
     begin = header.table_end if header.table == 2 + 4 + len(MAGIC) else 2  # leave the table out, where it comes first
     size = 2 + header.scan - begin
@@ -223,6 +229,8 @@ def cut(jpeg, header, top, left, bottom, right, out, ends):
         to = header.scan + ends[first + x1 - x0 - 1]
         if from_ + 2 > to or to > len(jpeg):
             return Slice(BAD_TABLE, 0, 0, 0, 0, 0)
+        if first and (jpeg[from_ - 2] != 0xFF or jpeg[from_ - 1] != 0xD0 + ((first - 1) & 7)):
+            return Slice(BAD_TILES, 0, 0, 0, 0, 0)
         out[size : size + to - from_] = jpeg[from_:to]
         for tile in range(first, first + x1 - x0):
             mark = header.scan + ends[tile] - 2

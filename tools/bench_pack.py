@@ -1,0 +1,85 @@
+"""Packing speed beside FFCV's own DatasetWriter: the same folder, size, quality and workers, in turn, whole calls timed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from alexnet_fast.beton.encode import Encoding
+from alexnet_fast.beton.writer import Split, scan_folder, write_beton
+from alexnet_fast.errors import exit_code
+
+
+class FolderDataset:
+    """What an FFCV user writes: open the file, convert to RGB."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split.paths)
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        from PIL import Image
+
+        return Image.open(self.split.root / self.split.paths[index]).convert("RGB"), self.split.labels[index]
+
+
+def pack_ours(split: Split, path: Path, options: argparse.Namespace) -> None:
+    write_beton(split, path, Encoding(max_resolution=options.max_resolution, quality=options.quality), workers=options.workers)
+
+
+def pack_ffcv(split: Split, path: Path, options: argparse.Namespace) -> None:
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    image = RGBImageField(write_mode="jpg", max_resolution=options.max_resolution, jpeg_quality=options.quality)
+    writer = DatasetWriter(str(path), {"image": image, "label": IntField()}, num_workers=options.workers)
+    writer.from_indexed_dataset(FolderDataset(split))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with one folder of images per class")
+    parser.add_argument("--max-resolution", type=int, default=500)
+    parser.add_argument("--quality", type=int, default=90)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args(argv)
+    split = scan_folder(options.data)
+    packers: dict[str, Callable[[Split, Path, argparse.Namespace], None]] = {"alexnet_fast": pack_ours}
+    try:
+        import ffcv  # noqa: F401
+
+        packers["ffcv"] = pack_ffcv
+    except ImportError:
+        print("ffcv is not installed: no peer to compare with", file=sys.stderr)
+    rates: dict[str, list[float]] = {name: [] for name in packers}
+    sizes = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(options.rounds + 1):
+            for name, pack in packers.items():
+                path = Path(folder) / f"{name}.beton"
+                started = time.perf_counter()
+                pack(split, path, options)
+                if number:  # the first round warms the page cache
+                    rates[name].append(len(split.paths) / (time.perf_counter() - started))
+                sizes[name] = path.stat().st_size
+    table = Table("packer", "img/s (median)", "min", "max", "file MB")
+    for name, seen in rates.items():
+        table.add_row(name, f"{statistics.median(seen):.0f}", f"{min(seen):.0f}", f"{max(seen):.0f}", f"{sizes[name] / 1e6:.1f}")
+    Console().print(table)
+    print(json.dumps({"n": options.rounds, "images": len(split.paths), "workers": options.workers, "img_per_s": rates}))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
