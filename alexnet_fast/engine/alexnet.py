@@ -1,0 +1,53 @@
+"""AlexNet in torchvision's layout, so that weights travel both ways by their state-dict keys.
+
+Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014 (arXiv:1404.5997).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class AlexNet(nn.Module):
+    """AlexNet: float images (B, 3, H, W) to logits (B, num_classes).
+
+    61,100,840 parameters at 1,000 classes.  Keys, shapes and initial weights (torch's defaults) are
+    those of torchvision's ``alexnet``.  The smallest side is 63 px: below it the last pooling has
+    nothing left to pool.  Sides other than 224 px are brought to 6 x 6 by the adaptive pool.
+    """
+
+    min_size_px = 63
+
+    def __init__(self, num_classes: int = 1000, dropout: float = 0.5) -> None:
+        super().__init__()
+        # Pooling before the ReLU, where torchvision has it after: the largest of the rectified is the rectified
+        # largest, gradients included, to the bit, and the ReLU has a quarter as much memory to walk.
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=2),
+            nn.MaxPool2d(kernel_size=3, stride=2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(64, 192, kernel_size=5, padding=2),
+            nn.MaxPool2d(kernel_size=3, stride=2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(192, 384, kernel_size=3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(384, 256, kernel_size=3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(256, 256, kernel_size=3, padding=1),
+            nn.MaxPool2d(kernel_size=3, stride=2),
+            nn.ReLU(inplace=True),
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d((6, 6))
+        self.classifier = nn.Sequential(
+            nn.Dropout(p=dropout),
+            nn.Linear(256 * 6 * 6, 4096),
+            nn.ReLU(inplace=True),
+            nn.Dropout(p=dropout),
+            nn.Linear(4096, 4096),
+            nn.ReLU(inplace=True),
+            nn.Linear(4096, num_classes),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(torch.flatten(self.avgpool(self.features(images)), 1))

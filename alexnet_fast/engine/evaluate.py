@@ -1,0 +1,81 @@
+"""Exact top-1 and top-5: every sample counted once, over all ranks, or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .ranks import World
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What an evaluation counted: samples, right at the first guess, right among five; the mean loss."""
+
+    samples: int
+    top1: int
+    top5: int
+    loss: float
+
+    @property
+    def acc1(self) -> float:
+        """Top-1 accuracy in percent."""
+        return 100.0 * self.top1 / self.samples
+
+    @property
+    def acc5(self) -> float:
+        """Top-5 accuracy in percent."""
+        return 100.0 * self.top5 / self.samples
+
+
+def label_places(logits: Tensor, labels: Tensor) -> Tensor:
+    """Place of each label in the ranking of its logits, 0 = first guess: int64 (B,) of (B, C) and (B,).
+
+    Equal logits are ranked by class index, so that the count is the same on every device and for every
+    batch size (topk promises no order).  A row that is not finite ranks its label last: nothing was guessed.
+    """
+    own = logits.gather(1, labels[:, None])
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    ahead = (logits > own) | ((logits == own) & (classes < labels[:, None]))
+    return torch.where(logits.isfinite().all(1), ahead.sum(1), logits.shape[1])
+
+
+def hits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """How many labels are the first guess and how many are among five: two int64 scalars, left on the device.
+
+    With fewer than five classes "among five" still needs a finite guess.
+    """
+    places = label_places(logits, labels)
+    return (places < 1).sum(), (places < min(5, logits.shape[1])).sum()
+
+
+@torch.no_grad()
+def evaluate(
+    forward: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    num_samples: int,
+    world: World,
+    device: torch.device,
+) -> Accuracy:
+    """Count `forward`'s hits over `batches` of (images, labels), this rank's share of `num_samples` in all.
+
+    forward: images to float32 logits (B, C) on `device`, the model already in evaluation mode.
+    Counts are integers, summed over the ranks.  Raises RuntimeError unless they add up to `num_samples`.
+    """
+    counts = torch.zeros(3, dtype=torch.int64, device=device)  # samples, top1, top5
+    loss = torch.zeros((), device=device)
+    for images, labels in batches:
+        logits = forward(images)
+        top1, top5 = hits(logits, labels)
+        counts += torch.stack([torch.full_like(top1, len(labels)), top1, top5])
+        loss += functional.cross_entropy(logits, labels, reduction="sum")
+    samples, right1, right5 = world.sum(counts).tolist()
+    if samples != num_samples or samples == 0:
+        raise RuntimeError(
+            f"the evaluation counted {samples} samples of {num_samples}: its figures would be wrong"
+        )
+    return Accuracy(samples, right1, right5, world.sum(loss).item() / samples)

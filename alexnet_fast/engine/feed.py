@@ -1,0 +1,138 @@
+"""Host batches to device batches: copied ahead on their own stream, normalised on the device."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .device import Device
+
+# ImageNet's mean and standard deviation per channel, in units of 0..255.
+MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
+
+class HostBatch(Protocol):
+    """images: uint8 (B, 3, H, W), contiguous.  labels: int64 (B,).  Both on the CPU."""
+
+    @property
+    def images(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
+
+
+@dataclass
+class _Slot:
+    """Device memory for one batch of bytes, and the events that say who may touch it."""
+
+    images: Tensor
+    labels: Tensor
+    copied: Any  # recorded on the copy stream: the host batch may go
+    normalised: Any  # recorded on the compute stream: the slot may be written again
+
+
+class Feed:
+    """Iterate over (images, labels) on `device`, normalised, in `dtype` and the device's memory format.
+
+    images: (B, 3, H, W), `(pixel - MEAN) / STD`.  labels: int64 (B,).
+
+    On an accelerator `ahead` batches are copied, on a stream of their own, while the model computes; a host
+    batch is kept until its copy is known to be done, since its memory is written again as soon as nobody
+    holds it.  On a CPU nothing is copied.  A Feed keeps its device memory, so use one for the whole run.
+    """
+
+    def __init__(self, device: Device, dtype: torch.dtype, *, ahead: int = 2) -> None:
+        self.device, self.dtype, self.ahead = device, dtype, ahead
+        constants = torch.float32 if device.casts_while_computing else dtype
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+        self._scale = (1 / std).to(device.torch_device, constants)
+        self._bias = (-mean / std).to(device.torch_device, constants)
+        self._copy_stream = None if device.is_host else device.stream()
+        self._slots: list[_Slot] = []
+        self._copies = 0
+
+    def __call__(self, batches: Iterable[HostBatch]) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """One pass over `batches`."""
+        if self.device.is_host:
+            for batch in batches:
+                yield self.normalise(batch.images), batch.labels
+            return
+
+        in_flight: deque[tuple[_Slot, HostBatch]] = deque()  # copies queued, the oldest first
+        try:
+            for batch in batches:
+                in_flight.append((self._copy(batch), batch))
+                if len(in_flight) > self.ahead:
+                    yield self._take(in_flight)
+            while in_flight:
+                yield self._take(in_flight)
+        finally:
+            for (
+                slot,
+                _,
+            ) in in_flight:  # the consumer left early: its host batches may not go before their copies
+                slot.copied.synchronize()
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Bytes on the device to `(images - MEAN) / STD` in `dtype` and the device's memory format."""
+        if not self.device.casts_while_computing:
+            return torch.addcmul(self._bias, images.to(self.dtype), self._scale)
+        out = torch.empty(
+            images.shape, dtype=self.dtype, device=images.device, memory_format=self.device.memory_format
+        )
+        # One kernel reads bytes and writes halves: (64, 3, 224, 224) in 19 ms on 2 CPU cores, where cast,
+        # subtract and multiply one after the other took 76.
+        return torch.addcmul(self._bias, images, self._scale, out=out)
+
+    def _copy(self, batch: HostBatch) -> _Slot:
+        """Queue the batch's copy into the next slot; the slot's last batch is out of it before."""
+        self._make_slots(batch)
+        slot = self._slots[self._copies % len(self._slots)]
+        self._copies += 1
+        count = len(batch.labels)
+        with self.device.on_stream(self._copy_stream):
+            slot.normalised.wait(self._copy_stream)
+            slot.images[:count].copy_(batch.images, non_blocking=True)
+            slot.labels[:count].copy_(batch.labels, non_blocking=True)
+            slot.copied.record(self._copy_stream)
+        return slot
+
+    def _take(self, in_flight: deque[tuple[_Slot, HostBatch]]) -> tuple[Tensor, Tensor]:
+        """Normalise the oldest copy on the compute stream, and let its host batch go."""
+        slot, batch = in_flight[0]
+        count = len(batch.labels)
+        compute = self.device.current_stream()
+        slot.copied.wait(compute)
+        images, labels = self.normalise(slot.images[:count]), slot.labels[:count].clone()
+        slot.normalised.record(compute)
+        # The one place where the host waits.  The copy was queued `ahead` batches ago, so it is long done
+        # unless the device lags: this is also what keeps the host from running away from it.
+        slot.copied.synchronize()
+        in_flight.popleft()
+        return images, labels
+
+    def _make_slots(self, batch: HostBatch) -> None:
+        """Device memory for `ahead` + 1 batches as large as this one, unless it is there."""
+        if (
+            self._slots
+            and self._slots[0].images.shape[1:] == batch.images.shape[1:]
+            and len(batch.labels) <= len(self._slots[0].labels)
+        ):
+            return
+        compute = self.device.current_stream()
+        self._slots = [
+            _Slot(
+                torch.empty(batch.images.shape, dtype=torch.uint8, device=self.device.torch_device),
+                torch.empty(batch.labels.shape, dtype=torch.int64, device=self.device.torch_device),
+                self.device.event(),
+                self.device.event(),
+            )
+            for _ in range(self.ahead + 1)
+        ]
+        for slot in self._slots:  # the memory may still be in use by what the compute stream has queued
+            slot.normalised.record(compute)

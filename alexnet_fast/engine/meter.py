@@ -1,0 +1,158 @@
+"""Counting a run's steps: losses and hits on the device, seconds on the host."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .device import Device
+from .evaluate import hits
+
+
+@dataclass(frozen=True)
+class Averages:
+    """Loss of the last step; mean loss and accuracies in percent over the epoch so far."""
+
+    last_loss: float
+    loss: float
+    acc1: float
+    acc5: float
+
+
+class Meter:
+    """Sums over an epoch's training steps, kept on the device: `add` waits for nothing, `read` does."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._loss = torch.zeros((), device=device)  # sum of the batches' mean losses
+        self._last_loss = torch.zeros((), device=device)
+        self._counts = torch.zeros(4, dtype=torch.int64, device=device)  # batches, samples, top1, top5
+
+    @torch.no_grad()
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Count one step: its mean loss, float32 logits (B, C), int64 labels (B,)."""
+        top1, top5 = hits(logits, labels)
+        self._last_loss = loss.detach().float()
+        self._loss += self._last_loss
+        self._counts += torch.stack([torch.ones_like(top1), torch.full_like(top1, len(labels)), top1, top5])
+
+    def read(self) -> Averages:
+        """The epoch so far."""
+        batches, samples, top1, top5 = self._counts.tolist()
+        return Averages(
+            last_loss=self._last_loss.item(),
+            loss=self._loss.item() / max(1, batches),
+            acc1=100 * top1 / max(1, samples),
+            acc5=100 * top5 / max(1, samples),
+        )
+
+    def clear(self) -> None:
+        """Begin an epoch."""
+        self._loss.zero_()
+        self._counts.zero_()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"loss": self._loss.item(), "counts": self._counts.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._loss.fill_(state["loss"])
+        self._counts.copy_(torch.tensor(state["counts"]))
+
+
+@dataclass
+class Span:
+    """Steps, the samples in them, and seconds."""
+
+    steps: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    waited_s: float = 0.0
+
+    def add(self, steps: int, samples: int, seconds: float, waited_s: float) -> None:
+        self.steps += steps
+        self.samples += samples
+        self.seconds += seconds
+        self.waited_s += waited_s
+
+    @property
+    def step_s(self) -> float:
+        return self.seconds / max(1, self.steps)
+
+    @property
+    def step_wait_s(self) -> float:
+        return self.waited_s / max(1, self.steps)
+
+    @property
+    def img_per_s(self) -> float:
+        return self.samples / self.seconds if self.seconds else 0.0
+
+    @property
+    def data_wait_share(self) -> float:
+        """Share of the time in which the step waited for its batch, 0 to 1."""
+        return min(1.0, self.waited_s / self.seconds) if self.seconds else 0.0
+
+
+class Clock:
+    """How fast the training steps go, and how much of their time they wait for data.
+
+    Time runs within `training` only: evaluations, checkpoints and start-up are not in it.  The first
+    `warmup_steps` steps of the process are left out too, the device synchronised at their end, since they
+    hold one-off work (first touch of memory, choice of kernels, compilation).  A process with no
+    more steps than that counts them all.
+    """
+
+    def __init__(self, device: Device, warmup_steps: int) -> None:
+        self._device, self._warmup = device, warmup_steps
+        self._spans = {"all": Span(), "warm": Span(), "epoch": Span(), "line": Span()}
+        self._steps = 0
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Time runs inside; an epoch's figures begin."""
+        self._spans["epoch"] = Span()
+        self._spans["line"] = Span()
+        self._last = time.perf_counter()
+        yield
+        self._device.synchronize()
+        self._lap(0, 0, 0.0)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time stands still inside `training`, for what is no training."""
+        self._device.synchronize()
+        self._lap(0, 0, 0.0)
+        yield
+        self._last = time.perf_counter()
+
+    def step(self, samples: int, waited_s: float) -> None:
+        """A step of `samples` over all ranks was queued, having waited `waited_s` for its batch."""
+        self._steps += 1
+        if self._steps == self._warmup:
+            self._device.synchronize()
+        self._lap(1, samples, waited_s)
+
+    def _lap(self, steps: int, samples: int, waited_s: float) -> None:
+        now = time.perf_counter()
+        for name, span in self._spans.items():
+            if name != "warm" or (self._steps - steps) >= self._warmup:
+                span.add(steps, samples, now - self._last, waited_s)
+        self._last = now
+
+    def line(self) -> Span:
+        """The steps since the last call in this epoch."""
+        span, self._spans["line"] = self._spans["line"], Span()
+        return span
+
+    @property
+    def epoch(self) -> Span:
+        return self._spans["epoch"]
+
+    @property
+    def run(self) -> Span:
+        """All steps but the first `warmup_steps`, or all where there are no more."""
+        return self._spans["warm"] if self._spans["warm"].steps else self._spans["all"]

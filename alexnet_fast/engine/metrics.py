@@ -1,0 +1,259 @@
+"""What a run says: a live line, log lines, a row per epoch, metrics.jsonl, TensorBoard, report.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from .. import __version__
+from ..errors import UserError
+from .evaluate import Accuracy
+from .meter import Averages, Clock
+
+METRICS, REPORT = "metrics.jsonl", "report.json"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run came to.
+
+    accuracy: of the last evaluation, None where there was none.  training: the last epoch's averages, None
+    where no step was left to train.  img_per_s and data_wait_share: as `Clock` counts them.  seconds: from
+    start to end.
+    """
+
+    name: str
+    accuracy: Accuracy | None
+    best_acc1: float | None
+    training: Averages | None
+    epochs: int
+    steps: int
+    skipped_steps: int
+    img_per_s: float
+    img_per_s_leaves_out: str
+    data_wait_share: float
+    seconds: float
+    device: str
+    peak_memory_bytes: int | None
+    versions: dict[str, str]
+    recipe: dict[str, Any]
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, whole or not at all; accuracies in percent."""
+        values, accuracy, training = asdict(self), self.accuracy, self.training
+        del values["accuracy"], values["training"]
+        figures = {
+            "acc1": accuracy.acc1 if accuracy else None,
+            "acc5": accuracy.acc5 if accuracy else None,
+            "val_loss": accuracy.loss if accuracy else None,
+            "val_samples": accuracy.samples if accuracy else None,
+            "train_acc1": training.acc1 if training else None,
+            "train_loss": training.loss if training else None,
+        }
+        write_text(path, json.dumps({"name": values.pop("name"), **figures, **values}, indent=2) + "\n")
+
+    def closing_lines(self) -> list[str]:
+        """The lines that scripts around the reference read."""
+        return [
+            f"Final Performance images/sec : {self.img_per_s:.2f}",
+            f"Final Train Accuracy : {f'{self.accuracy.acc1:.3f}' if self.accuracy else 'not evaluated'}",
+            f"E2E Training Duration sec : {self.seconds:.1f}",
+        ]
+
+
+class Log:
+    """The console, metrics.jsonl and TensorBoard.  Only rank 0 has one that speaks.
+
+    On a terminal a live line stands below the log; elsewhere there are the log lines alone.
+
+    going_on_from: the run's step that a resume goes on from; what metrics.jsonl holds of later steps
+        happened in a past that was lost, and goes.  0 begins the file anew.
+    """
+
+    _COLUMNS = ("epoch", "lr", "loss", "train@1", "Acc@1", "Acc@5", "img/s", "data wait", "seconds")
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        epochs: int,
+        steps_per_epoch: int,
+        going_on_from: int,
+        tensorboard: bool,
+        speaks: bool = True,
+    ) -> None:
+        self._folder, self._epochs, self._steps_per_epoch = folder, epochs, steps_per_epoch
+        self._console = Console(quiet=not speaks, highlight=False, soft_wrap=True)
+        self._file = _open_metrics(folder / METRICS, going_on_from) if speaks else None
+        self._tensorboard = _summary_writer(folder) if tensorboard and speaks else None
+        self._headed = False
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]} step {task.fields[at]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+            refresh_per_second=2,
+            disable=not (self._console.is_terminal and speaks),
+        )
+        self._task = self._progress.add_task(
+            "", total=epochs * steps_per_epoch, epoch=1, epochs=epochs, at=f"0/{steps_per_epoch}", figures=""
+        )
+        self._progress.start()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def advance(self, epoch: int, step: int) -> None:
+        """Move the live line on; reads nothing from the device."""
+        self._progress.update(
+            self._task,
+            completed=epoch * self._steps_per_epoch + step,
+            epoch=epoch + 1,
+            at=f"{step}/{self._steps_per_epoch}",
+        )
+
+    def step(self, epoch: int, step: int, averages: Averages, clock: Clock, **values: float) -> None:
+        """A log line after `step` + 1 steps of `epoch`; `values` go into the metrics as they are."""
+        line, so_far = clock.line(), clock.epoch
+        width = len(str(self._steps_per_epoch))
+        self.say(
+            f"Epoch: [{epoch}][{step:{width}d}/{self._steps_per_epoch}]"
+            f"  Time {line.step_s:6.3f} ({so_far.step_s:6.3f})"
+            f"  Data {line.step_wait_s:6.3f} ({so_far.step_wait_s:6.3f})"
+            f"  Loss {averages.last_loss:.4e} ({averages.loss:.4e})"
+            f"  Acc@1 {averages.acc1:6.2f}  Acc@5 {averages.acc5:6.2f}"
+        )
+        left_s = (
+            self._epochs * self._steps_per_epoch - epoch * self._steps_per_epoch - step - 1
+        ) * so_far.step_s
+        self._progress.update(
+            self._task,
+            figures=f"loss {averages.loss:.3f}  {line.img_per_s:.0f} img/s"
+            f"  data wait {100 * line.data_wait_share:.0f} %  {_duration(left_s)} left",
+        )
+        self._record(
+            "step",
+            epoch * self._steps_per_epoch + step + 1,
+            epoch=epoch,
+            loss=averages.last_loss,
+            epoch_loss=averages.loss,
+            train_acc1=averages.acc1,
+            train_acc5=averages.acc5,
+            img_per_s=line.img_per_s,
+            data_wait_share=line.data_wait_share,
+            **values,
+        )
+
+    def epoch(
+        self, epoch: int, learning_rate: float, averages: Averages, accuracy: Accuracy | None, clock: Clock
+    ) -> None:
+        """The epoch's row in the table, and the lines FPS@all and [AVG-ACC]."""
+        span = clock.epoch
+        self.say(f"[gpu id: 0 ] * FPS@all {span.img_per_s:.3f}")
+        if accuracy is not None:
+            self.accuracy(accuracy)
+        if not self._headed:
+            self.say("  ".join(f"{name:>9}" for name in self._COLUMNS))
+            self._headed = True
+        val1, val5 = (f"{accuracy.acc1:.2f}", f"{accuracy.acc5:.2f}") if accuracy else ("", "")
+        row = (
+            f"{epoch + 1}/{self._epochs}", f"{learning_rate:.5f}", f"{averages.loss:.4f}",
+            f"{averages.acc1:.2f}", val1, val5,
+            f"{span.img_per_s:.1f}", f"{100 * span.data_wait_share:.1f} %", f"{span.seconds:.1f}",
+        )  # fmt: skip
+        self.say("  ".join(f"{value:>9}" for value in row))
+        values = (
+            {}
+            if accuracy is None
+            else {"acc1": accuracy.acc1, "acc5": accuracy.acc5, "val_loss": accuracy.loss}
+        )
+        self._record(
+            "epoch",
+            (epoch + 1) * self._steps_per_epoch,
+            epoch=epoch,
+            lr=learning_rate,
+            epoch_loss=averages.loss,
+            train_acc1=averages.acc1,
+            train_acc5=averages.acc5,
+            img_per_s=span.img_per_s,
+            data_wait_share=span.data_wait_share,
+            seconds=span.seconds,
+            **values,
+        )
+
+    def accuracy(self, accuracy: Accuracy) -> None:
+        self.say(f"[AVG-ACC] * Acc@1 {accuracy.acc1:.3f} Acc@5 {accuracy.acc5:.3f}")
+
+    def close(self) -> None:
+        self._progress.stop()
+        if self._file is not None:
+            self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def _record(self, kind: str, step: int, **values: float) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._file.flush()
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the figures depend on."""
+    found = {"alexnet_fast": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    for package in ("numpy", "numba", "torch_npu"):
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that `path` is at any moment the old one or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _open_metrics(path: Path, going_on_from: int) -> Any:
+    """metrics.jsonl, open for appending, holding only what happened up to that step."""
+    kept: list[str] = []
+    if going_on_from and path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= going_on_from:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):  # a line that a kill cut short
+                continue
+    write_text(path, "".join(kept))
+    return open(path, "a", encoding="utf-8")
+
+
+def _summary_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "log.tensorboard = true, but tensorboard is not installed: pip install tensorboard"
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -1,0 +1,318 @@
+"""Recipes: a TOML file becomes one frozen, validated object.
+
+Every key stands here once, with its default and its description; `keys()` lists them.  A recipe file is
+complete in itself, `--set section.key=value` overrides single keys, and what is wrong is one sentence that
+names the key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from .errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0)]
+Pair = tuple[float, float]
+
+
+class Section(BaseModel):
+    """Frozen, strict about types, closed to unknown keys.  A key's docstring is its description."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Run(Section):
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "run"
+    """Names the folder of results, `<out>/<name>`."""
+    seed: Count = 49
+    """Seed of weights, dropout, order, crops and flips."""
+    device: str = "auto"
+    """auto (an accelerator if there is one, else the CPU), cpu, cuda or npu; npu:1 for one of several."""
+    out: Annotated[str, Field(min_length=1)] = "runs"
+    """Folder in which the run's folder lies."""
+
+
+class Data(Section):
+    train: str = "data/train.beton"
+    """Beton to train on."""
+    val: str = "data/val.beton"
+    """Beton to evaluate on."""
+    size: Annotated[int, Field(ge=63, le=4096)] = 224
+    """Side of the training images in pixels; AlexNet needs 63."""
+    global_batch_size: Positive = 128
+    """Samples a step over all ranks; each rank takes its share."""
+    threads: Count = 0
+    """Decoding threads of each rank; 0 = the cores this process may use."""
+    batches_ahead: Positive = 3
+    """Batches decoded ahead of the step."""
+    scale: Pair = (0.08, 1.0)
+    """Least and largest share of the image's area in a training crop."""
+    ratio: Pair = (3 / 4, 4 / 3)
+    """Least and largest width / height of a training crop."""
+    flip: Share = 0.5
+    """Probability that a training image is mirrored."""
+
+
+class Model(Section):
+    num_classes: Positive = 1000
+    """Classes that the model tells apart; labels run from 0 to one less."""
+    dropout: Share = 0.5
+    """Dropout before the first two fully connected layers."""
+    weights: str = ""
+    """Checkpoint or torchvision state_dict to begin from; empty = fresh weights."""
+
+
+class Optim(Section):
+    lr: Rate = 0.01
+    """Highest learning rate, for the global batch as it is (no scaling rule)."""
+    momentum: Share = 0.9
+    """SGD momentum."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum."""
+    weight_decay: Rate = 1e-4
+    """L2 penalty on all parameters."""
+    label_smoothing: Share = 0.1
+    """Share of the target spread evenly over all classes, in training."""
+
+
+class Schedule(Section):
+    epochs: Positive = 90
+    """Epochs to train."""
+    curve: Literal["cosine", "constant"] = "cosine"
+    """cosine (to 0 at the end) or constant."""
+    per: Literal["epoch", "step"] = "epoch"
+    """Whether the rate moves once per epoch (as the reference's) or at each step."""
+    warmup_epochs: Rate = 0.0
+    """Epochs over which the rate first rises linearly to lr."""
+    steps_per_epoch: Count = 0
+    """Cut each epoch after this many steps; 0 = the whole epoch."""
+
+
+class Precision(Section):
+    level: Literal["O0", "O1", "O2"] = "O2"
+    """O0 float32, O1 autocast, O2 half weights with float32 masters."""
+    loss_scale: Literal["auto", "dynamic", "none"] | Annotated[float, Field(gt=0)] = "auto"
+    """dynamic, none, or a number kept as it is; auto = dynamic for float16, none for bfloat16."""
+
+
+class Eval(Section):
+    only: bool = False
+    """Evaluate and stop, as --eval does."""
+    every: Count = 1
+    """Epochs between evaluations; the last epoch is always evaluated. 0 = never evaluate."""
+    global_batch_size: Count = 0
+    """Samples an evaluation step over all ranks; 0 = as in training."""
+    size: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Side of the evaluation images in pixels; 0 = as in training."""
+    center_ratio: Annotated[float, Field(gt=0, le=1)] = 0.875
+    """Side of the centre crop over the resized shorter side; 0.875 = Resize(256) + CenterCrop(224)."""
+
+
+class Checkpoint(Section):
+    every_epochs: Count = 1
+    """Epochs between checkpoints; a best and the last epoch always leave one. 0 = no checkpoints at all."""
+    every_steps: Count = 0
+    """Also every this many steps within an epoch; 0 = at the ends of epochs only."""
+
+
+class Log(Section):
+    print_freq: Positive = 10
+    """Steps between log lines; only then are losses read from the device."""
+    warmup_steps: Count = 10
+    """First steps of the run that are left out of its img/s."""
+    tensorboard: bool = False
+    """Also write TensorBoard events into the run's folder."""
+
+
+class Distributed(Section):
+    nproc: Positive = 1
+    """Ranks to start on this host, one device each."""
+
+
+class Recipe(Section):
+    """A whole run. Paths are relative to the current directory."""
+
+    run: Run = Run()
+    data: Data = Data()
+    model: Model = Model()
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    precision: Precision = Precision()
+    eval: Eval = Eval()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+    distributed: Distributed = Distributed()
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's results lie."""
+        return Path(self.run.out) / self.run.name
+
+
+class Key(NamedTuple):
+    """One recipe key, for tables."""
+
+    name: str
+    type: str
+    default: str
+    description: str
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe at `path` with each "section.key=value" of `overrides` applied.
+
+    Raises UserError, naming the file or key, what it was given and what it expects.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no recipe {path}: {_recipes_beside(path)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the recipe {path} cannot be read ({error}): expected a TOML text file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"the recipe {path} is not valid TOML: {error}") from error
+    for override in overrides:
+        _apply(table, override)
+    return validate(table, str(path))
+
+
+def validate(table: dict[str, Any], source: str = "the recipe") -> Recipe:
+    """A recipe from nested tables; raises UserError for the first thing that is wrong in it."""
+    try:
+        # By way of JSON, where an array is a tuple and a number with no fraction a float, yet "3" no number.
+        return Recipe.model_validate_json(json.dumps(table, default=str))
+    except ValidationError as error:
+        raise UserError(f"{source}: {_sentence(error)}") from None
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as a complete TOML file, which `load` reads back to an equal recipe."""
+    lines: list[str] = []
+    for section, values in recipe.model_dump(mode="json").items():
+        lines += [
+            f"[{section}]",
+            *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def keys() -> Iterator[Key]:
+    """Every key in the order of the sections."""
+    for section, field in Recipe.model_fields.items():
+        for name, key in _section(field).model_fields.items():
+            yield Key(f"{section}.{name}", _type_name(key), json.dumps(key.default), key.description or "")
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Names of the keys in which two dumped recipes differ."""
+    return [
+        f"{section}.{name}"
+        for section in {**one, **other}
+        for name in {**one.get(section, {}), **other.get(section, {})}
+        if one.get(section, {}).get(name) != other.get(section, {}).get(name)
+    ]
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    """Set one "section.key=value"; the value is TOML, or text as it stands."""
+    name, equals, text = override.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not equals or not dot:
+        raise UserError(f"--set {override}: expected section.key=value, as in --set optim.lr=0.02")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    values = table.setdefault(section, {})
+    if not isinstance(values, dict):
+        raise UserError(f"{section} = {values!r} is no section: write [{section}] and its keys below it")
+    values[key] = value
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first mistake in one sentence; unknown keys first, since they explain the others."""
+    mistakes = sorted(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
+    mistake = mistakes[0]
+    name = ".".join(str(part) for part in mistake["loc"][:2])
+    if mistake["type"] == "extra_forbidden":
+        return f"unknown {'key' if '.' in name else 'section'} {name}{_nearest(name)}"
+    given = json.dumps(mistake["input"], default=str)
+    return f"{name} = {given} is not accepted: expected {_expected(name, mistake)}"
+
+
+def _expected(name: str, mistake: Any) -> str:
+    """What the key expects: its type, and its limits where the type was right."""
+    kind = next((key.type for key in keys() if key.name == name), f"a section, [{name}] with keys below it")
+    of_type = mistake["type"].endswith(("_type", "_from_float", "literal_error", "too_long", "missing"))
+    limit = mistake["msg"].removeprefix("Input should be ").removeprefix("String should ")
+    return kind if of_type else f"{kind}, {limit}"
+
+
+def _nearest(name: str) -> str:
+    """'; did you mean X?', looking in the same section first, then everywhere."""
+    section, _, key = name.partition(".")
+    if not key:
+        found = difflib.get_close_matches(section, Recipe.model_fields, 1, 0.5)
+        return (
+            f"; did you mean [{found[0]}]?"
+            if found
+            else f": the sections are {', '.join(Recipe.model_fields)}"
+        )
+    names = [known.name for known in keys()]
+    own = [known for known in names if known.startswith(f"{section}.")]
+    for scope, cutoff in ((own, 0.6), (names, 0.7)):
+        full = {known.partition(".")[2]: known for known in scope}
+        if near := difflib.get_close_matches(key, full, 1, cutoff):
+            return f"; did you mean {full[near[0]]}?"
+    return f": the keys of [{section}] are {', '.join(known.partition('.')[2] for known in own)}"
+
+
+def _section(field: FieldInfo) -> type[Section]:
+    assert isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    return field.annotation
+
+
+def _type_name(field: FieldInfo) -> str:
+    """A reader's name for a key's type."""
+    names = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        Pair: "[number, number]",
+    }
+    if field.annotation in names:
+        return names[field.annotation]
+    options: list[str] = []
+    for member in getattr(field.annotation, "__args__", ()):
+        members = getattr(member, "__args__", (member,))
+        options += [json.dumps(option) if isinstance(option, str) else names[option] for option in members]
+    return " or ".join(options)
+
+
+def _recipes_beside(path: Path) -> str:
+    names = sorted(other.name for other in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, 1, 0.4)
+    if near:
+        return f"did you mean {path.parent / near[0]}?"
+    return f"{path.parent} has {', '.join(names)}" if names else "give the path of a TOML file"

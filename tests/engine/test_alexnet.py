@@ -1,0 +1,67 @@
+"""The model against the real torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from alexnet_fast.engine.alexnet import AlexNet
+
+
+@pytest.fixture(scope="module")
+def torchvision_models(require: Callable[[str], Any]) -> ModuleType:
+    return require("torchvision").models
+
+
+def test_it_has_the_parameters_of_the_paper_at_1000_classes() -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in AlexNet(1000).parameters()) == 61_100_840
+
+
+def test_weights_travel_both_ways_and_outputs_are_equal(torchvision_models: ModuleType) -> None:
+    theirs = torchvision_models.alexnet(num_classes=7).eval()
+    ours = AlexNet(7).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.equal(ours(images), theirs(images))
+
+
+def test_gradients_are_equal_to_the_bit_though_pooling_comes_before_the_relu(
+    torchvision_models: ModuleType,
+) -> None:
+    torch.manual_seed(0)
+    theirs, ours = torchvision_models.alexnet(num_classes=7), AlexNet(7)
+    ours.load_state_dict(theirs.state_dict())
+    images, labels = torch.randn(4, 3, 96, 96), torch.arange(4)
+    for model in (theirs, ours):
+        torch.manual_seed(1)
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+    for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert mine.grad is not None and torch.equal(mine.grad, other.grad), name
+
+
+def test_fresh_weights_are_torchvisions_for_the_same_seed(torchvision_models: ModuleType) -> None:
+    torch.manual_seed(3)
+    theirs = torchvision_models.alexnet(num_classes=5)
+    torch.manual_seed(3)
+    ours = AlexNet(5)
+    for (name, mine), (_, other) in zip(ours.state_dict().items(), theirs.state_dict().items(), strict=True):
+        assert torch.equal(mine, other), name
+
+
+@pytest.mark.parametrize("size", [AlexNet.min_size_px, 64, 96, 224])
+def test_other_image_sizes_give_logits_too(size: int) -> None:
+    with torch.no_grad():
+        assert AlexNet(4)(torch.zeros(1, 3, size, size)).shape == (1, 4)
+
+
+def test_below_the_smallest_size_there_is_nothing_left_to_pool() -> None:
+    size = AlexNet.min_size_px - 1
+    with pytest.raises(RuntimeError, match="too small"):
+        AlexNet(4)(torch.zeros(1, 3, size, size))

@@ -1,0 +1,147 @@
+"""Checkpoints: whole or refused, data and never code."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from alexnet_fast.engine import checkpoint
+from alexnet_fast.engine.checkpoint import Progress
+from alexnet_fast.engine.device import resolve
+from alexnet_fast.engine.precision import Precision
+from alexnet_fast.errors import UserError
+
+CPU = resolve("cpu")
+SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, fused=True)
+
+
+def make(level: Any = "O2", loss_scale: Any = "dynamic") -> Precision:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(4 * 36, 5))
+    return Precision(model, SGD, level=level, device=CPU, loss_scale=loss_scale)
+
+
+def train(precision: Precision, steps: int) -> list[float]:
+    images = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1)).to(precision.dtype)
+    losses = []
+    for _ in range(steps):
+        loss = functional.cross_entropy(precision.forward(images), torch.arange(8) % 5)
+        precision.backward(loss)
+        precision.step(0.05)
+        losses.append(loss.item())
+    return losses
+
+
+def snapshot(precision: Precision) -> dict[str, Any]:
+    return checkpoint.snapshot(
+        precision, Progress({"epoch": 2, "step": 7}, {"loss": 1.5}, 61.5), {"run": {"seed": 1}}
+    )
+
+
+@pytest.mark.parametrize("level", ["O0", "O1", "O2"])
+def test_a_run_goes_on_to_the_bit_dropout_momentum_and_loss_scale_included(
+    level: str, tmp_path: Path
+) -> None:
+    precision = make(level)
+    train(precision, 3)
+    precision.skipped += 2
+    checkpoint.save(tmp_path / "last.pt", snapshot(precision))
+    expected = train(precision, 4)
+
+    other = make(level)
+    train(other, 1)
+    progress = checkpoint.restore(checkpoint.load(tmp_path / "last.pt"), other, CPU)
+    assert progress == Progress({"epoch": 2, "step": 7}, {"loss": 1.5}, 61.5)
+    assert train(other, 4) == expected
+    for key, tensor in precision.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[key]), key
+    assert other.figures() == precision.figures()
+
+
+def test_a_write_that_fails_leaves_the_old_checkpoint_and_no_debris(tmp_path: Path, monkeypatch: Any) -> None:
+    path, precision = tmp_path / "last.pt", make()
+    checkpoint.save(path, snapshot(precision))
+    before = path.read_bytes()
+    train(precision, 1)
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(UserError, match="No space left on device"):
+        checkpoint.save(path, snapshot(precision))
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_a_copy_stays_when_its_source_is_written_anew(tmp_path: Path) -> None:
+    last, best, precision = tmp_path / "last.pt", tmp_path / "best.pt", make()
+    checkpoint.save(last, snapshot(precision))
+    checkpoint.copy(last, best)
+    before = best.read_bytes()
+    train(precision, 1)
+    checkpoint.save(last, snapshot(precision))
+    assert best.read_bytes() == before != last.read_bytes()
+    checkpoint.copy(last, best)
+    assert best.read_bytes() == last.read_bytes() and sorted(os.listdir(tmp_path)) == ["best.pt", "last.pt"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_refused_by_name(share: float, tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, snapshot(make()))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(UserError, match="last.pt"):
+        checkpoint.load(path)
+
+
+def test_a_file_that_is_something_else_is_refused_by_name(tmp_path: Path) -> None:
+    for name, content in (("a.txt", b"hello"), ("b.pt", b"\x80\x02}q\x00.")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            checkpoint.load(tmp_path / name)
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        checkpoint.load(tmp_path / "missing.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(UserError, match="holds a list"):
+        checkpoint.load(tmp_path / "list.pt")
+    torch.save({"epoch": 3}, tmp_path / "empty.pt")
+    with pytest.raises(UserError, match="holds no weights"):
+        checkpoint.load(tmp_path / "empty.pt")
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run_it(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"state_dict": {"w": torch.zeros(1)}, "extra": Bomb()}, tmp_path / "bomb.pt")
+    with pytest.raises(UserError, match="bomb.pt is no checkpoint of data alone"):
+        checkpoint.load(tmp_path / "bomb.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_weights_alone_load_with_and_without_module_prefix(
+    prefix: str, wrapped: bool, tmp_path: Path
+) -> None:
+    precision = make()
+    state: dict[str, Any] = {prefix + key: tensor for key, tensor in precision.state_dict().items()}
+    torch.save({"epoch": 90, "arch": "alexnet", "state_dict": state} if wrapped else state, tmp_path / "w.pt")
+    loaded = checkpoint.load(tmp_path / "w.pt")
+    assert not checkpoint.holds_run(loaded)
+    precision.load_state_dict(loaded["state_dict"])
+
+
+def test_a_later_format_is_refused(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "new.pt", snapshot(make()) | {"format": 2})
+    with pytest.raises(UserError, match="format 2, but this version reads 1"):
+        checkpoint.load(tmp_path / "new.pt")

@@ -1,0 +1,113 @@
+"""What a run writes, and the lines that scripts read."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexnet_fast.engine.device import resolve
+from alexnet_fast.engine.evaluate import Accuracy
+from alexnet_fast.engine.meter import Averages, Clock
+from alexnet_fast.engine.metrics import METRICS, Log, Report, versions
+
+AVERAGES = Averages(last_loss=2.25, loss=2.5, acc1=12.5, acc5=50.0)
+ACCURACY = Accuracy(samples=500, top1=350, top5=480, loss=1.0)
+
+
+def log(folder: Path, **options: Any) -> Log:
+    return Log(
+        folder, **{"epochs": 2, "steps_per_epoch": 4, "going_on_from": 0, "tensorboard": False, **options}
+    )
+
+
+def clock() -> Clock:
+    clock = Clock(resolve("cpu"), 0)
+    with clock.training():
+        clock.step(64, 0.0)
+    return clock
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
+def test_the_log_lines_are_those_that_scripts_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speaking = log(tmp_path)
+    speaking.step(0, 3, AVERAGES, clock(), lr=0.01)
+    speaking.epoch(0, 0.01, AVERAGES, ACCURACY, clock())
+    speaking.close()
+    out = capsys.readouterr().out
+    number = r"\s*[\d.e+-]+ \(\s*[\d.e+-]+\)"
+    line = rf"^Epoch: \[0\]\[3/4\]  Time{number}  Data{number}  Loss{number}  Acc@1  12\.50  Acc@5  50\.00$"
+    assert re.search(line, out, re.MULTILINE)
+    assert re.search(r"^\[gpu id: 0 \] \* FPS@all [\d.]+$", out, re.MULTILINE)
+    assert "[AVG-ACC] * Acc@1 70.000 Acc@5 96.000\n" in out
+
+
+def test_a_rank_that_is_not_the_first_says_and_writes_nothing(tmp_path: Path, capsys: Any) -> None:
+    silent = log(tmp_path, speaks=False)
+    silent.step(0, 0, AVERAGES, clock(), lr=0.01)
+    silent.close()
+    assert capsys.readouterr().out == "" and list(tmp_path.iterdir()) == []
+
+
+def test_metrics_are_one_json_object_a_line_with_the_runs_step(tmp_path: Path) -> None:
+    speaking = log(tmp_path)
+    speaking.step(1, 2, AVERAGES, clock(), lr=0.5, loss_scale=128.0)
+    speaking.epoch(1, 0.5, AVERAGES, ACCURACY, clock())
+    speaking.close()
+    step, epoch = records(tmp_path)
+    assert (step["kind"], step["step"], step["loss"], step["loss_scale"]) == ("step", 7, 2.25, 128.0)
+    assert (epoch["kind"], epoch["step"], epoch["acc1"], epoch["acc5"]) == ("epoch", 8, 70.0, 96.0)
+
+
+def test_a_resumed_run_drops_what_came_after_its_checkpoint_and_half_lines(tmp_path: Path) -> None:
+    first = log(tmp_path)
+    for step in range(4):
+        first.step(0, step, AVERAGES, clock())
+    first.close()
+    with open(tmp_path / METRICS, "a") as file:
+        file.write('{"kind": "step", "st')
+    log(tmp_path, going_on_from=2).close()
+    assert [record["step"] for record in records(tmp_path)] == [1, 2]
+    log(tmp_path).close()
+    assert records(tmp_path) == []
+
+
+def test_tensorboard_gets_the_same_figures(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    speaking = log(tmp_path, tensorboard=True)
+    speaking.epoch(1, 0.5, AVERAGES, ACCURACY, clock())
+    speaking.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("epoch/acc1")] == [(8, 70.0)]
+
+
+def test_a_report_holds_the_figures_flat_and_the_closing_lines_have_their_names(tmp_path: Path) -> None:
+    report = Report(
+        name="t", accuracy=ACCURACY, best_acc1=71.0, training=AVERAGES, epochs=2, steps=8, skipped_steps=0,
+        img_per_s=123.456, img_per_s_leaves_out="10 steps", data_wait_share=0.01, seconds=12.34, device="cpu",
+        peak_memory_bytes=None, versions=versions(), recipe={"run": {"seed": 1}},
+    )  # fmt: skip
+    report.write(tmp_path / "report.json")
+    values = json.loads((tmp_path / "report.json").read_text())
+    assert (values["acc1"], values["acc5"], values["val_samples"], values["train_loss"]) == (
+        70.0,
+        96.0,
+        500,
+        2.5,
+    )
+    assert values["recipe"] == {"run": {"seed": 1}} and values["versions"]["torch"]
+    assert report.closing_lines() == [
+        "Final Performance images/sec : 123.46",
+        "Final Train Accuracy : 70.000",
+        "E2E Training Duration sec : 12.3",
+    ]

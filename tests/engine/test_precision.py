@@ -1,0 +1,192 @@
+"""Levels: what is half, what is float32, and what an overflow does."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alexnet_fast.engine.alexnet import AlexNet
+from alexnet_fast.engine.device import resolve
+from alexnet_fast.engine.precision import LARGEST_SCALE, Precision
+from alexnet_fast.errors import UserError
+
+CPU = resolve("cpu")
+SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-4, fused=True)
+
+
+def small_net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 10),
+    )
+
+
+def small_batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(16, 3, 12, 12, generator=generator), torch.randint(0, 10, (16,), generator=generator)
+
+
+def make(level: Any, **options: Any) -> Precision:
+    return Precision(small_net(), SGD, level=level, device=CPU, **options)
+
+
+def train(precision: Precision, steps: int, lr: float = 0.05) -> list[float]:
+    images, labels = small_batch()
+    losses = []
+    for _ in range(steps):
+        loss = functional.cross_entropy(precision.forward(images.to(precision.dtype)), labels)
+        precision.backward(loss)
+        precision.step(lr)
+        losses.append(loss.item())
+    return losses
+
+
+def overflow(precision: Precision) -> None:
+    """One step whose gradients are not finite."""
+    images, labels = small_batch()
+    loss = functional.cross_entropy(precision.forward(images.to(precision.dtype)), labels)
+    precision.backward(loss * torch.inf)
+    precision.step(0.05)
+
+
+def test_o0_is_plain_torch_to_the_bit() -> None:
+    net = small_net().to(memory_format=torch.channels_last)
+    optimizer = SGD(net.parameters())
+    images, labels = small_batch()
+    expected = []
+    for _ in range(5):
+        loss = functional.cross_entropy(net(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        expected.append(loss.item())
+    precision = make("O0")
+    assert train(precision, 5) == expected
+    for key, tensor in net.state_dict().items():
+        assert torch.equal(precision.state_dict()[key], tensor), key
+
+
+def test_o2_halves_all_but_affine_batch_norms_and_steps_float32() -> None:
+    precision = make("O2")
+    kinds = {name: param.dtype for name, param in precision.model.named_parameters()}
+    assert kinds == {
+        "0.weight": torch.bfloat16, "0.bias": torch.bfloat16, "1.weight": torch.float32,
+        "1.bias": torch.float32, "5.weight": torch.bfloat16, "5.bias": torch.bfloat16,
+    }  # fmt: skip
+    assert precision.model[1].running_mean.dtype is torch.float32
+    assert {p.dtype for group in precision.optimizer.param_groups for p in group["params"]} == {torch.float32}
+    images, _ = small_batch()
+    assert precision.forward(images.to(precision.dtype)).dtype is torch.float32
+
+
+def test_o2_keeps_what_is_too_small_for_half_weights() -> None:
+    precision = make("O2")
+    before = precision.state_dict()["5.weight"].clone()
+    train(precision, 1, lr=1e-6)
+    after = precision.state_dict()["5.weight"]
+    assert (before.bfloat16() == after.bfloat16()).float().mean() > 0.95
+    assert (before == after).float().mean() < 0.5
+
+
+@pytest.mark.parametrize("level", ["O1", "O2"])
+@pytest.mark.parametrize("loss_scale", ["auto", "dynamic", 128.0])
+def test_half_follows_the_float32_losses(level: str, loss_scale: str | float) -> None:
+    losses, expected = train(make(level, loss_scale=loss_scale), 30), train(make("O0"), 30)
+    assert losses == pytest.approx(expected, rel=0.02, abs=0.02)
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_a_saved_state_is_float32_and_loads_to_the_same_weights() -> None:
+    precision = make("O2")
+    train(precision, 3)
+    state = precision.state_dict()
+    floating = [tensor for tensor in state.values() if tensor.is_floating_point()]
+    assert {tensor.dtype for tensor in floating} == {torch.float32} and all(
+        t.is_contiguous() for t in floating
+    )
+    other = make("O2")
+    other.load_state_dict(state)
+    for key, tensor in other.state_dict().items():
+        assert torch.equal(tensor, state[key]), key
+    for mine, loaded in zip(precision.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(mine, loaded)
+
+
+@pytest.mark.parametrize("level", ["O1", "O2"])
+def test_an_overflow_halves_a_dynamic_scale_and_its_step_is_skipped_and_counted(level: str) -> None:
+    precision = make(level, loss_scale="dynamic")
+    train(precision, 1)
+    before, scale = (
+        {k: v.clone() for k, v in precision.state_dict().items() if "running" not in k},
+        precision.scale,
+    )
+    overflow(precision)
+    assert precision.scale == scale / 2 and precision.figures()["skipped_steps"] == 1
+    after = precision.state_dict()
+    for key in before:
+        if key != "1.num_batches_tracked":
+            assert torch.equal(before[key], after[key]), key
+    train(precision, 1)
+    assert not torch.equal(before["5.weight"], precision.state_dict()["5.weight"])
+
+
+def test_an_overflow_leaves_a_static_scale_as_it_is() -> None:
+    precision = make("O2", loss_scale=512.0)
+    overflow(precision)
+    assert precision.scale == 512 and int(precision.skipped) == 1
+
+
+def test_a_dynamic_scale_begins_at_2_to_the_16_and_doubles_after_2000_clean_steps_up_to_2_to_the_24() -> None:
+    precision = make("O2", loss_scale="dynamic")
+    train(precision, 1)
+    assert precision.scale == 2**16
+    for scale in (2.0**16, 2.0**23, LARGEST_SCALE):
+        precision.scaler.load_state_dict(
+            precision.scaler.state_dict() | {"scale": scale, "_growth_tracker": 1998}
+        )
+        train(precision, 1)
+        assert precision.scale == scale
+        train(precision, 1)
+        assert precision.scale == min(2 * scale, LARGEST_SCALE)
+
+
+def test_bfloat16_needs_no_scale_unless_asked() -> None:
+    assert make("O2").scale == 1 and make("O1").scale == 1 and make("O0", loss_scale="dynamic").scale == 1
+
+
+@pytest.mark.parametrize("level", ["O0", "O2"])
+def test_alexnet_learns_a_batch_at_every_level(level: Any) -> None:
+    torch.manual_seed(0)
+    precision = Precision(AlexNet(4, dropout=0.0), SGD, level=level, device=CPU)
+    images, labels = torch.randn(4, 3, 64, 64).to(precision.dtype), torch.arange(4)
+    images = images.contiguous(memory_format=torch.channels_last)
+    losses = []
+    for _ in range(6):
+        loss = functional.cross_entropy(precision.forward(images), labels)
+        precision.backward(loss)
+        precision.step(0.01)
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_foreign_weights_are_refused_by_name() -> None:
+    precision = make("O2")
+    state = precision.state_dict()
+    with pytest.raises(UserError, match="lack '5.bias'"):
+        precision.load_state_dict({key: tensor for key, tensor in state.items() if key != "5.bias"})
+    with pytest.raises(UserError, match="hold 'extra'"):
+        precision.load_state_dict({**state, "extra": torch.zeros(1)})
+    with pytest.raises(
+        UserError, match=r"'5.bias' has shape \(7,\), but the model's is \(10,\).*num_classes"
+    ):
+        precision.load_state_dict({**state, "5.bias": torch.zeros(7)})

@@ -1,0 +1,159 @@
+"""Recipes: what is accepted, and the one sentence for what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexnet_fast import recipe as recipes
+from alexnet_fast.errors import UserError
+from alexnet_fast.recipe import Recipe, differences, dump, keys, load, validate
+
+FOLDER = Path(__file__).parents[1] / "recipes"
+SHIPPED = sorted(FOLDER.glob("*.toml"))
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text("[optim]\nlr = 0.02\n\n[data]\nscale = [0.3, 1]\n")
+    return path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_recipe_is_complete_and_valid(path: Path) -> None:
+    recipe = load(path)
+    given = recipes.tomllib.loads(path.read_text())
+    assert {f"{section}.{name}" for section in given for name in given[section]} == {
+        key.name for key in keys()
+    }
+    assert recipe.run.name == path.stem
+    assert path.read_text().startswith("# ")
+
+
+def test_the_recipes_of_the_issue_are_there() -> None:
+    names = {path.stem for path in SHIPPED}
+    assert names >= {"quickstart", "tiny", "1p", "1p_perf", "8p", "8p_perf", "8p_eval"}
+
+
+@pytest.mark.parametrize(("name", "batch", "lr", "epochs"), [("1p", 128, 0.01, 90), ("8p", 1024, 0.04, 90)])
+def test_the_references_hyper_parameters(name: str, batch: int, lr: float, epochs: int) -> None:
+    for variant in (name, f"{name}_perf"):
+        recipe = load(FOLDER / f"{variant}.toml")
+        assert (recipe.data.global_batch_size, recipe.optim.lr) == (batch, lr)
+        assert (recipe.optim.momentum, recipe.optim.weight_decay, recipe.optim.label_smoothing) == (
+            0.9,
+            1e-4,
+            0.1,
+        )
+        assert (recipe.run.seed, recipe.schedule.epochs) == (49, 1 if variant.endswith("perf") else epochs)
+        assert (recipe.precision.level, recipe.precision.loss_scale) == ("O2", "dynamic")
+        assert (recipe.data.size, recipe.data.scale, recipe.eval.center_ratio) == (224, (0.08, 1.0), 0.875)
+        assert (recipe.schedule.curve, recipe.schedule.per, recipe.schedule.warmup_epochs) == (
+            "cosine",
+            "epoch",
+            0,
+        )
+        assert recipe.distributed.nproc == int(name[0])
+
+
+def test_a_recipe_is_frozen_and_equal_recipes_are_equal(tiny: Path) -> None:
+    recipe = load(tiny)
+    assert recipe == load(tiny) and recipe.optim.lr == 0.02 and recipe.data.scale == (0.3, 1.0)
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.optim.lr = 1.0  # type: ignore[misc]
+
+
+def test_set_overrides_single_keys_with_their_types(tiny: Path) -> None:
+    recipe = load(
+        tiny,
+        ["optim.lr=0.5", "run.name=a-b.c", "data.scale=[0.1, 0.9]", "log.tensorboard=true",
+         "data.train=x y.beton", "precision.loss_scale=128", "model.weights="],
+    )  # fmt: skip
+    assert (recipe.optim.lr, recipe.run.name, recipe.data.scale) == (0.5, "a-b.c", (0.1, 0.9))
+    assert (recipe.log.tensorboard, recipe.data.train, recipe.precision.loss_scale) == (
+        True,
+        "x y.beton",
+        128.0,
+    )
+    assert recipe.model.weights == ""
+
+
+def test_a_resolved_recipe_reads_back_equal(tiny: Path, tmp_path: Path) -> None:
+    recipe = load(tiny, ['run.out=quo"te\\d\nnew é', "precision.loss_scale=1024"])
+    (tmp_path / "resolved.toml").write_text(dump(recipe), encoding="utf-8")
+    assert load(tmp_path / "resolved.toml") == recipe
+
+
+def test_every_key_has_a_type_a_default_and_a_description() -> None:
+    listed = list(keys())
+    assert len({key.name for key in listed}) == len(listed) > 30
+    for key in listed:
+        assert key.type and key.default and key.description.endswith("."), key
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ({"optim": {"lrr": 1}}, "unknown key optim.lrr; did you mean optim.lr?"),
+        ({"data": {"batchsize": 1}}, "unknown key data.batchsize; did you mean data.global_batch_size?"),
+        ({"optim": {"epochs": 3}}, "unknown key optim.epochs; did you mean schedule.epochs?"),
+        ({"optim": {"zzz": 3}}, "unknown key optim.zzz: the keys of [optim] are lr, momentum"),
+        ({"optmi": {}}, "unknown section optmi; did you mean [optim]?"),
+        ({"zzz": 1}, "unknown section zzz: the sections are run, data"),
+        ({"data": {"size": "224"}}, 'data.size = "224" is not accepted: expected a whole number'),
+        ({"run": {"seed": 1.5}}, "run.seed = 1.5 is not accepted: expected a whole number"),
+        ({"eval": {"only": 1}}, "eval.only = 1 is not accepted: expected true or false"),
+        (
+            {"data": {"size": 32}},
+            "data.size = 32 is not accepted: expected a whole number, greater than or equal to 63",
+        ),
+        ({"data": {"scale": [1]}}, "data.scale = [1] is not accepted: expected [number, number]"),
+        ({"data": {"scale": [1, 2, 3]}}, "data.scale = [1, 2, 3] is not accepted: expected [number, number]"),
+        (
+            {"precision": {"level": "O3"}},
+            'precision.level = "O3" is not accepted: expected "O0" or "O1" or "O2"',
+        ),
+        ({"precision": {"loss_scale": "big"}}, '"auto" or "dynamic" or "none" or a number'),
+        ({"precision": {"loss_scale": 0}}, "precision.loss_scale = 0 is not accepted: expected"),
+        ({"run": {"name": "../x"}}, 'run.name = "../x" is not accepted'),
+        ({"optim": {"lr": float("nan")}}, "optim.lr = NaN is not accepted: expected a number"),
+        ({"model": 3}, "model = 3 is not accepted: expected a section"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_the_key(table: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        validate(table)
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_mistake_in_set_is_named_too(tiny: Path) -> None:
+    for override, sentence in (
+        ("optim.lr", "expected section.key=value"),
+        ("lr=3", "expected section.key=value"),
+        ("optim.lr=fast", 'optim.lr = "fast" is not accepted: expected a number'),
+        ("optim.lrs=3", "unknown key optim.lrs; did you mean optim.lr?"),
+    ):
+        with pytest.raises(UserError) as caught:
+            load(tiny, [override])
+        assert sentence in str(caught.value)
+
+
+def test_a_missing_or_broken_file_is_named(tiny: Path) -> None:
+    with pytest.raises(UserError, match="there is no recipe .*tinny.toml: did you mean .*tiny.toml"):
+        load(tiny.with_name("tinny.toml"))
+    with pytest.raises(UserError, match="give the path of a TOML file"):
+        load(tiny.parent / "nowhere" / "x.toml")
+    tiny.write_text("[optim\nlr = 1")
+    with pytest.raises(UserError, match="not valid TOML"):
+        load(tiny)
+    tiny.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="cannot be read"):
+        load(tiny)
+
+
+def test_differences_name_the_keys() -> None:
+    one, other = validate({"optim": {"lr": 0.1}}), Recipe()
+    assert differences(one.model_dump(mode="json"), other.model_dump(mode="json")) == ["optim.lr"]
