@@ -1,0 +1,91 @@
+#!/bin/sh
+# What pip cannot install. As root on a system with apt-get it installs what is missing; otherwise it says what to do.
+#
+#   sh .ci/system.sh base PYTHON    venv, and libturbojpeg if it can be had
+#   sh .ci/system.sh codec PYTHON   libturbojpeg, by pip where there was no other way; ends with 2 where there is none
+#   sh .ci/system.sh peers PYTHON   what building ffcv needs; ends with 1 where something is missing
+set -u
+stage=$1
+python=$2
+
+complain() {
+    echo "error: $*" >&2
+    exit 2
+}
+
+can_apt() {
+    [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null
+}
+
+apt_updated=
+apt_install() {
+    can_apt || return 1
+    echo "apt-get install $*"
+    export DEBIAN_FRONTEND=noninteractive
+    if [ -z "$apt_updated" ]; then
+        apt-get update -qq >&2 || echo "apt-get update failed; going on with the lists that are here" >&2
+        apt_updated=yes
+    fi
+    apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+has_venv() {
+    "$python" -c 'import ensurepip, venv' 2>/dev/null
+}
+
+# As the package itself looks for it: a file that was named, else the system's library, else the wheel's.
+has_turbojpeg() {
+    "$python" - 2>/dev/null <<'PY'
+import ctypes, glob, os, sys, sysconfig
+
+wheel = glob.glob(os.path.join(sysconfig.get_path("platlib"), "turbojpeg.libs", "libturbojpeg*"))
+for name in [os.environ.get("ALEXNET_FAST_TURBOJPEG") or "libturbojpeg.so.0", *wheel]:
+    try:
+        ctypes.CDLL(name)
+        sys.exit(0)
+    except OSError:
+        pass
+sys.exit(1)
+PY
+}
+
+has_python_headers() {
+    "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
+}
+
+case $stage in
+base)
+    command -v "$python" >/dev/null || complain "$python was not found; install Python 3.11 or later, or name one: make PYTHON=python3.12"
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        complain "$("$python" -V) is too old for the pinned environment, which needs 3.11 or later; name another: make PYTHON=python3.12 (the package itself runs on 3.10: pip install .)"
+    has_venv || apt_install python3-venv || true
+    has_venv ||
+        complain "$("$python" -V) cannot make virtual environments; install the package python3-venv (apt-get install python3-venv), or name another Python: make PYTHON=..."
+    has_turbojpeg || apt_install libturbojpeg0 || apt_install libturbojpeg || true
+    ;;
+codec)
+    has_turbojpeg || {
+        [ "$(uname -m)" = x86_64 ] && echo "no libturbojpeg on this system: taking the one in the PyPI package turbojpeg" &&
+            "$python" -m pip install --quiet --no-deps turbojpeg==0.0.2
+    } || true
+    has_turbojpeg ||
+        complain "libturbojpeg was not found and could not be installed; ask for the package libturbojpeg0 (Debian), libturbojpeg (Ubuntu) or turbojpeg (openEuler, RHEL), or name the file in ALEXNET_FAST_TURBOJPEG"
+    ;;
+peers)
+    missing=
+    command -v c++ >/dev/null || missing="$missing g++"
+    command -v pkg-config >/dev/null || missing="$missing pkg-config"
+    pkg-config --exists opencv4 2>/dev/null || missing="$missing libopencv-dev"
+    pkg-config --exists libturbojpeg 2>/dev/null || missing="$missing libturbojpeg0-dev"
+    has_python_headers || missing="$missing python3-dev"
+    [ -z "$missing" ] && exit 0
+    # shellcheck disable=SC2086  # a list of packages
+    apt_install $missing || {
+        echo "ffcv cannot be built without:$missing" >&2
+        exit 1
+    }
+    ;;
+*)
+    complain "unknown stage $stage; expected base, codec or peers"
+    ;;
+esac

@@ -1,0 +1,76 @@
+# Everything that people type. `make` alone lists it.
+#
+# Each stage of the environment leaves a stamp in .venv and is made again only when its pins change:
+#   base (to train) -> test (pytest, ruff, mypy ...) -> peers (ffcv and torchvision, to be tested against).
+
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+PIP    := $(RUN) -m pip install --quiet
+BASE   := $(VENV)/base.done
+TEST   := $(VENV)/test.done
+PEERS  := $(VENV)/peers.done
+ARGS   ?=
+
+IMAGES := data/quickstart-images
+PACKED := data/quickstart/train.beton data/quickstart/val.beton
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_ROOT_USER_ACTION = ignore
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help setup quickstart test lint bench clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(BASE) ## .venv with all that packing and training need
+
+quickstart: $(BASE) $(PACKED) ## Make a small labelled set, pack it, train on it, evaluate: the whole way, in minutes
+	$(RUN) -m alexnet_fast.train recipes/quickstart.toml $(ARGS)
+	$(RUN) -m alexnet_fast.train recipes/quickstart.toml --eval $(ARGS)
+	@echo
+	@echo "Results:  runs/quickstart/report.json (accuracy, img/s), metrics.jsonl (every log line), recipe.toml (as resolved)"
+	@echo "Weights:  runs/quickstart/checkpoint_best.pt"
+	@echo "Images:   $(IMAGES)    packed: data/quickstart"
+
+test: $(TEST) $(PEERS) ## Run the tests (ARGS="-k loader" for some of them)
+	$(RUN) -m pytest $(ARGS)
+
+lint: $(TEST) ## ruff (rules and format) and mypy
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+bench: $(TEST) $(PEERS) ## Measure the pipeline beside its peers, and the training step (DATA=folder with train/<class>/*)
+	@sh .ci/bench.sh $(RUN) $(DATA)
+
+clean: ## Remove .venv, the quickstart's data and caches; runs/ stays
+	rm -rf $(VENV) $(IMAGES) $(IMAGES).part data/quickstart build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find alexnet_fast tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BASE): requirements.txt setup.cfg .ci/system.sh
+	@sh .ci/system.sh base $(PYTHON)
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps --no-build-isolation --use-pep517 --editable .
+	@sh .ci/system.sh codec $(RUN)
+	@touch $@
+
+$(TEST): requirements-test.txt $(BASE)
+	$(PIP) -r requirements-test.txt
+	@touch $@
+
+# Without the peers the tests against them are skipped, aloud; where ALEXNET_FAST_REQUIRE names one, they fail.
+$(PEERS): requirements-peers.txt $(TEST)
+	@sh .ci/system.sh peers $(RUN) && $(PIP) --no-deps --no-build-isolation -r requirements-peers.txt && touch $@ \
+	    || echo "The peers are not all here, so the tests against them are skipped; 'make test' tries again."
+
+# A folder's time is the time of its making: the set is made again when its maker changes.
+$(IMAGES): tools/make_sample.py | $(BASE)
+	rm -rf $@
+	$(RUN) tools/make_sample.py --out $@
+
+$(PACKED) &: $(IMAGES) tools/write_beton.py $(wildcard alexnet_fast/beton/*.py) | $(BASE)
+	$(RUN) tools/write_beton.py --data $(IMAGES) --out data/quickstart

@@ -1,0 +1,143 @@
+"""Fixtures for all tests: real photos, betons packed from them once a session, command lines, and no thread left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import components
+from components import ROOT
+
+THREAD_GRACE_S = 5.0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _skip_as_failure((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _skip_as_failure((yield))
+
+
+def _skip_as_failure(report: Any) -> Any:
+    """However a test skips (importorskip, a mark, require): not for a component that must be here."""
+    if (
+        report.skipped
+        and isinstance(report.longrepr, tuple)
+        and (name := components.named_in(report.longrepr[2]))
+    ):
+        report.longrepr = (
+            f"{report.longrepr[2]}\n{components.REQUIRE_ENVIRONMENT} says that {name} must be here"
+        )
+        report.outcome = "failed"
+    return report
+
+
+@pytest.fixture(scope="session")
+def require() -> Callable[[str], Any]:
+    """require("ffcv"), "torchvision", "turbojpeg" or "data": the module or folder, else the test skips or fails."""
+    return components.require
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    """ImageNet photos, one for each of 1,000 classes, in train/<class>/*.JPEG below this folder."""
+    return Path(components.require("data")) / "imagenet-samples"
+
+
+@pytest.fixture(scope="session")
+def tiny_imagenet() -> Path:
+    """Ten classes of Tiny ImageNet, 64 px: 500 a class in train/, 50 in val/."""
+    return Path(components.require("data")) / "tiny-imagenet-10"
+
+
+@pytest.fixture(scope="session")
+def photo_beton(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 of the photos, of as many classes: longest side 500 px, quality 90, restart markers."""
+    from alexnet_fast.beton.encode import Encoding
+    from alexnet_fast.beton.writer import scan_folder, write_beton
+    from alexnet_fast.pipeline.cores import allowed_cores
+
+    path = tmp_path_factory.mktemp("photos") / "train.beton"
+    split = scan_folder(photos / "train").shuffled(0).limited(200)
+    return write_beton(split, path, Encoding(max_resolution=500, quality=90), workers=allowed_cores()).path
+
+
+@pytest.fixture(scope="session")
+def tiny_beton(tiny_imagenet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a train.beton and a val.beton: the first 20 images of each of Tiny ImageNet's ten classes, mixed."""
+    from alexnet_fast.beton.encode import Encoding
+    from alexnet_fast.beton.writer import scan_folder, write_beton
+    from alexnet_fast.pipeline.cores import allowed_cores
+
+    folder = tmp_path_factory.mktemp("tiny")
+    for name in ("train", "val"):
+        split = scan_folder(tiny_imagenet / name)
+        first = [split.labels.index(label) + k for label in range(len(split.classes)) for k in range(20)]
+        split = replace(split, paths=[split.paths[i] for i in first], labels=[split.labels[i] for i in first])
+        write_beton(split.shuffled(0), folder / f"{name}.beton", Encoding(), workers=allowed_cores())
+    return folder
+
+
+class Finished(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def run_cli() -> Callable[..., Finished]:
+    """run_cli("tools/write_beton.py", "--data", folder) or run_cli("-m", "alexnet_fast.train", ...): this Python, in a process.
+
+    Keywords: cwd (the repository's root), env (variables that are added; None takes one away), timeout_s.
+    """
+
+    def run(
+        *arguments: object, cwd: Path = ROOT, env: dict[str, str | None] | None = None, timeout_s: float = 600
+    ) -> Finished:
+        merged = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(env or {})}
+        done = subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=cwd,
+            env={name: value for name, value in merged.items() if value is not None},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left_behind() -> Iterator[None]:
+    """A test that leaves a thread running fails: loaders end theirs when they are closed or dropped."""
+    before = set(threading.enumerate())
+    yield
+    if not _new_threads(before):
+        return
+    gc.collect()
+    deadline = time.monotonic() + THREAD_GRACE_S
+    while (left := _new_threads(before)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not left, f"threads left running: {', '.join(thread.name for thread in left)}"
+
+
+def _new_threads(before: set[threading.Thread]) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread not in before]
