@@ -57,6 +57,9 @@ def _seed(text: str) -> int | None:
     return None if text == "none" else int(text)
 
 
+_seed.__name__ = "whole number or 'none'"
+
+
 def splits_to_pack(data: Path, only: str | None) -> dict[str, Split]:
     """The splits below ``data``; all share the labels of the training split where there is one.
 

@@ -16,6 +16,7 @@ from ..errors import UserError
 from . import format as fmt
 
 MCU_PX = 16  # side of an MCU in luma pixels at 4:2:0, the only subsampling we write
+MOST_PX = 65_500  # a side of any image that libjpeg takes; the format's u2 holds little more
 
 
 class UnreadableImage(UserError):
@@ -61,6 +62,8 @@ def encode_file(path: Path, encoding: Encoding) -> Sample:
             with Image.open(path) as image:
                 converted_from = describe_conversion(image, path)
                 rgb = shrunk(image, encoding)
+                if max(rgb.size) > MOST_PX:
+                    raise ValueError(f"{rgb.width} x {rgb.height} pixels are more than {MOST_PX} on a side; lower --max-resolution")
     except Exception as error:  # Pillow's parsers raise whatever a broken file trips them on
         raise UnreadableImage(f"cannot read the image {path}: {error}; remove it, or pack with --on-error skip") from error
     if encoding.mode == "raw":
@@ -126,6 +129,7 @@ def encode_jpeg(rgb: Image.Image, encoding: Encoding) -> bytes:
         subsampling="4:2:0",
         optimize=True,
         restart_marker_blocks=interval,
+        comment=b"",  # else Pillow copies the source's, which may be any text of any length
     )
     jpeg = buffer.getvalue()
     return with_tile_table(jpeg) if interval else jpeg

@@ -62,7 +62,8 @@ class Beton:
     def source(self, index: int) -> str:
         """A name for sample ``index`` that a person can act on: its source file where the sidecar tells it."""
         paths = (self.sidecar or {}).get("paths")
-        named = f" ({paths[index]})" if paths else ""
+        # A list of another length was written beside another file.
+        named = f" ({paths[index]})" if isinstance(paths, list) and len(paths) == self.num_samples else ""
         return f"sample {index}{named} of {self.path}"
 
     @property
@@ -75,7 +76,10 @@ class Beton:
         """What ``<name>.beton.json`` says, or None where there is none (FFCV writes none). Read when first asked for."""
         path = sidecar_path(self.path)
         try:
-            return dict(json.loads(path.read_text()))
+            document = json.loads(path.read_text())
+            if not isinstance(document, dict):
+                raise ValueError(f"it holds a {type(document).__name__}, expected an object")
+            return document
         except FileNotFoundError:
             return None
         except (ValueError, OSError) as error:

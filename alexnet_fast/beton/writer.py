@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -173,7 +174,8 @@ def write_beton(
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; choose another --out or make room") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # none there, or no folder that could hold it: the error above says so
+            partial.unlink()
     packed.seconds = time.perf_counter() - started
     return packed
 

@@ -1,0 +1,241 @@
+"""The reader on files laid out by hand: what it reads, and what it refuses with which sentence."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_fast.beton.reader import Beton, BetonError
+from betons import PAGE, Entry, jpeg, picture, write
+
+FIELDS_AT = 24
+RECORDS_AT = 24 + 2 * 1041
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of a good file of four samples, one of them raw."""
+    entries = [Entry.of(jpeg(picture(64, 48, seed))) for seed in range(3)] + [Entry.raw(picture(20, 30))]
+    return write(tmp_path_factory.mktemp("whole") / "good.beton", entries, labels=[7, 0, 7, 2]).read_bytes()
+
+
+def refusal(tmp_path: Path, content: bytes) -> str:
+    """What opening a file of these bytes says, which must be one sentence that names the file."""
+    path = tmp_path / "bad.beton"
+    path.write_bytes(content)
+    with pytest.raises(BetonError) as caught:
+        Beton(path)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    return message
+
+
+def patched(content: bytes, at: int, layout: str, *values: int) -> bytes:
+    """The bytes with a few of them changed."""
+    changed = bytearray(content)
+    struct.pack_into(layout, changed, at, *values)
+    return bytes(changed)
+
+
+def record(k: int) -> int:
+    return RECORDS_AT + 24 * k
+
+
+def test_it_reads_what_the_specification_describes(tmp_path: Path) -> None:
+    images = [jpeg(picture(64, 48, seed)) for seed in range(3)]
+    path = write(tmp_path / "a.beton", [*images, Entry.raw(picture(20, 30))], labels=[7, 0, 7, 2])
+    with Beton(path) as beton:
+        assert beton.num_samples == len(beton) == 4
+        assert beton.num_classes == 8
+        assert beton.labels.tolist() == [7, 0, 7, 2] and beton.labels.dtype == np.int64
+        assert beton.images["width"].tolist() == [64, 64, 64, 20]
+        assert beton.images["height"].tolist() == [48, 48, 48, 30]
+        assert beton.images["mode"].tolist() == [0, 0, 0, 1]
+        assert [beton.payload(i).tobytes() for i in range(3)] == images
+        assert beton.payload(3).tobytes() == picture(20, 30).tobytes()
+        assert beton.sidecar is None
+
+
+def test_payloads_outlive_a_closed_beton(tmp_path: Path) -> None:
+    image = jpeg(picture(64, 48))
+    beton = Beton(write(tmp_path / "a.beton", [image]))
+    payload = beton.payload(0)
+    beton.close()
+    assert payload.tobytes() == image
+
+
+def test_payloads_cannot_be_written(tmp_path: Path) -> None:
+    payload = Beton(write(tmp_path / "a.beton", [jpeg(picture(64, 48))])).payload(0)
+    with pytest.raises(ValueError):
+        payload[0] = 0
+
+
+def test_an_allocation_table_in_any_order_is_joined_by_pointer(tmp_path: Path, whole: bytes) -> None:
+    table = [whole[len(whole) - 24 * k : len(whole) - 24 * (k - 1) or None] for k in range(1, 5)]
+    path = tmp_path / "reversed.beton"
+    path.write_bytes(whole[: -4 * 24] + b"".join(table))
+    with Beton(path) as beton:
+        assert [beton.payload(i).tobytes()[:2] for i in range(3)] == [b"\xff\xd8"] * 3
+        assert [beton.payload(i).tobytes()[-2:] for i in range(3)] == [b"\xff\xd9"] * 3
+        assert len(beton.payload(3)) == 20 * 30 * 3
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(BetonError, match=r"does not exist; pack one with tools/write_beton\.py"):
+        Beton(tmp_path / "none.beton")
+
+
+def test_a_folder_is_named_as_one(tmp_path: Path) -> None:
+    with pytest.raises(BetonError, match="is a folder"):
+        Beton(tmp_path)
+
+
+def test_an_empty_file_is_no_beton(tmp_path: Path) -> None:
+    assert "is no beton: it is empty" in refusal(tmp_path, b"")
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x02", b"x" * 23, b"\x89PNG\r\n\x1a\n" + bytes(100), b"\xff" * 5000, bytes(5000)]
+)
+def test_other_files_are_no_betons(tmp_path: Path, content: bytes) -> None:
+    assert "is no beton" in refusal(tmp_path, content)
+
+
+@pytest.mark.parametrize("version", [0, 1, 3, 0x0200])
+def test_another_version_is_refused(tmp_path: Path, whole: bytes, version: int) -> None:
+    assert "is no beton of version 2" in refusal(tmp_path, patched(whole, 0, "<H", version))
+
+
+def test_an_interrupted_write_of_ffcv_is_called_unfinished(tmp_path: Path, whole: bytes) -> None:
+    assert "is unfinished: its writer was interrupted" in refusal(tmp_path, patched(whole, 16, "<Q", 0))
+
+
+def test_a_file_without_samples_is_refused(tmp_path: Path, whole: bytes) -> None:
+    assert "holds no samples" in refusal(tmp_path, patched(whole, 8, "<Q", 0))
+
+
+def test_more_samples_than_the_file_can_hold_are_refused(tmp_path: Path, whole: bytes) -> None:
+    for count in (1 << 20, 1 << 40, (1 << 64) - 1):
+        assert "is truncated" in refusal(tmp_path, patched(whole, 8, "<Q", count))
+
+
+@pytest.mark.parametrize("page_size", [0, 1, 4096, PAGE + 1, 3 * PAGE])
+def test_a_page_size_that_cannot_be_is_refused(tmp_path: Path, whole: bytes, page_size: int) -> None:
+    assert "is no beton" in refusal(tmp_path, patched(whole, 4, "<I", page_size))
+
+
+def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path, whole: bytes) -> None:
+    inside_payloads = [PAGE, PAGE + 1, PAGE + 1000, 2 * PAGE - 1]
+    inside_table = [2 * PAGE + k for k in (0, 1, 23, 24, 25, 48, 72, 95)]
+    for length in [
+        24,
+        25,
+        1000,
+        RECORDS_AT - 1,
+        RECORDS_AT,
+        RECORDS_AT + 95,
+        RECORDS_AT + 96,
+        *inside_payloads,
+        *inside_table,
+    ]:
+        assert "truncated" in refusal(tmp_path, whole[:length]), length
+
+
+def test_bytes_behind_the_allocation_table_are_refused(tmp_path: Path, whole: bytes) -> None:
+    assert "truncated" in refusal(tmp_path, whole + b"x")
+
+
+@pytest.mark.parametrize("pointer", [0, 24, RECORDS_AT, 1 << 40, (1 << 64) - 1])
+def test_a_pointer_to_no_payload_is_refused(tmp_path: Path, whole: bytes, pointer: int) -> None:
+    assert "does not hold sample 1" in refusal(tmp_path, patched(whole, record(1) + 5, "<Q", pointer))
+
+
+@pytest.mark.parametrize("pointer", [0, 24, RECORDS_AT, 2 * PAGE + 1, 1 << 40, (1 << 64) - 1])
+def test_a_pointer_outside_the_pages_is_refused_though_the_table_repeats_it(
+    tmp_path: Path, whole: bytes, pointer: int
+) -> None:
+    lying = patched(patched(whole, record(1) + 5, "<Q", pointer), 2 * PAGE + 24 + 8, "<Q", pointer)
+    assert "sample 1 cannot be" in refusal(tmp_path, lying)
+
+
+@pytest.mark.parametrize("size", [0, PAGE + 1, (1 << 64) - 1, (1 << 64) - PAGE])
+def test_a_payload_that_leaves_the_pages_or_is_empty_is_refused(
+    tmp_path: Path, whole: bytes, size: int
+) -> None:
+    assert "sample 2 cannot be" in refusal(tmp_path, patched(whole, 2 * PAGE + 2 * 24 + 16, "<Q", size))
+
+
+@pytest.mark.parametrize(("at", "value"), [(1, 0), (3, 0)])
+def test_an_image_of_no_width_or_height_is_refused(tmp_path: Path, whole: bytes, at: int, value: int) -> None:
+    assert "sample 1 cannot be" in refusal(tmp_path, patched(whole, record(1) + at, "<H", value))
+
+
+def test_an_unknown_image_mode_is_refused(tmp_path: Path, whole: bytes) -> None:
+    assert "sample 0 cannot be" in refusal(tmp_path, patched(whole, record(0), "<B", 2))
+
+
+def test_a_raw_image_of_other_bytes_than_its_pixels_is_refused(tmp_path: Path, whole: bytes) -> None:
+    assert "sample 3 cannot be" in refusal(tmp_path, patched(whole, record(3) + 1, "<H", 21))
+
+
+@pytest.mark.parametrize("kind", [7, 254, 255])
+def test_a_field_of_an_unknown_kind_is_named(tmp_path: Path, whole: bytes, kind: int) -> None:
+    message = refusal(tmp_path, patched(whole, FIELDS_AT + 1041, "<B", kind))
+    assert f"'label' (type {kind})" in message and "kind we do not know" in message
+
+
+def test_a_file_without_an_image_field_is_told_what_it_has(tmp_path: Path, whole: bytes) -> None:
+    message = refusal(tmp_path, patched(whole, FIELDS_AT, "<B", 0))
+    assert "needs one RGB image field and one int field" in message and "'image' (type 0)" in message
+
+
+def test_a_file_without_a_label_field_is_told_what_it_has(tmp_path: Path, whole: bytes) -> None:
+    assert "needs one RGB image field and one int field" in refusal(
+        tmp_path, patched(whole, FIELDS_AT + 1041, "<B", 0)
+    )
+
+
+def test_random_damage_is_refused_or_harmless(tmp_path: Path, whole: bytes) -> None:
+    """Whatever the metadata says, an opened file's payloads lie inside it."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "damaged.beton"
+    places = [*range(24), *range(RECORDS_AT, RECORDS_AT + 96), *range(2 * PAGE, 2 * PAGE + 96)]
+    opened = 0
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for at in rng.choice(places, rng.integers(1, 4)):
+            damaged[at] = rng.choice([0, 1, 127, 128, 255])
+        path.write_bytes(damaged)
+        try:
+            beton = Beton(path)
+        except BetonError:
+            continue
+        opened += 1
+        begin = beton.images["data_ptr"].astype(object)
+        assert all(b > RECORDS_AT and b + int(size) <= len(whole) for b, size in zip(begin, beton.sizes))
+        assert all(len(beton.payload(i)) for i in range(len(beton)))
+    assert 0 < opened < 100
+
+
+def test_a_sidecar_names_the_source_of_a_sample(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))] * 2)
+    path.with_name("a.beton.json").write_text('{"paths": ["cat/1.JPEG", "dog/2.JPEG"]}')
+    assert Beton(path).source(1) == f"sample 1 (dog/2.JPEG) of {path}"
+
+
+@pytest.mark.parametrize("sidecar", ['{"paths": ["another/file.JPEG"]}', '{"paths": {}}', "{}"])
+def test_a_sidecar_of_another_file_names_nothing(tmp_path: Path, sidecar: str) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))] * 2)
+    path.with_name("a.beton.json").write_text(sidecar)
+    assert Beton(path).source(1) == f"sample 1 of {path}"
+
+
+@pytest.mark.parametrize("sidecar", ["", '{"paths": [', "[1, 2]", "12", "\udcff"])
+def test_a_sidecar_that_is_no_json_object_is_refused_by_name(tmp_path: Path, sidecar: str) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))])
+    path.with_name("a.beton.json").write_bytes(sidecar.encode("utf-8", "surrogateescape"))
+    with pytest.raises(BetonError, match=r"cannot read .*a\.beton\.json: .*; delete it or pack again"):
+        _ = Beton(path).sidecar

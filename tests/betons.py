@@ -1,0 +1,224 @@
+"""Betons for tests: pictures, JPEGs of every kind, and a writer of the format that shares no line with the package's own.
+
+The file is laid out here by hand, from the specification, so that a mistake in ``alexnet_fast.beton`` cannot
+cancel itself out.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import components
+from alexnet_fast import Loader
+from alexnet_fast.pipeline.crop import flips, random_resized_crop
+from alexnet_fast.pipeline.splitmix import sample_key
+
+PAGE = 1 << 21
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sample as it shall stand in the file; its metadata may lie."""
+
+    payload: bytes
+    width: int
+    height: int
+    mode: int = 0
+
+    @staticmethod
+    def of(jpeg: bytes) -> Entry:
+        with Image.open(io.BytesIO(jpeg)) as image:
+            return Entry(jpeg, image.width, image.height)
+
+    @staticmethod
+    def raw(image: Image.Image) -> Entry:
+        return Entry(image.tobytes(), image.width, image.height, 1)
+
+
+def write(path: Path, entries: Iterable[Entry | bytes], labels: Sequence[int] | None = None) -> Path:
+    """A beton of an image and a label field in one page or more; labels are 0, 1, 2 ... unless given."""
+    samples = [entry if isinstance(entry, Entry) else Entry.of(entry) for entry in entries]
+    metadata_end = 24 + 2 * 1041 + 24 * len(samples)
+    at = -(-metadata_end // PAGE) * PAGE
+    records, table, pages = b"", b"", bytearray()
+    for i, sample in enumerate(samples):
+        room = PAGE - len(pages) % PAGE
+        if len(sample.payload) > room:
+            pages += bytes(room)
+        ptr = at + len(pages)
+        pages += sample.payload
+        records += struct.pack(
+            "<BHHQ3xq", sample.mode, sample.width, sample.height, ptr, i if labels is None else labels[i]
+        )
+        table += struct.pack("<QQQ", i, ptr, len(sample.payload))
+    pages += bytes(-len(pages) % PAGE)
+    fields = b"".join(struct.pack("<B16s1024x", kind, name) for kind, name in ((2, b"image"), (1, b"label")))
+    head = struct.pack("<HHIQQ", 2, 2, PAGE, len(samples), at + len(pages)) + fields + records
+    path.write_bytes(head + bytes(at - len(head)) + pages + table)
+    return path
+
+
+@cache
+def picture(width: int = 500, height: int = 375, seed: int = 0) -> Image.Image:
+    """A photo-like RGB image: the falling spectrum of natural scenes, hues that change more slowly than the light, a few edges."""
+    rng = np.random.default_rng(seed)
+    high, wide = (max(16, side + side % 2) for side in (height, width))
+    frequency = np.hypot(np.fft.fftfreq(high)[:, None], np.fft.rfftfreq(wide)[None, :])
+    frequency[0, 0] = np.inf
+    noise = rng.standard_normal((3, high, wide))
+    light, *hues = (
+        np.fft.irfft2(np.fft.rfft2(noise[k]) / frequency ** (1.5 if k == 0 else 2)) for k in range(3)
+    )
+    light, hues = light / light.std(), [hue / hue.std() for hue in hues]
+    y, x = np.mgrid[:high, :wide]
+    for _ in range(6):
+        cy, cx, ry, rx = (
+            rng.uniform(0, high),
+            rng.uniform(0, wide),
+            rng.uniform(0, high / 2),
+            rng.uniform(0, wide / 2),
+        )
+        light += (((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1) * rng.uniform(-1, 1)
+    pixels = (
+        125
+        + 40 * light
+        + 10 * hues[0] * np.array([[[1]], [[-0.5]], [[0]]])
+        + 10 * hues[1] * np.array([[[0]], [[-0.2]], [[1]]])
+    )
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)[:height, :width].copy())
+
+
+def photo_paths(count: int) -> list[Path]:
+    """So many of the ImageNet photos, spread over their classes; skips where there are none."""
+    found = sorted((components.require("data") / "imagenet-samples/train").glob("*/*.JPEG"))
+    return found[:: max(1, len(found) // count)][:count]
+
+
+def jpeg(image: Image.Image, **options: object) -> bytes:
+    """Pillow's JPEG of an image."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **{"quality": 90, **options})  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def pixels(jpeg: bytes) -> np.ndarray:
+    """What Pillow decodes. (height, width, 3) uint8."""
+    with Image.open(io.BytesIO(jpeg)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def cjpeg(image: Image.Image, *options: str) -> bytes:
+    """libjpeg-turbo's own encoder: sampling factors and markers that Pillow has no words for."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PPM")
+    return _tool("cjpeg", *options, data=buffer.getvalue())
+
+
+def jpegtran(jpeg: bytes, *options: str) -> bytes:
+    """The same coefficients written anew: ``-restart 4B`` sets markers every 4 MCUs, ``-restart 2`` every 2 rows, ``-restart 0`` none."""
+    return _tool("jpegtran", *options, data=jpeg)
+
+
+def _tool(name: str, *options: str, data: bytes) -> bytes:
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed (Debian, Ubuntu: libjpeg-turbo-progs)")
+    return subprocess.run([name, *options], input=data, capture_output=True, check=True).stdout
+
+
+def segments(jpeg: bytes) -> dict[int, tuple[int, bytes]]:
+    """Marker -> (offset, content) of each segment up to the scan; the last of its kind."""
+    found, at = {}, 2
+    while True:
+        marker, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        found[marker] = (at, jpeg[at + 4 : at + 2 + length])
+        at += 2 + length
+        if marker == 0xDA:
+            found[0] = (at, jpeg[at:])  # the entropy-coded data
+            return found
+
+
+def without_segment(jpeg: bytes, marker: int) -> bytes:
+    """The JPEG less one of its segments."""
+    at, content = segments(jpeg)[marker]
+    return jpeg[:at] + jpeg[at + 4 + len(content) :]
+
+
+def marks(scan: bytes) -> list[int]:
+    """Offsets just behind each RST marker in entropy-coded data, and its end."""
+    return [k + 2 for k in range(len(scan) - 1) if scan[k] == 0xFF and 0xD0 <= scan[k + 1] <= 0xD7] + [
+        len(scan)
+    ]
+
+
+def loaded(path: Path, batch_size: int = 16, **options: object) -> dict[int, np.ndarray]:
+    """One epoch's pixels by label (the sample's index, where ``write`` made the labels). (3, size, size) uint8 each."""
+    options = {"train": False, "drop_last": False, "threads": 1, **options}
+    epoch = options.pop("epoch", 0)
+    with Loader(path, batch_size, **options) as loader:  # type: ignore[arg-type]
+        loader.set_epoch(epoch)  # type: ignore[arg-type]
+        return {
+            int(label): image.numpy().copy()
+            for batch in loader
+            for image, label in zip(batch.images, batch.labels)
+        }
+
+
+def drawn_crop(
+    width: int,
+    height: int,
+    index: int,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    scale: tuple[float, float] = SCALE,
+    flip: float = 0.5,
+) -> tuple[tuple[int, int, int, int], bool]:
+    """The box (left, top, right, bottom) that training draws for a sample, and whether it is mirrored."""
+    key = np.uint64(sample_key(np.uint64(seed), np.uint64(epoch), index))
+    top, left, h, w = random_resized_crop(height, width, key, scale, RATIO)
+    return (left, top, left + w, top + h), bool(flips(key, flip))
+
+
+def train_reference(
+    image: Image.Image, box: tuple[int, int, int, int], mirrored: bool, size: int
+) -> np.ndarray:
+    """Crop, then Pillow's antialiased bilinear resize, then flip: what torchvision does to a PIL image. (3, size, size)"""
+    made = image.crop(box).resize((size, size), Image.Resampling.BILINEAR)
+    if mirrored:
+        made = made.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(made).transpose(2, 0, 1)
+
+
+def eval_reference(image: Image.Image, size: int = 224, resize: int = 256) -> np.ndarray:
+    """torchvision's Resize(resize) and CenterCrop(size) of a PIL image, by Pillow. (3, size, size) uint8"""
+    left, top, width, height = eval_geometry(image.width, image.height, size, resize)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
+
+
+def eval_geometry(width: int, height: int, size: int, resize: int) -> tuple[int, int, int, int]:
+    """Where CenterCrop(size) cuts (left, top), and the size (width, height) that Resize(resize) gives, as torchvision computes them.
+
+    ``_compute_resized_output_size`` and ``center_crop`` of torchvision/transforms/functional.py.
+    """
+    short, long = (width, height) if width <= height else (height, width)
+    new_short, new_long = resize, int(resize * long / short)
+    new_width, new_height = (new_short, new_long) if width <= height else (new_long, new_short)
+    return int(round((new_width - size) / 2.0)), int(round((new_height - size) / 2.0)), new_width, new_height
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Mean absolute difference in levels."""
+    return float(np.abs(ours.astype(np.int16) - theirs).mean())

@@ -1,0 +1,93 @@
+"""Promise 1: the pixels of sample i in epoch e depend on (seed, e, i) alone, and the order on (seed, e)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_fast import Loader
+from alexnet_fast.beton.encode import Encoding, encode_jpeg
+from betons import Entry, jpeg, picture, write
+
+COUNT = 230
+Epoch = tuple[list[int], dict[int, np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """JPEGs with and without markers, grey ones and raw ones, of several sizes; a sample's label is its index."""
+    entries: list[Entry | bytes] = []
+    for k in range(COUNT):
+        image = picture(100 + k % 7 * 40, 90 + k % 5 * 40, k % 9)
+        plain = jpeg(image.convert("L") if k % 4 == 1 else image)
+        entries.append(
+            Entry.raw(image) if k % 10 == 3 else plain if k % 4 else encode_jpeg(image, Encoding())
+        )
+    return write(tmp_path_factory.mktemp("same") / "a.beton", entries)
+
+
+def epoch_of(path: Path, batch_size: int, *, epoch: int = 2, step: int = 0, **options: object) -> Epoch:
+    """Labels in their order, and pixels by label."""
+    options = {"train": True, "drop_last": False, "seed": 11, **options}
+    labels: list[int] = []
+    pixels = {}
+    with Loader(path, batch_size, **options) as loader:  # type: ignore[arg-type]
+        loader.set_epoch(epoch, step)
+        for batch in loader:
+            labels += batch.labels.tolist()
+            pixels |= {int(label): image.numpy().copy() for image, label in zip(*batch)}
+    return labels, pixels
+
+
+@pytest.fixture(scope="module")
+def expected(beton: Path) -> Epoch:
+    labels, pixels = epoch_of(beton, 64, threads=1)
+    assert sorted(labels) == list(range(COUNT))
+    return labels, pixels
+
+
+def same(found: dict[int, np.ndarray], expected: dict[int, np.ndarray]) -> bool:
+    return all(np.array_equal(image, expected[label]) for label, image in found.items())
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+@pytest.mark.parametrize("batch_size", [64, 100])
+def test_neither_threads_nor_batch_size_change_them(
+    beton: Path, expected: Epoch, threads: int, batch_size: int
+) -> None:
+    labels, pixels = epoch_of(beton, batch_size, threads=threads, batches_ahead=threads)
+    assert labels == expected[0] and same(pixels, expected[1])
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_do_not_change_them(beton: Path, expected: Epoch, world_size: int) -> None:
+    parts = [epoch_of(beton, 10, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert sorted(label for labels, _ in parts for label in labels) == list(range(COUNT))
+    assert all(same(pixels, expected[1]) for _, pixels in parts)
+
+
+def test_a_resume_does_not_change_them(beton: Path, expected: Epoch) -> None:
+    labels, pixels = epoch_of(beton, 50, step=3)
+    assert labels == expected[0][150:] and same(pixels, expected[1])
+
+
+def test_the_epochs_before_do_not_change_them(beton: Path, expected: Epoch) -> None:
+    with Loader(beton, 64, train=True, drop_last=False, seed=11) as loader:
+        for _ in range(2):
+            next(iter(loader))
+        assert same(
+            {int(label): image.numpy().copy() for batch in loader for image, label in zip(*batch)},
+            expected[1],
+        )
+
+
+def test_seed_epoch_and_index_each_change_them(beton: Path, expected: Epoch) -> None:
+    for change in ({"seed": 12}, {"epoch": 3}):
+        labels, pixels = epoch_of(beton, 64, **change)  # type: ignore[arg-type]
+        assert labels != expected[0]
+        assert sum(np.array_equal(pixels[label], expected[1][label]) for label in range(COUNT)) < 3
+    alike = [Entry.raw(picture(300, 200))] * 20
+    _, pixels = epoch_of(write(beton.with_name("alike.beton"), alike), 20)
+    assert len({image.tobytes() for image in pixels.values()}) == 20

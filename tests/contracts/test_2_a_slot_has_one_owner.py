@@ -1,0 +1,37 @@
+"""Promise 2: a user who keeps a batch keeps its pixels, for as long as anything of it is kept."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import torch
+
+from alexnet_fast import Loader
+from alexnet_fast.beton.encode import Encoding, encode_jpeg
+from betons import picture, write
+
+
+def test_whoever_keeps_a_batch_or_a_piece_of_one_keeps_its_pixels(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [encode_jpeg(picture(80, 60, k), Encoding()) for k in range(24)])
+    with Loader(path, 4, train=True, size=64, threads=2) as loader:
+        batches = [(batch, batch.images.clone(), batch.labels.clone()) for batch in loader]
+        pieces = [(batch.images[1, :, 3:9], batch.images[1, :, 3:9].clone()) for batch in loader]
+        arrays = [(batch.images.numpy()[2, 0], batch.images[2, 0].clone()) for batch in loader]
+        for _ in range(6):
+            for _ in loader:
+                pass
+    del loader
+    gc.collect()
+    assert all(
+        torch.equal(batch.images, images) and torch.equal(batch.labels, labels)
+        for batch, images, labels in batches
+    )
+    assert all(torch.equal(piece, copy) for piece, copy in pieces)
+    assert all(torch.equal(torch.from_numpy(array), copy) for array, copy in arrays)
+
+
+def test_who_keeps_nothing_uses_the_same_few_slots_for_ever(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [encode_jpeg(picture(80, 60), Encoding())] * 24)
+    with Loader(path, 4, train=True, size=64, threads=2, batches_ahead=2) as loader:
+        assert len({batch.images.data_ptr() for _ in range(8) for batch in loader}) <= 5

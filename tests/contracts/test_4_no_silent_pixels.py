@@ -1,0 +1,42 @@
+"""Promise 4: a sample that cannot be decoded is an error that names it; it is never stale memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_fast import Loader
+from alexnet_fast.beton.encode import Encoding, encode_jpeg
+from alexnet_fast.pipeline.status import BrokenSample
+from betons import Entry, loaded, picture, write
+
+GOOD = [encode_jpeg(picture(200, 150, seed), Encoding()) for seed in range(12)]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        GOOD[5][:3000],
+        GOOD[5][:3000] + bytes(2000) + GOOD[5][5000:],
+        b"no image",
+        encode_jpeg(picture(150, 200), Encoding()),
+    ],
+)
+def test_a_broken_sample_is_an_error_that_names_it_in_every_epoch(tmp_path: Path, broken: bytes) -> None:
+    entries = [Entry(broken if k == 5 else good, 200, 150) for k, good in enumerate(GOOD)]
+    path = write(tmp_path / "a.beton", entries)
+    path.with_name("a.beton.json").write_text(json.dumps({"paths": [f"class/{k}.JPEG" for k in range(12)]}))
+    true = loaded(write(tmp_path / "good.beton", GOOD))
+    with Loader(path, 1, train=False) as loader:
+        for _ in range(3):
+            delivered = {}
+            with pytest.raises(
+                BrokenSample, match=rf"sample 5 \(class/5\.JPEG\) of {path} cannot be decoded: "
+            ):
+                for batch in loader:
+                    delivered[int(batch.labels[0])] = batch.images[0].numpy()
+            assert sorted(delivered) == [0, 1, 2, 3, 4]
+            assert all(np.array_equal(image, true[label]) for label, image in delivered.items())

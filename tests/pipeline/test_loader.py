@@ -1,0 +1,311 @@
+"""The Loader as its users meet it: batches, epochs, resumes, arguments, and its end."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet_fast import Beton, Loader
+from alexnet_fast.beton.encode import Encoding, encode_jpeg
+from alexnet_fast.beton.reader import BetonError
+from alexnet_fast.errors import UserError
+from betons import jpeg, loaded, picture, write
+
+COUNT = 50
+
+
+@pytest.fixture(scope="module")
+def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fifty small images of several sizes; a sample's label is its index."""
+    entries = [encode_jpeg(picture(80 + k % 7 * 8, 60 + k % 5 * 8, k % 10), Encoding()) for k in range(COUNT)]
+    return write(tmp_path_factory.mktemp("loader") / "a.beton", entries)
+
+
+def labels_of(loader: Loader) -> list[int]:
+    return [int(label) for batch in loader for label in batch.labels]
+
+
+def decoding_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("decode-")]
+
+
+def test_a_batch_is_images_and_labels_as_torch_tensors(beton: Path) -> None:
+    with Loader(beton, 8, train=True, size=96) as loader:
+        images, labels = next(iter(loader))
+        assert (
+            isinstance(images, torch.Tensor)
+            and images.dtype == torch.uint8
+            and images.shape == (8, 3, 96, 96)
+        )
+        assert isinstance(labels, torch.Tensor) and labels.dtype == torch.int64 and labels.shape == (8,)
+        assert images.is_contiguous() and images.device.type == "cpu" and not images.is_pinned()
+
+
+def test_it_tells_what_it_holds(beton: Path) -> None:
+    with Loader(beton, 8, train=True) as loader:
+        assert (loader.num_samples, loader.num_classes, loader.batch_size, len(loader)) == (
+            COUNT,
+            COUNT,
+            8,
+            6,
+        )
+        assert isinstance(loader.beton, Beton) and loader.dropped == 2
+    with Loader(beton, 8, train=False) as loader:
+        assert (len(loader), loader.dropped) == (7, 0)
+
+
+def test_the_last_batch_of_an_evaluation_is_as_long_as_the_rest(beton: Path) -> None:
+    with Loader(beton, 8, train=False) as loader:
+        batches = list(loader)
+        assert [len(batch.labels) for batch in batches] == [8] * 6 + [2]
+        assert [len(batch.images) for batch in batches] == [8] * 6 + [2]
+        assert [int(label) for batch in batches for label in batch.labels] == list(range(COUNT))
+
+
+def test_training_is_shuffled_and_drops_the_rest_unless_told_otherwise(beton: Path) -> None:
+    with Loader(beton, 8, train=True) as loader:
+        first, second = labels_of(loader), labels_of(loader)
+        assert len(set(first)) == len(first) == 48 and first != sorted(first) and first != second
+    with Loader(beton, 8, train=True, shuffle=False, drop_last=False) as loader:
+        assert labels_of(loader) == labels_of(loader) == list(range(COUNT))
+    with Loader(beton, 8, train=False, shuffle=True, drop_last=True) as loader:
+        assert len(set(labels_of(loader))) == 48
+
+
+def test_epochs_follow_on_from_each_other(beton: Path) -> None:
+    with Loader(beton, 10, train=True) as loader:
+        epochs = []
+        for epoch in range(3):
+            assert loader.epoch == epoch
+            epochs.append(labels_of(loader))
+    for epoch, labels in enumerate(epochs):
+        with Loader(beton, 10, train=True) as loader:
+            loader.set_epoch(epoch)
+            assert labels_of(loader) == labels
+
+
+def test_a_resume_goes_on_at_the_very_batch(beton: Path) -> None:
+    with Loader(beton, 10, train=True, seed=9) as loader:
+        straight = [[(batch.images.clone(), batch.labels.clone()) for batch in loader] for _ in range(2)]
+    with Loader(beton, 10, train=True, seed=9) as loader:
+        loader.set_epoch(0, 3)
+        rest = [[(batch.images, batch.labels) for batch in loader] for _ in range(2)]
+    assert [len(epoch) for epoch in rest] == [2, 5]
+    for (images, labels), (expected_images, expected_labels) in zip(
+        rest[0] + rest[1], straight[0][3:] + straight[1]
+    ):
+        assert torch.equal(labels, expected_labels) and torch.equal(images, expected_images)
+
+
+def test_a_resume_at_the_end_of_an_epoch_has_nothing_left_of_it(beton: Path) -> None:
+    with Loader(beton, 10, train=True) as loader:
+        loader.set_epoch(4, len(loader))
+        assert labels_of(loader) == []
+        assert loader.epoch == 5
+        assert len(labels_of(loader)) == COUNT
+
+
+def test_breaking_out_of_an_epoch_begins_the_next(beton: Path) -> None:
+    with Loader(beton, 10, train=True) as whole, Loader(beton, 10, train=True) as broken:
+        labels_of(whole)
+        for _ in broken:
+            break
+        assert broken.epoch == 1
+        assert labels_of(broken) == labels_of(whole)
+
+
+def test_an_epoch_set_while_an_iteration_is_open_counts(beton: Path) -> None:
+    """The old iterator is closed only after the new one began; it must not move the cursor."""
+    with Loader(beton, 10, train=True) as loader:
+        iterator = iter(loader)
+        next(iterator)
+        loader.set_epoch(3)
+        iterator = iter(loader)
+        found = [int(label) for batch in iterator for label in batch.labels]
+        assert loader.epoch == 4
+        loader.set_epoch(3)
+        assert found == labels_of(loader)
+
+
+def test_an_iteration_that_another_one_overtook_is_an_error_and_not_other_batches(beton: Path) -> None:
+    with Loader(beton, 10, train=True) as loader:
+        first = iter(loader)
+        next(first)
+        second = iter(loader)
+        with pytest.raises(RuntimeError, match="another of the same loader began"):
+            next(first)
+        assert len(list(second)) == 5
+
+
+def test_an_exception_in_the_loop_leaves_the_loader_usable(beton: Path) -> None:
+    with Loader(beton, 10, train=True) as loader:
+        with pytest.raises(ZeroDivisionError):
+            for _ in loader:
+                raise ZeroDivisionError
+        loader.set_epoch(0)
+        assert sorted(labels_of(loader)) == list(range(COUNT))
+
+
+def test_waiting_is_counted_and_never_goes_back(beton: Path) -> None:
+    with Loader(beton, 10, train=True) as loader:
+        assert loader.wait_s == 0.0
+        waits = [loader.wait_s for _ in range(3) for _ in loader]
+        assert waits == sorted(waits) and waits[0] > 0
+
+
+def test_many_epochs_of_one_batch(beton: Path) -> None:
+    with Loader(beton, COUNT, train=True, size=32, batches_ahead=1, threads=3) as loader:
+        for _ in range(20):
+            assert sorted(labels_of(loader)) == list(range(COUNT))
+
+
+def test_a_set_smaller_than_a_batch_evaluates(beton: Path) -> None:
+    with Loader(beton, 1000, train=False, size=32) as loader:
+        assert len(loader) == 1 and labels_of(loader) == list(range(COUNT))
+
+
+def test_a_rank_without_a_share_has_no_batches(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))] * 2)
+    found = []
+    for rank in range(4):
+        with Loader(path, 4, train=False, size=32, rank=rank, world_size=4) as loader:
+            assert len(loader) == (rank < 2)
+            found += labels_of(loader) + labels_of(loader)
+    assert found == [0, 0, 1, 1]
+
+
+def test_sizes_and_scratch_grow_with_the_images(tmp_path: Path) -> None:
+    """The threads begin with room for photos of 512 px and payloads of 64 kB."""
+    sizes = [(64, 48), (700, 20), (20, 900), (1300, 1000), (64, 48), (2500, 300)]
+    path = write(tmp_path / "a.beton", [encode_jpeg(picture(*size), Encoding(quality=98)) for size in sizes])
+    together = loaded(path, train=True, size=64)
+    for index in range(len(sizes)):
+        with Loader(path, 1, train=True, size=64, shuffle=False) as loader:
+            loader.set_epoch(0, index)
+            assert np.array_equal(next(iter(loader)).images[0].numpy(), together[index])
+
+
+# -- its end
+
+
+def test_no_thread_is_left_after_close(beton: Path) -> None:
+    loader = Loader(beton, 8, train=True, threads=3)
+    next(iter(loader))
+    assert len(decoding_threads()) == 3
+    loader.close()
+    loader.close()
+    assert not decoding_threads()
+
+
+def test_no_thread_is_left_after_the_last_reference(beton: Path) -> None:
+    loader = Loader(beton, 8, train=True, threads=2)
+    iterator = iter(loader)
+    next(iterator)
+    del loader, iterator
+    gc.collect()
+    assert not decoding_threads()
+
+
+def test_no_thread_is_left_after_an_exception(beton: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Loader(beton, 8, train=True, threads=2) as loader:
+        for _ in loader:
+            raise ZeroDivisionError
+    assert not decoding_threads()
+
+
+def test_no_thread_is_begun_by_a_loader_that_is_refused(beton: Path) -> None:
+    with pytest.raises(UserError):
+        Loader(beton, 1000, train=True)
+    assert not decoding_threads()
+
+
+def test_a_process_ends_with_a_loader_open(beton: Path, run_cli: Any) -> None:
+    run = run_cli(
+        "-c",
+        f"from alexnet_fast import Loader; it = iter(Loader({str(beton)!r}, 8, train=True)); next(it)",
+        timeout_s=60,
+    )
+    assert (run.code, run.stderr) == (0, "")
+
+
+def test_a_closed_loader_says_so(beton: Path) -> None:
+    loader = Loader(beton, 8, train=True)
+    iterator = iter(loader)
+    next(iterator)
+    loader.close()
+    with pytest.raises(RuntimeError, match="the loader is closed"):
+        list(iterator)
+    with pytest.raises(RuntimeError, match="the loader is closed"):
+        next(iter(loader))
+
+
+# -- what it refuses
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"batch_size": 0}, "batch_size = 0 is out of range, expected at least 1"),
+        ({"batch_size": -3}, "batch_size = -3"),
+        ({"size": 0}, "size = 0 is out of range, expected 1 to 4096 pixels"),
+        ({"size": 5000}, "size = 5000"),
+        ({"seed": -1}, "seed = -1 is out of range"),
+        ({"seed": 2**64}, "seed = 18446744073709551616 is out of range"),
+        ({"threads": 0}, "threads = 0"),
+        ({"rank": 2, "world_size": 2}, "rank = 2 is out of range, expected 0 to 1, since world_size is 2"),
+        ({"rank": -1}, "rank = -1"),
+        ({"world_size": 0}, "world_size is 0"),
+        ({"scale": (0.0, 1.0)}, "scale = (0.0, 1.0)"),
+        ({"scale": (0.5, 0.2)}, "scale = (0.5, 0.2)"),
+        ({"scale": (0.5, 1.1)}, "scale = (0.5, 1.1)"),
+        ({"ratio": (0.0, 1.0)}, "ratio = (0.0, 1.0)"),
+        ({"ratio": (2.0, 1.0)}, "ratio = (2.0, 1.0)"),
+        ({"flip": -0.1}, "flip = -0.1"),
+        ({"flip": 1.5}, "flip = 1.5"),
+        ({"flip": float("nan")}, "flip = nan"),
+        ({"center_ratio": 0.0}, "center_ratio = 0.0"),
+        ({"center_ratio": 1.01}, "center_ratio = 1.01"),
+        ({"batches_ahead": 0}, "batches_ahead = 0"),
+    ],
+)
+def test_an_argument_out_of_range_is_refused_by_name(
+    beton: Path, given: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        Loader(beton, **{"batch_size": 8, "train": True, **given})
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(-1, 0), (0, -1), (0, 7)])
+def test_a_cursor_out_of_range_is_refused(beton: Path, epoch: int, step: int) -> None:
+    with Loader(beton, 8, train=True) as loader, pytest.raises(UserError, match="out of range"):
+        loader.set_epoch(epoch, step)
+
+
+def test_the_largest_seed_and_epoch_work(beton: Path) -> None:
+    with Loader(beton, 10, train=True, seed=2**64 - 1, size=32) as loader:
+        loader.set_epoch(2**62)
+        assert sorted(labels_of(loader)) == list(range(COUNT))
+
+
+def test_a_batch_larger_than_the_set_is_refused_with_what_to_do(beton: Path) -> None:
+    expected = r"has 50 samples, fewer than one batch of 60 \(20 on each of 3 ranks\).*use a smaller batch or drop_last = false"
+    with pytest.raises(UserError, match=expected):
+        Loader(beton, 20, train=True, world_size=3)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BetonError, match="does not exist"):
+        Loader(tmp_path / "none.beton", 8, train=True)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator here to pin memory for")
+def test_pinned_memory_without_an_accelerator_is_refused(beton: Path) -> None:
+    with pytest.raises(UserError, match="pin_memory = True was asked for, but torch finds no accelerator"):
+        Loader(beton, 8, train=True, pin_memory=True)

@@ -1,0 +1,164 @@
+"""Who owns a slot: its memory comes back when nothing refers to it any more, and not before."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet_fast import Loader
+from alexnet_fast.beton.encode import Encoding, encode_jpeg
+from alexnet_fast.pipeline.ring import Batch, Ring
+from betons import picture, write
+
+
+@pytest.fixture(scope="module")
+def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    entries = [encode_jpeg(picture(80, 60, k % 10), Encoding()) for k in range(40)]
+    return write(tmp_path_factory.mktemp("ring") / "a.beton", entries)
+
+
+@pytest.fixture
+def ring() -> Ring:
+    return Ring(4, 32, most_free=2, pin_memory=False)
+
+
+def addresses(loader: Loader, epochs: int) -> set[int]:
+    return {batch.images.data_ptr() for _ in range(epochs) for batch in loader}
+
+
+def test_a_slot_comes_back_when_the_batch_is_gone(ring: Ring) -> None:
+    slot = ring.take()
+    batch = ring.lend(slot, 4)
+    assert ring.take() is not slot
+    del batch
+    assert ring.take() is slot
+
+
+KEPT: dict[str, Callable[[Batch], Any]] = {
+    "the batch": lambda batch: batch,
+    "the images": lambda batch: batch.images,
+    "the labels": lambda batch: batch.labels,
+    "one image": lambda batch: batch.images[2],
+    "one row's view": lambda batch: batch.images[1:3, 0, 5].view(2, 4, 8),
+    "a numpy array": lambda batch: batch.images.numpy(),
+    "a slice of a numpy array": lambda batch: batch.images.numpy()[3, :, ::2],
+    "a tensor over a numpy array": lambda batch: torch.from_numpy(batch.images.numpy()[1:]),
+    "a memoryview": lambda batch: memoryview(batch.labels.numpy()),
+    "its storage": lambda batch: batch.images.untyped_storage(),
+    "a detached alias": lambda batch: batch.images.detach(),
+    "a dlpack capsule": lambda batch: torch.utils.dlpack.to_dlpack(batch.images),
+}
+
+
+@pytest.mark.parametrize("what", KEPT)
+def test_whatever_refers_to_its_memory_keeps_a_slot(ring: Ring, what: str) -> None:
+    slot = ring.take()
+    kept = KEPT[what](ring.lend(slot, 4))
+    gc.collect()
+    assert ring.take() is not slot
+    del kept
+    gc.collect()
+    assert slot in (ring.take(), ring.take())
+
+
+def test_a_short_batch_is_a_view_of_its_slot(ring: Ring) -> None:
+    slot = ring.take()
+    slot.images[:], slot.labels[:] = 7, 9
+    batch = ring.lend(slot, 3)
+    assert batch.images.shape == (3, 3, 32, 32) and batch.labels.tolist() == [9, 9, 9]
+    assert (batch.images == 7).all() and batch.images.data_ptr() == slot.images.ctypes.data
+
+
+def test_no_more_free_slots_are_kept_than_asked(ring: Ring) -> None:
+    batches = [ring.lend(ring.take(), 4) for _ in range(6)]
+    kept = {batch.images.data_ptr() for batch in batches}
+    del batches
+    again = [ring.take() for _ in range(2)]
+    assert {slot.images.ctypes.data for slot in again} <= kept
+    assert len(ring._free) == 0
+
+
+def test_memory_is_used_again_when_batches_are_let_go(beton: Path) -> None:
+    with Loader(beton, 4, train=True, size=64, batches_ahead=2) as loader:
+        assert len(addresses(loader, 10)) <= 5
+
+
+def test_batches_that_are_held_keep_their_pixels_while_epochs_pass(beton: Path) -> None:
+    with Loader(beton, 4, train=True, size=64, threads=2) as loader:
+        held = [(batch, batch.images.clone(), batch.labels.clone()) for batch in loader]
+        for _ in range(5):
+            for _ in loader:
+                pass
+        assert len({batch.images.data_ptr() for batch, _, _ in held}) == 10
+        for batch, images, labels in held:
+            assert torch.equal(batch.images, images) and torch.equal(batch.labels, labels)
+
+
+def test_pieces_of_batches_keep_their_pixels_while_epochs_pass(beton: Path) -> None:
+    with Loader(beton, 4, train=True, size=64, threads=2) as loader:
+        pieces = [(array := batch.images.numpy()[k % 4, 1], array.copy()) for k, batch in enumerate(loader)]
+        labels = [(batch.labels[1:], batch.labels[1:].clone()) for batch in loader]
+        for _ in range(5):
+            for _ in loader:
+                pass
+    assert all(np.array_equal(piece, copy) for piece, copy in pieces)
+    assert all(torch.equal(piece, copy) for piece, copy in labels)
+
+
+def test_a_batch_outlives_its_loader(beton: Path) -> None:
+    loader = Loader(beton, 4, train=True, size=64)
+    batch = next(iter(loader))
+    copy = batch.images.clone()
+    loader.close()
+    del loader
+    gc.collect()
+    assert torch.equal(batch.images, copy)
+
+
+def test_writing_into_a_batch_changes_no_later_one(beton: Path) -> None:
+    with Loader(beton, 4, train=True, size=64) as clean, Loader(beton, 4, train=True, size=64) as scribbled:
+        for expected, found in zip(
+            (b for _ in range(3) for b in clean), (b for _ in range(3) for b in scribbled)
+        ):
+            assert torch.equal(expected.images, found.images) and torch.equal(expected.labels, found.labels)
+            found.images.fill_(0)
+            found.labels.fill_(-1)
+
+
+def test_batches_may_be_let_go_in_another_thread(beton: Path) -> None:
+    with Loader(beton, 4, train=True, size=64) as loader:
+        held: list[Batch] = []
+        stop = threading.Event()
+
+        def drop() -> None:
+            while not stop.is_set() or held:
+                if held:
+                    held.pop()
+
+        dropper = threading.Thread(target=drop)
+        dropper.start()
+        try:
+            for _ in range(5):
+                held.extend(loader)
+        finally:
+            stop.set()
+            dropper.join()
+
+
+def test_a_plan_that_is_dropped_half_way_writes_into_no_batch_of_the_next(beton: Path) -> None:
+    with Loader(beton, 10, train=True, size=64, threads=3) as loader:
+        loader.set_epoch(7)
+        expected = [(batch.images.clone(), batch.labels.clone()) for batch in loader]
+        for epoch in range(30):
+            loader.set_epoch(epoch, epoch % 4)
+            next(iter(loader))
+            loader.set_epoch(7)
+            held = list(loader)
+            assert all(torch.equal(batch.images, images) for batch, (images, _) in zip(held, expected))

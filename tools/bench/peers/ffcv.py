@@ -1,0 +1,50 @@
+"""FFCV's Loader with its own operations. Its iterator makes nothing ahead of an epoch and nothing after it."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import cv2
+from ffcv.fields.basics import IntDecoder
+from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+from ffcv.loader import Loader, OrderOption
+from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToTensor
+
+from bench.peer import FLIP, RATIO, SCALE, SIZE_PX, Peer, Tally, Task
+
+
+def operations(variant: str) -> list[Any]:
+    """What turns a stored image into a flipped crop: the operations of FFCV itself (variant "own")."""
+    assert variant == "own", variant
+    return [RandomResizedCropRGBImageDecoder((SIZE_PX, SIZE_PX), SCALE, RATIO), RandomHorizontalFlip(FLIP)]
+
+
+class Ffcv(Peer):
+    def __init__(self, task: Task) -> None:
+        self.loader = Loader(
+            task.input,
+            batch_size=task.batch_size,
+            num_workers=task.threads,
+            order=OrderOption.RANDOM,
+            os_cache=True,
+            drop_last=False,
+            pipelines={
+                "image": [*operations(task.variant), ToTensor()],
+                "label": [IntDecoder(), ToTensor(), Squeeze()],
+            },
+        )
+
+    def run(self, epochs: int) -> Tally:
+        tally = Tally()
+        for _ in range(epochs):
+            tally.count(self.loader)
+        return tally
+
+
+def open_peer(task: Task) -> Peer:
+    return Ffcv(task)
+
+
+def versions() -> dict[str, str]:
+    return {"opencv": cv2.__version__, **{name: version(name) for name in ("ffcv", "numba", "torch")}}

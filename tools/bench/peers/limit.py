@@ -1,0 +1,84 @@
+"""The limit of our way: the loader's slicing and libjpeg-turbo's decoding of the tiles to planes, with no resampling at all.
+
+The same samples, order and crops as the loader's with the same seed, and the loader's own ``jpeg_planes``,
+on one thread: what remains between this and the loader is what resampling, colour and hand-over cost.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from alexnet_fast.beton.reader import Beton
+from alexnet_fast.pipeline import turbojpeg
+from alexnet_fast.pipeline.crew import CHUNK, START_PX, grown, open_handle
+from alexnet_fast.pipeline.crop import BOX, Cropping, draw_boxes
+from alexnet_fast.pipeline.decode import Axis, fits, jpeg_planes, make_scratch
+from alexnet_fast.pipeline.loader import _samples
+from alexnet_fast.pipeline.order import epoch_order
+from alexnet_fast.pipeline.status import MEANING, OK, TOO_LARGE
+from bench.peer import FLIP, RATIO, SCALE, SIZE_PX, Peer, Tally, Task
+
+SEED = 0  # the loader's default
+
+
+# Not ``pipeline.jit.kernel``: its disk cache watches the package's sources, not this file.
+@numba.njit(nogil=True, error_model="numpy")
+def decode_to_planes(file, samples, boxes, size, scratch):
+    """Slice and decode the tiles of each sample's crop. -> (samples done, status of the first that was not)"""
+    for q in range(len(samples)):
+        s, box = samples[q], boxes[q]
+        width, height = np.int64(s.width), np.int64(s.height)
+        if not fits(scratch, width, height) or s.size + 2 > len(scratch.jpeg):
+            return q, TOO_LARGE
+        y = Axis(box.top, box.height, box.low_y, box.high_y)
+        x = Axis(box.left, box.width, box.low_x, box.high_x)
+        planes = jpeg_planes(file[s.ptr : s.ptr + s.size], width, height, y, x, size, scratch)
+        if planes.status != OK:
+            return q, planes.status
+    return len(samples), OK
+
+
+class Limit(Peer):
+    def __init__(self, task: Task) -> None:
+        turbojpeg.load()
+        self.batch_size = task.batch_size
+        self.beton = Beton(task.input)
+        self.samples = _samples(self.beton)
+        self.cropping = Cropping(True, SIZE_PX, SIZE_PX, np.uint64(SEED), SCALE, RATIO, FLIP)
+        self.handle = open_handle()
+        self.scratch: Any = make_scratch(self.handle, 1 << 16, START_PX, START_PX, SIZE_PX)
+
+    def prepare(self, first_epoch: int) -> None:
+        self.epoch = first_epoch
+
+    def run(self, epochs: int) -> Tally:
+        tally = Tally()
+        for epoch in range(self.epoch, self.epoch + epochs):
+            order = epoch_order(len(self.samples), SEED, epoch)
+            for begin in range(0, len(order), CHUNK):
+                self._decode(self.samples[order[begin : begin + CHUNK]], epoch)
+            tally.images += len(order)
+            tally.labels += int(self.beton.labels.sum())
+        return tally
+
+    def _decode(self, samples: np.ndarray, epoch: int) -> None:
+        boxes = np.empty(len(samples), BOX)
+        draw_boxes(samples, np.uint64(epoch), self.cropping, boxes)
+        while len(samples):
+            done, status = decode_to_planes(self.beton.map, samples, boxes, SIZE_PX, self.scratch)
+            samples, boxes = samples[done:], boxes[done:]
+            if status == TOO_LARGE:
+                self.scratch = grown(self.scratch, samples[0], self.handle, SIZE_PX)
+            elif status != OK:
+                raise RuntimeError(f"{self.beton.source(int(samples['index'][0]))}: {MEANING[status]}")
+
+
+def open_peer(task: Task) -> Peer:
+    return Limit(task)
+
+
+def versions() -> dict[str, str]:
+    return {"numba": numba.__version__, "libturbojpeg": turbojpeg.load()}
