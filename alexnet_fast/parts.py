@@ -89,8 +89,11 @@ def build(recipe: Recipe, device: Device) -> Precision:
         weight_decay=recipe.optim.weight_decay,
         fused=True,
     )
+    model = AlexNet(recipe.model.num_classes, recipe.model.dropout)
+    if recipe.model.init == "he":
+        model.initialise_he()
     return Precision(
-        AlexNet(recipe.model.num_classes, recipe.model.dropout),
+        model,
         sgd,
         level=recipe.precision.level,
         device=device,

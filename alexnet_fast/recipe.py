@@ -76,6 +76,8 @@ class Model(Section):
     """Classes that the model tells apart; labels run from 0 to one less."""
     dropout: Share = 0.5
     """Dropout before the first two fully connected layers."""
+    init: Literal["torch", "he"] = "torch"
+    """Fresh weights: torch (its defaults, as the reference) or he (learns far sooner, at a lower optim.lr)."""
     weights: str = ""
     """Checkpoint or torchvision state_dict to begin from; empty = fresh weights."""
 

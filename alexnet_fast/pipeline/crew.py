@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -59,6 +61,7 @@ class Crew:
         self._threads = [threading.Thread(target=self._work, name=f"decode-{k}", daemon=True) for k in range(threads)]
         for thread in self._threads:
             thread.start()
+        _crews.add(self)
 
     def begin(self, key: tuple[int, int], plan: Iterator[Job]) -> None:
         """Go on if the jobs in hand begin with ``key``; else drop them and follow ``plan``."""
@@ -94,12 +97,21 @@ class Crew:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        # The garbage collector may close us from one of our own threads, which may hold the lock that the others need to end.
-        if threading.current_thread() not in self._threads:
-            for thread in self._threads:
-                thread.join()
+        for thread in self._threads:
+            thread.join()
         self._jobs.clear()
         self._plan = None
+
+    def stop(self) -> None:
+        """Tell the threads to end, and wait for nothing.
+
+        The garbage collector calls this for a loader that was dropped, in whatever thread it runs and under whatever
+        locks that thread holds, some of which the decoding threads may need to end.
+        """
+        self._closed = True
+        if self._changed.acquire(blocking=False):
+            self._changed.notify_all()
+            self._changed.release()
 
     def _work(self) -> None:
         try:
@@ -133,7 +145,7 @@ class Crew:
                     share = -(-len(job.samples) // len(self._threads))
                     job.taken = min(begin + min(CHUNK, share), len(job.samples))
                     return job, begin, job.taken
-                self._changed.wait()
+                self._changed.wait(1.0)  # `stop` may have found the lock taken
             return None
 
     def _decode(self, job: Job, begin: int, end: int, handle: int, scratch: Scratch) -> Scratch:
@@ -164,6 +176,16 @@ def grown(scratch: Scratch, sample: np.void, handle: int, size: int) -> Scratch:
     width, height = int(sample["width"]), int(sample["height"])
     old_side = scratch.narrowed.shape[1]
     return make_scratch(handle, max(len(scratch.jpeg), int(sample["size"])), max(width, old_side), max(height, old_side), size)
+
+
+_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """No thread may be inside a kernel while the interpreter takes itself apart."""
+    for crew in list(_crews):
+        crew.close()
 
 
 @kernel

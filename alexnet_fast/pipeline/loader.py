@@ -106,7 +106,7 @@ class Loader:
         # The plan and the crew know nothing of the loader, so a loader that is dropped can end its threads.
         self._plan = Plan(self.beton, self._share, self._ring, seed, train if shuffle is None else shuffle)
         self._crew = Crew(self.beton.map, cropping, self.threads, batches_ahead)
-        self._stop = weakref.finalize(self, self._crew.close)
+        weakref.finalize(self, self._crew.stop).atexit = False
         self._cursor = (0, 0)
         self._iteration = 0
 
@@ -166,7 +166,7 @@ class Loader:
 
     def close(self) -> None:
         """Stop and join the threads. Batches that are held stay valid."""
-        self._stop()
+        self._crew.close()
 
     def __enter__(self) -> Loader:
         return self
