@@ -35,20 +35,29 @@ class FolderDataset:
 
 
 def pack_ours(split: Split, path: Path, options: argparse.Namespace) -> None:
-    write_beton(split, path, Encoding(max_resolution=options.max_resolution, quality=options.quality), workers=options.workers)
+    write_beton(
+        split,
+        path,
+        Encoding(max_resolution=options.max_resolution, quality=options.quality),
+        workers=options.workers,
+    )
 
 
 def pack_ffcv(split: Split, path: Path, options: argparse.Namespace) -> None:
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
-    image = RGBImageField(write_mode="jpg", max_resolution=options.max_resolution, jpeg_quality=options.quality)
+    image = RGBImageField(
+        write_mode="jpg", max_resolution=options.max_resolution, jpeg_quality=options.quality
+    )
     writer = DatasetWriter(str(path), {"image": image, "label": IntField()}, num_workers=options.workers)
     writer.from_indexed_dataset(FolderDataset(split))
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with one folder of images per class")
     parser.add_argument("--max-resolution", type=int, default=500)
     parser.add_argument("--quality", type=int, default=90)
@@ -76,9 +85,19 @@ def main(argv: list[str] | None = None) -> None:
                 sizes[name] = path.stat().st_size
     table = Table("packer", "img/s (median)", "min", "max", "file MB")
     for name, seen in rates.items():
-        table.add_row(name, f"{statistics.median(seen):.0f}", f"{min(seen):.0f}", f"{max(seen):.0f}", f"{sizes[name] / 1e6:.1f}")
+        table.add_row(
+            name,
+            f"{statistics.median(seen):.0f}",
+            f"{min(seen):.0f}",
+            f"{max(seen):.0f}",
+            f"{sizes[name] / 1e6:.1f}",
+        )
     Console().print(table)
-    print(json.dumps({"n": options.rounds, "images": len(split.paths), "workers": options.workers, "img_per_s": rates}))
+    print(
+        json.dumps(
+            {"n": options.rounds, "images": len(split.paths), "workers": options.workers, "img_per_s": rates}
+        )
+    )
 
 
 if __name__ == "__main__":

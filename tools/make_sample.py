@@ -150,10 +150,10 @@ def draw_picture(sample: Sample) -> np.ndarray:
     height, width = round(short * max(1, 1 / aspect)), round(short * max(1, aspect))
     y, x = (np.arange(side, dtype=np.float32) for side in (height, width))
 
-    radius_px, blur_px = min(height, width) * rng.uniform(0.4, 0.48), rng.uniform(1, 2.5)
-    turn, stretch = rng.uniform(-0.2, 0.2), rng.uniform(0.9, 1.11)
-    dx = (x[None, :] - width * rng.uniform(0.45, 0.55)) / radius_px * stretch
-    dy = (y[:, None] - height * rng.uniform(0.45, 0.55)) / radius_px / stretch
+    radius_px, blur_px = min(height, width) * rng.uniform(0.38, 0.48), rng.uniform(1, 2.5)
+    turn, stretch = rng.uniform(-0.25, 0.25), rng.uniform(0.88, 1.14)
+    dx = (x[None, :] - width * rng.uniform(0.44, 0.56)) / radius_px * stretch
+    dy = (y[:, None] - height * rng.uniform(0.44, 0.56)) / radius_px / stretch
     u, v = math.cos(turn) * dx + math.sin(turn) * dy, math.cos(turn) * dy - math.sin(turn) * dx
     cover = np.clip(0.5 - SHAPES[sample.shape](u, v) * (radius_px / blur_px), 0, 1)
 
@@ -161,9 +161,9 @@ def draw_picture(sample: Sample) -> np.ndarray:
     # the mean of the whole picture where it was drawn, so that the mean tells nothing about the shape.
     mean, contrast, share = rng.uniform(95, 145), rng.uniform(70, 100), float(cover.mean())
     ground_lightness, body_lightness = mean - contrast * share, mean + contrast * (1 - share)
-    ground = _textured(rng, bank, draw_colour(rng, ground_lightness), height, width, rng.uniform(6, 16))
+    ground = _textured(rng, bank, draw_colour(rng, ground_lightness), height, width, rng.uniform(6, 20))
     _blend_clutter(rng, ground, ground_lightness)
-    body = _textured(rng, bank, draw_colour(rng, body_lightness), height, width, rng.uniform(4, 12))
+    body = _textured(rng, bank, draw_colour(rng, body_lightness), height, width, rng.uniform(4, 14))
     picture = ground + cover[..., None] * (body - ground)
 
     light, strength = rng.uniform(0, 2 * math.pi), rng.uniform(0, 0.5)

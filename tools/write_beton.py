@@ -9,7 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from alexnet_fast.beton.encode import Encoding
 from alexnet_fast.beton.writer import FolderError, Packed, Split, scan_folder, write_beton
@@ -27,18 +34,62 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="DIR", help="folder with train/<class>/* and val/<class>/* (either or both)")
+    add(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder with train/<class>/* and val/<class>/* (either or both)",
+    )
     add("--out", type=Path, required=True, metavar="DIR", help="where train.beton and val.beton go")
-    add("--split", metavar="NAME", help="pack DIR/NAME/<class>/* alone (without it: every one of train and val that exists)")
-    add("--max-resolution", type=_at_least(0), default=500, metavar="PX", help="longest side; larger images are shrunk; 0 = any")
+    add(
+        "--split",
+        metavar="NAME",
+        help="pack DIR/NAME/<class>/* alone (without it: every one of train and val that exists)",
+    )
+    add(
+        "--max-resolution",
+        type=_at_least(0),
+        default=500,
+        metavar="PX",
+        help="longest side; larger images are shrunk; 0 = any",
+    )
     add("--min-side", type=_at_least(0), default=0, metavar="PX", help="shortest side to shrink to; 0 = any")
     add("--quality", type=_at_least(1, 100), default=90, metavar="Q", help="JPEG quality, 1 to 100")
-    add("--restart-mcus", type=_at_least(0), default=4, metavar="N", help="MCUs (16 px) between restart markers; 0 = none")
-    add("--mode", choices=("reencode", "raw"), default="reencode", help="JPEG with restart markers, or raw RGB pixels")
-    add("--workers", type=_at_least(1), default=allowed_cores(), metavar="N", help="processes that decode and encode")
-    add("--shuffle-seed", type=_seed, default=0, metavar="S", help="order of the samples in the file, so that neighbours are of mixed classes; 'none' = by class")
+    add(
+        "--restart-mcus",
+        type=_at_least(0),
+        default=4,
+        metavar="N",
+        help="MCUs (16 px) between restart markers; 0 = none",
+    )
+    add(
+        "--mode",
+        choices=("reencode", "raw"),
+        default="reencode",
+        help="JPEG with restart markers, or raw RGB pixels",
+    )
+    add(
+        "--workers",
+        type=_at_least(1),
+        default=allowed_cores(),
+        metavar="N",
+        help="processes that decode and encode",
+    )
+    add(
+        "--shuffle-seed",
+        type=_seed,
+        default=0,
+        metavar="S",
+        help="order of the samples in the file, so that neighbours are of mixed classes; 'none' = by class",
+    )
     add("--limit", type=_at_least(1), metavar="N", help="the first N images (after shuffling) of each split")
-    add("--on-error", choices=("raise", "skip"), default="raise", help="an unreadable image ends the packing, or is skipped and listed in the json")
+    add(
+        "--on-error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="an unreadable image ends the packing, or is skipped and listed in the json",
+    )
     return parser.parse_args(argv)
 
 
@@ -67,10 +118,14 @@ def splits_to_pack(data: Path, only: str | None) -> dict[str, Split]:
         FolderError: ``data`` or the split asked for does not exist, or neither train nor val does.
     """
     if not data.is_dir():
-        raise FolderError(f"{data} is not a folder; expected an image folder with train/<class>/* and val/<class>/*")
+        raise FolderError(
+            f"{data} is not a folder; expected an image folder with train/<class>/* and val/<class>/*"
+        )
     names = [only] if only else [name for name in SPLITS if (data / name).is_dir()]
     if not names:
-        raise FolderError(f"{data} has neither train/ nor val/; name the folder of classes with --split NAME, or give its parent as --data")
+        raise FolderError(
+            f"{data} has neither train/ nor val/; name the folder of classes with --split NAME, or give its parent as --data"
+        )
     train = data / SPLITS[0]
     classes = scan_folder(train).classes if train.is_dir() else None
     return {name: scan_folder(data / name, classes) for name in names}
@@ -132,7 +187,9 @@ def summary(packed: Packed, classes: int) -> str:
         f"{packed.path}: {packed.samples:,} images of {classes} classes, {packed.file_bytes / 1e6:,.1f} MB "
         f"({packed.payload_bytes / packed.samples / 1e3:,.1f} kB an image), {packed.samples / packed.seconds:,.0f} img/s in {packed.seconds:.1f} s"
     ]
-    lines += [f"  converted to RGB JPEG: {count} from {kind}" for kind, count in packed.converted.most_common()]
+    lines += [
+        f"  converted to RGB JPEG: {count} from {kind}" for kind, count in packed.converted.most_common()
+    ]
     if packed.skipped:
         lines.append(f"  skipped as unreadable: {len(packed.skipped)}, listed in {packed.path}.json")
     return "\n".join(lines)

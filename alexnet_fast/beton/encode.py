@@ -58,14 +58,20 @@ def encode_file(path: Path, encoding: Encoding) -> Sample:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # odd EXIF or palettes; the pixels are checked by load()
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # odd EXIF or palettes; the pixels are checked by load()
             with Image.open(path) as image:
                 converted_from = describe_conversion(image, path)
                 rgb = shrunk(image, encoding)
                 if max(rgb.size) > MOST_PX:
-                    raise ValueError(f"{rgb.width} x {rgb.height} pixels are more than {MOST_PX} on a side; lower --max-resolution")
+                    raise ValueError(
+                        f"{rgb.width} x {rgb.height} pixels are more than {MOST_PX} on a side; lower --max-resolution"
+                    )
     except Exception as error:  # Pillow's parsers raise whatever a broken file trips them on
-        raise UnreadableImage(f"cannot read the image {path}: {error}; remove it, or pack with --on-error skip") from error
+        raise UnreadableImage(
+            f"cannot read the image {path}: {error}; remove it, or pack with --on-error skip"
+        ) from error
     if encoding.mode == "raw":
         return Sample(rgb.tobytes(), fmt.RAW, rgb.width, rgb.height, converted_from)
     return Sample(encode_jpeg(rgb, encoding), fmt.JPEG, rgb.width, rgb.height, converted_from)

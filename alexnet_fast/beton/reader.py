@@ -52,7 +52,9 @@ class Beton:
         image_field, label_field, records = self._records(header)
         self.images = records[image_field]
         self.labels = np.ascontiguousarray(records[label_field])
-        self.sizes = self._sizes(int(header["alloc_table_ptr"]), int(header["num_fields"]), records.dtype.itemsize)
+        self.sizes = self._sizes(
+            int(header["alloc_table_ptr"]), int(header["num_fields"]), records.dtype.itemsize
+        )
 
     def payload(self, index: int) -> np.ndarray:
         """The stored bytes of sample ``index``: a JPEG, or height x width x 3 raw RGB. (size,) uint8, no copy."""
@@ -95,7 +97,9 @@ class Beton:
     def __enter__(self) -> Beton:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _header(self) -> np.void:
@@ -125,9 +129,13 @@ class Beton:
         type_ids = [int(t) for t in fields["type_id"]]
         named = ", ".join(f"{fmt.field_name(f['name'])!r} (type {f['type_id']})" for f in fields)
         if any(t not in fmt.METADATA for t in type_ids):
-            raise BetonError(f"{self.path} has a field of a kind we do not know: {named}; types 0 to 6 can be read")
+            raise BetonError(
+                f"{self.path} has a field of a kind we do not know: {named}; types 0 to 6 can be read"
+            )
         if fmt.RGB_IMAGE_ID not in type_ids or fmt.INT_ID not in type_ids:
-            raise BetonError(f"{self.path} needs one RGB image field and one int field (the label), it has {named}")
+            raise BetonError(
+                f"{self.path} needs one RGB image field and one int field (the label), it has {named}"
+            )
         dtype = fmt.record_dtype(type_ids)
         end = start + self.num_samples * dtype.itemsize
         if end > len(self.map):
@@ -148,11 +156,18 @@ class Beton:
         place = np.minimum(np.searchsorted(ptrs, wanted), max(len(ptrs) - 1, 0))
         if len(ptrs) == 0 or not np.array_equal(ptrs[place], wanted):
             missing = int(np.argmax(ptrs[place] != wanted)) if len(ptrs) else 0
-            raise BetonError(f"{self.path}: the allocation table does not hold sample {missing}; the file is truncated or damaged")
+            raise BetonError(
+                f"{self.path}: the allocation table does not hold sample {missing}; the file is truncated or damaged"
+            )
         found = sizes[place]
         data_start = fmt.metadata_offset(num_fields) + self.num_samples * record_bytes
         # Not ptr + size <= table_ptr: a hostile size would wrap around.
-        bad = (wanted < data_start) | (wanted > table_ptr) | (found > table_ptr - np.minimum(wanted, table_ptr)) | (found == 0)
+        bad = (
+            (wanted < data_start)
+            | (wanted > table_ptr)
+            | (found > table_ptr - np.minimum(wanted, table_ptr))
+            | (found == 0)
+        )
         raw = self.images["mode"] == fmt.RAW
         pixels = self.images["width"].astype(np.uint64) * self.images["height"] * 3
         bad |= (pixels == 0) | (self.images["mode"] > fmt.RAW) | (raw & (found != pixels))
@@ -165,7 +180,9 @@ class Beton:
         return found
 
     def _truncated(self, expected: int) -> BetonError:
-        return BetonError(f"{self.path} is truncated: it has {len(self.map)} bytes and needs more than {expected}; copy or pack it again")
+        return BetonError(
+            f"{self.path} is truncated: it has {len(self.map)} bytes and needs more than {expected}; copy or pack it again"
+        )
 
 
 def _open_map(path: Path) -> np.ndarray:
@@ -174,7 +191,9 @@ def _open_map(path: Path) -> np.ndarray:
             raise BetonError(f"{path} is no beton: it is empty")
         return np.asarray(np.memmap(path, np.uint8, "r"))
     except FileNotFoundError:
-        raise BetonError(f"{path} does not exist; pack one with tools/write_beton.py --data FOLDER --out FOLDER") from None
+        raise BetonError(
+            f"{path} does not exist; pack one with tools/write_beton.py --data FOLDER --out FOLDER"
+        ) from None
     except IsADirectoryError:
         raise BetonError(f"{path} is a folder, expected a .beton file") from None
     except OSError as error:

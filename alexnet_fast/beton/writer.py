@@ -24,7 +24,9 @@ from . import format as fmt
 from .encode import Encoding, Sample, UnreadableImage, encode_file
 from .reader import sidecar_path
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"))
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+)
 CHUNK = 8  # images a task: large enough to hide the queue, small enough that all workers end together
 PARTIAL = ".partial"
 
@@ -76,18 +78,26 @@ def scan_folder(root: Path, classes: list[str] | None = None) -> Split:
         FolderError: no folder, no class in it, a class without images or one that is not in ``classes``.
     """
     if not root.is_dir():
-        raise FolderError(f"{root} is not a folder; expected one folder per class in it, each with that class's images")
-    found = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+        raise FolderError(
+            f"{root} is not a folder; expected one folder per class in it, each with that class's images"
+        )
+    found = sorted(
+        entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")
+    )
     if not found:
         raise FolderError(f"{root} has no class folders; expected {root}/<class>/<image>")
     classes = classes or found
     if unknown := sorted(set(found) - set(classes)):
-        raise FolderError(f"{root} has the class {unknown[0]!r}, which the training split does not have; remove or rename it")
+        raise FolderError(
+            f"{root} has the class {unknown[0]!r}, which the training split does not have; remove or rename it"
+        )
     paths, labels = [], []
     for name in found:
         images = sorted(_images_below(root / name))
         if not images:
-            raise FolderError(f"{root / name} holds no image; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}")
+            raise FolderError(
+                f"{root / name} holds no image; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}"
+            )
         paths += [f"{name}/{image}" for image in images]
         labels += [classes.index(name)] * len(images)
     return Split(root, paths, labels, classes)
@@ -147,7 +157,9 @@ def write_beton(
                         packed.converted[outcome.converted_from] += 1
                 progress(i + 1)
             if not kept_paths:
-                raise UserError(f"none of the {len(split.paths)} images below {split.root} could be read; nothing was written")
+                raise UserError(
+                    f"none of the {len(split.paths)} images below {split.root} could be read; nothing was written"
+                )
             pages.finish()
             packed.samples, packed.payload_bytes = len(kept_paths), pages.payload_bytes
             packed.file_bytes = file.tell()
@@ -172,7 +184,9 @@ def write_beton(
             f"a packing worker died while packing {path} (killed, or out of memory); free memory or use fewer --workers, and start again"
         ) from error
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another --out or make room") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; choose another --out or make room"
+        ) from error
     finally:
         with suppress(OSError):  # none there, or no folder that could hold it: the error above says so
             partial.unlink()

@@ -56,11 +56,12 @@ class AlexNet(nn.Module):
         Each layer then keeps the variance of what it is given.  torch's defaults shrink it about
         sixfold a layer, which costs a fresh AlexNet hundreds of steps before the loss moves at all.
         """
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        layers = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+        for layer in layers:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-        nn.init.normal_(self.classifier[-1].weight, std=0.01)
+        nn.init.normal_(layers[-1].weight, std=0.01)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(torch.flatten(self.avgpool(self.features(images)), 1))

@@ -58,7 +58,9 @@ class Crew:
         self._plan: Iterator[Job] | None = None
         self._closed = False
         self._error: BaseException | None = None
-        self._threads = [threading.Thread(target=self._work, name=f"decode-{k}", daemon=True) for k in range(threads)]
+        self._threads = [
+            threading.Thread(target=self._work, name=f"decode-{k}", daemon=True) for k in range(threads)
+        ]
         for thread in self._threads:
             thread.start()
         _crews.add(self)
@@ -154,7 +156,9 @@ class Crew:
         draw_boxes(job.samples[begin:end], np.uint64(job.key[0]), self._cropping, boxes)
         while begin < end:
             images, statuses = job.slot.images[begin:end], job.statuses[begin:end]
-            begin += decode_chunk(self._file, job.samples[begin:end], boxes[begin - end :], size, scratch, images, statuses)
+            begin += decode_chunk(
+                self._file, job.samples[begin:end], boxes[begin - end :], size, scratch, images, statuses
+            )
             if begin == end:
                 break
             sample = job.samples[begin]
@@ -175,7 +179,9 @@ def grown(scratch: Scratch, sample: np.void, handle: int, size: int) -> Scratch:
     """A scratch that fits ``sample`` and all that the old one fits."""
     width, height = int(sample["width"]), int(sample["height"])
     old_side = scratch.narrowed.shape[1]
-    return make_scratch(handle, max(len(scratch.jpeg), int(sample["size"])), max(width, old_side), max(height, old_side), size)
+    return make_scratch(
+        handle, max(len(scratch.jpeg), int(sample["size"])), max(width, old_side), max(height, old_side), size
+    )
 
 
 _crews: weakref.WeakSet[Crew] = weakref.WeakSet()

@@ -52,7 +52,12 @@ def random_resized_crop(height, width, key, scale, ratio):
         w = int(round(math.sqrt(area * aspect)))
         h = int(round(math.sqrt(area / aspect)))
         if 0 < w <= width and 0 < h <= height:
-            return int(uniform(key, k + 2) * (height - h + 1)), int(uniform(key, k + 3) * (width - w + 1)), h, w
+            return (
+                int(uniform(key, k + 2) * (height - h + 1)),
+                int(uniform(key, k + 3) * (width - w + 1)),
+                h,
+                w,
+            )
     # The largest centred box of an allowed shape.
     h, w = height, width
     if width < ratio[0] * height:
@@ -112,6 +117,8 @@ def draw_boxes(samples, epoch, cropping, boxes):
             box.low_y, box.high_y, box.low_x, box.high_x = top, top + h, left, left + w
             box.mirrored = flips(key, cropping.flip)
         else:
-            box.top, box.left, box.height, box.width = resized_centre_crop(height, width, cropping.size, cropping.resize)
+            box.top, box.left, box.height, box.width = resized_centre_crop(
+                height, width, cropping.size, cropping.resize
+            )
             box.low_y, box.high_y, box.low_x, box.high_x = 0, height, 0, width
             box.mirrored = False

@@ -19,7 +19,8 @@ YCBCR, GREY, RGB = 0, 1, 2
 ALIGN = 64
 
 SAMPLE = np.dtype(
-    [("ptr", "<i8"), ("size", "<i8"), ("width", "<i4"), ("height", "<i4"), ("raw", "<i4"), ("index", "<i4")], align=True
+    [("ptr", "<i8"), ("size", "<i8"), ("width", "<i4"), ("height", "<i4"), ("raw", "<i4"), ("index", "<i4")],
+    align=True,
 )
 """What a kernel must know of one sample: where its payload lies in the file, and its size in pixels."""
 
@@ -30,7 +31,22 @@ Planes = namedtuple("Planes", ("status", "colour", "top", "left", "across", "dow
 """Decoded samples: the planes, where in the image they begin (pixels), and how many pixels a chroma sample spans."""
 
 Scratch = namedtuple(
-    "Scratch", ("handle", "jpeg", "ends", "planes", "pointers", "strides", "turned", "filtered", "narrowed", "first", "count", "weights", "spans")
+    "Scratch",
+    (
+        "handle",
+        "jpeg",
+        "ends",
+        "planes",
+        "pointers",
+        "strides",
+        "turned",
+        "filtered",
+        "narrowed",
+        "first",
+        "count",
+        "weights",
+        "spans",
+    ),
 )
 """One thread's working memory."""
 
@@ -174,7 +190,17 @@ def make_taps(axis, origin, factor, size, mirrored, table, scratch):
     start, length = (axis.start - origin) / factor, axis.length / factor
     # Not below the plane's first sample: counted from here, rounding may reach one further than in `reach` (with weight 0).
     low, high = max((axis.low - origin) // factor, 0), (axis.high - origin + factor - 1) // factor
-    triangle_taps(start, length, size, low, high, mirrored, scratch.first[table], scratch.count[table], scratch.weights[table])
+    triangle_taps(
+        start,
+        length,
+        size,
+        low,
+        high,
+        mirrored,
+        scratch.first[table],
+        scratch.count[table],
+        scratch.weights[table],
+    )
     return support(start, length, size, low, high)
 
 
@@ -201,7 +227,14 @@ def render(planes, y, x, size, mirrored, scratch, out):
         taps = (scratch.first[table], scratch.count[table], scratch.weights[table])
         source = sources[channel][rows[0] :]
         narrow(
-            source, rows[1] - rows[0], columns, taps, size, scratch.turned, scratch.filtered, scratch.narrowed[channel]
+            source,
+            rows[1] - rows[0],
+            columns,
+            taps,
+            size,
+            scratch.turned,
+            scratch.filtered,
+            scratch.narrowed[channel],
         )
 
     rows_of = scratch.turned[: 3 * size].reshape(3, size)

@@ -33,9 +33,13 @@ def kernel(function: Callable[..., Any]) -> Any:
     newer version has no more does not even load.  So the files' names carry a digest of all kernels' sources.
     """
     dispatcher = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    cache = getattr(dispatcher, "_cache", None)
-    if hasattr(cache, "_cache_file"):  # not under NUMBA_DISABLE_JIT; numba has no public way to name the files
+    cache: Any = getattr(dispatcher, "_cache", None)
+    if hasattr(
+        cache, "_cache_file"
+    ):  # not under NUMBA_DISABLE_JIT; numba has no public way to name the files
         cache._cache_file = IndexDataCacheFile(
-            cache._cache_path, f"{cache._impl.filename_base}-{_fingerprint()}", cache._impl.locator.get_source_stamp()
+            cache._cache_path,
+            f"{cache._impl.filename_base}-{_fingerprint()}",
+            cache._impl.locator.get_source_stamp(),
         )
     return dispatcher

@@ -37,7 +37,9 @@ def _same_width(emit: Any) -> Any:
 add = _same_width(lambda builder, kind, a, b: builder.add(a, b))
 sub = _same_width(lambda builder, kind, a, b: builder.sub(a, b))
 mul = _same_width(lambda builder, kind, a, b: builder.mul(a, b))
-shift_right = _same_width(lambda builder, kind, a, b: builder.ashr(a, b) if kind.signed else builder.lshr(a, b))
+shift_right = _same_width(
+    lambda builder, kind, a, b: builder.ashr(a, b) if kind.signed else builder.lshr(a, b)
+)
 
 
 @intrinsic

@@ -77,7 +77,9 @@ class Loader:
         _check("size", size, 1 <= size <= 4096, "1 to 4096 pixels")
         _check("seed", seed, 0 <= seed < 1 << 64, "0 to 2^64 - 1")
         _check("threads", threads, threads is None or threads >= 1, "at least 1")
-        _check("rank", rank, 0 <= rank < world_size, f"0 to {world_size - 1}, since world_size is {world_size}")
+        _check(
+            "rank", rank, 0 <= rank < world_size, f"0 to {world_size - 1}, since world_size is {world_size}"
+        )
         _check("scale", scale, 0 < scale[0] <= scale[1] <= 1, "0 < least <= most <= 1")
         _check("ratio", ratio, 0 < ratio[0] <= ratio[1], "0 < least <= most")
         _check("flip", flip, 0 <= flip <= 1, "a probability")
@@ -91,7 +93,9 @@ class Loader:
         self.seed = seed
         self.wait_s = 0.0
         """Seconds that the consumer has waited for batches so far."""
-        self._share = Share(self.num_samples, batch_size, rank, world_size, train if drop_last is None else drop_last)
+        self._share = Share(
+            self.num_samples, batch_size, rank, world_size, train if drop_last is None else drop_last
+        )
         if self._share.steps == 0 and self._share.drop_last:
             raise UserError(
                 f"{self.beton.path} has {self.num_samples} samples, fewer than one batch of {batch_size * world_size} "
@@ -99,7 +103,13 @@ class Loader:
                 "use a smaller batch or drop_last = false"
             )
         cropping = Cropping(
-            train, size, round(size / center_ratio), np.uint64(seed), tuple(map(float, scale)), tuple(map(float, ratio)), float(flip)
+            train,
+            size,
+            round(size / center_ratio),
+            np.uint64(seed),
+            tuple(map(float, scale)),
+            tuple(map(float, ratio)),
+            float(flip),
         )
         self.threads = threads or allowed_cores()
         self._ring = Ring(batch_size, size, most_free=batches_ahead, pin_memory=pin_memory)
@@ -151,7 +161,9 @@ class Loader:
     def _batches(self, steps: range, iteration: int) -> Iterator[Batch]:
         for _ in steps:
             if iteration != self._iteration:
-                raise RuntimeError("this iteration ended when another of the same loader began; use one loader for each")
+                raise RuntimeError(
+                    "this iteration ended when another of the same loader began; use one loader for each"
+                )
             yield self._next()
 
     def _next(self) -> Batch:
@@ -161,7 +173,9 @@ class Loader:
         broken = np.flatnonzero(job.statuses)
         if len(broken):
             index, status = int(job.samples["index"][broken[0]]), int(job.statuses[broken[0]])
-            raise BrokenSample(f"{self.beton.source(index)} cannot be decoded: {MEANING[status]}; pack it again or leave it out")
+            raise BrokenSample(
+                f"{self.beton.source(index)} cannot be decoded: {MEANING[status]}; pack it again or leave it out"
+            )
         return self._ring.lend(job.slot, len(job.samples))
 
     def close(self) -> None:
@@ -171,7 +185,9 @@ class Loader:
     def __enter__(self) -> Loader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -185,7 +201,11 @@ class Plan:
     def jobs(self, epoch: int, step: int) -> Iterator[Job]:
         """The batches from ``step`` of ``epoch`` on, without end; the threads run on into the next epoch while this one is consumed."""
         while self._share.steps:  # a rank may have no share of a small evaluation
-            order = epoch_order(len(self._samples), self._seed, epoch) if self._shuffle else np.arange(len(self._samples))
+            order = (
+                epoch_order(len(self._samples), self._seed, epoch)
+                if self._shuffle
+                else np.arange(len(self._samples))
+            )
             for at in range(step, self._share.steps):
                 begin, end = self._share.positions(at)
                 samples = self._samples[order[begin:end]]

@@ -173,5 +173,7 @@ def ycbcr_row(luma, blue, red, r, g, b):
         cb = I16(U16(sub(I16(blue[x]), I16(128))) << U16(8))
         cr = I16(U16(sub(I16(red[x]), I16(128))) << U16(8))
         r[x] = clamp(shift_right(add(y, mul_high(cr, I16(5743))), I16(4)))  # 1.402
-        g[x] = clamp(shift_right(sub(sub(y, mul_high(cb, I16(1410))), mul_high(cr, I16(2925))), I16(4)))  # 0.344136, 0.714136
+        g[x] = clamp(
+            shift_right(sub(sub(y, mul_high(cb, I16(1410))), mul_high(cr, I16(2925))), I16(4))
+        )  # 0.344136, 0.714136
         b[x] = clamp(shift_right(add(y, mul_high(cb, I16(7258))), I16(4)))  # 1.772

@@ -72,7 +72,9 @@ class Ring:
             try:
                 torch.empty(1, pin_memory=True)
             except RuntimeError as error:
-                raise UserError(f"pin_memory = True was asked for, but torch finds no accelerator to pin for ({error}); leave it out") from None
+                raise UserError(
+                    f"pin_memory = True was asked for, but torch finds no accelerator to pin for ({error}); leave it out"
+                ) from None
 
     def take(self) -> Slot:
         """A slot that nobody else has."""

@@ -96,7 +96,11 @@ def read_header(jpeg):
             cuttable = marker <= 0xC1
             if components == 3:
                 across, down = I64(jpeg[at + 11]) >> 4, I64(jpeg[at + 11]) & 15
-                rgb_ids = jpeg[at + 10] == RGB_IDS[0] and jpeg[at + 13] == RGB_IDS[1] and jpeg[at + 16] == RGB_IDS[2]
+                rgb_ids = (
+                    jpeg[at + 10] == RGB_IDS[0]
+                    and jpeg[at + 13] == RGB_IDS[1]
+                    and jpeg[at + 16] == RGB_IDS[2]
+                )
                 chroma = I64(jpeg[at + 14])
                 if chroma != I64(jpeg[at + 17]):
                     status = UNSUPPORTED
@@ -104,7 +108,14 @@ def read_header(jpeg):
                 if chroma == I64(jpeg[at + 11]):  # equal factors, however large, mean 4:4:4
                     cuttable = cuttable and chroma == 0x11
                     across, down = 1, 1
-                elif chroma != 0x11 or across * down == 0 or across > 4 or down > 2 or across == 3 or across * down == 8:
+                elif (
+                    chroma != 0x11
+                    or across * down == 0
+                    or across > 4
+                    or down > 2
+                    or across == 3
+                    or across * down == 8
+                ):
                     status = UNSUPPORTED
                     break
             else:
@@ -121,7 +132,9 @@ def read_header(jpeg):
         elif marker == 0xE0 and length >= 16 and matches(jpeg, at + 4, JFIF):
             jfif = True
         elif marker == 0xDA:
-            if components == 3 and not jfif and (adobe_rgb if adobe else rgb_ids):  # as libjpeg tells stored RGB
+            if (
+                components == 3 and not jfif and (adobe_rgb if adobe else rgb_ids)
+            ):  # as libjpeg tells stored RGB
                 status = UNSUPPORTED
             elif sof and width and height:
                 scan = end
@@ -130,7 +143,19 @@ def read_header(jpeg):
             break
         at = end
     return JpegHeader(
-        status, width, height, components, across, down, interval, cuttable, sof, scan, table, table_tiles, table_end
+        status,
+        width,
+        height,
+        components,
+        across,
+        down,
+        interval,
+        cuttable,
+        sof,
+        scan,
+        table,
+        table_tiles,
+        table_end,
     )
 
 
@@ -216,7 +241,9 @@ def cut(jpeg, header, top, left, bottom, right, out, ends):
     width = min((x1 - x0) * tile_width, MOST_PX)
     height = min((min(y1 * tile_rows, rows) - y0 * tile_rows) * mcu_height, MOST_PX)
     out[0], out[1] = 0xFF, 0xD8
-    begin = header.table_end if header.table == 2 + 4 + len(MAGIC) else 2  # leave the table out, where it comes first
+    begin = (
+        header.table_end if header.table == 2 + 4 + len(MAGIC) else 2
+    )  # leave the table out, where it comes first
     size = 2 + header.scan - begin
     out[2:size] = jpeg[begin : header.scan]
     sof = 2 + header.sof - begin

@@ -26,7 +26,9 @@ u64, i32 = types.uint64, types.int32
 init_decompress = types.ExternalFunction("tjInitDecompress", u64())
 destroy = types.ExternalFunction("tjDestroy", i32(u64))
 # handle, jpeg, bytes, planes[3], width (0 = the JPEG's), strides[3], height, flags; 0 = ok
-decompress_to_planes = types.ExternalFunction("tjDecompressToYUVPlanes", i32(u64, u64, u64, u64, i32, u64, i32, i32))
+decompress_to_planes = types.ExternalFunction(
+    "tjDecompressToYUVPlanes", i32(u64, u64, u64, u64, i32, u64, i32, i32)
+)
 
 STOP_ON_WARNING = 8192  # TJFLAG_STOPONWARNING: a warning means invented pixels, so it ends the decode
 

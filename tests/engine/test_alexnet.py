@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from alexnet_fast.engine.alexnet import AlexNet
 
@@ -65,3 +66,15 @@ def test_below_the_smallest_size_there_is_nothing_left_to_pool() -> None:
     size = AlexNet.min_size_px - 1
     with pytest.raises(RuntimeError, match="too small"):
         AlexNet(4)(torch.zeros(1, 3, size, size))
+
+
+def test_he_weights_keep_a_signal_alive_through_all_layers_where_torchs_starve_it() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(8, 3, 64, 64)
+    torchs, hes = AlexNet(10, dropout=0.0), AlexNet(10, dropout=0.0)
+    hes.initialise_he()
+    with torch.no_grad():
+        starved, alive = (model.features(images).square().mean() for model in (torchs, hes))
+    assert alive > 0.3, "about the variance that came in"
+    assert starved < alive / 1000
+    assert all(not layer.bias.any() for layer in hes.modules() if isinstance(layer, nn.Conv2d | nn.Linear))

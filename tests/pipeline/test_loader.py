@@ -35,6 +35,13 @@ def decoding_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("decode-")]
 
 
+def join_decoding_threads() -> None:
+    """They were told to end, and do."""
+    for thread in decoding_threads():
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def test_a_batch_is_images_and_labels_as_torch_tensors(beton: Path) -> None:
     with Loader(beton, 8, train=True, size=96) as loader:
         images, labels = next(iter(loader))
@@ -209,7 +216,24 @@ def test_no_thread_is_left_after_the_last_reference(beton: Path) -> None:
     next(iterator)
     del loader, iterator
     gc.collect()
-    assert not decoding_threads()
+    join_decoding_threads()
+
+
+def test_a_loader_that_the_garbage_collector_finds_ends_its_threads(beton: Path) -> None:
+    """In a cycle, dropped while its threads allocate: the collector may run in any of them, under any lock."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    try:
+        for _ in range(20):
+            loader: Any = Loader(beton, 4, train=True, size=16, threads=3, batches_ahead=2)
+            loader.itself = loader
+            next(iter(loader))
+            loader = None
+            threading.enumerate()  # allocates under a lock that threads need to end
+    finally:
+        gc.set_threshold(*thresholds)
+    gc.collect()
+    join_decoding_threads()
 
 
 def test_no_thread_is_left_after_an_exception(beton: Path) -> None:

@@ -18,7 +18,8 @@ from bench.figures import measured, ratios
 from bench.runner import ROOT, Entry
 
 # More CPU time than this between rounds, as a share of a round's and in seconds, disturbs the others.
-RESTLESS, RESTLESS_S = 0.03, 0.05
+RESTLESS, RESTLESS_S = 0.03, 0.02
+IDLE = 0.85  # cores less busy than this were another program's, or waited for it
 
 
 def machine() -> dict[str, Any]:
@@ -92,6 +93,11 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
             console.print(
                 f"[yellow]{r['name']} ({r['threads']}) used {r['rest_cpu_s']:.2f} s of CPU between its rounds: others were disturbed[/]"
             )
+    idle = [f"{r['name']} ({r['threads']})" for r in report["results"] if r["busy"]["median"] < IDLE]
+    if idle:
+        console.print(
+            f"[yellow]cores less than {100 * IDLE:.0f} % busy[/], so that something else ran there or they waited: {', '.join(idle)}"
+        )
 
 
 def speed_table(results: Sequence[Mapping[str, Any]], side_px: int, settings: Mapping[str, Any]) -> Table:

@@ -98,8 +98,10 @@ class Process:
             stdin.flush()
         except BrokenPipeError:
             raise self._failed() from None
-        while watch_memory and not select.select([stdout], [], [], SAMPLE_S)[0]:
+        ended = not watch_memory
+        while not ended:
             self.entry.peak_memory_bytes = max(self.entry.peak_memory_bytes, memory_bytes(self._child.pid))
+            ended = bool(select.select([stdout], [], [], SAMPLE_S)[0])
         return self._reply()
 
     def close(self) -> None:
