@@ -7,6 +7,7 @@ from collections import namedtuple
 import numpy as np
 
 from ..beton.format import RAW
+from ..beton.reader import Beton
 from . import turbojpeg
 from .jit import kernel
 from .lanes import BLOCK
@@ -52,6 +53,18 @@ Scratch = namedtuple(
 
 TAP_TABLES = 4  # horizontal: luma, chroma; vertical: luma, chroma
 MAX_TILES = 1 << 16
+
+
+def sample_table(beton: Beton) -> np.ndarray:
+    """What the kernels need of every sample. (N,) decode.SAMPLE."""
+    samples = np.empty(beton.num_samples, SAMPLE)
+    samples["ptr"] = beton.images["data_ptr"]
+    samples["size"] = beton.sizes
+    samples["width"] = beton.images["width"]
+    samples["height"] = beton.images["height"]
+    samples["raw"] = beton.images["mode"]
+    samples["index"] = np.arange(beton.num_samples)
+    return samples
 
 
 def padded(n: int) -> int:

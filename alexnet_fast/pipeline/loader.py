@@ -16,7 +16,7 @@ from . import turbojpeg
 from .cores import allowed_cores
 from .crew import Crew, Job
 from .crop import Cropping
-from .decode import SAMPLE
+from .decode import sample_table
 from .order import Share, epoch_order
 from .ring import Batch, Ring
 from .status import MEANING, BrokenSample
@@ -196,7 +196,7 @@ class Plan:
 
     def __init__(self, beton: Beton, share: Share, ring: Ring, seed: int, shuffle: bool) -> None:
         self._share, self._ring, self._seed, self._shuffle = share, ring, seed, shuffle
-        self._samples, self._labels = _samples(beton), beton.labels
+        self._samples, self._labels = sample_table(beton), beton.labels
 
     def jobs(self, epoch: int, step: int) -> Iterator[Job]:
         """The batches from ``step`` of ``epoch`` on, without end; the threads run on into the next epoch while this one is consumed."""
@@ -218,15 +218,3 @@ class Plan:
 def _check(name: str, given: object, good: bool, expected: str) -> None:
     if not good:
         raise UserError(f"{name} = {given!r} is out of range, expected {expected}")
-
-
-def _samples(beton: Beton) -> np.ndarray:
-    """What the kernels need of every sample. (N,) decode.SAMPLE."""
-    samples = np.empty(beton.num_samples, SAMPLE)
-    samples["ptr"] = beton.images["data_ptr"]
-    samples["size"] = beton.sizes
-    samples["width"] = beton.images["width"]
-    samples["height"] = beton.images["height"]
-    samples["raw"] = beton.images["mode"]
-    samples["index"] = np.arange(beton.num_samples)
-    return samples

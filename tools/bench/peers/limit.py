@@ -15,8 +15,7 @@ from alexnet_fast.beton.reader import Beton
 from alexnet_fast.pipeline import turbojpeg
 from alexnet_fast.pipeline.crew import CHUNK, START_PX, grown, open_handle
 from alexnet_fast.pipeline.crop import BOX, Cropping, draw_boxes
-from alexnet_fast.pipeline.decode import Axis, fits, jpeg_planes, make_scratch
-from alexnet_fast.pipeline.loader import _samples
+from alexnet_fast.pipeline.decode import Axis, fits, jpeg_planes, make_scratch, sample_table
 from alexnet_fast.pipeline.order import epoch_order
 from alexnet_fast.pipeline.status import MEANING, OK, TOO_LARGE
 from bench.peer import FLIP, RATIO, SCALE, SIZE_PX, Peer, Tally, Task
@@ -46,7 +45,7 @@ class Limit(Peer):
         turbojpeg.load()
         self.batch_size = task.batch_size
         self.beton = Beton(task.input)
-        self.samples = _samples(self.beton)
+        self.samples = sample_table(self.beton)
         self.cropping = Cropping(True, SIZE_PX, SIZE_PX, np.uint64(SEED), SCALE, RATIO, FLIP)
         self.handle = open_handle()
         self.scratch: Any = make_scratch(self.handle, 1 << 16, START_PX, START_PX, SIZE_PX)
