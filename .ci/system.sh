@@ -3,7 +3,7 @@
 #
 #   sh .ci/system.sh base PYTHON    venv, and libturbojpeg if it can be had
 #   sh .ci/system.sh codec PYTHON   libturbojpeg, by pip where there was no other way; ends with 2 where there is none
-#   sh .ci/system.sh peers PYTHON   what building ffcv needs; ends with 1 where something is missing
+#   sh .ci/system.sh peers PYTHON   what building ffcv and making foreign JPEGs needs; ends with 1 where something is missing
 set -u
 stage=$1
 python=$2
@@ -78,10 +78,11 @@ peers)
     pkg-config --exists opencv4 2>/dev/null || missing="$missing libopencv-dev"
     pkg-config --exists libturbojpeg 2>/dev/null || missing="$missing libturbojpeg0-dev"
     has_python_headers || missing="$missing python3-dev"
+    command -v cjpeg >/dev/null && command -v jpegtran >/dev/null || missing="$missing libjpeg-turbo-progs"
     [ -z "$missing" ] && exit 0
     # shellcheck disable=SC2086  # a list of packages
     apt_install $missing || {
-        echo "ffcv cannot be built without:$missing" >&2
+        echo "building ffcv, and the tests of foreign JPEGs, need:$missing" >&2
         exit 1
     }
     ;;

@@ -64,6 +64,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="MCUs (16 px) between restart markers; 0 = none",
     )
     add(
+        "--optimize",
+        action="store_true",
+        help="Huffman tables made for each image: 4.5%% fewer bytes, a third more packing time",
+    )
+    add(
         "--mode",
         choices=("reencode", "raw"),
         default="reencode",
@@ -139,6 +144,7 @@ def main(argv: list[str] | None = None) -> None:
         min_side=options.min_side,
         quality=options.quality,
         restart_mcus=options.restart_mcus,
+        optimize=options.optimize,
     )
     console = Console(stderr=True)
     for name, split in splits_to_pack(options.data, options.split).items():

@@ -36,6 +36,8 @@ class Encoding:
     """JPEG quality, 1 to 100."""
     restart_mcus: int = 4
     """MCUs between restart markers, as near as the width allows; 0 = no markers (then every crop decodes all)."""
+    optimize: bool = False
+    """Huffman tables made for each image: 4.5 % fewer bytes, at a third more of the packer's time."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,11 @@ def encode_file(path: Path, encoding: Encoding) -> Sample:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # odd EXIF or palettes; the pixels are checked by load()
-            with Image.open(path) as image:
+            # Odd EXIF or palettes; the pixels are checked by load().
+            warnings.simplefilter("ignore", UserWarning)
+            with Image.open(
+                io.BytesIO(path.read_bytes())
+            ) as image:  # Pillow reads a file in forty small pieces
                 converted_from = describe_conversion(image, path)
                 rgb = shrunk(image, encoding)
                 if max(rgb.size) > MOST_PX:
@@ -90,13 +93,17 @@ def describe_conversion(image: Image.Image, path: Path) -> str:
 
 
 def shrunk(image: Image.Image, encoding: Encoding) -> Image.Image:
-    """The image as RGB at the size that the encoding asks for (never enlarged), by an antialiased Lanczos filter."""
+    """The image as RGB at the size that the encoding asks for (never enlarged).
+
+    By Pillow's Hamming filter: as sharp as its bicubic one at less than half the price of Lanczos, which
+    took a fourth of the packer's time for the eighth of the photos that are larger than 500 px.
+    """
     size = target_size(image.width, image.height, encoding)
     if size == image.size:
         return to_rgb(image)
     # libjpeg shrinks by whole powers of two while it decodes, for nothing; twice the target leaves the filter its work.
     image.draft(None, (2 * size[0], 2 * size[1]))
-    return to_rgb(image).resize(size, Image.Resampling.LANCZOS)
+    return to_rgb(image).resize(size, Image.Resampling.HAMMING)
 
 
 def target_size(width: int, height: int, encoding: Encoding) -> tuple[int, int]:
@@ -121,11 +128,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def encode_jpeg(rgb: Image.Image, encoding: Encoding) -> bytes:
-    """A baseline 4:2:0 JPEG with optimal Huffman tables and, where markers are asked for, its tile table.
-
-    Optimal tables cost the packer as much again as the coding itself, once, and save 3.5 % of the
-    bytes and 5 % of every later decode.
-    """
+    """A baseline 4:2:0 JPEG and, where markers are asked for, its tile table."""
     interval = restart_interval(rgb.width, rgb.height, encoding.restart_mcus)
     buffer = io.BytesIO()
     rgb.save(
@@ -133,7 +136,7 @@ def encode_jpeg(rgb: Image.Image, encoding: Encoding) -> bytes:
         "JPEG",
         quality=encoding.quality,
         subsampling="4:2:0",
-        optimize=True,
+        optimize=encoding.optimize,
         restart_marker_blocks=interval,
         comment=b"",  # else Pillow copies the source's, which may be any text of any length
     )
@@ -172,7 +175,8 @@ def tile_lengths(jpeg: bytes) -> np.ndarray:
     """Bytes of each restart interval of a one-scan JPEG, the marker that ends it included. (tiles,) int64."""
     scan = np.frombuffer(jpeg, np.uint8)[scan_start(jpeg) :]
     # In entropy-coded data FF is followed by 00 or is a marker, so an RST cannot be mistaken (T.81, B.1.1.5).
-    marks = np.flatnonzero((scan[:-1] == 0xFF) & (scan[1:] >= 0xD0) & (scan[1:] <= 0xD7)) + 2
+    after = np.flatnonzero(scan[:-1] == 0xFF) + 1
+    marks = after[(scan[after] & 0xF8) == 0xD0] + 1
     return np.diff(np.concatenate([[0], marks, [len(scan)]]))
 
 
