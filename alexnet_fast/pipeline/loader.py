@@ -112,7 +112,7 @@ class Loader:
             float(flip),
         )
         self.threads = threads or allowed_cores()
-        self._ring = Ring(batch_size, size, most_free=batches_ahead, pin_memory=pin_memory)
+        self._ring = Ring(batch_size, size, most_free=2 * batches_ahead + 2, pin_memory=pin_memory)
         # The plan and the crew know nothing of the loader, so a loader that is dropped can end its threads.
         self._plan = Plan(self.beton, self._share, self._ring, seed, train if shuffle is None else shuffle)
         self._crew = Crew(self.beton.map, cropping, self.threads, batches_ahead)

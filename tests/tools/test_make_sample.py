@@ -60,7 +60,7 @@ def test_pictures_are_rgb_jpegs_of_varied_size_and_none_is_twice_there(sample: P
 
 
 def test_mean_colour_does_not_tell_the_classes_apart(sample: Path) -> None:
-    """The nearest class mean, and the nearest neighbour: both near the chance of 10 % (three deviations: 17 %)."""
+    """The nearest class mean, and the nearest neighbour: both within four deviations of the chance of 10 %."""
     colours, labels = mean_colours(sample / "train")
     asked, truth = mean_colours(sample / "val")
     means = np.stack([colours[labels == label].mean(axis=0) for label in range(10)])

@@ -291,6 +291,8 @@ def test_an_interrupted_packing_leaves_no_file_and_no_traceback(tmp_path: Path) 
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell lets what it starts in the background ignore SIGINT, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     partial, patience = tmp_path / "out/train.beton.partial", time.monotonic() + 60
     while (
