@@ -81,6 +81,13 @@ def test_markers_and_table_change_no_pixel(width: int, height: int) -> None:
     assert np.array_equal(pixels(encode_jpeg(image, Encoding())), pixels(plain))
 
 
+def test_huffman_tables_of_its_own_make_an_image_smaller_and_change_no_pixel() -> None:
+    image = picture(400, 300)
+    plain, optimal = (encode_jpeg(image, Encoding(optimize=optimize)) for optimize in (False, True))
+    assert len(optimal) < len(plain) and np.array_equal(pixels(optimal), pixels(plain))
+    check_tiles(optimal, 400, 300)
+
+
 def test_no_markers_means_no_table() -> None:
     found = segments(encode_jpeg(picture(200, 150), Encoding(restart_mcus=0)))
     assert 0xDD not in found and fmt.TILE_MARKER not in found

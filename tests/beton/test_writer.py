@@ -67,7 +67,8 @@ def test_the_sidecar_tells_classes_settings_counts_and_sources(folder: Path, tmp
     assert told["packer"].startswith("alexnet_fast ")
     assert told["classes"] == ["ant", "bee", "cat"]
     assert told["settings"] == {
-        "mode": "reencode", "max_resolution": 64, "min_side": 0, "quality": 90, "restart_mcus": 4, "split": "train"
+        "mode": "reencode", "max_resolution": 64, "min_side": 0, "quality": 90, "restart_mcus": 4, "optimize": False,
+        "split": "train"
     }  # fmt: skip
     assert told["counts"]["samples"] == 24
     assert told["counts"]["per_class"] == {"ant": 8, "bee": 7, "cat": 9}
