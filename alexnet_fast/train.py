@@ -37,6 +37,8 @@ from .engine.metrics import Log, Report
 from .engine.precision import Precision
 from .engine.ranks import World
 from .parts import begin, build, find_weights, make_folder, open_train_set, open_val_set, schedule
+from .pipeline.decode import decode_chunk
+from .pipeline.jit import is_cached
 from .pipeline.loader import Loader
 from .recipe import Recipe, keys, load
 
@@ -89,6 +91,8 @@ class Training:
             speaks=self.world.is_first,
         )
         stack.callback(self.log.close)
+        if not is_cached(decode_chunk):
+            notes.append("the first batch compiles the kernels, once on this machine: some 20 s of one core")
         for note in (self.describe(), *notes):
             self.log.say(note)
 

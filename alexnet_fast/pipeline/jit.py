@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -43,3 +44,9 @@ def kernel(function: Callable[..., Any]) -> Any:
             cache._impl.locator.get_source_stamp(),
         )
     return dispatcher
+
+
+def is_cached(kernel: Any) -> bool:
+    """Whether a kernel's machine code lies on disk, so that its first call will load it and not compile."""
+    cache_file = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
+    return cache_file is not None and os.path.exists(cache_file._index_path)
