@@ -222,3 +222,24 @@ def eval_geometry(width: int, height: int, size: int, resize: int) -> tuple[int,
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Mean absolute difference in levels."""
     return float(np.abs(ours.astype(np.int16) - theirs).mean())
+
+
+def read_with_ffcv(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, H, W, 3) uint8 and labels (N,) int64 as ffcv's own Loader delivers a file of one image size."""
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.loader import Loader as TheirLoader
+    from ffcv.loader import OrderOption
+
+    loader = TheirLoader(
+        str(path),
+        batch_size=4,
+        num_workers=1,
+        order=OrderOption.SEQUENTIAL,
+        pipelines={"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]},
+        os_cache=True,
+    )
+    images, labels = (
+        np.concatenate(parts) for parts in zip(*([part.copy() for part in batch] for batch in loader))
+    )
+    return images, labels.ravel()

@@ -20,7 +20,7 @@ from .jit import kernel
 if TYPE_CHECKING:
     from .ring import Slot
 
-CHUNK = 32  # samples a call: about 10 ms, against 20 us for the call and the lock
+CHUNK = 32  # samples a call: about 14 ms at 500 px, which hides the call and the lock
 START_PX = 512  # a thread's scratch fits this side at first, and grows with its images
 MOST_PIXELS = 1 << 28  # of one image; more is a lying header, or needs another tool
 

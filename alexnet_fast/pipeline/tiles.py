@@ -3,7 +3,8 @@
 A restart interval begins on a byte and with fresh DC predictors (ITU-T T.81, F.1.1.5), so intervals that
 line up in columns are independent tiles.  To decode a crop: the header with the tiles' rectangle
 patched into SOF, the tiles that it touches with their markers renumbered from RST0, and EOI.  That is a
-valid baseline JPEG, and costs 3 to 6 microseconds.
+valid baseline JPEG, and cutting it takes 14 us of a 500 px photo's 440 (Zen 4, drawing the
+crop and the first touch of its bytes included).
 """
 
 from __future__ import annotations

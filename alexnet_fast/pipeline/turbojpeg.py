@@ -42,7 +42,7 @@ def candidates() -> Iterator[str]:
     if chosen := os.environ.get(ENVIRONMENT):
         yield chosen
         return
-    yield SONAME  # the loader's own search; find_library, which starts processes, costs 50 ms
+    yield SONAME  # the loader's own search; find_library starts processes
     try:
         yield from (str(f.locate()) for f in files("turbojpeg") or () if f.name.startswith("libturbojpeg"))
     except PackageNotFoundError:
