@@ -10,8 +10,8 @@ from ..beton.format import RAW
 from ..beton.reader import Beton
 from . import turbojpeg
 from .jit import kernel
-from .lanes import BLOCK
-from .resample import filter_row, most_taps, narrow, support, triangle_taps, ycbcr_row
+from .lanes import LANES, blend, copy_bytes, split_rgb
+from .resample import most_taps, narrow, support, triangle_taps, ycbcr_row
 from .status import DECODER, OK, TOO_LARGE
 from .tiles import agrees, cut, read_header
 
@@ -68,8 +68,8 @@ def sample_table(beton: Beton) -> np.ndarray:
 
 
 def padded(n: int) -> int:
-    """``n`` rounded up to a multiple of the transpose's square."""
-    return -(-n // BLOCK) * BLOCK
+    """``n`` rounded up to whole vectors."""
+    return -(-n // LANES) * LANES
 
 
 def make_scratch(handle: int, payload_bytes: int, width: int, height: int, size: int) -> Scratch:
@@ -77,7 +77,7 @@ def make_scratch(handle: int, payload_bytes: int, width: int, height: int, size:
     # A sliced or decoded rectangle is a whole number of MCUs (32 pixels at most) larger than its image;
     # the transpose reads up to one square beyond a plane's last row and column.
     wide, high = padded(width) + 64, padded(height) + 64
-    plane = wide * (high + BLOCK) + ALIGN
+    plane = wide * (high + LANES) + ALIGN
     return Scratch(
         handle=np.uint64(handle),
         jpeg=np.empty(payload_bytes + 16, U8),
@@ -98,12 +98,12 @@ def make_scratch(handle: int, payload_bytes: int, width: int, height: int, size:
 @kernel
 def fits(scratch, width, height):
     """Whether an image of this size can be decoded in this scratch."""
-    high = (height + BLOCK - 1) // BLOCK * BLOCK + 64
-    wide = (width + BLOCK - 1) // BLOCK * BLOCK + 64
+    high = (height + LANES - 1) // LANES * LANES + 64
+    wide = (width + LANES - 1) // LANES * LANES + 64
     side = max(width, height)
     size = scratch.first.shape[1]
     return (
-        wide * (high + BLOCK) + ALIGN <= len(scratch.turned)
+        wide * (high + LANES) + ALIGN <= len(scratch.turned)
         and high <= scratch.narrowed.shape[1]
         and 2 * max(1, (side + size - 1) // size) + 2 <= scratch.weights.shape[2]
     )
@@ -136,11 +136,11 @@ def jpeg_planes(jpeg, width, height, y, x, size, scratch):
     if small.status != OK:
         return Planes(small.status, YCBCR, 0, 0, 1, 1, luma, luma, luma)
 
-    stride = (small.width + BLOCK - 1) // BLOCK * BLOCK
+    stride = (small.width + LANES - 1) // LANES * LANES
     rows = (small.height + header.down - 1) // header.down * header.down
     chroma_stride, chroma_rows = 0, 0
     if header.components == 3:
-        chroma_stride = ((small.width + header.across - 1) // header.across + BLOCK - 1) // BLOCK * BLOCK
+        chroma_stride = ((small.width + header.across - 1) // header.across + LANES - 1) // LANES * LANES
         chroma_rows = rows // header.down
     at_blue = (stride * rows + ALIGN - 1) // ALIGN * ALIGN
     at_red = (at_blue + chroma_stride * chroma_rows + ALIGN - 1) // ALIGN * ALIGN
@@ -184,16 +184,18 @@ def raw_planes(pixels, width, y, x, size, scratch):
     top, bottom = reach(y, size, 1)
     left, right = reach(x, size, 1)
     rows, columns = bottom - top, right - left
-    stride = (columns + BLOCK - 1) // BLOCK * BLOCK
+    stride = (columns + LANES - 1) // LANES * LANES
+    whole = columns // LANES * LANES
     planes = scratch.planes[: 3 * rows * stride].reshape(3, rows, stride)
     for row in range(rows):
         begin = 3 * ((top + row) * width + left)
         source = pixels[begin : begin + 3 * columns]
         r, g, b = planes[0, row], planes[1, row], planes[2, row]
-        for k in range(np.uintp(columns)):
-            r[k] = source[np.uintp(3) * k]
-            g[k] = source[np.uintp(3) * k + np.uintp(1)]
-            b[k] = source[np.uintp(3) * k + np.uintp(2)]
+        split_rgb(
+            U64(source.ctypes.data), U64(r.ctypes.data), U64(g.ctypes.data), U64(b.ctypes.data), U64(whole)
+        )
+        for k in range(whole, columns):  # the last vector would read beyond the payload
+            r[k], g[k], b[k] = source[3 * k], source[3 * k + 1], source[3 * k + 2]
     return Planes(OK, RGB, top, left, 1, 1, planes[0], planes[1], planes[2])
 
 
@@ -250,19 +252,35 @@ def render(planes, y, x, size, mirrored, scratch, out):
             scratch.narrowed[channel],
         )
 
-    rows_of = scratch.turned[: 3 * size].reshape(3, size)
+    width = (size + LANES - 1) // LANES * LANES
+    rows_of = scratch.turned[: 3 * width].reshape(3, width)
+    # Addresses, as in `narrow`.
+    target, step = U64(rows_of.ctypes.data), U64(width)
+    tables = U64(scratch.weights.ctypes.data)
+    stride = U64(scratch.narrowed.strides[1])
+    at = U64(out.ctypes.data)
+    plane = U64(size * size)
     for row in range(size):
-        target = rows_of if planes.colour == YCBCR else out[:, row]
         for channel in range(channels):
             table = 2 + min(channel, 1)
             first = scratch.first[table, row] - scratch.spans[table, 0]
-            source = scratch.narrowed[channel, :, :size]
-            filter_row(source, first, scratch.count[table, row], scratch.weights[table, row], target[channel])
+            blend(
+                U64(scratch.narrowed.ctypes.data)
+                + U64(channel * scratch.narrowed.strides[0])
+                + U64(first) * stride,
+                stride,
+                tables + U64(table * scratch.weights.strides[0] + row * scratch.weights.strides[1]),
+                U64(scratch.count[table, row]),
+                target + U64(channel) * step,
+                step,
+            )
         if planes.colour == YCBCR:
-            ycbcr_row(rows_of[0], rows_of[1], rows_of[2], out[0, row], out[1, row], out[2, row])
-        elif planes.colour == GREY:
-            out[1, row] = out[0, row]
-            out[2, row] = out[0, row]
+            ycbcr_row(rows_of, size, at, at + plane, at + plane + plane)
+        else:
+            for channel in range(3):
+                source = target + U64(min(channel, channels - 1)) * step
+                copy_bytes(source, at + U64(channel) * plane, U64(size))
+        at += U64(size)
 
 
 @kernel

@@ -1,59 +1,217 @@
-"""What vector code needs and numba's language lacks: integers that keep their width, and a byte transpose.
+"""Vector code for the kernels, written out: what LLVM does not find by itself in loops over bytes.
 
-numba widens each integer operation to 64 bits.  Where LLVM cannot prove the upper bits idle (any
-right shift of a signed value) a vector register then holds 8 pixels in place of 32.  The four
-operations here stay at their operands' type.  They are plain LLVM instructions, so every machine
-that numba knows has them.
+numba widens each integer operation to 64 bits, LLVM guards each loop against overlapping memory and ends
+it with a loop over single pixels; a row of 224 pixels is too short to earn that back.  So the kernels' inner
+steps are intrinsics over ``LANES`` pixels at a time.  They are plain LLVM vectors: AVX2 makes two registers of
+each, AVX-512 one, NEON four, and every machine computes the same bits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 BLOCK = 16
 """Side in bytes of the square that ``turn_block`` transposes: one vector register of any machine."""
 
+LANES = 32
+"""Pixels that the other intrinsics take at a time. Rows that they read or write are a multiple of it long."""
 
-def _same_width(emit: Any) -> Any:
-    """An intrinsic of two integers of one type whose result has that type."""
-
-    @intrinsic
-    def operation(typing_context, a, b):  # type: ignore[no-untyped-def]
-        if not isinstance(a, types.Integer) or a != b:
-            return None
-
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            return emit(builder, a, *arguments)
-
-        return a(a, b), generate
-
-    return operation
+BYTES = ir.VectorType(ir.IntType(8), LANES)
+WORDS = ir.VectorType(ir.IntType(16), LANES)
+LONGS = ir.VectorType(ir.IntType(32), LANES)
 
 
-add = _same_width(lambda builder, kind, a, b: builder.add(a, b))
-sub = _same_width(lambda builder, kind, a, b: builder.sub(a, b))
-mul = _same_width(lambda builder, kind, a, b: builder.mul(a, b))
-shift_right = _same_width(
-    lambda builder, kind, a, b: builder.ashr(a, b) if kind.signed else builder.lshr(a, b)
-)
+class Lanes:
+    """A vector under construction, with operators, so that an intrinsic reads as what it computes."""
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        self.builder, self.value = builder, value
+
+    def constant(self, number: int) -> Any:
+        return ir.Constant(self.value.type, [number] * LANES)
+
+    def _with(self, operation: str, other: Lanes | int) -> Lanes:
+        value = other.value if isinstance(other, Lanes) else self.constant(other)
+        return Lanes(self.builder, getattr(self.builder, operation)(self.value, value))
+
+    def __add__(self, other: Lanes | int) -> Lanes:
+        return self._with("add", other)
+
+    def __sub__(self, other: Lanes | int) -> Lanes:
+        return self._with("sub", other)
+
+    def __mul__(self, other: Lanes | int) -> Lanes:
+        return self._with("mul", other)
+
+    def __lshift__(self, bits: int) -> Lanes:
+        return self._with("shl", bits)
+
+    def __rshift__(self, bits: int) -> Lanes:
+        """Keeps the sign."""
+        return self._with("ashr", bits)
+
+    def unsigned_shift_right(self, bits: int) -> Lanes:
+        return self._with("lshr", bits)
+
+    def mul_high(self, factor: int) -> Lanes:
+        """The upper 16 of the 32 bits of an int16 product: one instruction on x86 (pmulhw), two on NEON."""
+        wide = Lanes(self.builder, self.builder.sext(self.value, LONGS))
+        return Lanes(self.builder, self.builder.trunc((wide * factor >> 16).value, WORDS))
+
+    def clamped(self) -> Lanes:
+        """Cut at 0 and 255."""
+        zero, full = self.constant(0), self.constant(255)
+        above = self.builder.select(self.builder.icmp_signed("<", self.value, zero), zero, self.value)
+        return Lanes(
+            self.builder, self.builder.select(self.builder.icmp_signed(">", above, full), full, above)
+        )
+
+
+def _load(builder: Any, address: Any) -> Lanes:
+    """Bytes from memory of any alignment, as 16-bit lanes."""
+    values = builder.load(builder.inttoptr(address, BYTES.as_pointer()), align=1)
+    return Lanes(builder, builder.zext(values, WORDS))
+
+
+def _store(lanes: Lanes, address: Any) -> None:
+    """The lanes' lower bytes to memory of any alignment."""
+    builder = lanes.builder
+    builder.store(builder.trunc(lanes.value, BYTES), builder.inttoptr(address, BYTES.as_pointer()), align=1)
+
+
+@contextmanager
+def _steps(builder: Any, width: Any) -> Iterator[Any]:
+    """A loop over x = 0, LANES, 2 * LANES ... below ``width`` (an LLVM integer)."""
+    word = width.type
+    with cgutils.for_range_slice(builder, word(0), width, word(LANES), intp=word) as (x, _):
+        yield x
+
+
+def _splat(builder: Any, number: Any) -> Lanes:
+    """One uint16 in every lane."""
+    first = builder.insert_element(ir.Constant(WORDS, ir.Undefined), number, ir.IntType(32)(0))
+    mask = ir.Constant(LONGS, [0] * LANES)
+    return Lanes(builder, builder.shuffle_vector(first, ir.Constant(WORDS, ir.Undefined), mask))
+
+
+MOST_UNROLLED = 4  # rows whose weights `blend` keeps in registers
 
 
 @intrinsic
-def mul_high(typing_context, a, b):  # type: ignore[no-untyped-def]
-    """The upper 16 of the 32 bits of an int16 product: one instruction on x86 (pmulhw), two on NEON."""
-    if (a, b) != (types.int16, types.int16):
-        return None
+def blend(typing_context, source, stride, weights, count, target, width):  # type: ignore[no-untyped-def]
+    """target[x] = (sum over k < count of weights[k] * source[k * stride + x] + 128) >> 8, for x < width.
+
+    Args:
+        source, target: addresses (uintp) of the first row and of the result.
+        stride: bytes (uintp) from one source row to the next.
+        weights: address (uintp) of ``count`` uint16 that sum to 256.
+        count: rows (uintp), at least 1.
+        width: bytes (uintp) of a row; whole steps of LANES are read and written.
+    """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        wide = ir.IntType(32)
-        product = builder.mul(*(builder.sext(x, wide) for x in arguments))
-        return builder.trunc(builder.ashr(product, wide(16)), ir.IntType(16))
+        source, stride, weights, count, target, width = arguments
+        first_weight = builder.inttoptr(weights, ir.IntType(16).as_pointer())
 
-    return types.int16(a, b), generate
+        def weight(k):  # type: ignore[no-untyped-def]
+            return _splat(builder, builder.load(builder.gep(first_weight, [k])))
+
+        done = builder.append_basic_block("blended")
+        cases = [builder.append_basic_block(f"blend_{n}") for n in range(1, MOST_UNROLLED + 1)]
+        many = builder.append_basic_block("blend_many")
+        switch = builder.switch(count, many)
+        for n, case in enumerate(cases, 1):
+            switch.add_case(count.type(n), case)
+            builder.position_at_end(case)
+            kept = [weight(count.type(k)) for k in range(n)]
+            with _steps(builder, width) as x:
+                row, total = builder.add(source, x), None
+                for k in range(n):
+                    product = _load(builder, row) * kept[k]
+                    total = product if total is None else total + product
+                    row = builder.add(row, stride)
+                _store((total + 128).unsigned_shift_right(8), builder.add(target, x))
+            builder.branch(done)
+
+        builder.position_at_end(many)
+        with _steps(builder, width) as x:
+            total = cgutils.alloca_once(builder, WORDS)
+            builder.store(ir.Constant(WORDS, [128] * LANES), total)
+            with cgutils.for_range(builder, count, intp=count.type) as tap:
+                row = builder.add(builder.add(source, x), builder.mul(stride, tap.index))
+                so_far = Lanes(builder, builder.load(total)) + _load(builder, row) * weight(tap.index)
+                builder.store(so_far.value, total)
+            _store(Lanes(builder, builder.load(total)).unsigned_shift_right(8), builder.add(target, x))
+        builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(*[types.uintp] * 6), generate
+
+
+@intrinsic
+def ycbcr_to_rgb(typing_context, luma, blue, red, r, g, b, width):  # type: ignore[no-untyped-def]
+    """JFIF's YCbCr -> RGB (ITU-T T.871, 7) of ``width`` pixels in whole steps of LANES; addresses (uintp); may be in place.
+
+    In int16, so that a register holds twice the pixels of Q16 arithmetic in int32: sums in sixteenths of a
+    level, products by ``mul_high`` of ``256 * chroma`` and ``16 * 256 * factor``.  At most 0.14 levels beside
+    exact rounding over all 2^24 colours.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        luma, blue, red, *targets, width = arguments
+        with _steps(builder, width) as x:
+            y = (_load(builder, builder.add(luma, x)) << 4) + 8
+            cb, cr = ((_load(builder, builder.add(chroma, x)) - 128) << 8 for chroma in (blue, red))
+            colours = (
+                y + cr.mul_high(5743),  # 1.402
+                y - cb.mul_high(1410) - cr.mul_high(2925),  # 0.344136, 0.714136
+                y + cb.mul_high(7258),  # 1.772
+            )
+            for colour, target in zip(colours, targets):
+                _store((colour >> 4).clamped(), builder.add(target, x))
+        return context.get_dummy_value()
+
+    return types.void(*[types.uintp] * 7), generate
+
+
+@intrinsic
+def split_rgb(typing_context, rgb, r, g, b, width):  # type: ignore[no-untyped-def]
+    """Interleaved pixels -> three rows, ``width`` pixels in whole steps of LANES; addresses (uintp)."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        rgb, *targets, width = arguments
+        pixels = ir.VectorType(ir.IntType(8), 3 * LANES)
+        with _steps(builder, width) as x:
+            at = builder.add(rgb, builder.mul(x, x.type(3)))
+            values = builder.load(builder.inttoptr(at, pixels.as_pointer()), align=1)
+            for channel, target in enumerate(targets):
+                row = _picked(builder, values, values, range(channel, 3 * LANES, 3))
+                place = builder.inttoptr(builder.add(target, x), BYTES.as_pointer())
+                builder.store(row, place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(*[types.uintp] * 5), generate
+
+
+@intrinsic
+def copy_bytes(typing_context, source, target, count):  # type: ignore[no-untyped-def]
+    """Copy ``count`` bytes; all uintp."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        source, target, count = arguments
+        byte = ir.IntType(8).as_pointer()
+        cgutils.raw_memcpy(builder, builder.inttoptr(target, byte), builder.inttoptr(source, byte), count, 1)
+        return context.get_dummy_value()
+
+    return types.void(*[types.uintp] * 3), generate
 
 
 @intrinsic
@@ -82,11 +240,16 @@ def turn_block(typing_context, source, source_stride, target, target_stride):  #
             for i in range(half):
                 for begin in (0, half):
                     lanes = [lane for x in range(begin, begin + half) for lane in (x, x + BLOCK)]
-                    mask = ir.Constant(ir.VectorType(ir.IntType(32), BLOCK), lanes)
-                    woven.append(builder.shuffle_vector(rows[i], rows[i + half], mask))
+                    woven.append(_picked(builder, rows[i], rows[i + half], lanes))
             rows = woven
         for k, value in enumerate(rows):
             builder.store(value, place(target, target_stride, k), align=1)
         return context.get_dummy_value()
 
     return types.void(types.uintp, types.uintp, types.uintp, types.uintp), generate
+
+
+def _picked(builder: Any, first: Any, second: Any, lanes: Sequence[int]) -> Any:
+    """The numbered lanes of two vectors laid end to end."""
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))
+    return builder.shuffle_vector(first, second, mask)

@@ -1,7 +1,7 @@
 """Antialiased separable resampling of uint8 planes, and YCbCr planes to RGB.
 
-Both directions are one kernel: it filters *rows*, which are contiguous, so LLVM turns it into vector
-code on any machine.  For the horizontal direction the plane is turned first, 16 x 16 bytes at a time;
+Both directions are one kernel: it filters *rows*, which are contiguous and so fill vector registers
+on any machine.  For the horizontal direction the plane is turned first, 16 x 16 bytes at a time;
 a horizontal pass by indexed loads costs ten times as much (and NEON has no gathers).
 
 Weights are Q8 in uint16: they sum to exactly 256, so a sum of products stays below 2^16 and a vector
@@ -14,13 +14,10 @@ from __future__ import annotations
 import numpy as np
 
 from .jit import kernel
-from .lanes import BLOCK, add, mul, mul_high, shift_right, sub, turn_block
+from .lanes import BLOCK, LANES, blend, copy_bytes, turn_block, ycbcr_to_rgb
 
 # Unsigned indices: a signed one costs a test for "counted from the end" at every access.
 U = np.uintp
-U8, U16, I16 = np.uint8, np.uint16, np.int16
-HALF = U16(128)
-EIGHT = U16(8)
 
 
 def most_taps(side_px: int, size: int) -> int:
@@ -79,47 +76,6 @@ def triangle_taps(start, length, size, low, high, mirrored, first, count, weight
 
 
 @kernel
-def filter_row(rows, first, count, weights, out):
-    """out[x] = sum over k < count of weights[k] * rows[first + k, x], for all x of ``out``; Q8, rounded."""
-    m = U(len(out))
-    r = U(first)
-    if count == 1:
-        a = rows[r]
-        for x in range(m):
-            out[x] = a[x]
-    elif count == 2:
-        a, b = rows[r], rows[r + U(1)]
-        p, q = weights[0], weights[1]
-        for x in range(m):
-            total = add(add(mul(p, U16(a[x])), mul(q, U16(b[x]))), HALF)
-            out[x] = U8(shift_right(total, EIGHT))
-    elif count == 3:
-        a, b, c = rows[r], rows[r + U(1)], rows[r + U(2)]
-        p, q, s = weights[0], weights[1], weights[2]
-        for x in range(m):
-            total = add(add(mul(p, U16(a[x])), mul(q, U16(b[x]))), add(mul(s, U16(c[x])), HALF))
-            out[x] = U8(shift_right(total, EIGHT))
-    elif count == 4:
-        a, b, c, d = rows[r], rows[r + U(1)], rows[r + U(2)], rows[r + U(3)]
-        p, q, s, t = weights[0], weights[1], weights[2], weights[3]
-        for x in range(m):
-            total = add(add(mul(p, U16(a[x])), mul(q, U16(b[x]))), add(mul(s, U16(c[x])), mul(t, U16(d[x]))))
-            out[x] = U8(shift_right(add(total, HALF), EIGHT))
-    elif count == 5:
-        a, b, c, d, e = rows[r], rows[r + U(1)], rows[r + U(2)], rows[r + U(3)], rows[r + U(4)]
-        p, q, s, t, u = weights[0], weights[1], weights[2], weights[3], weights[4]
-        for x in range(m):
-            total = add(add(mul(p, U16(a[x])), mul(q, U16(b[x]))), add(mul(s, U16(c[x])), mul(t, U16(d[x]))))
-            out[x] = U8(shift_right(add(add(total, mul(u, U16(e[x]))), HALF), EIGHT))
-    else:
-        for x in range(m):
-            total = HALF
-            for k in range(U(count)):
-                total = add(total, mul(weights[k], U16(rows[r + k, x])))
-            out[x] = U8(shift_right(total, EIGHT))
-
-
-@kernel
 def turn(source, target, blocks_down, blocks_across):
     """Transpose bytes: ``target[x, y] = source[y, x]``, in squares of 16; both are 2-D uint8 with contiguous rows."""
     a, a_stride = U(source.ctypes.data), U(source.strides[0])
@@ -147,34 +103,41 @@ def narrow(plane, rows, columns, taps, size, turned, filtered, out):
     down = (rows + BLOCK - 1) // BLOCK
     across = (columns[1] - columns[0] + BLOCK - 1) // BLOCK
     size_blocks = (size + BLOCK - 1) // BLOCK
-    side = turned[: BLOCK * across * BLOCK * down].reshape(BLOCK * across, BLOCK * down)
+    stride = (rows + LANES - 1) // LANES * LANES
+    side = turned[: BLOCK * across * stride].reshape(BLOCK * across, stride)
     turn(plane[:, columns[0] :], side, down, across)
-    result = filtered[: BLOCK * size_blocks * BLOCK * down].reshape(BLOCK * size_blocks, BLOCK * down)
+    result = filtered[: BLOCK * size_blocks * stride].reshape(BLOCK * size_blocks, stride)
+    # Addresses, not slices: a slice counts a reference up and down, which costs as much as filtering the row.
+    source, target, tables = U(side.ctypes.data), U(result.ctypes.data), U(weights.ctypes.data)
     for x in range(size):
-        filter_row(side, first[x] - columns[0], count[x], weights[x], result[x])
+        blend(
+            source + U(first[x] - columns[0]) * U(stride),
+            U(stride),
+            tables + U(x * weights.strides[0]),
+            U(count[x]),
+            target + U(x * stride),
+            U(stride),
+        )
     turn(result, out, size_blocks, down)
 
 
 @kernel
-def clamp(value):
-    """An int16 as uint8, cut at 0 and 255."""
-    return U8(I16(0) if value < I16(0) else (I16(255) if value > I16(255) else value))
+def ycbcr_row(rows, width, r, g, b):
+    """A row of luma, blue and red difference -> a row of each colour.
 
-
-@kernel
-def ycbcr_row(luma, blue, red, r, g, b):
-    """JFIF's YCbCr -> RGB (ITU-T T.871, 7) of one row.
-
-    In int16, so that a register holds twice the pixels of Q16 arithmetic in int32 (11 against 44 us
-    an image of 224 x 224): sums in sixteenths of a level, products by ``mul_high`` of ``256 * chroma``
-    and ``16 * 256 * factor``.  At most 0.14 levels beside exact rounding over all 2^24 colours.
+    Args:
+        rows: (3, width rounded up to LANES) uint8; overwritten.
+        width: pixels.
+        r, g, b: addresses (uintp) of the colours' rows.
     """
-    for x in range(U(len(luma))):
-        y = add(I16(U16(luma[x]) << U16(4)), I16(8))
-        cb = I16(U16(sub(I16(blue[x]), I16(128))) << U16(8))
-        cr = I16(U16(sub(I16(red[x]), I16(128))) << U16(8))
-        r[x] = clamp(shift_right(add(y, mul_high(cr, I16(5743))), I16(4)))  # 1.402
-        g[x] = clamp(
-            shift_right(sub(sub(y, mul_high(cb, I16(1410))), mul_high(cr, I16(2925))), I16(4))
-        )  # 0.344136, 0.714136
-        b[x] = clamp(shift_right(add(y, mul_high(cb, I16(7258))), I16(4)))  # 1.772
+    stride = U(rows.strides[0])
+    luma = U(rows.ctypes.data)
+    blue, red = luma + stride, luma + stride + stride
+    whole = U(width // LANES * LANES)
+    ycbcr_to_rgb(luma, blue, red, r, g, b, whole)
+    if whole < U(width):  # one more step would write beyond the row
+        luma, blue, red = luma + whole, blue + whole, red + whole
+        ycbcr_to_rgb(luma, blue, red, luma, blue, red, U(LANES))
+        copy_bytes(luma, r + whole, U(width) - whole)
+        copy_bytes(blue, g + whole, U(width) - whole)
+        copy_bytes(red, b + whole, U(width) - whole)
