@@ -98,7 +98,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--restart-mcus",
         type=int,
-        default=4,
+        default=2,
         metavar="N",
         help="MCUs between restart markers in our beton; 0 = none",
     )

@@ -13,7 +13,7 @@ from .jit import kernel
 from .lanes import LANES, blend, copy_bytes, split_rgb
 from .resample import most_taps, narrow, support, triangle_taps, ycbcr_row
 from .status import DECODER, OK, TOO_LARGE
-from .tiles import agrees, cut, read_header
+from .tiles import agrees, cut, read_header, whole
 
 U8, U64, I32, I64 = np.uint8, np.uint64, np.int32, np.int64
 YCBCR, GREY, RGB = 0, 1, 2
@@ -135,7 +135,18 @@ def jpeg_planes(jpeg, width, height, y, x, size, scratch):
     small = cut(jpeg, header, top, left, bottom, right, scratch.jpeg, scratch.ends)
     if small.status != OK:
         return Planes(small.status, YCBCR, 0, 0, 1, 1, luma, luma, luma)
+    if small.bytes == 0:
+        return slice_planes(jpeg, header, small, scratch)
+    planes = slice_planes(scratch.jpeg[: small.bytes], header, small, scratch)
+    if planes.status == DECODER and small.ends_early:
+        # Damage, or a libjpeg-turbo that words left-over bytes in another way; the whole image tells.
+        planes = slice_planes(jpeg, header, whole(header), scratch)
+    return planes
 
+
+@kernel
+def slice_planes(source, header, small, scratch):
+    """Decode the small JPEG ``source`` into the scratch. -> Planes"""
     stride = (small.width + LANES - 1) // LANES * LANES
     rows = (small.height + header.down - 1) // header.down * header.down
     chroma_stride, chroma_rows = 0, 0
@@ -151,17 +162,18 @@ def jpeg_planes(jpeg, width, height, y, x, size, scratch):
     scratch.strides[0] = stride
     scratch.strides[1] = chroma_stride
     scratch.strides[2] = chroma_stride
-    source, source_bytes = (scratch.jpeg, small.bytes) if small.bytes else (jpeg, len(jpeg))
     failed = turbojpeg.decompress_to_planes(
         scratch.handle,
         U64(source.ctypes.data),
-        U64(source_bytes),
+        U64(len(source)),
         U64(scratch.pointers.ctypes.data),
         I32(0),
         U64(scratch.strides.ctypes.data),
         I32(0),
         I32(turbojpeg.STOP_ON_WARNING),
     )
+    if failed and small.ends_early and bytes_left_over(scratch.handle):
+        failed = I32(0)
     luma = scratch.planes[: stride * rows].reshape(rows, stride)
     blue = scratch.planes[at_blue : at_blue + chroma_stride * chroma_rows].reshape(chroma_rows, chroma_stride)
     red = scratch.planes[at_red : at_red + chroma_stride * chroma_rows].reshape(chroma_rows, chroma_stride)
@@ -176,6 +188,25 @@ def jpeg_planes(jpeg, width, height, y, x, size, scratch):
         blue,
         red,
     )
+
+
+LEFT_OVER = np.frombuffer(b" extraneous bytes before marker", U8)
+LONGEST_TEXT = 200  # libjpeg's JMSG_LENGTH_MAX
+
+
+@kernel
+def bytes_left_over(handle):
+    """Whether the decoder stopped for bytes behind the last row: all of the slice's rows are decoded by then."""
+    text = turbojpeg.error_text(handle)
+    matched = 0
+    for k in range(LONGEST_TEXT):
+        letter = text[k]
+        if letter == 0:
+            return False
+        matched = matched + 1 if letter == LEFT_OVER[matched] else (1 if letter == LEFT_OVER[0] else 0)
+        if matched == len(LEFT_OVER):
+            return True
+    return False
 
 
 @kernel

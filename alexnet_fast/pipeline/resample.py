@@ -55,24 +55,32 @@ def triangle_taps(start, length, size, low, high, mirrored, first, count, weight
     radius = max(scale, 1.0)
     most = weights.shape[1]
     for x in range(size):
+        d = U(size - 1 - x if mirrored else x)
         centre = start + (x + 0.5) * scale
-        a = min(max(int(np.floor(centre - radius + 0.5)), low), high - 1)
-        b = max(min(int(np.floor(centre + radius + 0.5)), high, a + most), a + 1)
-        total = 0.0
-        for k in range(a, b):
-            total += max(radius - abs(k + 0.5 - centre), 0.0)
-        to_q8 = 256.0 / total if total > 0.0 else 0.0
-        d = size - 1 - x if mirrored else x
+        # int() rounds towards zero, which only shows below `low`.
+        a = min(max(int(centre - radius + 0.5), low), high - 1)
+        b = max(min(int(centre + radius + 0.5), high, a + most), a + 1)
         first[d] = a
         count[d] = b - a
+        if (
+            scale <= 1.0 and b - a == 2
+        ):  # two taps of radius 1 sum to one: the nearer's weight is 1 - its distance
+            nearer = int(256.0 * (a + 1.5 - centre) + 0.5)
+            weights[d, U(0)] = nearer
+            weights[d, U(1)] = 256 - nearer
+            continue
+        offset, last = a + 0.5 - centre, U(b - a - 1)
+        total = 0.0
+        for k in range(last + U(1)):
+            total += max(radius - abs(offset + k), 0.0)
+        to_q8 = 256.0 / total if total > 0.0 else 0.0
         # Rounding the running sum, not each weight, keeps the sum at 256 however many taps there are.
-        running, given = 0.0, 0
-        for k in range(a, b - 1):
-            running += max(radius - abs(k + 0.5 - centre), 0.0) * to_q8
-            rounded = int(running + 0.5)
-            weights[d, k - a] = rounded - given
-            given = rounded
-        weights[d, b - 1 - a] = 256 - given
+        running, given = 0.5, 0
+        for k in range(last):
+            running += max(radius - abs(offset + k), 0.0) * to_q8
+            weights[d, k] = int(running) - given
+            given = int(running)
+        weights[d, last] = 256 - given
 
 
 @kernel

@@ -3,8 +3,7 @@
 A restart interval begins on a byte and with fresh DC predictors (ITU-T T.81, F.1.1.5), so intervals that
 line up in columns are independent tiles.  To decode a crop: the header with the tiles' rectangle
 patched into SOF, the tiles that it touches with their markers renumbered from RST0, and EOI.  That is a
-valid baseline JPEG, and cutting it takes 14 us of a 500 px photo's 440 (Zen 4, drawing the
-crop and the first touch of its bytes included).
+valid baseline JPEG, and cutting it takes 7 us of a 500 px photo's 330 (Zen 4), nearly all of it the first touch of its bytes.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import numpy as np
 
 from ..beton.format import TILE_MAGIC, TILE_MARKER
 from .jit import kernel
+from .lanes import copy_bytes
 from .status import BAD_TABLE, BAD_TILES, NOT_JPEG, OK, UNSUPPORTED, WRONG_SIZE
 
 MAGIC = np.frombuffer(TILE_MAGIC, np.uint8)
@@ -22,6 +22,7 @@ ADOBE = np.frombuffer(b"Adobe", np.uint8)
 JFIF = np.frombuffer(b"JFIF\x00", np.uint8)
 RGB_IDS = np.frombuffer(b"RGB", np.uint8)
 MOST_PX = 65_500  # libjpeg refuses a longer side
+U = np.uintp
 I64 = np.int64  # a uint8 must become signed first: numba makes uint64 + int64 a float
 
 JpegHeader = namedtuple(
@@ -43,8 +44,9 @@ JpegHeader = namedtuple(
     ),
 )
 
-Slice = namedtuple("Slice", ("status", "bytes", "top", "left", "height", "width"))
-"""A small JPEG: its length (0: the whole JPEG is to be decoded), and the rectangle of the image that it holds, in pixels."""
+Slice = namedtuple("Slice", ("status", "bytes", "ends_early", "top", "left", "height", "width"))
+"""A small JPEG: its length (0: the whole JPEG is to be decoded), whether entropy-coded data follows its last row,
+and the rectangle of the image that it holds, in pixels."""
 
 
 @kernel
@@ -200,6 +202,33 @@ def tile_ends(jpeg, header, tiles, wanted, ends):
 
 
 @kernel
+def whole(header):
+    """The Slice that says: decode the JPEG as it is."""
+    return Slice(OK, 0, False, 0, 0, header.height, header.width)
+
+
+@kernel
+def rows_to(jpeg, header, bottom, out):
+    """Where tiles cannot be cut: all bytes under a height that ends with the MCU row of pixel ``bottom`` - 1. -> Slice
+
+    The decoder then stops at that row.  It says that bytes are left over, which is no damage.
+    """
+    mcu_width, mcu_height = 8 * header.across, 8 * header.down
+    width = min((header.width + mcu_width - 1) // mcu_width * mcu_width, MOST_PX)
+    height = min((bottom + mcu_height - 1) // mcu_height * mcu_height, MOST_PX)
+    copy_bytes(U(jpeg.ctypes.data), U(out.ctypes.data), U(len(jpeg)))
+    put_size(out, header.sof, height, width)
+    return Slice(OK, len(jpeg), height < header.height, 0, 0, height, width)
+
+
+@kernel
+def put_size(jpeg, sof, height, width):
+    """Write an image's size into the frame header at offset ``sof``."""
+    jpeg[sof + 5], jpeg[sof + 6] = height >> 8, height & 0xFF
+    jpeg[sof + 7], jpeg[sof + 8] = width >> 8, width & 0xFF
+
+
+@kernel
 def cut(jpeg, header, top, left, bottom, right, out, ends):
     """Write the small JPEG that holds the pixels [top, bottom) x [left, right) of the image.
 
@@ -213,30 +242,31 @@ def cut(jpeg, header, top, left, bottom, right, out, ends):
     Returns:
         A Slice.
     """
-    whole = Slice(OK, 0, 0, 0, header.height, header.width)
     # In a scan of one component an MCU is 8 x 8 whatever its sampling factors.
     mcu_width, mcu_height = 8 * header.across, 8 * header.down
     per_row = (header.width + mcu_width - 1) // mcu_width
     rows = (header.height + mcu_height - 1) // mcu_height
-    if not header.cuttable or header.interval == 0:
-        return whole
+    if not header.cuttable:
+        return whole(header)
+    if header.interval == 0:
+        return rows_to(jpeg, header, bottom, out)
     # A grid of tiles: several to a row, or each of whole rows.
     if per_row % header.interval == 0:
         tile_mcus, tile_rows, columns = header.interval, 1, per_row // header.interval
     elif header.interval % per_row == 0:
         tile_mcus, tile_rows, columns = per_row, header.interval // per_row, 1
     else:
-        return whole
+        return rows_to(jpeg, header, bottom, out)
     tiles_down = (rows + tile_rows - 1) // tile_rows
     tiles = tiles_down * columns
     if tiles > len(ends):
-        return whole
+        return rows_to(jpeg, header, bottom, out)
     tile_width, tile_height = tile_mcus * mcu_width, tile_rows * mcu_height
     y0, y1 = top // tile_height, (bottom + tile_height - 1) // tile_height
     x0, x1 = left // tile_width, (right + tile_width - 1) // tile_width
     status = tile_ends(jpeg, header, tiles, (y1 - 1) * columns + x1, ends)
     if status != OK:
-        return Slice(status, 0, 0, 0, 0, 0)
+        return Slice(status, 0, False, 0, 0, 0, 0)
 
     # Whole MCUs, beyond the image's edge too: libjpeg then writes the planes with no copy of its own.
     width = min((x1 - x0) * tile_width, MOST_PX)
@@ -247,29 +277,27 @@ def cut(jpeg, header, top, left, bottom, right, out, ends):
     )  # leave the table out, where it comes first
     size = 2 + header.scan - begin
     out[2:size] = jpeg[begin : header.scan]
-    sof = 2 + header.sof - begin
-    out[sof + 5], out[sof + 6] = height >> 8, height & 0xFF
-    out[sof + 7], out[sof + 8] = width >> 8, width & 0xFF
+    put_size(out, 2 + header.sof - begin, height, width)
     number = 0
     for y in range(y0, y1):
         first = y * columns + x0
         from_ = header.scan + (ends[first - 1] if first else 0)
         to = header.scan + ends[first + x1 - x0 - 1]
         if from_ + 2 > to or to > len(jpeg):
-            return Slice(BAD_TABLE, 0, 0, 0, 0, 0)
+            return Slice(BAD_TABLE, 0, False, 0, 0, 0, 0)
         if first and (jpeg[from_ - 2] != 0xFF or jpeg[from_ - 1] != 0xD0 + ((first - 1) & 7)):
-            return Slice(BAD_TILES, 0, 0, 0, 0, 0)
-        out[size : size + to - from_] = jpeg[from_:to]
+            return Slice(BAD_TILES, 0, False, 0, 0, 0, 0)
+        copy_bytes(U(jpeg.ctypes.data) + U(from_), U(out.ctypes.data) + U(size), U(to - from_))
         for tile in range(first, first + x1 - x0):
             mark = header.scan + ends[tile] - 2
             last = 0xD9 if tile == tiles - 1 else 0xD0 + (tile & 7)
             if mark < from_ or jpeg[mark] != 0xFF or jpeg[mark + 1] != last:
-                return Slice(BAD_TILES, 0, 0, 0, 0, 0)
+                return Slice(BAD_TILES, 0, False, 0, 0, 0, 0)
             out[size + mark + 1 - from_] = 0xD0 + (number & 7)
             number += 1
         size += to - from_
     out[size - 1] = 0xD9
-    return Slice(OK, size, y0 * tile_height, x0 * tile_width, height, width)
+    return Slice(OK, size, False, y0 * tile_height, x0 * tile_width, height, width)
 
 
 @kernel

@@ -30,6 +30,8 @@ decompress_to_planes = types.ExternalFunction(
     "tjDecompressToYUVPlanes", i32(u64, u64, u64, u64, i32, u64, i32, i32)
 )
 
+error_text = types.ExternalFunction("tjGetErrorStr2", types.CPointer(types.uint8)(u64))
+
 STOP_ON_WARNING = 8192  # TJFLAG_STOPONWARNING: a warning means invented pixels, so it ends the decode
 
 

@@ -20,7 +20,7 @@ PLACE = 3
 
 
 def tiled() -> bytes:
-    return encode_jpeg(picture(*SIZE), Encoding())
+    return encode_jpeg(picture(*SIZE), Encoding(restart_mcus=4))
 
 
 def untabled() -> bytes:
