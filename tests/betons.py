@@ -162,6 +162,22 @@ def marks(scan: bytes) -> list[int]:
     ]
 
 
+def check_tiles(payload: bytes, width: int, height: int, mcu_px: tuple[int, int] = (16, 16)) -> None:
+    """The interval divides the MCUs per row, the markers count round, and the table agrees with them."""
+    found = segments(payload)
+    per_row, rows = -(-width // mcu_px[0]), -(-height // mcu_px[1])
+    interval = int.from_bytes(found[0xDD][1], "big")
+    assert per_row % interval == 0
+    _, scan = found[0]
+    ends = marks(scan)
+    assert len(ends) == rows * per_row // interval
+    assert [scan[end - 1] for end in ends] == [*(0xD0 + k % 8 for k in range(len(ends) - 1)), 0xD9]
+    at, content = found[0xEA]
+    assert at == 2, "the table comes straight after SOI"
+    assert content.startswith(b"TILES\x00\x01\x02")
+    assert np.cumsum(np.frombuffer(content[8:], "<u2")).tolist() == ends
+
+
 def loaded(path: Path, batch_size: int = 16, **options: object) -> dict[int, np.ndarray]:
     """One epoch's pixels by label (the sample's index, where ``write`` made the labels). (3, size, size) uint8 each."""
     options = {"train": False, "drop_last": False, "threads": 1, **options}
@@ -224,8 +240,11 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours.astype(np.int16) - theirs).mean())
 
 
-def read_with_ffcv(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, H, W, 3) uint8 and labels (N,) int64 as ffcv's own Loader delivers a file of one image size."""
+def read_with_ffcv(path: Path, *, os_cache: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, H, W, 3) uint8 and labels (N,) int64 as ffcv's own Loader delivers a file of one image size.
+
+    Without ``os_cache`` it reads the file page by page into memory of its own.
+    """
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import Loader as TheirLoader
@@ -237,7 +256,7 @@ def read_with_ffcv(path: Path) -> tuple[np.ndarray, np.ndarray]:
         num_workers=1,
         order=OrderOption.SEQUENTIAL,
         pipelines={"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]},
-        os_cache=True,
+        os_cache=os_cache,
     )
     images, labels = (
         np.concatenate(parts) for parts in zip(*([part.copy() for part in batch] for batch in loader))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -35,12 +36,12 @@ class FolderDataset:
 
 
 def pack_ours(split: Split, path: Path, options: argparse.Namespace) -> None:
-    write_beton(
-        split,
-        path,
-        Encoding(max_resolution=options.max_resolution, quality=options.quality),
-        workers=options.workers,
-    )
+    encoding = Encoding(max_resolution=options.max_resolution, quality=options.quality)
+    write_beton(split, path, encoding, workers=options.workers)
+
+
+def pack_lossless(split: Split, path: Path, options: argparse.Namespace) -> None:
+    write_beton(split, path, Encoding(mode="lossless", max_resolution=0), workers=options.workers)
 
 
 def pack_ffcv(split: Split, path: Path, options: argparse.Namespace) -> None:
@@ -66,6 +67,10 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     split = scan_folder(options.data)
     packers: dict[str, Callable[[Split, Path, argparse.Namespace], None]] = {"alexnet_fast": pack_ours}
+    if shutil.which("jpegtran"):
+        packers["alexnet_fast lossless"] = pack_lossless
+    else:
+        print("jpegtran is not installed: no lossless packing to measure", file=sys.stderr)
     try:
         import ffcv  # noqa: F401
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +21,11 @@ from rich.progress import (
 
 from alexnet_fast.beton.encode import Encoding
 from alexnet_fast.beton.writer import FolderError, Packed, Split, scan_folder, write_beton
-from alexnet_fast.errors import exit_code
+from alexnet_fast.errors import UserError, exit_code
 from alexnet_fast.pipeline.cores import allowed_cores
 
 SPLITS = ("train", "val")
+SHAPING = ("max_resolution", "min_side", "quality")  # what makes other pixels of an image
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -47,21 +49,36 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help="pack DIR/NAME/<class>/* alone (without it: every one of train and val that exists)",
     )
+    # Left out of the result where not given, so that what was asked for can be told from Encoding's defaults.
     add(
         "--max-resolution",
         type=_at_least(0),
-        default=500,
+        default=argparse.SUPPRESS,
         metavar="PX",
-        help="longest side; larger images are shrunk; 0 = any",
+        help="longest side; larger images are shrunk; 0 = any; not with --mode lossless "
+        f"(default: {Encoding.max_resolution})",
     )
-    add("--min-side", type=_at_least(0), default=0, metavar="PX", help="shortest side to shrink to; 0 = any")
-    add("--quality", type=_at_least(1, 100), default=90, metavar="Q", help="JPEG quality, 1 to 100")
+    add(
+        "--min-side",
+        type=_at_least(0),
+        default=argparse.SUPPRESS,
+        metavar="PX",
+        help=f"shortest side to shrink to; 0 = any; not with --mode lossless (default: {Encoding.min_side})",
+    )
+    add(
+        "--quality",
+        type=_at_least(1, 100),
+        default=argparse.SUPPRESS,
+        metavar="Q",
+        help=f"JPEG quality, 1 to 100; not with --mode lossless (default: {Encoding.quality})",
+    )
     add(
         "--restart-mcus",
         type=_at_least(0),
-        default=4,
+        default=Encoding.restart_mcus,
         metavar="N",
-        help="MCUs (16 px) between restart markers; 0 = none",
+        help="MCUs between restart markers, as near as a photo's width allows; 0 = none. An MCU is 16 px wide; "
+        "with --mode lossless as wide as the source's, 8 px at 4:4:4",
     )
     add(
         "--optimize",
@@ -70,9 +87,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add(
         "--mode",
-        choices=("reencode", "raw"),
+        choices=("reencode", "raw", "lossless"),
         default="reencode",
-        help="JPEG with restart markers, or raw RGB pixels",
+        help="JPEG with restart markers made anew; raw RGB pixels; or the source JPEG's own coefficients, no pixel changed, "
+        "with restart markers added (needs libjpeg-turbo's jpegtran)",
     )
     add(
         "--workers",
@@ -116,6 +134,25 @@ def _seed(text: str) -> int | None:
 _seed.__name__ = "whole number or 'none'"
 
 
+def encoding_asked_for(options: argparse.Namespace) -> Encoding:
+    """How the images are to be stored.
+
+    Raises:
+        UserError: an option that --mode lossless leaves no room for.
+    """
+    shaping = {name: value for name, value in vars(options).items() if name in SHAPING}
+    if options.mode == "lossless":
+        if shaping:
+            given = " and ".join(f"--{name.replace('_', '-')}" for name in shaping)
+            raise UserError(
+                f"--mode lossless keeps every JPEG's own size and quality; pack without {given}, or with --mode reencode"
+            )
+        shaping = {"max_resolution": 0}
+    return Encoding(
+        mode=options.mode, restart_mcus=options.restart_mcus, optimize=options.optimize, **shaping
+    )
+
+
 def splits_to_pack(data: Path, only: str | None) -> dict[str, Split]:
     """The splits below ``data``; all share the labels of the training split where there is one.
 
@@ -138,14 +175,7 @@ def splits_to_pack(data: Path, only: str | None) -> dict[str, Split]:
 
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    encoding = Encoding(
-        mode=options.mode,
-        max_resolution=options.max_resolution,
-        min_side=options.min_side,
-        quality=options.quality,
-        restart_mcus=options.restart_mcus,
-        optimize=options.optimize,
-    )
+    encoding = encoding_asked_for(options)
     console = Console(stderr=True)
     for name, split in splits_to_pack(options.data, options.split).items():
         if options.shuffle_seed is not None:
@@ -162,7 +192,7 @@ def main(argv: list[str] | None = None) -> None:
                 settings={"split": name, "shuffle_seed": options.shuffle_seed, "limit": options.limit},
                 progress=progress,
             )
-        print(summary(packed, len(split.classes)))
+        print(summary(packed, len(split.classes), encoding))
 
 
 @contextmanager
@@ -187,14 +217,19 @@ def progress_bar(console: Console, name: str, total: int) -> Iterator[Callable[[
         yield progress
 
 
-def summary(packed: Packed, classes: int) -> str:
+def summary(packed: Packed, classes: int, encoding: Encoding) -> str:
     """The closing lines: what was written, how fast, what was converted from what."""
     lines = [
         f"{packed.path}: {packed.samples:,} images of {classes} classes, {packed.file_bytes / 1e6:,.1f} MB "
         f"({packed.payload_bytes / packed.samples / 1e3:,.1f} kB an image), {packed.samples / packed.seconds:,.0f} img/s in {packed.seconds:.1f} s"
     ]
+    what = (
+        f"re-encoded at quality {encoding.quality}, for want of coefficients to keep"
+        if encoding.mode == "lossless"
+        else "converted to RGB JPEG"
+    )
     lines += [
-        f"  converted to RGB JPEG: {count} from {kind}" for kind, count in packed.converted.most_common()
+        f"  {what}: {count} from {kind}" for kind, count in Counter(packed.converted.values()).most_common()
     ]
     if packed.skipped:
         lines.append(f"  skipped as unreadable: {len(packed.skipped)}, listed in {packed.path}.json")

@@ -1,4 +1,4 @@
-"""One image file -> the bytes of one sample: JPEG with restart markers and a tile table, or raw RGB."""
+"""One image file -> the bytes of one sample: JPEG with restart markers and a tile table, made anew or lossless, or raw RGB."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from PIL import Image
 
 from ..errors import UserError
 from . import format as fmt
+from .lossless import SOS, Frame, JpegtranMissing, marked, read_frame, segments
 
-MCU_PX = 16  # side of an MCU in luma pixels at 4:2:0, the only subsampling we write
+MCU_PX = (16, 16)  # width and height of an MCU in luma pixels at 4:2:0, the only subsampling we encode
 MOST_PX = 65_500  # a side of any image that libjpeg takes; the format's u2 holds little more
 
 
@@ -25,19 +26,31 @@ class UnreadableImage(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """How source images become samples."""
+    """How source images become samples.
 
-    mode: Literal["reencode", "raw"] = "reencode"
+    Raises:
+        UserError: mode lossless with a size to shrink to.
+    """
+
+    mode: Literal["reencode", "raw", "lossless"] = "reencode"
+    """JPEGs made anew, raw RGB pixels, or the source JPEG's own coefficients at its own size (``max_resolution=0``)."""
     max_resolution: int = 500
     """Longest side in pixels; larger images are shrunk, smaller ones kept; 0 = any."""
     min_side: int = 0
     """Shortest side in pixels; larger images are shrunk to it; 0 = any. The smaller of the two results counts."""
     quality: int = 90
-    """JPEG quality, 1 to 100."""
-    restart_mcus: int = 4
+    """JPEG quality, 1 to 100, of whatever is encoded; in mode lossless, of the few images that are no JPEG a loader decodes."""
+    restart_mcus: int = 2
     """MCUs between restart markers, as near as the width allows; 0 = no markers (then every crop decodes all)."""
     optimize: bool = False
     """Huffman tables made for each image: 4.5 % fewer bytes, at a third more of the packer's time."""
+
+    def __post_init__(self) -> None:
+        if self.mode == "lossless" and (self.max_resolution or self.min_side):
+            raise UserError(
+                f"mode lossless keeps every image's own size, so max_resolution {self.max_resolution} and min_side {self.min_side} "
+                "cannot apply; give 0 for both"
+            )
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,9 @@ class Sample:
     width: int
     height: int
     converted_from: str
-    """What the source was, where it was no RGB JPEG of its name: "L JPEG", "CMYK JPEG", "PNG named .JPEG"; else ""."""
+    """What the source was, where it was no RGB JPEG of its name: "L JPEG", "CMYK JPEG", "PNG named .JPEG"; else "".
+
+    In mode lossless: what was encoded anew, because its coefficients could not be kept."""
 
 
 def encode_file(path: Path, encoding: Encoding) -> Sample:
@@ -57,20 +72,25 @@ def encode_file(path: Path, encoding: Encoding) -> Sample:
 
     Raises:
         UnreadableImage: naming the file and what its decoder said.
+        JpegtranMissing: mode lossless without the program that it needs.
     """
     try:
+        source = path.read_bytes()  # Pillow reads a file in forty small pieces
+        frame = read_frame(source) if encoding.mode == "lossless" else None
+        if frame and not frame.obstacle:
+            return keep_jpeg(source, frame, encoding)
         with warnings.catch_warnings():
             # Odd EXIF or palettes; the pixels are checked by load().
             warnings.simplefilter("ignore", UserWarning)
-            with Image.open(
-                io.BytesIO(path.read_bytes())
-            ) as image:  # Pillow reads a file in forty small pieces
-                converted_from = describe_conversion(image, path)
+            with Image.open(io.BytesIO(source)) as image:
+                converted_from = frame.obstacle if frame else describe_conversion(image, path)
                 rgb = shrunk(image, encoding)
                 if max(rgb.size) > MOST_PX:
                     raise ValueError(
                         f"{rgb.width} x {rgb.height} pixels are more than {MOST_PX} on a side; lower --max-resolution"
                     )
+    except JpegtranMissing:
+        raise
     except Exception as error:  # Pillow's parsers raise whatever a broken file trips them on
         raise UnreadableImage(
             f"cannot read the image {path}: {error}; remove it, or pack with --on-error skip"
@@ -78,6 +98,17 @@ def encode_file(path: Path, encoding: Encoding) -> Sample:
     if encoding.mode == "raw":
         return Sample(rgb.tobytes(), fmt.RAW, rgb.width, rgb.height, converted_from)
     return Sample(encode_jpeg(rgb, encoding), fmt.JPEG, rgb.width, rgb.height, converted_from)
+
+
+def keep_jpeg(source: bytes, frame: Frame, encoding: Encoding) -> Sample:
+    """A JPEG's own coefficients with markers and tile table.
+
+    Raises:
+        ValueError: the JPEG is damaged.
+    """
+    interval = restart_interval(frame.width, frame.height, encoding.restart_mcus, frame.mcu_px)
+    jpeg = marked(source, interval, optimize=encoding.optimize)
+    return Sample(with_tile_table(jpeg) if interval else jpeg, fmt.JPEG, frame.width, frame.height, "")
 
 
 def describe_conversion(image: Image.Image, path: Path) -> str:
@@ -144,15 +175,20 @@ def encode_jpeg(rgb: Image.Image, encoding: Encoding) -> bytes:
     return with_tile_table(jpeg) if interval else jpeg
 
 
-def restart_interval(width: int, height: int, wanted_mcus: int) -> int:
+def restart_interval(width: int, height: int, wanted_mcus: int, mcu_px: tuple[int, int] = MCU_PX) -> int:
     """MCUs between restart markers: the divisor of the MCUs per row nearest (by ratio) to the wanted count.
 
     A divisor makes tiles that line up in columns, so that a crop can leave out the tiles beside it.
     Images of so many tiles that their table would not fit into one segment get the next divisor that does.
+
+    Args:
+        width, height: of the image, in pixels.
+        wanted_mcus: 0 = no markers.
+        mcu_px: (width, height) of an MCU in pixels.
     """
     if wanted_mcus == 0:
         return 0
-    per_row, rows = -(-width // MCU_PX), -(-height // MCU_PX)
+    per_row, rows = -(-width // mcu_px[0]), -(-height // mcu_px[1])
     divisors = [d for d in range(1, per_row + 1) if per_row % d == 0]
     fitting = [d for d in divisors if rows * per_row // d <= fmt.MAX_TILES] or [per_row]
     return min(fitting, key=lambda d: (abs(math.log(d / wanted_mcus)), d))
@@ -182,9 +218,4 @@ def tile_lengths(jpeg: bytes) -> np.ndarray:
 
 def scan_start(jpeg: bytes) -> int:
     """Offset of the first entropy-coded byte: the end of the SOS segment."""
-    at = 2
-    while True:
-        marker, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
-        at += 2 + length
-        if marker == 0xDA:
-            return at
+    return next(end for marker, _, end in segments(jpeg) if marker == SOS)

@@ -14,7 +14,8 @@ allocation table      ``alloc_table_ptr``  ``ALLOCATION`` entries up to the end 
 ====================  ==================  =====================================================
 
 - A payload's ``ptr`` is an offset from the start of the file.  Payloads are packed byte by byte and
-  never cross a page, so a page is the largest sample.
+  never cross a page, so a page is the largest sample.  Pages are counted from the start of the file: where a
+  writer doubled them on meeting a large sample, the first payload need not lie at the start of one.
 - The allocation table alone holds a payload's size.  FFCV writes it in the order in which its
   workers ended: join it on ``ptr``.  Ours is in file order.
 - ``alloc_table_ptr == 0`` marks a file whose writing was interrupted.

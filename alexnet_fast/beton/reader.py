@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -45,7 +47,8 @@ class Beton:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.map = _open_map(self.path)
+        self._mapped = _open_map(self.path)
+        self.map = np.frombuffer(self._mapped, np.uint8)
         header = self._header()
         self.num_samples = int(header["num_samples"])
         self.page_size = int(header["page_size"])
@@ -87,9 +90,29 @@ class Beton:
         except (ValueError, OSError) as error:
             raise BetonError(f"cannot read {path}: {error}; delete it or pack again") from error
 
+    def check_length(self) -> None:
+        """See that the file is as long as it was when it was opened.
+
+        To read beyond the end of a file that was cut meanwhile ends the process (SIGBUS), as with any memory map.
+
+        Raises:
+            BetonError: it has been cut, or is being written anew in its place.
+        """
+        length = self._mapped.size()
+        if length < len(self.map):
+            raise BetonError(
+                f"{self.path} was shortened while it was open, from {len(self.map)} bytes to {length}; "
+                "write a new file beside it and rename that, as the packer does"
+            )
+
+    def expect_random_access(self) -> None:
+        """Have the kernel read no more than the pages that are touched; by itself it reads their neighbours with them."""
+        with suppress(OSError):  # advice: whoever cannot take it goes on as before
+            self._mapped.madvise(mmap.MADV_RANDOM)
+
     def close(self) -> None:
         """Drop the map. Views handed out keep the memory mapped until they go."""
-        del self.map
+        del self.map, self._mapped
 
     def __len__(self) -> int:
         return self.num_samples
@@ -148,29 +171,17 @@ class Beton:
         if table_ptr > len(self.map) or (len(self.map) - table_ptr) % fmt.ALLOCATION.itemsize:
             raise self._truncated(table_ptr)
         table = self.map[table_ptr:].view(fmt.ALLOCATION)
-        ptrs, sizes = np.ascontiguousarray(table["ptr"]), np.ascontiguousarray(table["size"])
-        if not np.all(ptrs[1:] > ptrs[:-1]):  # ours is sorted; FFCV's is in the order its workers ended
-            order = np.argsort(ptrs, kind="stable")
-            ptrs, sizes = ptrs[order], sizes[order]
         wanted = np.ascontiguousarray(self.images["data_ptr"])
-        place = np.minimum(np.searchsorted(ptrs, wanted), max(len(ptrs) - 1, 0))
-        if len(ptrs) == 0 or not np.array_equal(ptrs[place], wanted):
-            missing = int(np.argmax(ptrs[place] != wanted)) if len(ptrs) else 0
-            raise BetonError(
-                f"{self.path}: the allocation table does not hold sample {missing}; the file is truncated or damaged"
-            )
-        found = sizes[place]
+        found = self._joined(table, wanted)
         data_start = fmt.metadata_offset(num_fields) + self.num_samples * record_bytes
         # Not ptr + size <= table_ptr: a hostile size would wrap around.
-        bad = (
-            (wanted < data_start)
-            | (wanted > table_ptr)
-            | (found > table_ptr - np.minimum(wanted, table_ptr))
-            | (found == 0)
-        )
-        raw = self.images["mode"] == fmt.RAW
-        pixels = self.images["width"].astype(np.uint64) * self.images["height"] * 3
-        bad |= (pixels == 0) | (self.images["mode"] > fmt.RAW) | (raw & (found != pixels))
+        inside = (data_start <= wanted) & (wanted <= table_ptr)
+        inside &= found <= table_ptr - np.minimum(wanted, table_ptr)
+        pixels = self.images["width"].astype(np.uint64)
+        pixels *= self.images["height"]
+        mode = self.images["mode"]
+        known = (mode == fmt.JPEG) | ((mode == fmt.RAW) & (found == 3 * pixels))
+        bad = ~(inside & known & (found > 0) & (pixels > 0))
         if bad.any():
             i = int(np.argmax(bad))
             raise BetonError(
@@ -179,17 +190,33 @@ class Beton:
             )
         return found
 
+    def _joined(self, table: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """The sizes of the payloads at the pointers ``wanted``, which may stand in any order in the allocation table."""
+        if len(table) == len(wanted) and np.array_equal(table["ptr"], wanted):  # ours: in the samples' order
+            return np.ascontiguousarray(table["size"])
+        ptrs = np.ascontiguousarray(table["ptr"])
+        order = np.argsort(ptrs, kind="stable")  # FFCV's: in the order in which its workers ended
+        ptrs = ptrs[order]
+        place = np.minimum(np.searchsorted(ptrs, wanted), max(len(ptrs) - 1, 0))
+        if len(ptrs) == 0 or not np.array_equal(ptrs[place], wanted):
+            missing = int(np.argmax(ptrs[place] != wanted)) if len(ptrs) else 0
+            raise BetonError(
+                f"{self.path}: the allocation table does not hold sample {missing}; the file is truncated or damaged"
+            )
+        return table["size"][order[place]]
+
     def _truncated(self, expected: int) -> BetonError:
         return BetonError(
             f"{self.path} is truncated: it has {len(self.map)} bytes and needs more than {expected}; copy or pack it again"
         )
 
 
-def _open_map(path: Path) -> np.ndarray:
+def _open_map(path: Path) -> mmap.mmap:
     try:
         if path.stat().st_size == 0:
             raise BetonError(f"{path} is no beton: it is empty")
-        return np.asarray(np.memmap(path, np.uint8, "r"))
+        with open(path, "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise BetonError(
             f"{path} does not exist; pack one with tools/write_beton.py --data FOLDER --out FOLDER"

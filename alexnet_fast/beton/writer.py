@@ -22,6 +22,7 @@ from .. import __version__
 from ..errors import UserError
 from . import format as fmt
 from .encode import Encoding, Sample, UnreadableImage, encode_file
+from .lossless import jpegtran
 from .reader import sidecar_path
 
 IMAGE_SUFFIXES = frozenset(
@@ -64,7 +65,8 @@ class Packed:
     payload_bytes: int = 0
     file_bytes: int = 0
     seconds: float = 0.0
-    converted: Counter[str] = field(default_factory=Counter)
+    converted: dict[str, str] = field(default_factory=dict)
+    """Path of each image that was not what it is stored as -> what it was (``Sample.converted_from``)."""
     skipped: list[str] = field(default_factory=list)
 
 
@@ -133,9 +135,12 @@ def write_beton(
 
     Raises:
         UnreadableImage: with on_error "raise", naming the file.
-        UserError: the disk is full or not writable, a worker died, or no image was readable.
+        UserError: the disk is full or not writable, a worker died, no image was readable, or one takes more than 2 GiB.
+        JpegtranMissing: mode lossless without the program that it needs.
     """
     started = time.perf_counter()
+    if encoding.mode == "lossless":
+        jpegtran()  # before anything is written
     packed = Packed(path)
     partial = path.with_name(path.name + PARTIAL)
     kept_paths: list[str] = []
@@ -154,7 +159,7 @@ def write_beton(
                     kept_paths.append(split.paths[i])
                     class_counts[split.labels[i]] += 1
                     if outcome.converted_from:
-                        packed.converted[outcome.converted_from] += 1
+                        packed.converted[split.paths[i]] = outcome.converted_from
                 progress(i + 1)
             if not kept_paths:
                 raise UserError(
@@ -172,8 +177,9 @@ def write_beton(
                 "samples": packed.samples,
                 "payload_bytes": packed.payload_bytes,
                 "per_class": {name: class_counts[k] for k, name in enumerate(split.classes)},
-                "converted": dict(sorted(packed.converted.items())),
+                "converted": dict(sorted(Counter(packed.converted.values()).items())),
             },
+            "converted": packed.converted,
             "skipped": packed.skipped,
             "paths": kept_paths,
         }
@@ -209,13 +215,19 @@ class _Pages:
         file.seek(self.at)
 
     def add(self, sample: Sample, label: int) -> None:
-        """Append one sample; one that does not fit into the rest of its page begins the next."""
+        """Append one sample; one that does not fit into the rest of its page begins the next.
+
+        For one that is larger than a page, pages double until it fits.  What lies in the file already still crosses
+        none: every edge of the new pages was one of the old.
+        """
         size = len(sample.payload)
-        if size > self.page_size:
-            raise UserError(
-                f"an image of {sample.width} x {sample.height} pixels takes {size} bytes, more than a page ({self.page_size}); "
-                "lower --max-resolution or --quality"
-            )
+        while size > self.page_size:
+            if self.page_size == fmt.MAX_PAGE_SIZE:
+                raise UserError(
+                    f"an image of {sample.width} x {sample.height} pixels takes {size} bytes, more than the largest page "
+                    f"({fmt.MAX_PAGE_SIZE}); lower --max-resolution or --quality"
+                )
+            self.page_size *= 2
         left = -self.at % self.page_size
         if 0 < left < size:
             self._pad(left)

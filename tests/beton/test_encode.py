@@ -22,7 +22,7 @@ from alexnet_fast.beton.encode import (
     restart_interval,
     target_size,
 )
-from betons import cjpeg, difference, jpeg, marks, picture, pixels, segments, without_segment
+from betons import check_tiles, cjpeg, difference, jpeg, picture, pixels, segments, without_segment
 
 ODD_SIZES = [
     (1, 1),
@@ -52,22 +52,6 @@ def encoded(
     return encode_file(path, encoding or Encoding())
 
 
-def check_tiles(payload: bytes, width: int, height: int) -> None:
-    """The interval divides the MCUs per row, the markers count round, and the table agrees with them."""
-    found = segments(payload)
-    per_row, rows = -(-width // 16), -(-height // 16)
-    interval = int.from_bytes(found[0xDD][1], "big")
-    assert per_row % interval == 0
-    _, scan = found[0]
-    ends = marks(scan)
-    assert len(ends) == rows * per_row // interval
-    assert [scan[end - 1] for end in ends] == [*(0xD0 + k % 8 for k in range(len(ends) - 1)), 0xD9]
-    at, content = found[fmt.TILE_MARKER]
-    assert at == 2, "the table comes straight after SOI"
-    assert content.startswith(b"TILES\x00\x01\x02")
-    assert np.cumsum(np.frombuffer(content[8:], "<u2")).tolist() == ends
-
-
 @pytest.mark.parametrize(("width", "height"), ODD_SIZES + [(16 * n, 50) for n in PRIME_MCUS])
 @pytest.mark.parametrize("wanted", [1, 2, 4, 8])
 def test_every_jpeg_is_a_grid_of_tiles_with_a_true_table(width: int, height: int, wanted: int) -> None:
@@ -93,13 +77,18 @@ def test_no_markers_means_no_table() -> None:
     assert 0xDD not in found and fmt.TILE_MARKER not in found
 
 
-@given(width=st.integers(1, 5000), height=st.integers(1, 5000), wanted=st.integers(1, 64))
+@given(
+    width=st.integers(1, 5000),
+    height=st.integers(1, 5000),
+    wanted=st.integers(1, 64),
+    mcu_px=st.sampled_from([(8, 8), (16, 8), (8, 16), (16, 16), (32, 8)]),
+)
 @settings(max_examples=300, deadline=None)
 def test_the_interval_divides_the_row_and_is_the_nearest_that_fits_the_table(
-    width: int, height: int, wanted: int
+    width: int, height: int, wanted: int, mcu_px: tuple[int, int]
 ) -> None:
-    per_row, rows = -(-width // 16), -(-height // 16)
-    interval = restart_interval(width, height, wanted)
+    per_row, rows = -(-width // mcu_px[0]), -(-height // mcu_px[1])
+    interval = restart_interval(width, height, wanted, mcu_px)
     assert per_row % interval == 0
     fitting = [d for d in range(1, per_row + 1) if per_row % d == 0 and rows * per_row // d <= fmt.MAX_TILES]
     if fitting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -239,3 +240,35 @@ def test_a_sidecar_that_is_no_json_object_is_refused_by_name(tmp_path: Path, sid
     path.with_name("a.beton.json").write_bytes(sidecar.encode("utf-8", "surrogateescape"))
     with pytest.raises(BetonError, match=r"cannot read .*a\.beton\.json: .*; delete it or pack again"):
         _ = Beton(path).sidecar
+
+
+def test_a_sidecar_is_not_read_before_it_is_asked_for(tmp_path: Path) -> None:
+    """That of 1.28 million samples takes 46 MB on disk and 120 MB in memory."""
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))])
+    path.with_name("a.beton.json").write_text("{")
+    with Beton(path) as beton:
+        assert len(beton.payload(0)) and beton.num_classes == 1
+
+
+def test_a_file_that_is_shortened_while_it_is_open_is_told_from_one_that_is_not(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))])
+    length = path.stat().st_size
+    with Beton(path) as beton:
+        beton.check_length()
+        with open(path, "ab") as file:
+            file.write(b"more")
+        beton.check_length()
+        os.truncate(path, length - 1)
+        with pytest.raises(
+            BetonError, match=f"was shortened while it was open, from {length} bytes to {length - 1}"
+        ):
+            beton.check_length()
+
+
+def test_a_file_that_is_replaced_while_it_is_open_stays_whole_for_who_has_it(tmp_path: Path) -> None:
+    first, second = jpeg(picture(64, 48, 0)), jpeg(picture(32, 24, 1))
+    path = write(tmp_path / "a.beton", [first] * 3)
+    with Beton(path) as beton:
+        os.replace(write(tmp_path / "b.beton", [second]), path)
+        beton.check_length()
+        assert beton.payload(2).tobytes() == first

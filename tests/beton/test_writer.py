@@ -67,7 +67,7 @@ def test_the_sidecar_tells_classes_settings_counts_and_sources(folder: Path, tmp
     assert told["packer"].startswith("alexnet_fast ")
     assert told["classes"] == ["ant", "bee", "cat"]
     assert told["settings"] == {
-        "mode": "reencode", "max_resolution": 64, "min_side": 0, "quality": 90, "restart_mcus": 4, "optimize": False,
+        "mode": "reencode", "max_resolution": 64, "min_side": 0, "quality": 90, "restart_mcus": Encoding.restart_mcus, "optimize": False,
         "split": "train"
     }  # fmt: skip
     assert told["counts"]["samples"] == 24
@@ -113,12 +113,35 @@ def test_samples_never_cross_a_page(tmp_path: Path) -> None:
             assert beton.payload(k).tobytes() == picture(500, 500, k % 3).tobytes()
 
 
-def test_an_image_larger_than_a_page_is_refused_with_what_to_lower(tmp_path: Path) -> None:
+def test_pages_grow_for_an_image_that_is_larger_than_one(tmp_path: Path) -> None:
+    """Samples of 0.75, 9, 0.75 ... 27 and 0.75 MB: the pages become 16 MiB, then 32, and no sample crosses an edge of those."""
+    small, large, huge = picture(500, 500), picture(2000, 1500), picture(500, 375).resize((4000, 2250))
+    images = [small, large, *[small] * 20, huge, small]
+    for k, image in enumerate(images):
+        image.save(tmp_path / f"{k}.bmp")
+    split = Split(tmp_path, [f"{k}.bmp" for k in range(len(images))], [0] * len(images), ["only"])
+    write_beton(split, tmp_path / "a.beton", Encoding(mode="raw", max_resolution=0), workers=1)
+    with Beton(tmp_path / "a.beton") as beton:
+        assert beton.page_size == 1 << 25
+        begin = beton.images["data_ptr"].astype(np.int64)
+        end = begin + beton.sizes.astype(np.int64)
+        assert (begin // beton.page_size == (end - 1) // beton.page_size).all() and (
+            end[:-1] <= begin[1:]
+        ).all()
+        assert (len(beton.map) - len(images) * fmt.ALLOCATION.itemsize) % beton.page_size == 0
+        for k, image in enumerate(images):
+            assert beton.payload(k).tobytes() == image.tobytes(), k
+
+
+def test_an_image_larger_than_the_largest_page_is_refused_with_what_to_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fmt, "MAX_PAGE_SIZE", fmt.DEFAULT_PAGE_SIZE)
     picture(2000, 1500).save(tmp_path / "large.bmp")
     split = Split(tmp_path, ["large.bmp"], [0], ["only"])
     with pytest.raises(
         UserError,
-        match=r"2000 x 1500 pixels takes 9000000 bytes, more than a page .*; lower --max-resolution",
+        match=r"2000 x 1500 pixels takes 9000000 bytes, more than the largest page .*; lower --max-resolution",
     ):
         write_beton(split, tmp_path / "out/a.beton", Encoding(mode="raw", max_resolution=0), workers=1)
     assert leftovers(tmp_path / "out") == []
@@ -167,13 +190,18 @@ def test_where_no_image_is_readable_nothing_is_written(tmp_path: Path) -> None:
     assert leftovers(tmp_path / "out") == []
 
 
-def test_what_was_converted_is_counted_by_kind(tmp_path: Path) -> None:
+def test_what_was_converted_is_listed_and_counted_by_kind(tmp_path: Path) -> None:
     (tmp_path / "images/a").mkdir(parents=True)
     for k, mode in enumerate(("L", "L", "CMYK", "RGB")):
         picture(40, 30).convert(mode).save(tmp_path / f"images/a/{k}.jpg")
     picture(40, 30).save(tmp_path / "images/a/5.JPEG", format="PNG")
     packed = write_beton(scan_folder(tmp_path / "images"), tmp_path / "a.beton", SMALL, workers=1)
-    assert packed.converted == {"L JPEG": 2, "CMYK JPEG": 1, "PNG named .JPEG": 1}
+    assert packed.converted == {
+        "a/0.jpg": "L JPEG", "a/1.jpg": "L JPEG", "a/2.jpg": "CMYK JPEG", "a/5.JPEG": "PNG named .JPEG"
+    }  # fmt: skip
+    told = json.loads((tmp_path / "a.beton.json").read_text())
+    assert told["counts"]["converted"] == {"L JPEG": 2, "CMYK JPEG": 1, "PNG named .JPEG": 1}
+    assert told["converted"] == packed.converted
 
 
 def test_progress_counts_every_image(folder: Path, tmp_path: Path) -> None:

@@ -15,8 +15,11 @@ from typing import Any
 
 import pytest
 
+from alexnet_fast.beton.encode import Encoding
+from alexnet_fast.beton.lossless import JpegtranMissing, jpegtran
 from alexnet_fast.beton.reader import Beton
 from betons import PAGE, jpeg, picture
+from coefficients import same_coefficients
 from components import ROOT
 
 Pack = Callable[..., Any]
@@ -48,6 +51,15 @@ def bad_data(tmp_path: Path) -> Path:
     (tmp_path / "bad/train/ant/good.JPEG").write_bytes(jpeg(picture(40, 30)))
     (tmp_path / "bad/train/ant/text.JPEG").write_bytes(b"no image")
     return tmp_path / "bad"
+
+
+@pytest.fixture(scope="module")
+def require_jpegtran() -> None:
+    """libjpeg-turbo's program, or the test skips."""
+    try:
+        jpegtran()
+    except JpegtranMissing as error:
+        pytest.skip(str(error))
 
 
 def refused(run: Any, *expected: str) -> None:
@@ -91,7 +103,8 @@ def test_help_names_every_option_with_its_default(pack: Pack) -> None:
     )
     assert all(f"--{option}" in run.stdout for option in options.split())
     assert all(
-        f"(default: {value})" in run.stdout.replace("\n", " ") for value in (500, 90, 4, "reencode", "raise")
+        f"(default: {value})" in run.stdout.replace("\n", " ")
+        for value in (500, 90, Encoding.restart_mcus, "reencode", "raise")
     )
 
 
@@ -181,6 +194,69 @@ def test_quality_and_markers_reach_the_file(pack: Pack, data: Path, tmp_path: Pa
             sizes.append(int(beton.sizes.sum()))
             assert (b"TILES" in beton.payload(0).tobytes()) == (k != 1)
     assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_lossless_mode_keeps_every_jpegs_size_and_coefficients_and_says_what_it_encoded_anew(
+    pack: Pack, data: Path, tmp_path: Path, require_jpegtran: None
+) -> None:
+    run = pack("--data", data, "--out", tmp_path, "--mode", "lossless", "--split", "train", "--workers", 2)
+    assert run.code == 0, run.stderr
+    assert run.stdout.splitlines()[1:] == [
+        "  re-encoded at quality 90, for want of coefficients to keep: 1 from PNG"
+    ]
+    with Beton(tmp_path / "train.beton") as beton:
+        assert beton.sidecar is not None
+        assert beton.sidecar["converted"] == {"bee/large.png": "PNG"}
+        assert (
+            beton.sidecar["settings"]["mode"] == "lossless"
+            and beton.sidecar["settings"]["max_resolution"] == 0
+        )
+        for k, path in enumerate(beton.sidecar["paths"]):
+            stored = beton.payload(k).tobytes()
+            if path == "bee/large.png":
+                assert int(beton.images["width"][k]) == 600
+            else:
+                assert same_coefficients(stored, (data / "train" / path).read_bytes()), path
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--quality", 90), "--quality"),
+        (("--max-resolution", 500), "--max-resolution"),
+        (("--min-side", 0), "--min-side"),
+        (("--max-resolution", 0, "--quality", 95), "--max-resolution and --quality"),
+    ],
+)
+def test_what_shapes_pixels_does_not_go_with_lossless_mode(
+    pack: Pack, data: Path, tmp_path: Path, options: tuple[object, ...], named: str
+) -> None:
+    run = pack("--data", data, "--out", tmp_path / "out", "--mode", "lossless", *options)
+    refused(run, f"keeps every JPEG's own size and quality; pack without {named}, or with --mode reencode")
+    assert not (tmp_path / "out").exists()
+
+
+def test_lossless_mode_says_what_to_install_where_jpegtran_is_missing(
+    pack: Pack, data: Path, tmp_path: Path
+) -> None:
+    run = pack("--data", data, "--out", tmp_path / "out", "--mode", "lossless", env={"PATH": str(tmp_path)})
+    refused(
+        run, "--mode lossless needs libjpeg-turbo's program jpegtran", "apt-get install libjpeg-turbo-progs"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_jpeg_is_named_in_lossless_mode_too(
+    pack: Pack, bad_data: Path, tmp_path: Path, require_jpegtran: None
+) -> None:
+    (bad_data / "train/ant/text.JPEG").write_bytes(jpeg(picture(40, 30))[:-30])
+    run = pack("--data", bad_data, "--out", tmp_path / "out", "--mode", "lossless", "--workers", 2)
+    refused(
+        run,
+        "ant/text.JPEG: jpegtran says: Premature end of JPEG file",
+        "remove it, or pack with --on-error skip",
+    )
+    assert os.listdir(tmp_path / "out") == []
 
 
 def test_unreadable_images_are_listed_when_skipped(pack: Pack, bad_data: Path, tmp_path: Path) -> None:
