@@ -1,0 +1,40 @@
+"""The stages' benchmark, on a few small images."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from betons import Entry, jpeg, picture, write
+
+TOOL = Path(__file__).resolve().parents[2] / "tools/bench_kernels.py"
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, TOOL, "--rounds", "2", *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+def test_the_stages_of_two_files_are_measured_side_by_side(tmp_path: Path) -> None:
+    images = [jpeg(picture(200, 150, seed)) for seed in range(12)]
+    files = [write(tmp_path / f"{name}.beton", images) for name in ("a", "b")]
+    done = bench(*files, "--size", 96, "--json", tmp_path / "figures.json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())["files"]
+    assert [row["beton"] for row in figures] == [str(path) for path in files]
+    for row in figures:
+        assert row["images"] == 12
+        assert 0 < row["cut_us"] < row["cut_us"] + row["libjpeg_us"] < row["all_us"]
+
+
+def test_raw_pixels_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    done = bench(write(tmp_path / "raw.beton", [Entry.raw(picture(64, 64))]))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1) and "raw" in done.stderr
+
+
+def test_a_file_that_is_not_there_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    done = bench(tmp_path / "none.beton")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1) and "none.beton" in done.stderr
