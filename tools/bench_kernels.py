@@ -34,8 +34,9 @@ from alexnet_fast.pipeline.decode import (
     reach,
     sample_table,
 )
+from alexnet_fast.pipeline.header import read_header
 from alexnet_fast.pipeline.order import epoch_order
-from alexnet_fast.pipeline.tiles import cut, read_header
+from alexnet_fast.pipeline.tiles import cut
 
 CHUNK = 10
 CUT, PLANES, ALL = range(3)

@@ -113,7 +113,7 @@ def read_frame(jpeg: bytes) -> Frame | None:
 
 
 def _decodable(factors: list[tuple[int, int]]) -> bool:
-    """Whether these are 4:4:4, 4:2:2, 4:2:0, 4:4:0 or 4:1:1, which the loader knows (``pipeline.tiles.read_header``)."""
+    """Whether these are 4:4:4, 4:2:2, 4:2:0, 4:4:0 or 4:1:1, which the loader knows (``pipeline.header.read_header``)."""
     luma, *chroma = factors
     if chroma == [
         luma,

@@ -9,11 +9,12 @@ import numpy as np
 from ..beton.format import RAW
 from ..beton.reader import Beton
 from . import turbojpeg
+from .header import agrees, read_header
 from .jit import kernel
 from .lanes import LANES, blend, copy_bytes, split_rgb
 from .resample import most_taps, narrow, support, triangle_taps, ycbcr_row
 from .status import DECODER, OK, TOO_LARGE
-from .tiles import agrees, cut, read_header, whole
+from .tiles import cut, whole
 
 U8, U64, I32, I64 = np.uint8, np.uint64, np.int32, np.int64
 YCBCR, GREY, RGB = 0, 1, 2

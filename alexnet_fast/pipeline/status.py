@@ -12,6 +12,7 @@ BAD_TABLE = 4
 BAD_TILES = 5
 DECODER = 6
 TOO_LARGE = 7  # the thread's scratch must grow first; left so only where it will not
+NO_TABLE = 8
 
 MEANING = {
     NOT_JPEG: "its bytes are no JPEG",
@@ -19,6 +20,7 @@ MEANING = {
     WRONG_SIZE: "its JPEG has another size than the file's metadata says",
     BAD_TABLE: "its tile table disagrees with its bytes",
     BAD_TILES: "its restart markers are missing or out of order",
+    NO_TABLE: "its JPEG lacks a quantisation or Huffman table that its scans use",
     DECODER: "libjpeg-turbo found its data corrupt",
     TOO_LARGE: "the file's metadata says that it has more than 2^28 pixels",
 }

@@ -12,154 +12,18 @@ from collections import namedtuple
 
 import numpy as np
 
-from ..beton.format import TILE_MAGIC, TILE_MARKER
+from .header import TABLE_FIRST
 from .jit import kernel
 from .lanes import copy_bytes
-from .status import BAD_TABLE, BAD_TILES, NOT_JPEG, OK, UNSUPPORTED, WRONG_SIZE
+from .status import BAD_TABLE, BAD_TILES, OK
 
-MAGIC = np.frombuffer(TILE_MAGIC, np.uint8)
-ADOBE = np.frombuffer(b"Adobe", np.uint8)
-JFIF = np.frombuffer(b"JFIF\x00", np.uint8)
-RGB_IDS = np.frombuffer(b"RGB", np.uint8)
 MOST_PX = 65_500  # libjpeg refuses a longer side
 U = np.uintp
 I64 = np.int64  # a uint8 must become signed first: numba makes uint64 + int64 a float
 
-JpegHeader = namedtuple(
-    "JpegHeader",
-    (
-        "status",
-        "width",  # pixels
-        "height",
-        "components",  # 1 or 3
-        "across",  # luma samples for each chroma sample, horizontally: 1, 2 or 4
-        "down",  # and vertically: 1 or 2
-        "interval",  # MCUs between restart markers, 0 = none
-        "cuttable",  # one sequential Huffman scan of all components
-        "sof",  # offset of the frame header's marker
-        "scan",  # offset of the first entropy-coded byte
-        "table",  # offset of the tile table's first entry, 0 = none
-        "table_tiles",  # its entries
-        "table_end",  # offset behind its segment
-    ),
-)
-
 Slice = namedtuple("Slice", ("status", "bytes", "ends_early", "top", "left", "height", "width"))
 """A small JPEG: its length (0: the whole JPEG is to be decoded), whether entropy-coded data follows its last row,
 and the rectangle of the image that it holds, in pixels."""
-
-
-@kernel
-def matches(data, at, wanted):
-    """Whether ``data`` holds the bytes ``wanted`` at offset ``at``."""
-    if at + len(wanted) > len(data):
-        return False
-    for k in range(len(wanted)):
-        if data[at + k] != wanted[k]:
-            return False
-    return True
-
-
-@kernel
-def big_endian(data, at):
-    """The 16-bit number at an offset, as int64."""
-    return (I64(data[at]) << 8) | I64(data[at + 1])
-
-
-@kernel
-def read_header(jpeg):
-    """Parse a JPEG's segments up to its first scan. (n,) uint8 -> JpegHeader."""
-    status, width, height, components, across, down = NOT_JPEG, 0, 0, 0, 1, 1
-    interval, cuttable, sof, scan, table, table_tiles, table_end = 0, False, 0, 0, 0, 0, 0
-    jfif, adobe, adobe_rgb, rgb_ids = False, False, False, False
-    n = len(jpeg)
-    at = 2
-    if n < 4 or jpeg[0] != 0xFF or jpeg[1] != 0xD8:
-        at = n
-    while at + 4 <= n and jpeg[at] == 0xFF:
-        marker = jpeg[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        length = big_endian(jpeg, at + 2)
-        end = at + 2 + length
-        if length < 2 or end > n:
-            break
-        if 0xC0 <= marker <= 0xCF and marker != 0xC4 and marker != 0xC8 and marker != 0xCC:
-            if length < 11 or sof:
-                break
-            sof = at
-            height = big_endian(jpeg, at + 5)
-            width = big_endian(jpeg, at + 7)
-            components = I64(jpeg[at + 9])
-            huffman_8_bit = marker <= 0xC2 and jpeg[at + 4] == 8
-            if not huffman_8_bit or (components != 1 and components != 3) or length < 8 + 3 * components:
-                status = UNSUPPORTED
-                break
-            cuttable = marker <= 0xC1
-            if components == 3:
-                across, down = I64(jpeg[at + 11]) >> 4, I64(jpeg[at + 11]) & 15
-                rgb_ids = (
-                    jpeg[at + 10] == RGB_IDS[0]
-                    and jpeg[at + 13] == RGB_IDS[1]
-                    and jpeg[at + 16] == RGB_IDS[2]
-                )
-                chroma = I64(jpeg[at + 14])
-                if chroma != I64(jpeg[at + 17]):
-                    status = UNSUPPORTED
-                    break
-                if chroma == I64(jpeg[at + 11]):  # equal factors, however large, mean 4:4:4
-                    cuttable = cuttable and chroma == 0x11
-                    across, down = 1, 1
-                elif (
-                    chroma != 0x11
-                    or across * down == 0
-                    or across > 4
-                    or down > 2
-                    or across == 3
-                    or across * down == 8
-                ):
-                    status = UNSUPPORTED
-                    break
-            else:
-                # With one component an MCU is one block whatever its factors say (T.81, A.2.2).
-                across, down = 1, 1
-        elif marker == 0xDD and length >= 4:
-            interval = big_endian(jpeg, at + 4)
-        elif marker == TILE_MARKER and matches(jpeg, at + 4, MAGIC):
-            table = at + 4 + len(MAGIC)
-            table_tiles = (end - table) // 2
-            table_end = end
-        elif marker == 0xEE and length >= 14 and matches(jpeg, at + 4, ADOBE):
-            adobe, adobe_rgb = True, jpeg[at + 15] == 0  # the transform byte: 0 = no YCbCr
-        elif marker == 0xE0 and length >= 16 and matches(jpeg, at + 4, JFIF):
-            jfif = True
-        elif marker == 0xDA:
-            if (
-                components == 3 and not jfif and (adobe_rgb if adobe else rgb_ids)
-            ):  # as libjpeg tells stored RGB
-                status = UNSUPPORTED
-            elif sof and width and height:
-                scan = end
-                cuttable = cuttable and I64(jpeg[at + 4]) == components
-                status = OK
-            break
-        at = end
-    return JpegHeader(
-        status,
-        width,
-        height,
-        components,
-        across,
-        down,
-        interval,
-        cuttable,
-        sof,
-        scan,
-        table,
-        table_tiles,
-        table_end,
-    )
 
 
 @kernel
@@ -273,7 +137,7 @@ def cut(jpeg, header, top, left, bottom, right, out, ends):
     height = min((min(y1 * tile_rows, rows) - y0 * tile_rows) * mcu_height, MOST_PX)
     out[0], out[1] = 0xFF, 0xD8
     begin = (
-        header.table_end if header.table == 2 + 4 + len(MAGIC) else 2
+        header.table_end if header.table == TABLE_FIRST else 2
     )  # leave the table out, where it comes first
     size = 2 + header.scan - begin
     out[2:size] = jpeg[begin : header.scan]
@@ -298,9 +162,3 @@ def cut(jpeg, header, top, left, bottom, right, out, ends):
         size += to - from_
     out[size - 1] = 0xD9
     return Slice(OK, size, False, y0 * tile_height, x0 * tile_width, height, width)
-
-
-@kernel
-def agrees(header, width, height):
-    """Whether a JPEG is as large as the file's metadata says: OK or WRONG_SIZE."""
-    return OK if header.width == width and header.height == height else WRONG_SIZE

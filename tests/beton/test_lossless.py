@@ -21,7 +21,7 @@ from alexnet_fast.beton.reader import Beton
 from alexnet_fast.beton.writer import Split, write_beton
 from alexnet_fast.errors import UserError
 from alexnet_fast.pipeline.status import OK, UNSUPPORTED
-from alexnet_fast.pipeline.tiles import read_header
+from alexnet_fast.pipeline.header import read_header
 from betons import (
     check_tiles,
     cjpeg,

@@ -86,6 +86,19 @@ def png() -> bytes:
     return buffer.getvalue()
 
 
+def progressive() -> bytes:
+    buffer = io.BytesIO()
+    picture(*SIZE).save(buffer, "JPEG", progressive=True)
+    return buffer.getvalue()
+
+
+def without_later_tables(payload: bytes) -> bytes:
+    """The JPEG less the DHT segments that stand between its scans."""
+    while (at := payload.rindex(b"\xff\xc4")) > payload.index(b"\xff\xda"):
+        payload = payload[:at] + payload[at + 2 + int.from_bytes(payload[at + 2 : at + 4], "big") :]
+    return payload
+
+
 BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty header": (lambda: b"\xff\xd8\xff\xd9", "its bytes are no JPEG"),
     "text": (lambda: b"this is no image" * 50, "its bytes are no JPEG"),
@@ -124,6 +137,14 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
         "restart markers",
     ),
     "table one entry too long": (lambda: one_more(tiled()), "its tile table disagrees"),
+    # A decoder that has just decoded another image would take that image's.
+    "no quantisation table": (lambda: without_segment(unmarked(), 0xDB), "lacks a quantisation or Huffman"),
+    "no Huffman table": (lambda: without_segment(unmarked(), 0xC4), "lacks a quantisation or Huffman"),
+    "tiles, no Huffman table": (lambda: without_segment(tiled(), 0xC4), "lacks a quantisation or Huffman"),
+    "progressive, the later scans' tables gone": (
+        lambda: without_later_tables(progressive()),
+        "lacks a quantisation or Huffman",
+    ),
     "CMYK": (lambda: of_mode("CMYK"), "cannot be decoded to YCbCr"),
     "stored RGB": (stored_rgb, "cannot be decoded to YCbCr"),
     "stored RGB told by its component names": (
