@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import weakref
 from collections import deque
@@ -14,8 +15,11 @@ import numpy as np
 from ..errors import UserError
 from . import turbojpeg
 from .crop import BOX, Cropping, draw_boxes
-from .decode import Scratch, decode_chunk, make_scratch
+from .decode import SAMPLE, Scratch, decode_chunk, make_scratch
 from .jit import kernel
+from .order import epoch_order
+from .readahead import PAGE, WILLNEED, will_need
+from .warmup import WarmUp
 
 if TYPE_CHECKING:
     from .ring import Slot
@@ -117,9 +121,11 @@ class Crew:
 
     def _work(self) -> None:
         try:
+            if not kernels.wait(give_up=lambda: self._closed):
+                return
             handle = open_handle()
             try:
-                scratch = make_scratch(handle, 1 << 16, START_PX, START_PX, self._cropping.size)
+                scratch = first_scratch(handle, self._cropping.size)
                 while (chunk := self._take()) is not None:
                     scratch = self._decode(*chunk, handle, scratch)
                     self._done(*chunk)
@@ -151,28 +157,60 @@ class Crew:
             return None
 
     def _decode(self, job: Job, begin: int, end: int, handle: int, scratch: Scratch) -> Scratch:
-        size = self._cropping.size
-        boxes = np.empty(end - begin, BOX)
-        draw_boxes(job.samples[begin:end], np.uint64(job.key[0]), self._cropping, boxes)
-        while begin < end:
-            images, statuses = job.slot.images[begin:end], job.statuses[begin:end]
-            begin += decode_chunk(
-                self._file, job.samples[begin:end], boxes[begin - end :], size, scratch, images, statuses
-            )
-            if begin == end:
-                break
-            sample = job.samples[begin]
-            if int(sample["width"]) * int(sample["height"]) > MOST_PIXELS:
-                begin += 1  # its status TOO_LARGE stays and tells the consumer
-            else:
-                scratch = grown(scratch, sample, handle, size)
-        return scratch
+        return decode(
+            self._file,
+            job.samples[begin:end],
+            job.key[0],
+            self._cropping,
+            handle,
+            scratch,
+            job.slot.images[begin:end],
+            job.statuses[begin:end],
+        )
 
     def _done(self, job: Job, begin: int, end: int) -> None:
         with self._changed:
             job.left -= end - begin
             if job.left == 0:
                 self._changed.notify_all()
+
+
+def decode(
+    file: np.ndarray,
+    samples: np.ndarray,
+    epoch: int,
+    cropping: Cropping,
+    handle: int,
+    scratch: Scratch,
+    images: np.ndarray,
+    statuses: np.ndarray,
+) -> Scratch:
+    """Draw the crops of a chunk of samples and decode them; returns the scratch, grown where they needed a larger one.
+
+    Args:
+        file: (bytes,) uint8, the beton; read-only.
+        samples: (n,) decode.SAMPLE.
+        images: (n, 3, size, size) uint8, out.
+        statuses: (n,) uint8, out.
+    """
+    boxes = np.empty(len(samples), BOX)
+    draw_boxes(samples, np.uint64(epoch), cropping, boxes)
+    at = 0
+    while True:
+        size = cropping.size
+        at += decode_chunk(file, samples[at:], boxes[at:], size, scratch, images[at:], statuses[at:])
+        if at == len(samples):
+            return scratch
+        sample = samples[at]
+        if int(sample["width"]) * int(sample["height"]) > MOST_PIXELS:
+            at += 1  # its status TOO_LARGE stays and tells the consumer
+        else:
+            scratch = grown(scratch, sample, handle, size)
+
+
+def first_scratch(handle: int, size: int) -> Scratch:
+    """What a thread begins with."""
+    return make_scratch(handle, 1 << 16, START_PX, START_PX, size)
 
 
 def grown(scratch: Scratch, sample: np.void, handle: int, size: int) -> Scratch:
@@ -194,6 +232,18 @@ def _close_all() -> None:
         crew.close()
 
 
+def _leave_to_the_parent() -> None:
+    """A forked child has every crew's jobs, none of their threads, and a lock that one of them may have held."""
+    for crew in list(_crews):
+        crew._changed, crew._threads = threading.Condition(), []
+        crew._error = UserError(
+            "this loader was opened before a fork, in another process; open one in each process"
+        )
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
+
+
 @kernel
 def open_handle():
     """A libjpeg-turbo decompressor; one for each thread."""
@@ -204,3 +254,27 @@ def open_handle():
 def close_handle(handle):
     """Free a decompressor."""
     return turbojpeg.destroy(handle)
+
+
+def load_kernels() -> None:
+    """Load whatever a decoding thread will call, or compile it, once on a machine: the threads' own way with no sample at all.
+
+    A build of an image, say, that calls this leaves the machine code in the package, for processors of the same kind.
+
+    Raises:
+        TurboJpegMissing: libturbojpeg is not installed.
+    """
+    turbojpeg.load()
+    nothing = np.frombuffer(b"", np.uint8)  # read-only, as a map of a file is
+    cropping = Cropping(True, 1, 1, np.uint64(0), (1.0, 1.0), (1.0, 1.0), 0.0)
+    epoch_order(0, seed=0, epoch=0)
+    will_need(nothing, np.empty(0, SAMPLE), PAGE, WILLNEED)
+    handle = open_handle()
+    try:
+        images, statuses = np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.uint8)
+        decode(nothing, np.empty(0, SAMPLE), 0, cropping, handle, first_scratch(handle, 1), images, statuses)
+    finally:
+        close_handle(handle)
+
+
+kernels = WarmUp(load_kernels, "load-kernels")

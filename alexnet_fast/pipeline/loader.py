@@ -6,6 +6,7 @@ import os
 import time
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from types import TracebackType
 
 import numpy as np
@@ -18,6 +19,7 @@ from .crew import Crew, Job
 from .crop import Cropping
 from .decode import sample_table
 from .order import Share, epoch_order
+from .readahead import ReadAhead, bytes_of
 from .ring import Batch, Ring
 from .status import MEANING, BrokenSample
 
@@ -44,6 +46,7 @@ class Loader:
         flip: probability of a mirrored image.
         center_ratio: ``size`` over the shorter side before the centre crop: 224 / 256 is Resize(256) + CenterCrop(224).
         batches_ahead: batches that are being filled or wait, beside those that are held.
+        read_ahead_bytes: how far beyond those batches the file is read into the page cache; 0 = only when touched.
         pin_memory: page-locked memory, so that an accelerator can copy batches asynchronously.
 
     Raises:
@@ -71,6 +74,7 @@ class Loader:
         flip: float = 0.5,
         center_ratio: float = 224 / 256,
         batches_ahead: int = 3,
+        read_ahead_bytes: int = 64 << 20,
         pin_memory: bool = False,
     ) -> None:
         _check("batch_size", batch_size, batch_size >= 1, "at least 1")
@@ -85,6 +89,7 @@ class Loader:
         _check("flip", flip, 0 <= flip <= 1, "a probability")
         _check("center_ratio", center_ratio, 0 < center_ratio <= 1, "0 < center_ratio <= 1")
         _check("batches_ahead", batches_ahead, batches_ahead >= 1, "at least 1")
+        _check("read_ahead_bytes", read_ahead_bytes, read_ahead_bytes >= 0, "at least 0")
         turbojpeg.load()
         self.beton = Beton(path)
         self.batch_size = batch_size
@@ -113,10 +118,18 @@ class Loader:
         )
         self.threads = threads or allowed_cores()
         self._ring = Ring(batch_size, size, most_free=2 * batches_ahead + 2, pin_memory=pin_memory)
-        # The plan and the crew know nothing of the loader, so a loader that is dropped can end its threads.
-        self._plan = Plan(self.beton, self._share, self._ring, seed, train if shuffle is None else shuffle)
+        shuffle = train if shuffle is None else shuffle
+        samples = sample_table(self.beton)
+        if shuffle and read_ahead_bytes:
+            self.beton.expect_random_access()
+        # No further than an epoch: by then a file that small is in memory.
+        read_ahead_bytes = min(read_ahead_bytes, bytes_of(samples) // world_size)
+        # None of these knows of the loader, so a loader that is dropped can end their threads.
+        self._read_ahead = ReadAhead(self.beton.map, read_ahead_bytes)
+        self._plan = Plan(self.beton, samples, self._share, self._ring, self._read_ahead, seed, shuffle)
         self._crew = Crew(self.beton.map, cropping, self.threads, batches_ahead)
-        weakref.finalize(self, self._crew.stop).atexit = False
+        for helper in (self._crew, self._read_ahead):
+            weakref.finalize(self, helper.stop).atexit = False
         self._cursor = (0, 0)
         self._iteration = 0
 
@@ -181,6 +194,7 @@ class Loader:
     def close(self) -> None:
         """Stop and join the threads. Batches that are held stay valid."""
         self._crew.close()
+        self._read_ahead.close()
 
     def __enter__(self) -> Loader:
         return self
@@ -194,25 +208,47 @@ class Loader:
 class Plan:
     """Which samples go into which batch, from any point on and for ever."""
 
-    def __init__(self, beton: Beton, share: Share, ring: Ring, seed: int, shuffle: bool) -> None:
-        self._share, self._ring, self._seed, self._shuffle = share, ring, seed, shuffle
-        self._samples, self._labels = sample_table(beton), beton.labels
+    def __init__(
+        self,
+        beton: Beton,
+        samples: np.ndarray,
+        share: Share,
+        ring: Ring,
+        read_ahead: ReadAhead,
+        seed: int,
+        shuffle: bool,
+    ) -> None:
+        self._beton, self._samples, self._share, self._ring = beton, samples, share, ring
+        self._read_ahead, self._seed, self._shuffle = read_ahead, seed, shuffle
+        self._sorted: dict[int, np.ndarray] = {}  # epoch -> its order, made before it is needed
 
     def jobs(self, epoch: int, step: int) -> Iterator[Job]:
         """The batches from ``step`` of ``epoch`` on, without end; the threads run on into the next epoch while this one is consumed."""
+        for key, samples in self._read_ahead.ahead_of(self._batches(epoch, step)):
+            slot = self._ring.take()
+            slot.labels[: len(samples)] = self._beton.labels[samples["index"]]
+            yield Job(key, samples, slot)
+
+    def _batches(self, epoch: int, step: int) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
         while self._share.steps:  # a rank may have no share of a small evaluation
-            order = (
-                epoch_order(len(self._samples), self._seed, epoch)
-                if self._shuffle
-                else np.arange(len(self._samples))
-            )
+            self._beton.check_length()
+            order = self._order(epoch)
             for at in range(step, self._share.steps):
                 begin, end = self._share.positions(at)
-                samples = self._samples[order[begin:end]]
-                slot = self._ring.take()
-                slot.labels[: len(samples)] = self._labels[samples["index"]]
-                yield Job((epoch, at), samples, slot)
+                yield (epoch, at), self._samples[order[begin:end]]
             epoch, step = epoch + 1, 0
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The order of an epoch; the next one's is sorted meanwhile (0.15 s for 1.28 million samples)."""
+        if not self._shuffle:
+            return np.arange(len(self._samples))
+        order = self._sorted.pop(epoch, None)
+        self._sorted.clear()
+        self._read_ahead.do(partial(self._sort, epoch + 1))
+        return epoch_order(len(self._samples), self._seed, epoch) if order is None else order
+
+    def _sort(self, epoch: int) -> None:
+        self._sorted[epoch] = epoch_order(len(self._samples), self._seed, epoch)
 
 
 def _check(name: str, given: object, good: bool, expected: str) -> None:

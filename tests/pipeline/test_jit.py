@@ -1,41 +1,184 @@
-"""Where compiled kernels are kept."""
+"""Where compiled kernels are kept, who compiles them, and when they are compiled anew."""
 
 from __future__ import annotations
 
+import fcntl
 import os
-import subprocess
-import sys
+import shutil
+import time
 from pathlib import Path
 
-from components import ROOT
+import numba
+import pytest
 
-PROGRAM = """
-import numpy as np
-from alexnet_fast.pipeline.jit import is_cached
-from alexnet_fast.pipeline.splitmix import mix
-print(is_cached(mix), mix(np.uint64(1)), is_cached(mix), sum(mix.stats.cache_hits.values()))
-"""
+from alexnet_fast.pipeline.jit import kernel
+from alexnet_fast.pipeline.jit.lock import CompileLock
+from alexnet_fast.pipeline.jit.store import KEPT
+from kernels import ended, forbid_writing, read_only, run, start, write_package
 
-
-def start(cache: Path) -> list[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(cache)}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
-    )
-    return done.stdout.split()
+PROCESSES = 4
 
 
-def test_a_kernel_is_compiled_at_its_first_call_on_a_machine_and_loaded_at_every_later_start(
+def stored(place: Path) -> list[Path]:
+    """The files of the outer kernel below a folder."""
+    return sorted(place.rglob("work.outer-*"))
+
+
+def test_a_kernel_is_compiled_once_on_a_machine_and_loaded_at_every_later_start(tmp_path: Path) -> None:
+    package = write_package(tmp_path)
+    first, second = run(package), run(package)
+    assert (first.cached_before, first.cached_after, first.hits, first.misses) == (False, True, 0, 1)
+    assert (second.cached_before, second.hits, second.misses) == (True, 1, 0)
+    assert second.inner == [0, 0], "what is inlined need not be loaded"
+    assert first.value == second.value == 12
+    assert len(stored(package / "__pycache__" / "kernels")) == 1
+
+
+def test_a_change_of_any_source_that_is_inlined_compiles_anew_and_a_change_of_another_does_not(
     tmp_path: Path,
 ) -> None:
-    before, value, after, hits = start(tmp_path)
-    assert (before, after, hits) == ("False", "True", "0")
-    assert start(tmp_path) == ["True", value, "True", "1"]
+    package = write_package(tmp_path)
+    run(package)
+    (package / "unrelated.py").write_text("FACTOR = 4\n")
+    assert run(package).misses == 0
+    (package / "constants.py").write_text("FACTOR = 3\n")
+    changed = run(package)
+    assert (changed.cached_before, changed.misses, changed.value) == (False, 1, 18)
 
 
-def test_a_change_of_any_kernel_source_makes_old_machine_code_unreachable(tmp_path: Path) -> None:
-    start(tmp_path)
-    for path in tmp_path.rglob("*.nb?"):
-        head, digest = path.name.rsplit("-", 1)
-        path.rename(path.with_name(f"{head}-0{digest}"))  # as if of other sources
-    assert start(tmp_path)[0] == "False"
+def test_settings_that_change_the_code_have_code_of_their_own(tmp_path: Path) -> None:
+    package = write_package(tmp_path)
+    run(package)
+    assert run(package, env={"NUMBA_BOUNDSCHECK": "1"}).misses == 1
+    assert run(package).misses == 0
+
+
+def test_of_processes_that_start_at_once_one_compiles_and_the_others_load(tmp_path: Path) -> None:
+    package, gate = write_package(tmp_path), tmp_path / "gate"
+    gate.mkdir()
+    processes = [start(package, gate=gate) for _ in range(PROCESSES)]
+    while len(list(gate.iterdir())) < PROCESSES:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+    (gate / "open").touch()
+    found = ended(processes)
+    assert sum(one.misses for one in found) == 1
+    assert sum(one.hits for one in found) == PROCESSES - 1
+    assert sum(one.inner[1] for one in found) == 1
+    assert {one.value for one in found} == {12}
+    assert not any(one.said for one in found)
+
+
+def test_a_process_that_never_gives_up_its_turn_is_named_and_not_waited_for_for_ever(tmp_path: Path) -> None:
+    package = write_package(tmp_path)
+    place = package / "__pycache__" / "kernels"
+    place.mkdir(parents=True)
+    with open(place / "compiling.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = run(package, lock={"PATIENCE_S": 0.1, "MOST_WAIT_S": 0.3})
+    assert (found.misses, found.value) == (1, 12)
+    assert f"waiting for another process to compile the kernels; it holds {place}" in found.said
+    assert "compiling here too" in found.said
+    assert run(package).misses == 0
+
+
+def test_a_compilation_that_fails_gives_its_turn_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    @kernel
+    def wrong(x):
+        return x.no_such_attribute
+
+    with pytest.raises(numba.TypingError):
+        wrong(1)
+    (lock,) = tmp_path.rglob("compiling.lock")
+    other = CompileLock(lock.parent)
+    with open(lock) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert other.wait(lambda: None) is None
+    other.release()
+
+
+def test_where_the_package_cannot_be_written_code_is_kept_in_the_users_cache(tmp_path: Path) -> None:
+    package, home = write_package(tmp_path), tmp_path / "home"
+    forbid_writing(package)
+    first, second = (run(package, env={"HOME": str(home)}) for _ in range(2))
+    assert (first.misses, second.misses, first.said, second.said) == (1, 0, "", "")
+    assert len(stored(home / ".cache" / "alexnet_fast")) == 1
+
+
+def test_a_package_on_a_read_only_file_system_serves_the_code_it_carries_or_it_is_compiled_at_home(
+    tmp_path: Path,
+) -> None:
+    package, home = write_package(tmp_path), tmp_path / "home"
+    through, environment = read_only(package), {"HOME": str(home)}
+    assert [run(package, through=through, env=environment).misses for _ in range(2)] == [1, 0]
+    assert len(stored(home)) == 1 and not stored(package)
+    shutil.rmtree(home)
+    run(package)
+    assert run(package, through=through, env=environment).misses == 0
+    assert not home.exists()
+
+
+def test_without_a_home_code_is_kept_in_a_private_temporary_folder_with_one_sentence(tmp_path: Path) -> None:
+    package = write_package(tmp_path)
+    forbid_writing(package)
+    environment = {"HOME": "/proc/nowhere", "TMPDIR": str(tmp_path)}
+    first, second = run(package, env=environment), run(package, env=environment)
+    assert (first.misses, second.misses) == (1, 0)
+    assert first.said.count("\n") == 1 and "set NUMBA_CACHE_DIR to a folder that can be written" in first.said
+    assert str(package / "__pycache__" / "kernels") in first.said and "/proc/nowhere" in first.said
+    assert second.said == ""
+    private = tmp_path / f"alexnet_fast-{os.getuid()}"
+    assert private.stat().st_mode & 0o777 == 0o700
+
+
+def test_code_in_a_temporary_folder_that_others_can_write_is_not_run(tmp_path: Path) -> None:
+    package = write_package(tmp_path)
+    forbid_writing(package)
+    environment = {"HOME": "/proc/nowhere", "TMPDIR": str(tmp_path)}
+    run(package, env=environment)
+    (tmp_path / f"alexnet_fast-{os.getuid()}").chmod(0o777)
+    found = run(package, env=environment)
+    assert (found.misses, found.value) == (1, 12)
+    assert "each process compiles them for itself" in found.said
+
+
+def test_a_place_by_environment_comes_first(tmp_path: Path) -> None:
+    package = write_package(tmp_path)
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "chosen")}
+    assert [run(package, env=environment).misses for _ in range(2)] == [1, 0]
+    assert len(stored(tmp_path / "chosen")) == 1 and not (package / "__pycache__").exists()
+
+
+def test_damaged_code_is_compiled_anew(tmp_path: Path) -> None:
+    package = write_package(tmp_path)
+    run(package)
+    (path,) = stored(package)
+    content = path.read_bytes()
+    for damaged in (content[:-1], content[:100] + bytes([content[100] ^ 1]) + content[101:]):
+        path.write_bytes(damaged)
+        assert run(package).misses == 1
+    assert path.stat().st_size > len(content) // 2 and run(package).misses == 0
+
+
+def test_versions_that_were_not_used_for_longest_are_pruned(tmp_path: Path) -> None:
+    package = write_package(tmp_path)
+    place = package / "__pycache__" / "kernels"
+    for age_days in range(1, KEPT + 3):
+        old = place / f"work-{age_days:012}"
+        old.mkdir(parents=True)
+        (old / f"work.outer-x-{age_days}").write_bytes(b"code")
+        os.utime(old, (time.time() - 86_400 * age_days,) * 2)
+    (place / f"other-{1:012}").mkdir()
+    run(package)
+    left = {path.name for path in place.glob("work-*")}
+    assert len(left) == KEPT and {f"work-{age_days:012}" for age_days in range(1, KEPT)} < left
+    assert (place / f"other-{1:012}").exists()
+    used = place / f"work-{KEPT - 1:012}"
+    newest = next(place / name for name in left if not name.startswith("work-00"))
+    os.utime(newest, (0, 0))
+    run(package)
+    assert newest.stat().st_mtime > used.stat().st_mtime, "a version that is loaded counts as used"

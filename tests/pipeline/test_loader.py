@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from alexnet_fast import Beton, Loader
 from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.beton.reader import BetonError
 from alexnet_fast.errors import UserError
+from alexnet_fast.pipeline.order import epoch_order
 from betons import jpeg, loaded, picture, write
+from components import ROOT
 
 COUNT = 50
 
@@ -198,6 +202,51 @@ def test_sizes_and_scratch_grow_with_the_images(tmp_path: Path) -> None:
             assert np.array_equal(next(iter(loader)).images[0].numpy(), together[index])
 
 
+def test_memory_does_not_grow_over_many_epochs(beton: Path, run_cli: Any) -> None:
+    """In a process of its own, whose memory nobody else uses."""
+    program = f"""
+from pathlib import Path
+from bench.growth import after_each_epoch
+own = after_each_epoch(Path({str(beton)!r}), epochs=300, batch_size=10, threads=2, size=64)
+print(max(own[200:]) - max(own[50:100]))
+"""
+    run = run_cli("-c", program, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"})
+    assert run.code == 0, run.stderr
+    assert int(run.stdout) < 2_000_000
+
+
+def test_a_file_that_was_shortened_is_told_before_the_next_epoch(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))] * 8)
+    with Loader(path, 4, train=True, size=32) as loader:
+        os.truncate(path, path.stat().st_size - 100)
+        with pytest.raises(BetonError, match="was shortened while it was open"):
+            next(iter(loader))
+
+
+def test_the_orders_that_are_made_ahead_are_those_of_their_epochs(beton: Path) -> None:
+    with Loader(beton, 10, train=True, size=16) as loader:
+        for epoch in (0, 1, 2, 7, 8, 3):
+            loader.set_epoch(epoch)
+            assert labels_of(loader) == epoch_order(COUNT, 0, epoch).tolist()
+
+
+def test_a_forked_child_is_told_that_the_threads_are_its_parents(beton: Path) -> None:
+    with Loader(beton, 10, train=True, size=16) as loader:
+        iterator = iter(loader)
+        next(iterator)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            try:
+                list(iterator)
+            except UserError as error:
+                os._exit(0 if "open one in each process" in str(error) else 2)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert len(list(iterator)) == 4
+
+
 # -- its end
 
 
@@ -296,6 +345,7 @@ def test_a_closed_loader_says_so(beton: Path) -> None:
         ({"center_ratio": 0.0}, "center_ratio = 0.0"),
         ({"center_ratio": 1.01}, "center_ratio = 1.01"),
         ({"batches_ahead": 0}, "batches_ahead = 0"),
+        ({"read_ahead_bytes": -1}, "read_ahead_bytes = -1 is out of range, expected at least 0"),
     ],
 )
 def test_an_argument_out_of_range_is_refused_by_name(

@@ -1,0 +1,39 @@
+"""How every kernel of this package is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+from .lock import compilation
+from .store import KernelStore
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile ``function`` when it is first called, without the GIL, and keep the machine code on disk (``store``).
+
+    - nogil: kernels run on plain threads.
+    - numpy's error model: no test for division by zero, which would keep LLVM from vectorising loops.
+    - No fastmath: the same bits on every machine are worth more than the last percent.
+    """
+    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+    if dispatcher is function:  # NUMBA_DISABLE_JIT
+        return function
+    compile_for = dispatcher.compile
+
+    def compile_alone(signature: Any) -> Any:
+        with compilation():
+            return compile_for(signature)
+
+    # numba has no public way to bring a cache of one's own.
+    dispatcher._cache = KernelStore(function)
+    dispatcher.compile = compile_alone
+    return dispatcher
+
+
+def is_cached(kernel: Any) -> bool:
+    """Whether a kernel's machine code for this machine lies on disk, so that its first call will load it and not compile."""
+    store = getattr(kernel, "_cache", None)
+    return isinstance(store, KernelStore) and store.holds_any()

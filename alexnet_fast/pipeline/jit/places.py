@@ -1,0 +1,88 @@
+"""Folders in which compiled kernels may lie."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from numba.core import config
+
+logger = logging.getLogger("alexnet_fast")
+
+
+def readable(source_folder: Path) -> Iterator[Path]:
+    """Where kernels that are defined in a folder may lie compiled, best first. A package that cannot be written may carry them."""
+    yield from _lasting(source_folder)
+    if (temporary := _temporary()) is not None and _is_private(temporary):
+        yield temporary / _own_name(source_folder)
+
+
+@cache
+def writable(source_folder: Path) -> Path | None:
+    """The first of these folders that can be written, made if need be; says aloud when that is none that lasts."""
+    for lasting in (places := list(_lasting(source_folder))):
+        if _can_be_written(lasting):
+            return lasting
+    place = _made_temporary(source_folder)
+    logger.warning(
+        "compiled kernels cannot be written to %s, so %s; set NUMBA_CACHE_DIR to a folder that can be written",
+        " or ".join(map(str, places)),
+        f"they are kept in {place} for now" if place else "each process compiles them for itself",
+    )
+    return place
+
+
+def _lasting(source_folder: Path) -> Iterator[Path]:
+    if config.CACHE_DIR:  # NUMBA_CACHE_DIR
+        yield Path(config.CACHE_DIR).absolute() / _own_name(source_folder)
+        return
+    yield source_folder / "__pycache__" / "kernels"  # for every user of this installation
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if home.is_absolute():  # not where there is no home
+        yield home / "alexnet_fast" / _own_name(source_folder)
+
+
+def _own_name(source_folder: Path) -> str:
+    """Apart from those of another installation."""
+    return f"{source_folder.name}-{hashlib.sha256(bytes(source_folder)).hexdigest()[:12]}"
+
+
+def _temporary() -> Path | None:
+    try:
+        return Path(tempfile.gettempdir()) / f"alexnet_fast-{os.getuid()}"
+    except FileNotFoundError:  # not even that
+        return None
+
+
+def _made_temporary(source_folder: Path) -> Path | None:
+    if (temporary := _temporary()) is None:
+        return None
+    with suppress(OSError):
+        temporary.mkdir(mode=0o700, exist_ok=True)
+    place = temporary / _own_name(source_folder)
+    return place if _is_private(temporary) and _can_be_written(place) else None
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether nobody else can have filled a folder that anybody could have made: what lies in it is run."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+
+
+def _can_be_written(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True

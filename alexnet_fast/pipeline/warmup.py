@@ -1,0 +1,63 @@
+"""Something slow, done once a process and in the background, for many who wait for it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Callable
+
+POLL_S = 0.02
+
+
+class WarmUp:
+    """Runs ``work`` on a thread of its own from the first ``begin`` on, while its users set up other things.
+
+    The thread outlives whoever began it, and the interpreter waits for its end: half a compilation is worth nothing
+    to the next start.
+    """
+
+    _thread: threading.Thread | None
+    _error: BaseException | None
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        self._work, self._name = work, name
+        self._renew()
+        atexit.register(self._join)
+        os.register_at_fork(after_in_child=self._renew)  # threads do not survive a fork
+
+    def _renew(self) -> None:
+        self._lock, self._done = threading.Lock(), threading.Event()
+        self._thread, self._error = None, None
+
+    def begin(self) -> None:
+        """Start the thread, unless it was started before."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+
+    def wait(self, give_up: Callable[[], bool]) -> bool:
+        """Whether the work is done; waits for it until ``give_up()``.
+
+        Raises:
+            Whatever the work raised.
+        """
+        self.begin()
+        while not self._done.wait(POLL_S):
+            if give_up():
+                return False
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # for those who wait
+            self._error = error
+        self._done.set()
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
