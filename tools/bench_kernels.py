@@ -26,16 +26,10 @@ from alexnet_fast.errors import UserError, exit_code
 from alexnet_fast.pipeline import turbojpeg
 from alexnet_fast.pipeline.crew import open_handle
 from alexnet_fast.pipeline.crop import BOX, Cropping, draw_boxes
-from alexnet_fast.pipeline.decode import (
-    Axis,
-    decode_chunk,
-    jpeg_planes,
-    make_scratch,
-    reach,
-    sample_table,
-)
+from alexnet_fast.pipeline.decode import decode_chunk, make_scratch, sample_table
 from alexnet_fast.pipeline.header import read_header
 from alexnet_fast.pipeline.order import epoch_order
+from alexnet_fast.pipeline.planes import Axis, jpeg_planes, reach
 from alexnet_fast.pipeline.tiles import cut
 
 CHUNK = 10

@@ -15,8 +15,9 @@ from alexnet_fast.beton.reader import Beton
 from alexnet_fast.pipeline import turbojpeg
 from alexnet_fast.pipeline.crew import CHUNK, START_PX, grown, open_handle
 from alexnet_fast.pipeline.crop import BOX, Cropping, draw_boxes
-from alexnet_fast.pipeline.decode import Axis, fits, jpeg_planes, make_scratch, sample_table
+from alexnet_fast.pipeline.decode import fits, make_scratch, sample_table
 from alexnet_fast.pipeline.order import epoch_order
+from alexnet_fast.pipeline.planes import Axis, jpeg_planes
 from alexnet_fast.pipeline.status import MEANING, OK, TOO_LARGE
 from bench.peer import FLIP, RATIO, SCALE, SIZE_PX, Peer, Tally, Task
 

@@ -1,0 +1,146 @@
+"""A sample's bytes -> the planes of the part that a crop touches: by libjpeg-turbo, or out of raw pixels."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+import numpy as np
+
+from . import turbojpeg
+from .header import agrees, read_header
+from .jit import kernel
+from .lanes import LANES, split_rgb
+from .resample import support
+from .status import DECODER, OK
+from .tiles import cut, whole
+
+U8, U64, I32 = np.uint8, np.uint64, np.int32
+YCBCR, GREY, RGB = 0, 1, 2
+ALIGN = 64
+
+Axis = namedtuple("Axis", ("start", "length", "low", "high"))
+"""A crop along one direction: the box in source pixels (float64), and the pixels that its filter may read."""
+
+Planes = namedtuple("Planes", ("status", "colour", "top", "left", "across", "down", "luma", "blue", "red"))
+"""Decoded samples: the planes, where in the image they begin (pixels), and how many pixels a chroma sample spans."""
+
+
+@kernel
+def reach(axis, size, factor):
+    """The pixels [a, b) of the image that the filters of luma and of chroma (``factor`` pixels a sample) read."""
+    a, b = support(axis.start, axis.length, size, axis.low, axis.high)
+    if factor > 1:
+        low, high = axis.low // factor, (axis.high + factor - 1) // factor
+        c, d = support(axis.start / factor, axis.length / factor, size, low, high)
+        a, b = min(a, c * factor), min(max(b, d * factor), axis.high)
+    return a, b
+
+
+@kernel
+def jpeg_planes(jpeg, width, height, y, x, size, scratch):
+    """Decode the tiles of a JPEG that a crop touches. (n,) uint8, crop axes -> Planes."""
+    header = read_header(jpeg)
+    status = header.status
+    if status == OK:
+        status = agrees(header, width, height)
+    luma = scratch.planes[:0].reshape(0, 0)
+    if status != OK:
+        return Planes(status, YCBCR, 0, 0, 1, 1, luma, luma, luma)
+    top, bottom = reach(y, size, header.down)
+    left, right = reach(x, size, header.across)
+    small = cut(jpeg, header, top, left, bottom, right, scratch.jpeg, scratch.ends)
+    if small.status != OK:
+        return Planes(small.status, YCBCR, 0, 0, 1, 1, luma, luma, luma)
+    if small.bytes == 0:
+        return slice_planes(jpeg, header, small, scratch)
+    planes = slice_planes(scratch.jpeg[: small.bytes], header, small, scratch)
+    if planes.status == DECODER and small.ends_early:
+        # Damage, or a libjpeg-turbo that words left-over bytes in another way; the whole image tells.
+        planes = slice_planes(jpeg, header, whole(header), scratch)
+    return planes
+
+
+@kernel
+def slice_planes(source, header, small, scratch):
+    """Decode the small JPEG ``source`` into the scratch. -> Planes"""
+    stride = (small.width + LANES - 1) // LANES * LANES
+    rows = (small.height + header.down - 1) // header.down * header.down
+    chroma_stride, chroma_rows = 0, 0
+    if header.components == 3:
+        chroma_stride = ((small.width + header.across - 1) // header.across + LANES - 1) // LANES * LANES
+        chroma_rows = rows // header.down
+    at_blue = (stride * rows + ALIGN - 1) // ALIGN * ALIGN
+    at_red = (at_blue + chroma_stride * chroma_rows + ALIGN - 1) // ALIGN * ALIGN
+    base = U64(scratch.planes.ctypes.data)
+    scratch.pointers[0] = base
+    scratch.pointers[1] = base + U64(at_blue)
+    scratch.pointers[2] = base + U64(at_red)
+    scratch.strides[0] = stride
+    scratch.strides[1] = chroma_stride
+    scratch.strides[2] = chroma_stride
+    failed = turbojpeg.decompress_to_planes(
+        scratch.handle,
+        U64(source.ctypes.data),
+        U64(len(source)),
+        U64(scratch.pointers.ctypes.data),
+        I32(0),
+        U64(scratch.strides.ctypes.data),
+        I32(0),
+        I32(turbojpeg.STOP_ON_WARNING),
+    )
+    if failed and small.ends_early and bytes_left_over(scratch.handle):
+        failed = I32(0)
+    luma = scratch.planes[: stride * rows].reshape(rows, stride)
+    blue = scratch.planes[at_blue : at_blue + chroma_stride * chroma_rows].reshape(chroma_rows, chroma_stride)
+    red = scratch.planes[at_red : at_red + chroma_stride * chroma_rows].reshape(chroma_rows, chroma_stride)
+    return Planes(
+        DECODER if failed else OK,
+        YCBCR if header.components == 3 else GREY,
+        small.top,
+        small.left,
+        header.across,
+        header.down,
+        luma,
+        blue,
+        red,
+    )
+
+
+LEFT_OVER = np.frombuffer(b" extraneous bytes before marker", U8)
+LONGEST_TEXT = 200  # libjpeg's JMSG_LENGTH_MAX
+
+
+@kernel
+def bytes_left_over(handle):
+    """Whether the decoder stopped for bytes behind the last row: all of the slice's rows are decoded by then."""
+    text = turbojpeg.error_text(handle)
+    matched = 0
+    for k in range(LONGEST_TEXT):
+        letter = text[k]
+        if letter == 0:
+            return False
+        matched = matched + 1 if letter == LEFT_OVER[matched] else (1 if letter == LEFT_OVER[0] else 0)
+        if matched == len(LEFT_OVER):
+            return True
+    return False
+
+
+@kernel
+def raw_planes(pixels, width, y, x, size, scratch):
+    """Take the rows and columns that a crop touches out of height x width x 3 raw RGB. -> Planes."""
+    top, bottom = reach(y, size, 1)
+    left, right = reach(x, size, 1)
+    rows, columns = bottom - top, right - left
+    stride = (columns + LANES - 1) // LANES * LANES
+    whole = columns // LANES * LANES
+    planes = scratch.planes[: 3 * rows * stride].reshape(3, rows, stride)
+    for row in range(rows):
+        begin = 3 * ((top + row) * width + left)
+        source = pixels[begin : begin + 3 * columns]
+        r, g, b = planes[0, row], planes[1, row], planes[2, row]
+        split_rgb(
+            U64(source.ctypes.data), U64(r.ctypes.data), U64(g.ctypes.data), U64(b.ctypes.data), U64(whole)
+        )
+        for k in range(whole, columns):  # the last vector would read beyond the payload
+            r[k], g[k], b[k] = source[3 * k], source[3 * k + 1], source[3 * k + 2]
+    return Planes(OK, RGB, top, left, 1, 1, planes[0], planes[1], planes[2])
