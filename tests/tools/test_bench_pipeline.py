@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image
 
-PEERS = ("ours", "limit", "ffcv", "ours-on-ffcv", "pillow", "ours-raw")
-ON_FFCV = {"ffcv", "ours-on-ffcv"}
+PEERS = ("ours", "limit", "ffcv", "ours-on-ffcv", "ffcv-ours", "pillow", "ours-raw")
+ON_FFCV = {"ffcv", "ours-on-ffcv", "ffcv-ours"}
 IMAGES, ROUNDS, EPOCHS = 40, 2, 2
 
 Run = Callable[..., Any]

@@ -25,6 +25,11 @@ CONTESTANTS = (
     Contestant("limit", "limit", "tiles", "limit: tiles to planes, no resampling", one_thread_only=True),
     Contestant("ffcv", "ffcv", "ffcv-jpeg", "FFCV", variant="own"),
     Contestant("ours-on-ffcv", "ours", "ffcv-jpeg", "alexnet_fast on FFCV's file"),
+    Contestant("ffcv-ours", "ffcv", "tiles", "FFCV with our operation", variant="ours"),
+    Contestant("ffcv-ours-import", "ffcv", "tiles", "FFCV with our operation, its flip", variant="import"),
+    Contestant(
+        "ffcv-ours-on-ffcv", "ffcv", "ffcv-jpeg", "FFCV with our operation on its file", variant="ours"
+    ),
     Contestant("torchvision", "torchvision", "folder", "torchvision (PIL, DataLoader)"),
     Contestant("dali", "dali", "folder", "DALI (CPU)"),
     Contestant("pillow", "pillow", "folder", "Pillow alone"),
@@ -45,5 +50,8 @@ RATIOS = (
     ("ours", "pillow"),
     ("ours", "limit"),
     ("ours-on-ffcv", "ffcv"),
+    ("ffcv-ours", "ffcv"),
+    ("ffcv-ours-import", "ffcv"),
+    ("ffcv-ours-on-ffcv", "ffcv"),
     ("ours-raw", "ffcv-raw"),
 )

@@ -1,4 +1,4 @@
-"""FFCV's Loader with its own operations. Its iterator makes nothing ahead of an epoch and nothing after it."""
+"""FFCV's Loader, with its own decoder or with ours in its place. Its iterator makes nothing ahead of an epoch and nothing after it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ from importlib.metadata import version
 from typing import Any
 
 import cv2
+from ffcv.fields import rgb_image
 from ffcv.fields.basics import IntDecoder
-from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
 from ffcv.loader import Loader, OrderOption
 from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToTensor
 
+from alexnet_fast import ffcv_ops
 from bench.peer import FLIP, RATIO, SCALE, SIZE_PX, Peer, Tally, Task
 
 
 def operations(variant: str) -> list[Any]:
-    """What turns a stored image into a flipped crop: the operations of FFCV itself (variant "own")."""
-    assert variant == "own", variant
-    return [RandomResizedCropRGBImageDecoder((SIZE_PX, SIZE_PX), SCALE, RATIO), RandomHorizontalFlip(FLIP)]
+    """What turns a stored image into a flipped crop.
+
+    "own": FFCV's decoder and FFCV's flip.  "import": our decoder by the same arguments, and FFCV's flip.  "ours": our
+    decoder, which flips too.
+    """
+    crop: tuple[Any, ...] = ((SIZE_PX, SIZE_PX), SCALE, RATIO)
+    if variant == "ours":
+        return [ffcv_ops.RandomResizedCropRGBImageDecoder(*crop, flip=FLIP)]
+    decoders: Any = {"own": rgb_image, "import": ffcv_ops}[variant]
+    return [decoders.RandomResizedCropRGBImageDecoder(*crop), RandomHorizontalFlip(FLIP)]
 
 
 class Ffcv(Peer):

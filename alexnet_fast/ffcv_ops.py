@@ -1,0 +1,308 @@
+"""Our decoder inside FFCV's Loader: the same two operations, by name and arguments, so that a line of import is all.
+
+    from alexnet_fast.ffcv_ops import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
+
+They read betons packed by ``tools/write_beton.py``, of which they decode only the tiles that a crop touches, and
+those that FFCV wrote.  What changes beside the speed:
+
+- Crops are a function of (seed, epoch, sample): not of threads, batches or ranks.
+- Pixels are antialiased as Pillow's and torchvision's bilinear filter makes them.
+- A sample that cannot be decoded raises ``BrokenSample``, naming it, where the batch would have come.  FFCV drops its
+  decoder's return code and delivers stale pixels; an exception in its thread would leave the consumer waiting for ever.
+- No memory for decoded images but one a thread; FFCV takes the largest image's for each sample of each batch ahead.
+
+**How.** FFCV compiles every decoder anew at every start and calls it in its EpochIterator, a thread.  So what FFCV
+compiles here is a loop that looks up where the batch's payloads lie, and one call back into Python, which runs the
+kernels of the package's own loader from their cache on disk.  The GIL is held for some microseconds a chunk.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .beton.format import RAW
+from .beton.reader import Beton, BetonError
+from .errors import UserError
+from .pipeline import turbojpeg
+from .pipeline.crew import MOST_PIXELS
+from .pipeline.crop import BOX, Cropping, draw_boxes
+from .pipeline.decode import SAMPLE
+from .pipeline.status import MEANING, TOO_LARGE, BrokenSample
+from .pipeline.team import Team
+
+
+class FfcvMissing(UserError, ImportError):
+    """ffcv is not installed, or does not load."""
+
+
+try:
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.pipeline.allocation_query import AllocationQuery
+except (ImportError, OSError) as error:  # OSError: a shared library that it needs
+    raise FfcvMissing(
+        f"alexnet_fast.ffcv_ops works inside FFCV's Loader, and ffcv cannot be imported ({error}); 'pip install ffcv==1.0.2' "
+        "after 'apt-get install libopencv-dev libturbojpeg0-dev pkg-config' (Debian, Ubuntu)"
+    ) from None
+
+__all__ = ["CenterCropRGBImageDecoder", "FfcvMissing", "RandomResizedCropRGBImageDecoder"]
+
+MOST_PX = 4096  # of a side of the output
+COLUMNS = ("ptr", "size", "width", "height", "raw", "index")  # of the table that FFCV's jitted code fills
+
+
+class CropDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV knows a decoder by this base
+    """What the two decoders share: a crop of each image as interleaved RGB of one size.
+
+    Attributes:
+        output_size: (height, width) in pixels.  A new one counts from the next epoch on, as with FFCV's operations.
+
+    Raises:
+        UserError: an argument out of range.
+        TurboJpegMissing: libturbojpeg is not installed.
+    """
+
+    def __init__(self, output_size: tuple[int, int]) -> None:
+        super().__init__()
+        turbojpeg.load()
+        self.output_size = output_size
+        self._epochs: weakref.WeakKeyDictionary[EpochIterator, int] = weakref.WeakKeyDictionary()
+        self._team = Team()
+        # Weakly: what compiled code calls is never freed, and would keep this operation's threads and scratch.
+        called: Any = weakref.WeakMethod(self._called)
+        self._call = ctypes.CFUNCTYPE(*[ctypes.c_uint64] * 8)(lambda *arguments: called()(*arguments))
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        return self._output_size
+
+    @output_size.setter
+    def output_size(self, given: tuple[int, int]) -> None:
+        sides = tuple(given) if np.iterable(given) else ()
+        _check(
+            "output_size",
+            given,
+            len(sides) == 2 and all(int(side) == side and 1 <= side <= MOST_PX for side in sides),
+            f"(height, width) of 1 to {MOST_PX} pixels",
+        )
+        self._output_size = (int(sides[0]), int(sides[1]))
+
+    def boxes(self, samples: np.ndarray, epoch: int) -> np.ndarray:
+        """The crops of samples, whose height and width are their images'. (n,) decode.SAMPLE -> (n,) crop.BOX"""
+        raise NotImplementedError
+
+    def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, tuple[AllocationQuery, ...]]:
+        """FFCV asks at construction and before each epoch: the output's shape, and the memory for each sample."""
+        shape, pixel = (*self.output_size, 3), np.dtype("u1")
+        return (
+            replace(previous_state, jit_mode=True, shape=shape, dtype=pixel),
+            (AllocationQuery(shape, pixel), AllocationQuery((len(COLUMNS),), np.dtype("<i8"))),
+        )
+
+    def generate_code(self) -> Callable[..., Any]:
+        """What FFCV compiles."""
+        memory_read, call = self.memory_read, self._call
+
+        def decode(batch_indices, my_storage, metadata, storage_state):  # type: ignore[no-untyped-def]
+            destination, table = my_storage
+            store = storage_state[0]  # the mapped file, or FFCV's own cache of its pages
+            count = len(batch_indices)
+            for k in range(count):
+                index = batch_indices[k]
+                field = metadata[index]
+                payload = memory_read(field["data_ptr"], storage_state)
+                table[k, 0] = np.int64(payload.ctypes.data) - np.int64(store.ctypes.data)
+                table[k, 1] = payload.size
+                table[k, 2] = field["width"]
+                table[k, 3] = field["height"]
+                table[k, 4] = field["mode"]
+                table[k, 5] = index
+            done = call(
+                store.ctypes.data,
+                store.size,
+                table.ctypes.data,
+                destination.ctypes.data,
+                count,
+                destination.shape[1],
+                destination.shape[2],
+            )
+            if not done:
+                raise StopIteration  # ends FFCV's thread without noise; the consumer has been told why
+            return destination[:count]
+
+        return decode
+
+    def _called(
+        self, store_at: int, store_bytes: int, table_at: int, out_at: int, count: int, height: int, width: int
+    ) -> int:
+        """The jitted code's call, in FFCV's thread. -> 1 when ``out`` is filled, 0 when the consumer was told why not"""
+        try:
+            iterator: Any = threading.current_thread()
+            epoch = self._epochs.setdefault(iterator, iterator.loader.next_epoch - 1)
+            # Read-only, as the package's own loader maps its file: the same types mean the same compiled code.
+            store = np.asarray(Memory(store_at, (store_bytes,), "|u1", readonly=True))
+            table = np.asarray(Memory(table_at, (count, len(COLUMNS)), "<i8"))
+            out = np.asarray(Memory(out_at, (count, height, width, 3), "|u1"))
+            samples = np.empty(count, SAMPLE)
+            for column, name in zip(table.T, COLUMNS):
+                samples[name] = column
+            refuse(samples, iterator.loader.fname)
+            statuses = self._team.decode(
+                store, samples, self.boxes(samples, epoch), out, iterator.loader.num_workers
+            )
+            if len(broken := np.flatnonzero(statuses)):
+                status, index = int(statuses[broken[0]]), int(samples["index"][broken[0]])
+                raise broken_sample(iterator.loader.fname, index, MEANING[status])
+            return 1
+        except BaseException as error:  # whatever it is, the consumer must hear of it
+            deliver(error)
+            return 0
+
+
+class RandomResizedCropRGBImageDecoder(CropDecoder):
+    """A random crop, resized: FFCV's operation of this name.
+
+    Crops are drawn as torchvision's RandomResizedCrop draws them, from (seed, epoch, sample index), and are those of
+    ``alexnet_fast.Loader`` with the same seed.  The epoch is FFCV's own count, ``Loader.next_epoch``, from which it
+    draws its order too: set that to go on where a run stopped.
+
+    Args:
+        output_size: (height, width) in pixels.
+        scale: (least, most) share of the image's area.
+        ratio: (least, most) width / height.
+        seed: of the crops and flips.  None draws one from numpy's global generator, as FFCV's Loader does for its order;
+            then runs differ, as they do with FFCV's operation, unless ``numpy.random.seed`` was called.
+        flip: probability of a mirrored image, in place of FFCV's RandomHorizontalFlip: seeded, and without its pass over
+            all pixels, which takes as long as half of our decoding.
+
+    Attributes:
+        seed: that of this operation, drawn or given.
+    """
+
+    def __init__(
+        self,
+        output_size: tuple[int, int],
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (0.75, 4 / 3),
+        *,
+        seed: int | None = None,
+        flip: float = 0.0,
+    ) -> None:
+        super().__init__(output_size)
+        _check(
+            "scale", scale, np.size(scale) == 2 and 0 < scale[0] <= scale[1] <= 1, "0 < least <= most <= 1"
+        )
+        _check("ratio", ratio, np.size(ratio) == 2 and 0 < ratio[0] <= ratio[1], "0 < least <= most")
+        _check("seed", seed, seed is None or 0 <= seed < 1 << 64, "0 to 2^64 - 1")
+        _check("flip", flip, 0 <= flip <= 1, "a probability")
+        self.scale, self.ratio, self.flip = scale, ratio, flip
+        self.seed = np.random.randint(0, np.iinfo(np.int32).max) if seed is None else seed  # noqa: NPY002
+
+    def boxes(self, samples: np.ndarray, epoch: int) -> np.ndarray:
+        scale, ratio = tuple(map(float, self.scale)), tuple(map(float, self.ratio))
+        cropping = Cropping(True, 0, 0, np.uint64(self.seed), scale, ratio, float(self.flip))
+        boxes = np.empty(len(samples), BOX)
+        draw_boxes(samples, np.uint64(epoch), cropping, boxes)
+        return boxes
+
+
+class CenterCropRGBImageDecoder(CropDecoder):
+    """The middle of an image, resized: FFCV's operation of this name.
+
+    The crop is FFCV's: a square of ``int(ratio * shorter side)`` pixels.  Its filter sees nothing beyond the crop, where
+    ``alexnet_fast.Loader``, as torchvision's Resize + CenterCrop, looks a pixel or two over its edge.
+
+    Args:
+        output_size: (height, width) in pixels.
+        ratio: the crop's side over the image's shorter side.
+    """
+
+    def __init__(self, output_size: tuple[int, int], ratio: float) -> None:
+        super().__init__(output_size)
+        _check("ratio", ratio, np.ndim(ratio) == 0 and 0 < ratio <= 1, "0 < ratio <= 1")
+        self.ratio = ratio
+
+    def boxes(self, samples: np.ndarray, epoch: int) -> np.ndarray:
+        boxes = np.zeros(len(samples), BOX)
+        height, width = samples["height"], samples["width"]
+        side = np.maximum((self.ratio * np.minimum(height, width)).astype(np.int64), 1)
+        boxes["height"] = boxes["width"] = side
+        boxes["top"] = boxes["low_y"] = (height - side) // 2
+        boxes["left"] = boxes["low_x"] = (width - side) // 2
+        boxes["high_y"], boxes["high_x"] = boxes["low_y"] + side, boxes["low_x"] + side
+        return boxes
+
+
+class Failure:
+    """Goes to the consumer in place of a batch: FFCV's iterator takes it apart as a pair, and that raises.
+
+    FFCV has no word for an error in its thread: the thread would die, and the consumer wait for ever.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __iter__(self) -> Iterator[Any]:
+        raise self._error
+
+
+def deliver(error: BaseException) -> None:
+    """Let the consumer of the EpochIterator whose thread this is raise ``error``, behind the batches that are ready."""
+    iterator: Any = threading.current_thread()
+    assert isinstance(iterator, EpochIterator), iterator
+    while not iterator.terminate_event.is_set():
+        try:
+            iterator.output_queue.put(Failure(error), timeout=0.5)
+            return
+        except queue.Full:
+            continue
+
+
+def refuse(samples: np.ndarray, path: str) -> None:
+    """Raise for the first sample whose metadata cannot be true, or asks for too much; what remains the kernels may trust."""
+    pixels = samples["width"].astype(np.int64) * samples["height"]
+    mode = samples["raw"]
+    lies = (pixels == 0) | (mode > RAW) | ((mode == RAW) & (samples["size"] != 3 * pixels))
+    if len(found := np.flatnonzero(lies | (pixels > MOST_PIXELS))):
+        width, height, size = (int(samples[name][found[0]]) for name in ("width", "height", "size"))
+        why = (
+            f"the file's metadata gives it mode {mode[found[0]]} and {width} x {height} pixels, and its payload {size} bytes"
+            if lies[found[0]]
+            else MEANING[TOO_LARGE]
+        )
+        raise broken_sample(path, int(samples["index"][found[0]]), why)
+
+
+def broken_sample(path: str, index: int, why: str) -> BrokenSample:
+    """The error for a sample, with its source file where the packer's sidecar tells it."""
+    try:
+        with Beton(path) as beton:
+            name = beton.source(index)
+    except BetonError:  # FFCV reads files of other fields than the package's own loader
+        name = f"sample {index} of {path}"
+    return BrokenSample(f"{name} cannot be decoded: {why}; pack it again or leave it out")
+
+
+class Memory:
+    """Memory that somebody else keeps, as numpy takes it: ``np.asarray(Memory(...))`` copies nothing."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], typestr: str, readonly: bool = False) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (address, readonly),
+            "shape": shape,
+            "typestr": typestr,
+        }
+
+
+def _check(name: str, given: object, good: bool, expected: str) -> None:
+    if not good:
+        raise UserError(f"{name} = {given!r} is out of range, expected {expected}")

@@ -1,0 +1,96 @@
+"""Batches that are decoded while their caller waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alexnet_fast import Beton
+from alexnet_fast.beton.encode import Encoding, encode_jpeg
+from alexnet_fast.pipeline import team
+from alexnet_fast.pipeline.crop import BOX, Cropping, draw_boxes
+from alexnet_fast.pipeline.decode import sample_table
+from alexnet_fast.pipeline.status import NOT_JPEG
+from betons import RATIO, SCALE, Entry, loaded, picture, write
+
+SIZES = [(200, 150), (96, 130), (333, 250), (65, 33), (640, 600)] * 8
+
+
+@pytest.fixture(scope="module")
+def file(require: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    require("turbojpeg")
+    payloads = [encode_jpeg(picture(width, height, 1), Encoding()) for width, height in SIZES]
+    return write(tmp_path_factory.mktemp("team") / "a.beton", payloads)
+
+
+def drawn(samples: np.ndarray, flip: float = 0.5) -> np.ndarray:
+    boxes = np.empty(len(samples), BOX)
+    draw_boxes(samples, np.uint64(0), Cropping(True, 0, 0, np.uint64(0), SCALE, RATIO, flip), boxes)
+    return boxes
+
+
+def decoded(path: Path, height: int, width: int, threads: int) -> np.ndarray:
+    beton = Beton(path)
+    samples = sample_table(beton)
+    out = np.empty((len(samples), height, width, 3), np.uint8)
+    assert not team.Team().decode(beton.map, samples, drawn(samples), out, threads).any()
+    return out
+
+
+def test_squares_are_the_loaders_pixels_on_any_number_of_threads(file: Path) -> None:
+    expected = loaded(file, train=True, shuffle=False, size=64)
+    for threads in (1, 2, 5):
+        out = decoded(file, 64, 64, threads)
+        assert all(np.array_equal(image.transpose(2, 0, 1), expected[k]) for k, image in enumerate(out))
+
+
+def test_a_lower_image_is_the_square_of_a_taller_box(file: Path) -> None:
+    """Halving the height of the output halves the rows: means of pairs, but for rounding and the filter's overlap."""
+    square, low = decoded(file, 64, 64, 2).astype(float), decoded(file, 32, 64, 2)
+    assert np.abs((square[:, ::2] + square[:, 1::2]) / 2 - low).mean() < 2
+
+
+def test_the_status_of_each_sample_is_told(file: Path, tmp_path: Path) -> None:
+    payload = Beton(file).payload(0).tobytes()
+    path = write(tmp_path / "a.beton", [Entry(payload if k % 7 else b"none", 200, 150) for k in range(20)])
+    beton = Beton(path)
+    samples = sample_table(beton)
+    out = np.empty((20, 16, 16, 3), np.uint8)
+    for threads in (1, 2):
+        statuses = team.Team().decode(beton.map, samples, drawn(samples), out, threads)
+        assert statuses.tolist() == [NOT_JPEG if k % 7 == 0 else 0 for k in range(20)]
+
+
+def test_when_one_thread_fails_the_others_have_ended_before_the_caller_hears_of_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, ended = [], []
+    whole = team.Worker.decode
+
+    def failing(self: team.Worker, *arguments: Any) -> None:
+        began.append(threading.get_ident())
+        if len(began) == 1:
+            raise MemoryError("no room")
+        time.sleep(0.01)
+        whole(self, *arguments)
+        ended.append(threading.get_ident())
+
+    monkeypatch.setattr(team.Worker, "decode", failing)
+    with pytest.raises(MemoryError, match="no room"):
+        decoded(file, 32, 32, 3)
+    assert len(ended) == len(began) - 1 > 1
+
+
+def test_workers_are_kept_and_no_more_of_them_than_threads(file: Path) -> None:
+    beton = Beton(file)
+    samples = sample_table(beton)
+    ours = team.Team()
+    for size in (32, 48, 32):
+        out = np.empty((len(samples), size, size, 3), np.uint8)
+        ours.decode(beton.map, samples, drawn(samples), out, 3)
+        assert 1 <= len(ours._idle) <= 3
