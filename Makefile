@@ -43,7 +43,7 @@ lint: $(TEST) ## ruff (rules and format) and mypy
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-bench: $(TEST) $(PEERS) ## Measure the pipeline beside its peers, and the training step (DATA=folder with train/<class>/*)
+bench: $(TEST) $(PEERS) ## Measure pipeline, packing and storage beside their peers, and the training step (DATA=folder with train/<class>/*)
 	@sh .ci/bench.sh $(RUN) $(DATA)
 
 clean: ## Remove .venv, the quickstart's data and caches; runs/ stays

@@ -64,6 +64,17 @@ def tiny_imagenet() -> Path:
 
 
 @pytest.fixture(scope="session")
+def all_photos_beton(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All 1,000 photos as ``write_beton.py`` packs them: longest side 500 px, quality 90, restart markers."""
+    from alexnet_fast.beton.encode import Encoding
+    from alexnet_fast.beton.writer import scan_folder, write_beton
+    from alexnet_fast.pipeline.cores import allowed_cores
+
+    path = tmp_path_factory.mktemp("all-photos") / "train.beton"
+    return write_beton(scan_folder(photos / "train"), path, Encoding(), workers=allowed_cores()).path
+
+
+@pytest.fixture(scope="session")
 def photo_beton(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """200 of the photos, of as many classes: longest side 500 px, quality 90, restart markers."""
     from alexnet_fast.beton.encode import Encoding
