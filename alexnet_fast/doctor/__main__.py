@@ -1,0 +1,62 @@
+"""``python -m alexnet_fast.doctor [RECIPE] [--set section.key=value ...] [--json]``.
+
+Exit codes: 0 no fault (warnings there may be), 1 a fault, 2 something wrong with the command or the recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from ..errors import UserError, exit_code
+from . import report
+from .examination import examine
+from .machine import Machine
+
+
+def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m alexnet_fast.doctor",
+        description="What this machine gives a training run, what is wrong with it, and how to mend it.",
+    )
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="also look at what this recipe asks for")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="section.key=value",
+        help="override one key; may be repeated",
+    )
+    parser.add_argument("--json", action="store_true", help="print a list of {name, status, found, remedy}")
+    arguments = parser.parse_args(argv)
+
+    def run() -> int:
+        if arguments.set and not arguments.recipe:
+            raise UserError(
+                f"--set {arguments.set[0]} overrides a recipe's key: name a recipe, as recipes/1p.toml"
+            )
+        watched = sys.stderr.isatty()
+        print(
+            "asking torch, numba and libjpeg-turbo ..." if watched else "",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
+        try:
+            findings = examine(machine or Machine(), arguments.recipe, arguments.set)
+        finally:
+            print("\r\033[K" if watched else "", end="", file=sys.stderr, flush=True)
+        if arguments.json:
+            print(json.dumps([finding._asdict() for finding in findings], indent=2))
+        else:
+            report.write(findings, sys.stdout)
+        return 1 if any(finding.status == "fault" for finding in findings) else 0
+
+    return exit_code(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

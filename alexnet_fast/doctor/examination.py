@@ -1,0 +1,105 @@
+"""All questions in their order; those that take long are asked beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING
+
+from . import accelerators, host, plan, software
+from .accelerators import Torch
+from .finding import Finding, fault, look
+from .inside import NoAnswer
+from .machine import Machine
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+
+Probe = Callable[[], "Finding | list[Finding]"]
+
+
+def examine(machine: Machine, path: str | None = None, overrides: Sequence[str] = ()) -> list[Finding]:
+    """All findings, of the machine and, where a recipe is named, of what it asks for.
+
+    Raises UserError for a recipe that is wrong in itself.
+    """
+    recipe, trouble = _load(path, overrides) if path else (None, [])
+    with ThreadPoolExecutor(3) as pool:
+        torch = pool.submit(_torch)
+        libraries = [
+            pool.submit(look, name, probe)
+            for name, probe in {
+                "Python packages": software.packages,
+                "libjpeg-turbo": software.codec,
+                "compiled kernels": software.kernels,
+                "Pillow": software.pillow,
+                "FFCV": software.ffcv,
+            }.items()
+        ]
+        findings = _all(
+            {
+                "cores": partial(host.cores, machine),
+                "NUMA": partial(host.numa, machine),
+                "memory": partial(host.memory, machine),
+                "locked memory": partial(host.locked_memory, machine),
+                "shared memory": partial(host.shared_memory, machine),
+                "open files": partial(host.open_files, machine),
+            }
+        )
+        findings += [finding for library in libraries for finding in library.result()]
+        answers = torch.result()
+    findings += _all(
+        {
+            "torch": partial(accelerators.torch_build, answers),
+            "accelerators": partial(accelerators.cards, answers, machine),
+            "torch_npu, CANN": partial(accelerators.torch_npu, answers, machine),
+        }
+    )
+    return [*findings, *trouble, *(_recipe(recipe, answers, machine) if recipe else [])]
+
+
+def _recipe(recipe: Recipe, torch: Torch, machine: Machine) -> list[Finding]:
+    use = plan.use_of(recipe, torch)
+    findings = _all(
+        {
+            "device": partial(plan.device, recipe, use, torch),
+            "cores a rank": partial(plan.cores, recipe, use, machine),
+            "memory to train": lambda: list(plan.memory(recipe, use, machine)),
+            "results": partial(plan.results, recipe),
+        }
+    )
+    disks: set[int] = set()
+    for file in plan.files(recipe, use):
+        try:
+            disk = file.path.stat().st_dev
+        except OSError:
+            disk = -1
+        reads_disk = disk not in disks  # each disk once
+        disks.add(disk)
+
+        def probe(file: plan.File = file, reads_disk: bool = reads_disk) -> list[Finding]:
+            return list(plan.examine_file(file, recipe, use, machine, reads_disk))
+
+        findings += look(file.name, probe)
+    return findings
+
+
+def _load(path: str, overrides: Sequence[str]) -> tuple[Recipe | None, list[Finding]]:
+    try:
+        from ..recipe import load
+    except ImportError as error:
+        return None, [fault("recipe", f"cannot be read: {error}", "see the Python packages above")]
+    return load(path, overrides), []
+
+
+def _torch() -> Torch:
+    try:
+        return accelerators.ask_torch()
+    except NoAnswer as error:
+        silent = {"error": str(error), "module": None}
+        return Torch(silent, silent)
+
+
+def _all(probes: dict[str, Probe]) -> list[Finding]:
+    return [finding for name, probe in probes.items() for finding in look(name, probe)]

@@ -1,0 +1,60 @@
+"""One thing that was looked at: what was found, whether it is well, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple
+
+from ..errors import UserError
+
+Status = Literal["ok", "warning", "fault"]
+
+
+class Finding(NamedTuple):
+    """ok: well. warning: a run works, yet slower or less safely than it could. fault: a run fails, or cannot use what is there."""
+
+    name: str
+    status: Status
+    found: str
+    remedy: str = ""
+
+
+def ok(name: str, found: str) -> Finding:
+    return Finding(name, "ok", found)
+
+
+def warning(name: str, found: str, remedy: str) -> Finding:
+    return Finding(name, "warning", found, remedy)
+
+
+def fault(name: str, found: str, remedy: str) -> Finding:
+    return Finding(name, "fault", found, remedy)
+
+
+def look(name: str, probe: Callable[[], Finding | Iterable[Finding]]) -> list[Finding]:
+    """What `probe` finds; that it failed, if it did, so that one question that cannot be answered stops no other."""
+    try:
+        found = probe()
+        return [found] if isinstance(found, Finding) else list(found)
+    except Exception as error:  # whatever a file system, a driver or a library may raise
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        return [warning(name, f"could not be looked at ({said})", "mend that, or look by other means")]
+
+
+def size(count: float) -> str:
+    """Bytes for a reader: "24 GB", "64 KB" (powers of 1024, as `free -h` counts)."""
+    unit = "bytes"
+    for unit in ("bytes", "KB", "MB", "GB", "TB"):
+        if count < 1024 or unit == "TB":
+            break
+        count /= 1024
+    return (
+        f"{count:.0f} {unit}"
+        if count >= 100 or unit == "bytes" or count == int(count)
+        else f"{count:.1f} {unit}"
+    )
+
+
+def several(count: int, noun: str) -> str:
+    """ "1 core", "2 cores"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

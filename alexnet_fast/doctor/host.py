@@ -1,0 +1,132 @@
+"""Cores, memory and the limits that a process has."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from .finding import Finding, ok, several, size, warning
+from .machine import Machine
+
+GIB = 1 << 30
+LEAST_MEMORY = 4 * GIB  # a rank with its weights, libraries and batches, and room for the page cache
+LEAST_SHARED = 1 * GIB  # what NCCL's manual has a container given: --shm-size=1g
+LEAST_LOCKED = 8 << 20  # what Linux itself gives every process since 5.16
+LEAST_LOCKED_WITH_CARDS = 64 << 20
+LEAST_FILES = 1024
+
+
+def cores(machine: Machine) -> Finding:
+    """The cores that decode, and what holds them back."""
+    affinity, processors, usable = len(machine.affinity), machine.processors, machine.cores
+    found = [f"{usable} of {several(processors, 'processor')} can be kept busy"]
+    remedies = []
+    quota = machine.quota
+    if quota is not None and quota.cores < affinity:
+        waits = "" if quota.throttled is None else f", stopped in {quota.throttled:.0%} of its periods"
+        found.append(f"the cgroup's CPU quota is {quota.cores:g} cores{waits}")
+        remedies.append(
+            "raise the CPU limit (docker run --cpus, Kubernetes resources.limits.cpu, systemd CPUQuota)"
+        )
+    if affinity < processors:
+        found.append(f"the affinity mask holds {affinity}")
+        remedies.append("widen the affinity (taskset, docker run --cpuset-cpus, Slurm --cpus-per-task)")
+    text = "; ".join(found)
+    if usable > 1 and not (quota is not None and quota.cores < affinity):
+        return ok("cores", text)
+    if usable == 1:
+        text += "; decoding and the training step share one core"
+        remedies = remedies or ["give the machine more processors"]
+    return warning("cores", text, ", or ".join(remedies))
+
+
+def numa(machine: Machine) -> Finding:
+    """The memory nodes, and whether the cores that are allowed lie beside the cards."""
+    nodes = machine.nodes
+    ours = sorted(node for node, processors in nodes.items() if processors & machine.affinity)
+    text = several(len(nodes), "node")
+    if len(nodes) == 1:
+        return ok("NUMA", text)
+    text += f"; the allowed cores lie on {_listed(ours)}"
+    beside = sorted({card.node for card in machine.cards if card.node is not None})
+    if not beside:
+        return ok("NUMA", text)
+    text += f", the cards beside {_listed(beside)}"
+    if set(ours) & set(beside):
+        return ok("NUMA", text)
+    remedy = f"run on the cards' side: numactl --cpunodebind={beside[0]} --membind={beside[0]}"
+    return warning("NUMA", f"{text}: every batch crosses between them", remedy)
+
+
+def memory(machine: Machine) -> Finding:
+    """Memory, by the system and by the cgroup."""
+    text = f"{size(machine.available_bytes)} of {size(machine.memory_bytes)} available"
+    if (limit := machine.memory_limit) is not None and limit.limit_bytes < machine.memory["MemTotal"]:
+        text += f" (the cgroup's limit; the machine has {size(machine.memory['MemTotal'])})"
+    if machine.available_bytes >= LEAST_MEMORY:
+        return ok("memory", text)
+    return warning(
+        "memory",
+        text,
+        f"a run wants some {size(LEAST_MEMORY)}: end other programs or raise the container's limit",
+    )
+
+
+def locked_memory(machine: Machine) -> Finding:
+    """How much memory may be locked: what network cards read from and write to directly must be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if soft == resource.RLIM_INFINITY:
+        return ok("locked memory", "no limit")
+    text = f"limit {size(soft)}"
+    if machine.may_lock_beyond:
+        return ok("locked memory", f"{text}, which does not bind this process (it has CAP_IPC_LOCK)")
+    cards = machine.cards or machine.device_files()
+    if soft >= (LEAST_LOCKED_WITH_CARDS if cards else LEAST_LOCKED):
+        return ok("locked memory", text)
+    how = (
+        "ulimit -l unlimited"
+        if hard == resource.RLIM_INFINITY
+        else "memlock unlimited in /etc/security/limits.conf"
+    )
+    return warning(
+        "locked memory",
+        f"{text}, too little for collectives over RDMA (nccl, hccl between hosts) and for drivers that count pinned batches",
+        f"{how} (docker run --ulimit memlock=-1, systemd LimitMEMLOCK=infinity)",
+    )
+
+
+def shared_memory(machine: Machine) -> Finding:
+    """/dev/shm, by which ranks of one host exchange gradients."""
+    path = machine.dev / "shm"
+    name, remedy = (
+        "shared memory",
+        "enlarge it: docker run --shm-size=1g, or mount -o remount,size=1g /dev/shm",
+    )
+    try:
+        found = os.statvfs(path)
+    except FileNotFoundError:
+        return warning(name, f"there is no {path}, which packing and several ranks need", remedy)
+    total, free = found.f_frsize * found.f_blocks, found.f_frsize * found.f_bavail
+    text = f"{path} has {size(free)} of {size(total)} free"
+    if not os.access(path, os.W_OK):
+        return warning(
+            name, f"{text}, but cannot be written, as packing and several ranks need", f"chmod 1777 {path}"
+        )
+    if free >= LEAST_SHARED:
+        return ok(name, text)
+    return warning(name, f"{text}; nccl and hccl fail to start several ranks on too little", remedy)
+
+
+def open_files(machine: Machine) -> Finding:
+    """How many files and sockets a process may have open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= LEAST_FILES:
+        return ok("open files", "no limit" if soft == resource.RLIM_INFINITY else f"limit {soft:,}")
+    most = LEAST_FILES if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    return warning(
+        "open files", f"limit {soft:,}, too few for ranks and packing workers", f"ulimit -n {most}"
+    )
+
+
+def _listed(nodes: list[int]) -> str:
+    return f"node{'s' if len(nodes) > 1 else ''} {', '.join(map(str, nodes))}"

@@ -1,0 +1,272 @@
+"""What a recipe asks of the machine: its files, its memory, its cores and its devices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import UserError
+from .accelerators import Torch
+from .finding import Finding, fault, ok, several, size, warning
+from .machine import Machine
+
+if TYPE_CHECKING:
+    from ..beton.reader import Beton
+    from ..recipe import Recipe
+
+# Measured on 2 cores of an AMD EPYC (README): 500 px JPEGs of 67 KB at 2,462 img/s a core, 256 px raw ones at 11,132.
+DECODED_BYTES_PER_S = {0: 165e6, 1: 1.7e9}  # by the images' mode, JPEG and raw
+TRAINED_IMG_PER_S = (
+    300  # by one core of a CPU at 64 px, its fastest: there the step is the limit, not the disk
+)
+CORES_A_CARD = 4  # some 10,000 img/s at 500 px
+LIBRARIES_BYTES = 400 << 20  # of one rank: interpreter, torch, compiled kernels
+# AlexNet's weights besides its last layer; O2 keeps half weights and gradients, float32 masters, momenta and gradients.
+PARAMETERS, BYTES_A_PARAMETER = 57_003_840, 2 + 2 + 4 + 4 + 4
+ACTIVATION_BYTES = (
+    80  # a pixel of a batch, on a CPU at O2: 1.9 GB at batch 128 of 224 px, where the rest makes 1.4
+)
+HELD = 2  # batches outside the ring: one being copied, one in its step
+
+
+class Use(NamedTuple):
+    """What a run of the recipe comes to on this machine."""
+
+    device: str
+    world_size: int
+    nproc: int
+
+
+def use_of(recipe: Recipe, torch: Torch) -> Use:
+    device = recipe.run.device.partition(":")[0]
+    asked = recipe.distributed
+    return Use(
+        torch.kind if device == "auto" else device, asked.nproc * getattr(asked, "hosts", 1), asked.nproc
+    )
+
+
+def device(recipe: Recipe, use: Use, torch: Torch) -> Finding:
+    """Whether the devices that are asked for are there."""
+    text = f"run.device = {recipe.run.device!r}, {several(use.nproc, 'rank')} on this host"
+    if "error" in torch.run:
+        return fault("device", f"{text}, but torch does not load", "see torch and torch_npu above")
+    if use.device == "cpu":
+        return ok("device", text + (": the CPU" if recipe.run.device == "auto" else ""))
+    if torch.kind != use.device:
+        return fault(
+            "device", f"{text}, but torch has no usable {use.device}", "see above, or --set run.device=cpu"
+        )
+    if use.nproc > torch.usable:
+        return fault(
+            "device",
+            f"{text}, but there {'is' if torch.usable == 1 else 'are'} {torch.usable} {use.device}",
+            f"--set distributed.nproc={torch.usable}",
+        )
+    return ok("device", f"{text}, on {torch.usable} {use.device}")
+
+
+def cores(recipe: Recipe, use: Use, machine: Machine) -> Finding:
+    """The decoding threads of all ranks against the cores that there are."""
+    each = machine.cores / use.nproc
+    text = f"{each:g} a rank ({machine.cores} for {several(use.nproc, 'rank')})"
+    if machine.cores < use.nproc:
+        return warning(
+            "cores a rank",
+            f"{text}: ranks take turns",
+            f"--set distributed.nproc={machine.cores}, or more cores",
+        )
+    threads = recipe.data.threads
+    if threads > each:
+        return warning(
+            "cores a rank",
+            f"{text}, but data.threads = {threads}: threads take turns",
+            "--set data.threads=0",
+        )
+    if use.device != "cpu" and each < CORES_A_CARD:
+        return warning(
+            "cores a rank",
+            f"{text}; an accelerator trains AlexNet on more than {each:g} cores decode (some 2,500 photos/s each)",
+            "give it more cores, or pack smaller images (write_beton.py --max-resolution 256, or --mode raw)",
+        )
+    return ok("cores a rank", text)
+
+
+def memory(recipe: Recipe, use: Use, machine: Machine) -> Iterator[Finding]:
+    """Batches in host memory, and on a CPU the model, against the memory that there is."""
+    ring_bytes = use.nproc * _ring_bytes(recipe, use)
+    pinned = use.device != "cpu"
+    expected = ring_bytes + use.nproc * LIBRARIES_BYTES
+    if not pinned:
+        batch = recipe.data.global_batch_size // use.world_size
+        expected += use.nproc * (PARAMETERS + 4097 * recipe.model.num_classes) * BYTES_A_PARAMETER
+        expected += use.nproc * batch * recipe.data.size**2 * ACTIVATION_BYTES
+    rest = "libraries" if pinned else "libraries and the model"
+    text = f"about {size(expected)} ({size(ring_bytes)} of batches, and {rest}), {size(machine.available_bytes)} available"
+    remedy = "lower data.batches_ahead, data.global_batch_size or distributed.nproc, or give it more memory"
+    if expected > machine.memory_bytes:
+        yield fault("memory to train", text, remedy)
+    elif expected > machine.available_bytes:
+        yield warning("memory to train", text, f"end other programs; or {remedy}")
+    else:
+        yield ok("memory to train", text)
+    if pinned:
+        limit, text = machine.lockable_bytes, f"{size(ring_bytes)} of batches"
+        if limit is None or ring_bytes // use.nproc <= limit:
+            yield ok(
+                "pinned memory", f"{text}, {'no limit' if limit is None else f'limit {size(limit)} a rank'}"
+            )
+        else:
+            yield warning(
+                "pinned memory",
+                f"{text}, but a process may lock {size(limit)}; a driver that keeps to this limit refuses them",
+                "ulimit -l unlimited (docker run --ulimit memlock=-1, systemd LimitMEMLOCK=infinity)",
+            )
+
+
+def results(recipe: Recipe) -> Finding:
+    """Whether the run's folder can be written, and holds the checkpoints."""
+    folder = recipe.folder
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return fault(
+            "results", f"{folder}: {there} cannot be written", "--set run.out=FOLDER, one that can be"
+        )
+    found = os.statvfs(there)
+    free = found.f_frsize * found.f_bavail
+    # Masters and momenta in float32, in the last and the best, and one that is being written.
+    wanted = 3 * 8 * (PARAMETERS + 4097 * recipe.model.num_classes) if recipe.checkpoint.every_epochs else 0
+    text = f"{folder}: {size(free)} free"
+    if free >= wanted:
+        return ok("results", text)
+    return fault(
+        "results", f"{text}, checkpoints take {size(wanted)}", "--set run.out=FOLDER, on a larger disk"
+    )
+
+
+class File(NamedTuple):
+    """A beton of the recipe."""
+
+    name: str
+    path: Path
+    batch: int
+    """Samples that it must hold; its steps are of that many."""
+
+
+def files(recipe: Recipe, use: Use) -> list[File]:
+    """The betons that a run of the recipe opens."""
+    if getattr(recipe.data, "synthetic", False):
+        return []
+    train = File("train", Path(recipe.data.train), recipe.data.global_batch_size)
+    val = File("val", Path(recipe.data.val), 1)
+    needs_val = recipe.eval.only or recipe.eval.every > 0
+    return [*([] if recipe.eval.only else [train]), *([val] if needs_val else [])]
+
+
+def examine_file(
+    file: File, recipe: Recipe, use: Use, machine: Machine, reads_disk: bool
+) -> Iterator[Finding]:
+    """A beton's contents, its place in the page cache, and where `reads_disk` its disk."""
+    from ..beton.reader import Beton
+
+    try:
+        beton = Beton(file.path)
+    except UserError as error:
+        found, _, remedy = str(error).rpartition("; ")
+        pack = (
+            "pack it: python tools/write_beton.py --data IMAGENET --out FOLDER, and name the file in [data]"
+        )
+        yield fault(f"{file.name} set", found or str(error), remedy if found else pack)
+        return
+    with beton:
+        yield _contents(file, beton, recipe, use)
+        yield from _cached(file, beton, use, machine, reads_disk)
+
+
+def _contents(file: File, beton: Beton, recipe: Recipe, use: Use) -> Finding:
+    lowest, classes = int(beton.labels.min()), beton.num_classes
+    text = f"{beton.path}: {size(len(beton.map))}, {several(beton.num_samples, 'sample')}, labels {lowest} to {classes - 1}"
+    if lowest < 0 or classes > recipe.model.num_classes:
+        remedy = "pack the set again" if lowest < 0 else f"--set model.num_classes={classes}"
+        return fault(
+            f"{file.name} set", f"{text}, but model.num_classes = {recipe.model.num_classes}", remedy
+        )
+    if file.batch % use.world_size and file.batch > 1:
+        return fault(
+            f"{file.name} set",
+            f"{text}; data.global_batch_size = {file.batch} does not divide over {use.world_size} ranks",
+            f"--set data.global_batch_size={-(-file.batch // use.world_size) * use.world_size}",
+        )
+    if beton.num_samples < file.batch:
+        return fault(
+            f"{file.name} set",
+            f"{text}; fewer than data.global_batch_size = {file.batch}",
+            f"--set data.global_batch_size={max(1, beton.num_samples // use.world_size) * use.world_size}",
+        )
+    if classes < recipe.model.num_classes:
+        text += f" of {recipe.model.num_classes}"
+    return ok(f"{file.name} set", text)
+
+
+def _cached(file: File, beton: Beton, use: Use, machine: Machine, reads_disk: bool) -> Iterator[Finding]:
+    from . import storage
+
+    length, share = len(beton.map), storage.resident_share(beton.path)
+    rate = storage.disk_rate(beton.path) if reads_disk else None
+    missing = round(length * (1 - share))
+    fits = missing <= machine.available_bytes
+    room = (
+        ""
+        if share == 1
+        else f", the rest {'fits' if fits else 'does not fit'} into the {size(machine.available_bytes)} available"
+    )
+    yield ok(f"{file.name} cache", f"{share:.0%} of it in the page cache{room}")
+    if not reads_disk:
+        return
+
+    name = f"{file.name} disk"
+    kind = machine.file_system(beton.path)
+    if rate is None:
+        cause = (
+            "too small to measure"
+            if length < storage.BLOCK
+            else "not measured: all of it is cached, and this file system reads nothing around the cache"
+        )
+        yield ok(name, f"{kind}, {cause}")
+        return
+    mean = float(beton.sizes.mean())
+    text = (
+        f"{kind}, {rate.bytes_per_s / 1e6:,.0f} MB/s in random reads of {storage.BLOCK >> 10} KB, or "
+        f"{rate.bytes_per_s / mean:,.0f} img/s from a cold cache ({rate.read_bytes / 1e6:.0f} MB read)"
+    )
+    wanted = _read_bytes_per_s(beton, use, machine)
+    if rate.bytes_per_s >= wanted or missing == 0:
+        yield ok(name, text)
+        return
+    remedy = (
+        f"read it into memory first: cat {beton.path} > /dev/null"
+        if fits
+        else "put it on a local SSD, give the machine more memory, or pack smaller images (--max-resolution 256)"
+    )
+    yield warning(
+        name, f"{text}; {several(machine.cores, 'core')} can take {wanted / mean:,.0f} img/s", remedy
+    )
+
+
+def _read_bytes_per_s(beton: Beton, use: Use, machine: Machine) -> float:
+    """How fast the cores can use what is read."""
+    mode = int(beton.images["mode"][0])
+    decoded = DECODED_BYTES_PER_S.get(mode, DECODED_BYTES_PER_S[0])
+    trained = TRAINED_IMG_PER_S * float(beton.sizes.mean()) if use.device == "cpu" else decoded
+    return machine.cores * min(decoded, trained)
+
+
+def _ring_bytes(recipe: Recipe, use: Use) -> int:
+    """Bytes of one rank's batches: those that are decoded ahead and those in use, of training and evaluation."""
+    data, evaluation = recipe.data, recipe.eval
+    sides: list[Any] = [] if evaluation.only else [(data.global_batch_size, data.size)]
+    if evaluation.only or evaluation.every:
+        sides.append((evaluation.global_batch_size or data.global_batch_size, evaluation.size or data.size))
+    slots = data.batches_ahead + HELD
+    return sum(slots * -(-batch // use.world_size) * (3 * side * side + 8) for batch, side in sides)

@@ -1,0 +1,148 @@
+"""The libraries that decode, compile and pack."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import metadata
+from importlib.util import find_spec
+
+from .finding import Finding, fault, ok, warning
+from .inside import ask
+
+TURBOJPEG_ENVIRONMENT = "ALEXNET_FAST_TURBOJPEG"  # pipeline.turbojpeg's; to import that is to import numba
+PACKAGES = ("numpy", "numba", "llvmlite", "pydantic", "rich")
+SIMD_GAIN = 2.0  # 4.9 with AVX2 against plain C; 1.0 without
+INSTALL_CODEC = (
+    "'apt-get install libturbojpeg0' (Debian), 'apt-get install libturbojpeg' (Ubuntu), 'dnf install turbojpeg' "
+    "(openEuler, RHEL) or, on x86-64, 'pip install turbojpeg'"
+)
+
+
+def packages() -> Finding:
+    """The Python packages that training needs, torch apart."""
+    needed = [*PACKAGES, *(["tomli"] if sys.version_info < (3, 11) else [])]
+    versions = {name: version(name) for name in needed}
+    if absent := [name for name in needed if versions[name] is None]:
+        return fault(
+            "Python packages", f"{', '.join(absent)} not installed", f"pip install {' '.join(absent)}"
+        )
+    return ok("Python packages", ", ".join(f"{name} {found}" for name, found in versions.items()))
+
+
+def codec() -> Finding:
+    """libjpeg-turbo, which decodes: found, new enough, and with its vector code at work."""
+    name, answer = "libjpeg-turbo", ask("codec")
+    if "error" in answer:
+        chosen = os.environ.get(TURBOJPEG_ENVIRONMENT)
+        if answer["kind"] != "TurboJpegMissing":
+            return fault(name, f"cannot be looked for: {answer['error']}", "see the Python packages above")
+        if chosen:
+            return fault(
+                name,
+                f"{TURBOJPEG_ENVIRONMENT} names {chosen}, which cannot be loaded",
+                f"name a libturbojpeg.so.0 that is there, or unset {TURBOJPEG_ENVIRONMENT} to have it looked for",
+            )
+        return fault(name, "libturbojpeg was not found", f"install it: {INSTALL_CODEC}")
+    text = f"{answer['version']}, {answer['path']}"
+    if answer["missing"]:
+        return fault(
+            name, f"{text}, lacks {', '.join(answer['missing'])}", f"install 2.0 or newer: {INSTALL_CODEC}"
+        )
+
+    as_run = _rate(answer["path"], {})
+    plain = _rate(answer["path"], {"JSIMD_FORCENONE": "1"})
+    text += f"; {as_run:.0f} Mpixel/s a core, {as_run / plain:.1f} times its plain C"
+    if as_run / plain > SIMD_GAIN:
+        return ok(name, f"{text}: SIMD at work")
+    if os.environ.get("JSIMD_FORCENONE"):
+        return warning(name, f"{text}: JSIMD_FORCENONE switches its SIMD off", "unset JSIMD_FORCENONE")
+    if not answer["has_switch"]:
+        return warning(
+            name,
+            f"{text}: no sign of SIMD, which makes decoding some 3 times faster",
+            f"use a build that has it: {INSTALL_CODEC}",
+        )
+    return warning(
+        name, f"{text}: its SIMD does not work on this processor", f"use another build: {INSTALL_CODEC}"
+    )
+
+
+def _rate(path: str, env: dict[str, str]) -> float:
+    answer = ask("decode_rate", path, env=env)
+    if "error" in answer:
+        raise OSError(f"{path} decodes nothing: {answer['error']}")
+    return float(answer["mpx_per_s"])
+
+
+def kernels() -> Finding:
+    """numba, and whether what it compiles is kept."""
+    name, answer = "compiled kernels", ask("kernels")
+    if "error" in answer:
+        module = answer["module"]
+        remedy = (
+            f"pip install {module}"
+            if module
+            else "reinstall numba and llvmlite: pip install --force-reinstall numba"
+        )
+        return fault(name, f"numba does not load: {answer['error']}", remedy)
+    text = f"numba {answer['version']}"
+    if not answer["jit"]:
+        return fault(
+            name, f"{text} with NUMBA_DISABLE_JIT: the kernels run as Python", "unset NUMBA_DISABLE_JIT"
+        )
+    if answer["cached"]:
+        text += "; compiled for this machine"
+    else:
+        text += "; not compiled yet: the first run does it once, some 20 s of one core"
+    if answer["lasts"]:
+        return ok(name, f"{text}; {'kept' if answer['cached'] else 'will be kept'} in {answer['place']}")
+    wanted = " and ".join(answer["places"])
+    kept = (
+        f"kept in {answer['place']} until that is cleared"
+        if answer["place"]
+        else "compiled anew by every process"
+    )
+    if answer["cached"] and not answer["place"]:
+        return ok(name, text)  # an image that carries them, and can be written nowhere
+    return warning(
+        name,
+        f"{text}; {wanted} cannot be written: {kept}",
+        "set NUMBA_CACHE_DIR to a folder that can be written and lasts",
+    )
+
+
+def pillow() -> Finding:
+    """Pillow, or pillow-simd in its place, which opens and shrinks images when they are packed."""
+    name = "Pillow"
+    if find_spec("PIL") is None:
+        return warning(name, "not installed; packing needs it, training does not", "pip install pillow")
+    from PIL import __version__, features
+
+    is_simd = ".post" in __version__
+    turbo = features.version_feature("libjpeg_turbo") if features.check_feature("libjpeg_turbo") else None
+    text = f"{'pillow-simd' if is_simd else 'Pillow'} {__version__}, "
+    text += f"libjpeg-turbo {turbo}" if turbo else "without libjpeg-turbo"
+    if version("pillow") and version("pillow-simd"):
+        return warning(
+            name,
+            f"{text}; pillow and pillow-simd are both installed, and write into one folder",
+            "pip uninstall both, then install the one that you want",
+        )
+    if not turbo:
+        return warning(name, f"{text}: packing opens JPEGs slowly", "pip install --force-reinstall pillow")
+    return ok(name, text if is_simd else f"{text} (pillow-simd shrinks 4 times faster when packing)")
+
+
+def ffcv() -> Finding:
+    """FFCV, which nothing here needs."""
+    found = version("ffcv")
+    return ok("FFCV", found or "not installed; only alexnet_fast.ffcv_ops needs it")
+
+
+def version(package: str) -> str | None:
+    """The installed version of a distribution."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
