@@ -32,7 +32,8 @@ def named_in(reason: str) -> str | None:
 
 
 def require(component: str) -> Any:
-    """The module "ffcv", "torchvision" or "turbojpeg" (ours, with the library found), or the folder that is "data"."""
+    """The module "ffcv", "torchvision" or "turbojpeg" (ours, with the library found), the folder that is "data", or the
+    file that a "compiler" makes of the stand-in NPU's C++."""
     try:
         return _FINDERS[component]()
     except (ImportError, OSError, LookupError, ValueError) as error:
@@ -75,7 +76,14 @@ def _data() -> Path:
     return folder
 
 
+def _compiler() -> Path:
+    from standin.build import shim
+
+    return shim()
+
+
 _FINDERS = {
+    "compiler": _compiler,
     "ffcv": lambda: importlib.import_module("ffcv"),
     "torchvision": _torchvision,
     "turbojpeg": _turbojpeg,

@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import platform
+import time
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,7 @@ from ..errors import UserError
 from ..pipeline.cores import allowed_cores
 
 KINDS = ("npu", "cuda", "cpu")
+POLL_S = 1e-4  # between two looks at an event: far less than a step, far more than a look costs
 
 
 @dataclass(frozen=True)
@@ -67,31 +70,50 @@ class Device:
         return torch.get_device_module(self.torch_device)
 
     def use(self, threads: int | None = None) -> None:
-        """Make this the process's device; on a CPU, compute on `threads` cores (default: those allowed)."""
+        """Make this the process's device; on a CPU, compute on `threads` cores (default: those allowed).
+
+        Raises UserError where the device does not start.
+        """
         if self.is_host:
             torch.set_num_threads(threads or allowed_cores())
             keep_freed_memory()
-        else:
+            return
+        try:
             torch.accelerator.set_device_index(self.torch_device.index or 0)
+            torch.zeros((), device=self.torch_device).item()  # a driver fails at the first use, not before
+        except RuntimeError as error:
+            raise UserError(
+                f"{self.torch_device} does not start ({_first_line(error)}): see with {_TOOL[self.kind]} that it is "
+                "healthy, free, and served by a driver that fits this torch, or use run.device = 'cpu'"
+            ) from error
 
     def synchronize(self) -> None:
         """Return when everything queued on the device is done."""
         if not self.is_host:
             torch.accelerator.synchronize(self.torch_device)
 
-    def stream(self) -> Any:
-        """A new stream beside the current one; not to be asked of a CPU."""
-        return self._module.Stream(device=self.torch_device)
+    # Streams and events are torch's generic ones throughout: a backend's own events take no generic streams.
 
-    def current_stream(self) -> Any:
+    def stream(self) -> torch.Stream:
+        """A new stream beside the current one; as a context, work goes there.  Not to be asked of a CPU."""
+        return torch.Stream(self.torch_device)
+
+    def current_stream(self) -> torch.Stream:
+        """The stream that work goes to now, where nothing else is said."""
         return torch.accelerator.current_stream(self.torch_device)
 
-    def on_stream(self, stream: Any) -> AbstractContextManager[Any]:
-        return self._module.stream(stream)
+    def event(self) -> torch.Event:
+        """A new event: record(stream), and wait(stream) so that what is queued there from now on comes after it."""
+        return torch.Event(self.torch_device, enable_timing=False)
 
-    def event(self) -> Any:
-        """A new event, with record(stream), wait(stream), query() and synchronize()."""
-        return self._module.Event()
+    def wait_for(self, event: torch.Event) -> None:
+        """Return when the host knows that `event` is done.
+
+        Asleep, since the cores decode: `event.synchronize()` spins on one of them for as long as the device is
+        the limit (CUDA by default, torch_npu while its task queue is behind).
+        """
+        while not event.query():
+            time.sleep(POLL_S)
 
     def autocast(self, enabled: bool = True) -> AbstractContextManager[Any]:
         """O1's region; `half_dtype` inside where `enabled`."""
@@ -102,7 +124,7 @@ class Device:
         if self.is_host:
             return None
         try:
-            return int(torch.accelerator.max_memory_allocated(self.torch_device))
+            return int(torch.accelerator.max_memory_allocated(self.torch_device)) or None
         except (RuntimeError, NotImplementedError):
             return None
 
@@ -125,8 +147,7 @@ def resolve(name: str, local_rank: int = 0) -> Device:
     """
     kind, _, given_index = name.partition(":")
     if kind == "auto" and not given_index:
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        kind = accelerator.type if accelerator is not None and accelerator.type in KINDS else "cpu"
+        kind = _accelerator() or "cpu"
     if kind not in KINDS or (given_index and not given_index.isdecimal()):
         raise UserError(
             f"run.device = {name!r} is no device: give auto, cpu, cuda or npu, or one with its index as npu:0"
@@ -136,35 +157,51 @@ def resolve(name: str, local_rank: int = 0) -> Device:
 
     _need(kind)
     index = int(given_index) if given_index else local_rank
-    count = torch.get_device_module(kind).device_count()
+    count = torch.accelerator.device_count()
     if index >= count:
         raise UserError(
-            f"run.device = {name!r} asks for {kind}:{index}, but this machine shows {count} {kind} device(s)"
+            f"run.device = {name!r} asks for {kind}:{index}, but this machine shows {count} {kind} device(s): "
+            f"start fewer ranks, or see that {_VISIBLE[kind]} leaves enough of them"
         )
+    device = torch.device(kind, index)
     if kind == "cuda":
-        return Device(
-            torch.device("cuda", index), "cuda", torch.float16, torch.channels_last, True, True, "nccl"
-        )
+        return Device(device, "cuda", torch.float16, torch.channels_last, True, True, "nccl")
     # channels_last on the NPU: "Only c10::MemoryFormat::Contiguous is supported"
-    return Device(
-        torch.device("npu", index), "npu", torch.float16, torch.contiguous_format, True, False, "hccl"
-    )
+    return Device(device, "npu", torch.float16, torch.contiguous_format, True, False, "hccl")
+
+
+_TOOL = {"cuda": "nvidia-smi", "npu": "npu-smi info"}
+_VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
+
+
+def _accelerator() -> str | None:
+    """The kind of this machine's accelerator, if it is usable and one of ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # a driver that fails warns; _need, or the device's name in the log, says it
+        try:
+            accelerator = (
+                torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+            )
+        except RuntimeError:
+            return None
+    return accelerator.type if accelerator is not None and accelerator.type in KINDS else None
 
 
 def _need(kind: str) -> None:
     """Raise the one sentence that says why there is no `kind` here."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if accelerator is not None and accelerator.type == kind:
+    if _accelerator() == kind:
         return
-    if kind == "cuda":
-        if torch.version.cuda is None:
-            raise UserError(
-                f"run.device = 'cuda', but this torch ({torch.__version__}) is built without CUDA: install a "
-                "CUDA build of torch, or use run.device = 'cpu'"
-            )
+    if kind == "cuda" and torch.version.cuda is None:
         raise UserError(
-            f"run.device = 'cuda', but torch {torch.__version__} (CUDA {torch.version.cuda}) finds no usable "
-            "GPU: check nvidia-smi and the driver's version, or use run.device = 'cpu'"
+            f"run.device = 'cuda', but this torch ({torch.__version__}) is built without CUDA: install a "
+            "CUDA build of torch, or use run.device = 'cpu'"
+        )
+    if kind == "cuda":
+        raise UserError(
+            f"run.device = 'cuda', but torch {torch.__version__} (CUDA {torch.version.cuda}) finds no usable GPU"
+            f"{_why_unusable('cuda')}: check nvidia-smi and the driver's version, or use run.device = 'cpu'"
         )
     if importlib.util.find_spec("torch_npu") is None:
         raise UserError(
@@ -172,9 +209,27 @@ def _need(kind: str) -> None:
             f"{torch.__version__.split('+')[0]} and Huawei's CANN, or use run.device = 'cpu'"
         )
     raise UserError(
-        "run.device = 'npu' and torch_npu is installed, but it finds no usable NPU: check npu-smi info, "
-        "source CANN's set_env.sh, and see that TORCH_DEVICE_BACKEND_AUTOLOAD is not 0"
+        f"run.device = 'npu' and torch_npu is installed, but it finds no usable NPU{_why_unusable('npu')}: check "
+        "npu-smi info, source CANN's set_env.sh, and see that TORCH_DEVICE_BACKEND_AUTOLOAD is not 0"
     )
+
+
+def _why_unusable(kind: str) -> str:
+    """What the backend itself says, in brackets, as far as it is there to say anything."""
+    if not hasattr(torch, kind):
+        return ""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            torch.zeros((), device=kind)
+        except (RuntimeError, AssertionError) as error:
+            return f" ({_first_line(error)})"
+    return f" ({_first_line(said[-1].message)})" if said else ""
+
+
+def _first_line(error: object) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__
 
 
 def keep_freed_memory() -> bool:

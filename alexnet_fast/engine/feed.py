@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -32,8 +33,8 @@ class _Slot:
 
     images: Tensor
     labels: Tensor
-    copied: Any  # recorded on the copy stream: the host batch may go
-    normalised: Any  # recorded on the compute stream: the slot may be written again
+    copied: torch.Event  # recorded on the copy stream: the host batch may go
+    normalised: torch.Event  # recorded on the compute stream: the slot may be written again
 
 
 class Feed:
@@ -43,7 +44,8 @@ class Feed:
 
     On an accelerator `ahead` batches are copied, on a stream of their own, while the model computes; a host
     batch is kept until its copy is known to be done, since its memory is written again as soon as nobody
-    holds it.  On a CPU nothing is copied.  A Feed keeps its device memory, so use one for the whole run.
+    holds it.  On a CPU nothing is copied.  A Feed keeps its device memory, so use one for the whole run;
+    a pass ends when another begins.
     """
 
     def __init__(self, device: Device, dtype: torch.dtype, *, ahead: int = 2) -> None:
@@ -52,31 +54,39 @@ class Feed:
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
         self._scale = (1 / std).to(device.torch_device, constants)
         self._bias = (-mean / std).to(device.torch_device, constants)
-        self._copy_stream = None if device.is_host else device.stream()
         self._slots: list[_Slot] = []
-        self._copies = 0
+        self._copies = self._passes = 0
 
     def __call__(self, batches: Iterable[HostBatch]) -> Generator[tuple[Tensor, Tensor], None, None]:
         """One pass over `batches`."""
         if self.device.is_host:
-            for batch in batches:
-                yield self.normalise(batch.images), batch.labels
-            return
+            return ((self.normalise(batch.images), batch.labels) for batch in batches)
+        return self._copied_ahead(batches)
 
+    def _copied_ahead(self, batches: Iterable[HostBatch]) -> Generator[tuple[Tensor, Tensor], None, None]:
+        self._passes += 1
+        this_pass = self._passes
         in_flight: deque[tuple[_Slot, HostBatch]] = deque()  # copies queued, the oldest first
         try:
             for batch in batches:
-                in_flight.append((self._copy(batch), batch))
+                self._check_current(this_pass)
+                slot = self._next_slot(batch)
+                in_flight.append(
+                    (slot, batch)
+                )  # held before it is copied: whatever fails, the copy is waited for
+                self._copy(batch, slot)
                 if len(in_flight) > self.ahead:
                     yield self._take(in_flight)
             while in_flight:
+                self._check_current(this_pass)
                 yield self._take(in_flight)
         finally:
-            for (
-                slot,
-                _,
-            ) in in_flight:  # the consumer left early: its host batches may not go before their copies
-                slot.copied.synchronize()
+            if in_flight:  # left early, or something failed: no host batch may go before its copy
+                self._copy_stream.synchronize()
+
+    def _check_current(self, this_pass: int) -> None:
+        if this_pass != self._passes:  # its slots are being written by the other
+            raise RuntimeError("this pass ended when another of the same Feed began: use one Feed for each")
 
     def normalise(self, images: Tensor) -> Tensor:
         """Bytes on the device to `(images - MEAN) / STD` in `dtype` and the device's memory format."""
@@ -89,18 +99,18 @@ class Feed:
         # subtract and multiply one after the other took 76.
         return torch.addcmul(self._bias, images, self._scale, out=out)
 
-    def _copy(self, batch: HostBatch) -> _Slot:
-        """Queue the batch's copy into the next slot; the slot's last batch is out of it before."""
-        self._make_slots(batch)
-        slot = self._slots[self._copies % len(self._slots)]
-        self._copies += 1
+    @cached_property
+    def _copy_stream(self) -> torch.Stream:
+        return self.device.stream()
+
+    def _copy(self, batch: HostBatch, slot: _Slot) -> None:
+        """Queue the batch's copy into the slot, behind the pass that reads the slot's last batch."""
         count = len(batch.labels)
-        with self.device.on_stream(self._copy_stream):
+        with self._copy_stream:
             slot.normalised.wait(self._copy_stream)
             slot.images[:count].copy_(batch.images, non_blocking=True)
             slot.labels[:count].copy_(batch.labels, non_blocking=True)
             slot.copied.record(self._copy_stream)
-        return slot
 
     def _take(self, in_flight: deque[tuple[_Slot, HostBatch]]) -> tuple[Tensor, Tensor]:
         """Normalise the oldest copy on the compute stream, and let its host batch go."""
@@ -112,20 +122,25 @@ class Feed:
         slot.normalised.record(compute)
         # The one place where the host waits.  The copy was queued `ahead` batches ago, so it is long done
         # unless the device lags: this is also what keeps the host from running away from it.
-        slot.copied.synchronize()
+        self.device.wait_for(slot.copied)
         in_flight.popleft()
         return images, labels
 
-    def _make_slots(self, batch: HostBatch) -> None:
-        """Device memory for `ahead` + 1 batches as large as this one, unless it is there."""
-        if (
+    def _next_slot(self, batch: HostBatch) -> _Slot:
+        """The slot for this batch, `ahead` + 1 in turn; new ones where this batch is larger than all before."""
+        if not (
             self._slots
             and self._slots[0].images.shape[1:] == batch.images.shape[1:]
             and len(batch.labels) <= len(self._slots[0].labels)
         ):
-            return
+            self._slots = self._make_slots(batch)
+        self._copies += 1
+        return self._slots[self._copies % len(self._slots)]
+
+    def _make_slots(self, batch: HostBatch) -> list[_Slot]:
+        """Device memory for `ahead` + 1 batches as large as this one."""
         compute = self.device.current_stream()
-        self._slots = [
+        slots = [
             _Slot(
                 torch.empty(batch.images.shape, dtype=torch.uint8, device=self.device.torch_device),
                 torch.empty(batch.labels.shape, dtype=torch.int64, device=self.device.torch_device),
@@ -134,5 +149,6 @@ class Feed:
             )
             for _ in range(self.ahead + 1)
         ]
-        for slot in self._slots:  # the memory may still be in use by what the compute stream has queued
+        for slot in slots:  # the memory may still be in use by what the compute stream has queued
             slot.normalised.record(compute)
+        return slots

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import components
 from alexnet_fast import engine
 from alexnet_fast.engine.device import resolve
 from alexnet_fast.errors import UserError
+from standin.build import environment
 
 
 def test_the_cpu_computes_in_bfloat16_and_channels_last_and_copies_nothing() -> None:
@@ -60,22 +66,66 @@ def test_torch_npu_without_cann_is_told_from_other_failures() -> None:
     assert "does not load (broken)" in engine.why_torch_fails(ImportError("broken\nmore"))
 
 
-def test_a_backend_that_breaks_import_torch_ends_the_command_with_one_sentence(tmp_path) -> None:
+def run_beside(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """This Python, with `folder` to import from."""
+    path = os.pathsep.join((str(folder), str(components.ROOT)))
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path} | environment,
+    )
+
+
+@pytest.mark.parametrize(
+    ("raised", "command"),
+    [
+        ("OSError", ["-m", "alexnet_fast.train", "x.toml"]),
+        ("ImportError", ["-c", "import alexnet_fast.engine"]),
+    ],
+)
+def test_torch_npu_without_cann_ends_in_one_sentence(raised: str, command: list[str], tmp_path: Path) -> None:
     """torch autoloads any package with a torch.backends entry point; this one fails as torch_npu does."""
+    text = "libhccl.so: cannot open shared object file: No such file or directory"
     info = tmp_path / "torch_npu-2.13.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torch-npu\nVersion: 2.13.0\n")
-    (info / "entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:autoload\n")
-    (tmp_path / "torch_npu.py").write_text("raise OSError('libhccl.so: cannot open shared object file')\n")
-    command = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['train', 'x.toml']\n"
-    command += "import runpy; runpy.run_module('alexnet_fast.train', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    assert "CANN" in done.stderr and "Traceback" not in done.stderr
+    (info / "entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:_autoload\n")
+    (tmp_path / "torch_npu").mkdir()
+    (tmp_path / "torch_npu" / "__init__.py").write_text(f"raise {raised}({text!r})\n")
+    done = run_beside(tmp_path, *command)
+    *above, sentence = done.stderr.strip().splitlines()
+    assert "source CANN's set_env.sh" in sentence and text in sentence
+    if command[0] == "-m":
+        assert done.returncode == 2 and sentence.startswith("error: torch_npu is installed") and not above
+    else:
+        assert sentence.startswith("alexnet_fast.errors.UserError: torch_npu is installed")
+        do_without = run_beside(tmp_path, *command, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+        assert do_without.returncode == 0, "what the sentence advises helps"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_half_is_float16_and_copies_are_pinned() -> None:
-    device = resolve("cuda")
-    device.use()
-    assert device.half_dtype is torch.float16 and device.pin_memory and device.collective_backend == "nccl"
+def test_torch_npu_that_finds_no_npu_is_one_sentence(require: Callable[[str], Any]) -> None:
+    require("compiler")
+    values = {name: value for name, value in environment().items() if value is not None}
+    code = "from alexnet_fast.engine.device import resolve; assert resolve('auto').is_host; resolve('npu')"
+    for hidden in ({"ASCEND_RT_VISIBLE_DEVICES": ""}, {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | values | hidden, capture_output=True, text=True
+        )
+        sentence = done.stderr.strip().splitlines()[-1]
+        assert "torch_npu is installed, but it finds no usable NPU: check npu-smi info" in sentence
+
+
+def test_a_driver_that_fails_says_why_in_the_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Found no NVIDIA driver on your system.\nPlease check that you have a GPU")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "zeros", fail)
+    with pytest.raises(
+        UserError, match="no usable GPU .Found no NVIDIA driver on your system.: check nvidia-smi"
+    ):
+        resolve("cuda")
+    monkeypatch.setattr(torch.accelerator, "is_available", fail)
+    assert resolve("auto").is_host

@@ -1,0 +1,473 @@
+"""What holds on every accelerator, tested on the one that is here.
+
+These are no tests of the machine they are written on.  tests/engine/test_on_npu_standin.py runs this file in a
+process of its own on the stand-in NPU (tests/standin), tests/engine/test_on_gpu.py on a GPU; on a machine with a real
+NPU `python -m pytest tests/accelerator_cases.py` runs it there.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
+
+# isort: split
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import betons
+from alexnet_fast import Loader, parts
+from alexnet_fast import train as command
+from alexnet_fast.beton.encode import Encoding, encode_jpeg
+from alexnet_fast.engine import checkpoint
+from alexnet_fast.engine.alexnet import AlexNet
+from alexnet_fast.engine.device import Device, resolve
+from alexnet_fast.engine.feed import Feed
+from alexnet_fast.engine.precision import Precision
+from alexnet_fast.errors import UserError
+from alexnet_fast.pipeline.ring import Batch, Ring
+from components import ROOT
+
+STANDIN = getattr(getattr(torch, "npu", None), "standin", None)
+IS_EXACT = STANDIN is not None  # it computes as the CPU does, to the bit
+LATE_S = 0.01
+RATE = 5e-4  # He's weights learn fast; at higher rates 24 images are chaos, which amplifies any rounding
+
+needs_standin = pytest.mark.skipif(STANDIN is None, reason="only the stand-in NPU is late, or counts")
+
+
+@pytest.fixture(scope="module")
+def device() -> Device:
+    device = resolve("auto")
+    assert not device.is_host, "this file is for accelerators"
+    torch.set_num_threads(1 if IS_EXACT else torch.get_num_threads())
+    device.use()
+    return device
+
+
+@pytest.fixture
+def late() -> Iterator[Any]:
+    """late(copies_s=..., compute_s=...): from now on the stand-in's streams are behind the host."""
+    assert STANDIN is not None
+    yield STANDIN.be_late
+    STANDIN.be_late()
+
+
+class PinnedBatches:
+    """Batches in the loader's own ring, each of other pixels, written the moment that their slot is free."""
+
+    def __init__(self, sizes: list[int], px: int = 8) -> None:
+        self.ring, self.sizes, self.px = Ring(max(sizes), px, most_free=8, pin_memory=True), sizes, px
+        self.slots: list[Any] = []
+
+    def expected(self, k: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(k)
+        shape = (self.sizes[k], 3, self.px, self.px)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        return images, torch.randint(0, 1000, shape[:1], generator=generator)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for k, size in enumerate(self.sizes):
+            images, labels = self.expected(k)
+            slot = self.ring.take()
+            slot.images[:size], slot.labels[:size] = images.numpy(), labels.numpy()
+            if slot not in self.slots:
+                self.slots.append(slot)
+            yield self.ring.lend(slot, size)
+
+    @property
+    def lent(self) -> int:
+        return len(self.slots) - len(self.ring._free)
+
+
+def normalised(images: Tensor) -> Tensor:
+    """ToTensor + Normalize, as torchvision's reference transforms do it."""
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return (images.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+
+
+def check_all_arrive(feed: Feed, batches: PinnedBatches, tolerance: float = 1e-5) -> None:
+    """All batches of a pass, whole and in order; nothing is read back before the pass is over."""
+    got = list(feed(batches))
+    assert len(got) == len(batches.sizes)
+    for k, (images, labels) in enumerate(got):
+        pixels, numbers = batches.expected(k)
+        assert torch.equal(labels.cpu(), numbers), k
+        assert torch.allclose(images.float().cpu(), normalised(pixels), atol=tolerance, rtol=tolerance), k
+
+
+# --- feeding ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_batches_arrive_whole_and_in_order_epoch_after_epoch(
+    device: Device, dtype: torch.dtype, ahead: int
+) -> None:
+    feed = Feed(device, dtype, ahead=ahead)
+    for sizes in ([4] * 9 + [3], [4] * 9 + [3], [2], [1, 6, 6, 5]):
+        check_all_arrive(feed, PinnedBatches(sizes), 1e-5 if dtype is torch.float32 else 4e-3)
+    images, _ = next(iter(feed(PinnedBatches([4]))))
+    assert images.dtype is dtype and images.is_contiguous(memory_format=device.memory_format)
+
+
+@needs_standin
+def test_late_copies_find_their_batch_as_it_was(device: Device, late: Any) -> None:
+    late(copies_s=LATE_S)
+    check_all_arrive(Feed(device, torch.float32), PinnedBatches([4] * 10 + [3]))
+
+
+@needs_standin
+def test_a_device_far_behind_the_host_gets_every_batch(device: Device, late: Any) -> None:
+    late(compute_s=LATE_S)
+    check_all_arrive(Feed(device, torch.float32), PinnedBatches([4] * 10 + [3]))
+
+
+class Deaf(torch.Event):
+    """An event that streams do not wait for."""
+
+    def wait(self, stream: Any = None) -> None:
+        pass
+
+
+MUTATIONS = {
+    "the host does not wait for a slot's copy": "host",
+    "the compute stream does not wait for the copy": "compute",
+    "the copy stream does not wait until the slot's last batch was normalised": "copies",
+}
+
+
+@needs_standin
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_without_any_one_of_the_three_waits_pixels_are_lost(
+    mutation: str, device: Device, late: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mutation test of the two above: each wait is taken out in turn, and the check must fail."""
+    feed, batches, without = Feed(device, torch.float32), PinnedBatches([4] * 10 + [3]), MUTATIONS[mutation]
+    check_all_arrive(feed, batches)
+    if without == "host":
+        monkeypatch.setattr(Device, "wait_for", lambda self, event: None)
+    for slot in feed._slots:
+        if without == "compute":
+            slot.copied = Deaf(device.torch_device, enable_timing=False)
+        if without == "copies":
+            slot.normalised = Deaf(device.torch_device, enable_timing=False)
+    late(**({"compute_s": LATE_S} if without == "copies" else {"copies_s": LATE_S}))
+    with pytest.raises(AssertionError):
+        check_all_arrive(feed, batches)
+
+
+@needs_standin
+def test_the_loaders_pixels_survive_late_copies_while_its_threads_refill_the_ring(
+    device: Device, late: Any, tmp_path: Path
+) -> None:
+    jpegs = [encode_jpeg(betons.picture(80, 60, k), Encoding()) for k in range(24)]
+    path = betons.write(tmp_path / "a.beton", jpegs)
+    with Loader(path, 4, train=True, size=64, seed=5) as loader:
+        expected = [(batch.images.clone(), batch.labels.clone()) for _ in range(3) for batch in loader]
+    late(copies_s=LATE_S)
+    feed = Feed(device, torch.float32)
+    with Loader(path, 4, train=True, size=64, seed=5, threads=2, pin_memory=True) as loader:
+        got = [pair for _ in range(3) for pair in feed(loader)]
+    for (images, labels), (pixels, numbers) in zip(got, expected, strict=True):
+        assert torch.equal(labels.cpu(), numbers)
+        assert torch.allclose(images.cpu(), normalised(pixels), atol=1e-5)
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 4])
+def test_so_many_batches_are_copied_ahead_and_no_more_are_held(device: Device, ahead: int) -> None:
+    batches, most = PinnedBatches([4] * 12), 0
+    feed = Feed(device, torch.float32, ahead=ahead)
+    for _ in feed(batches):
+        most = max(most, batches.lent)
+    gc.collect()
+    assert len(batches.slots) == ahead + 1 == len(feed._slots) and most == ahead and batches.lent == 0
+
+
+@needs_standin
+def test_who_leaves_early_has_waited_for_the_copies_under_way(device: Device, late: Any) -> None:
+    late(copies_s=LATE_S)
+    feed, batches = Feed(device, torch.float32), PinnedBatches([4] * 9)
+    with closing(feed(batches)) as few:
+        next(few)
+        assert not feed._copy_stream.query() and batches.lent == 2
+    assert feed._copy_stream.query() and batches.lent == 0
+    late()
+    check_all_arrive(feed, batches)
+
+
+@needs_standin
+@pytest.mark.parametrize("fault", ["the loader", "a batch's labels"])
+def test_a_failure_on_the_way_waits_for_the_copies_under_way_too(
+    fault: str, device: Device, late: Any
+) -> None:
+    class Broken(PinnedBatches):
+        def __iter__(self) -> Iterator[Batch]:
+            for k, batch in enumerate(super().__iter__()):
+                if k == 2 and fault == "the loader":
+                    raise ValueError("broken")
+                yield batch if k < 2 else Batch(batch.images, batch.labels.int().numpy())  # type: ignore[arg-type]
+                del batch
+
+    late(copies_s=LATE_S)
+    feed, batches = Feed(device, torch.float32), Broken([4] * 9)
+    with pytest.raises((ValueError, TypeError)):
+        list(feed(batches))
+    assert feed._copy_stream.query()
+
+
+def test_a_pass_ends_when_another_of_the_same_feed_begins(device: Device) -> None:
+    feed = Feed(device, torch.float32)
+    first, second = feed(PinnedBatches([4] * 6)), feed(PinnedBatches([4] * 6))
+    next(first)
+    next(second)
+    with pytest.raises(RuntimeError, match="use one Feed for each"):
+        next(first)
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+class SmallAlexNet(AlexNet):
+    """AlexNet with a classifier 16 times as narrow: the same operations, in a fraction of the time."""
+
+    def __init__(self, num_classes: int = 10, dropout: float = 0.0) -> None:
+        super().__init__(1, dropout)
+        for place, inputs, outputs in ((1, 9216, 256), (4, 256, 256), (6, 256, num_classes)):
+            self.classifier[place] = nn.Linear(inputs, outputs)
+
+
+class LearnableBatches(PinnedBatches):
+    """Ten classes, told apart by how bright the noise is."""
+
+    def expected(self, k: int) -> tuple[Tensor, Tensor]:
+        images, labels = super().expected(k)
+        labels %= 10
+        return images // 4 + (19 * labels).to(torch.uint8).view(-1, 1, 1, 1), labels
+
+
+def train(
+    device: Device, level: Any, steps: int, make: Any = SmallAlexNet
+) -> tuple[list[float], dict[str, Tensor]]:
+    """Losses and weights of so many steps over three batches of 8 images, 64 px."""
+    torch.manual_seed(0)
+    model = make(10, dropout=0.0)
+    model.initialise_he()
+    sgd = partial(torch.optim.SGD, lr=RATE, momentum=0.9, weight_decay=1e-4, fused=True)
+    # A fixed loss scale: a dynamic one skips its first steps, and the losses would be those of earlier steps.
+    precision = Precision(model, sgd, level=level, device=device, loss_scale=1024.0)
+    feed, batches = Feed(device, precision.dtype), LearnableBatches([8] * 3, 64)
+    losses: list[Tensor] = []
+    while len(losses) < steps:
+        for images, labels in feed(batches):
+            loss = functional.cross_entropy(precision.forward(images), labels, label_smoothing=0.1)
+            precision.backward(loss)
+            precision.step(RATE)
+            losses.append(loss.detach())
+    return [loss.item() for loss in losses], precision.state_dict()
+
+
+def test_three_float32_steps_of_alexnet_are_those_of_the_cpu(device: Device) -> None:
+    losses, weights = train(device, "O0", 3, AlexNet)
+    cpu = replace(resolve("cpu"), memory_format=device.memory_format)
+    expected, expected_weights = train(cpu, "O0", 3, AlexNet)
+    if IS_EXACT:
+        assert losses == expected
+        assert all(torch.equal(weights[key], expected_weights[key]) for key in weights)
+    assert losses == pytest.approx(expected, rel=1e-3)
+    for key, tensor in weights.items():
+        assert torch.allclose(tensor, expected_weights[key], atol=1e-4), key
+
+
+@pytest.mark.parametrize("level", ["O1", "O2"])
+def test_half_precision_follows_the_float32_losses_within_1_percent_over_30_steps(
+    device: Device, level: str
+) -> None:
+    losses, _ = train(device, level, 30)
+    expected, _ = train(device, "O0", 30)
+    assert losses == pytest.approx(expected, rel=0.01)
+    assert expected[-1] < 0.7 * expected[0], "and there was something to follow"
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train.beton of 200 images and val.beton of 7, three classes."""
+    folder = tmp_path_factory.mktemp("sets")
+    jpegs = [encode_jpeg(betons.picture(90, 80, k), Encoding()) for k in range(20)]
+    for name, count in (("train", 200), ("val", 7)):
+        betons.write(folder / f"{name}.beton", (jpegs * 10)[:count], [k % 3 for k in range(count)])
+    return folder
+
+
+def overrides(device: Device, sets: Path, out: Path, **more: Any) -> list[str]:
+    """recipes/1p.toml at a size for tests."""
+    values = {
+        "run.device": device.kind, "run.out": str(out), "data.train": str(sets / "train.beton"),
+        "data.val": str(sets / "val.beton"), "data.size": 64, "data.global_batch_size": 4, "model.num_classes": 3,
+    }  # fmt: skip
+    values |= {key.replace("__", "."): value for key, value in more.items()}
+    return [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+
+
+RECIPE = str(ROOT / "recipes" / "1p.toml")
+
+
+@needs_standin
+def test_fifty_steps_hold_no_synchronising_call_but_those_of_print_freq(
+    device: Device, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert STANDIN is not None
+    ends: list[Counter[str]] = []  # how often the host had waited at the end of each step, and what for
+    step = Precision.step
+
+    def counted(precision: Precision, learning_rate: float) -> None:
+        step(precision, learning_rate)
+        ends.append(STANDIN.waits())
+
+    monkeypatch.setattr(Precision, "step", counted)
+    monkeypatch.setattr(parts, "AlexNet", SmallAlexNet)
+    more = {"schedule__epochs": 1, "log__print_freq": 10, "log__warmup_steps": 5, "eval__every": 0}
+    assert command.main([RECIPE, *overrides(device, sets, tmp_path, **more, checkpoint__every_epochs=0)]) == 0
+    assert len(ends) == 50
+    for k, (before, after) in enumerate(pairwise(ends)):
+        waits = after - before
+        if k == 4:
+            assert waits == Counter({"device": 1}), "the end of the clock's warm-up, once a run"
+        elif k % 10:
+            assert waits == Counter(), k
+        else:
+            assert 0 < waits.total() <= 6 and not {"device", "stream"} & set(waits), "a log line"
+
+
+def results(folder: Path) -> tuple[list[float], dict[str, Tensor], dict[str, Any]]:
+    """A run's step losses, last weights and report."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    weights: dict[str, Tensor] = checkpoint.load(folder / "checkpoint_last.pt")["state_dict"]
+    losses = [line["loss"] for line in lines if line["kind"] == "step"]
+    return losses, weights, json.loads((folder / "report.json").read_text())
+
+
+def test_a_whole_run_of_1p_packs_trains_evaluates_and_resumes(
+    device: Device, tmp_path: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split, count in (("train", 13), ("val", 7)):
+        for k in range(count):
+            folder = tmp_path / "images" / split / f"class{k % 3}"
+            folder.mkdir(parents=True, exist_ok=True)
+            betons.picture(90, 80, k).save(folder / f"{k:02}.JPEG")
+    packed = run_cli("tools/write_beton.py", "--data", tmp_path / "images", "--out", tmp_path / "betons")
+    assert packed.code == 0, packed.stderr
+    options = {"schedule__epochs": 2, "schedule__steps_per_epoch": 2, "log__print_freq": 1}
+    runs = {name: tmp_path / name / "1p" for name in ("whole", "resumed")}
+    arguments = {
+        name: [RECIPE, *overrides(device, tmp_path / "betons", tmp_path / name, **options)] for name in runs
+    }
+    assert command.main(arguments["whole"]) == 0
+    losses, weights, report = results(runs["whole"])
+    assert len(losses) == report["steps"] == 4 and report["val_samples"] == 7 and report["skipped_steps"] < 4
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    AlexNet(3).load_state_dict(weights, strict=True)
+
+    save = command.Training.save
+
+    def save_and_stop(training: command.Training) -> None:
+        save(training)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:  # stopped after its first epoch, to go on in the second
+        patched.setattr(command.Training, "save", save_and_stop)
+        assert command.main(arguments["resumed"]) == 130
+    torch.manual_seed(99)  # whatever happens between the two must not matter
+    assert command.main([*arguments["resumed"], "--resume", "auto"]) == 0
+    again, weights_again, _ = results(runs["resumed"])
+    if IS_EXACT:
+        assert again == losses and all(torch.equal(weights[key], weights_again[key]) for key in weights)
+    assert again == pytest.approx(losses, rel=0.05)
+
+    assert command.main([*arguments["whole"], "--eval"]) == 0
+    assert json.loads((runs["whole"] / "eval.json").read_text())["acc1"] == report["best_acc1"]
+
+
+@needs_standin
+def test_two_ranks_train_on_two_devices(device: Device, sets: Path, tmp_path: Path, run_cli: Any) -> None:
+    more = {"schedule__epochs": 1, "schedule__steps_per_epoch": 2, "log__print_freq": 1, "eval__every": 0}
+    arguments = overrides(device, sets, tmp_path, distributed__nproc=2, checkpoint__every_epochs=0, **more)
+    done = run_cli("-m", "alexnet_fast.train", RECIPE, *arguments, env={"ASCEND_RT_VISIBLE_DEVICES": "0,1",
+                   "PYTHONPATH": os.environ["PYTHONPATH"]})  # fmt: skip
+    assert done.code == 0, done.stderr
+    assert "on 2 x npu" in done.stdout and done.stdout.count("Epoch: [0]") == 2
+
+
+# --- the device ---------------------------------------------------------------------------------------------------
+
+
+def test_auto_and_its_name_are_the_same_device_and_it_says_what_differs(device: Device) -> None:
+    assert resolve("auto") == resolve(device.kind) == resolve(f"{device.kind}:0") == device
+    assert device.half_dtype is torch.float16 and device.half_needs_loss_scale and device.pin_memory
+    expected = {"npu": (torch.contiguous_format, "hccl"), "cuda": (torch.channels_last, "nccl")}
+    assert (device.memory_format, device.collective_backend) == expected[device.kind]
+    assert device.name
+
+
+def test_one_device_too_many_is_refused_with_the_variable_that_hides_them(device: Device) -> None:
+    variable = {"npu": "ASCEND_RT_VISIBLE_DEVICES", "cuda": "CUDA_VISIBLE_DEVICES"}[device.kind]
+    count = torch.accelerator.device_count()
+    with pytest.raises(UserError, match=f"asks for {device.kind}:{count}, but .* shows {count} .*{variable}"):
+        resolve(device.kind, local_rank=count)
+
+
+def test_a_device_that_does_not_start_is_one_sentence(device: Device, monkeypatch: Any) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("the driver is older than CANN\nC++ stack trace")
+
+    monkeypatch.setattr(torch.accelerator, "set_device_index", fail)
+    with pytest.raises(UserError, match=":0 does not start .the driver is older than CANN.: see with .*-smi"):
+        device.use()
+
+
+def test_its_random_state_can_be_kept_and_put_back(device: Device) -> None:
+    state = device.random_state()
+    drop = nn.Dropout()
+    first = drop(torch.ones(100, device=device.torch_device)).cpu()
+    device.set_random_state(state)
+    assert torch.equal(first, drop(torch.ones(100, device=device.torch_device)).cpu())
+    assert not torch.equal(first, drop(torch.ones(100, device=device.torch_device)).cpu())
+
+
+@needs_standin
+def test_the_stand_in_refuses_what_the_real_npu_refuses(device: Device, tmp_path: Path) -> None:
+    images = torch.zeros(2, 3, 8, 8)
+    with pytest.raises(RuntimeError, match="Only c10::MemoryFormat::Contiguous is supported"):
+        images.to(device.torch_device).to(memory_format=torch.channels_last)
+    with pytest.raises(RuntimeError, match="not contiguous"):
+        images.permute(0, 2, 3, 1).to(device.torch_device)
+    with pytest.raises(RuntimeError, match="AdaptiveAvgPool2d"):
+        functional.adaptive_avg_pool2d(images.to(device.torch_device).bfloat16(), 2)
+    torch.save(images, tmp_path / "images.pt")
+    with pytest.raises(RuntimeError, match="map_location"):
+        torch.load(tmp_path / "images.pt", map_location="npu")
+
+
+@needs_standin
+def test_the_stand_in_gives_garbage_to_who_does_not_wait(device: Device, late: Any) -> None:
+    late(compute_s=LATE_S)
+    stream, ones = device.stream(), torch.ones(1000, device=device.torch_device)
+    with stream:
+        twos = ones + ones
+    unready = twos.cpu()
+    stream.synchronize()
+    device.synchronize()
+    assert not torch.equal(unready, twos.cpu())

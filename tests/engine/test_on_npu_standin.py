@@ -1,0 +1,12 @@
+"""What holds on every accelerator, on the stand-in NPU: each case of tests/accelerator_cases.py by its name."""
+
+from __future__ import annotations
+
+import pytest
+
+from standin import cases
+
+
+@pytest.mark.parametrize("name", cases.names())
+def test_on_the_stand_in_npu(name: str) -> None:
+    cases.check(name)

@@ -1,0 +1,65 @@
+"""Run tests/accelerator_cases.py on the stand-in NPU, once a session, and look up how each case went.
+
+In a process of its own: an 'npu' would be every other test's accelerator too, since torch has one.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+import components
+from standin.build import environment
+
+CASES = components.ROOT / "tests" / "accelerator_cases.py"
+
+
+def names() -> list[str]:
+    """The cases' names, without their parameters."""
+    functions = (node for node in ast.parse(CASES.read_text()).body if isinstance(node, ast.FunctionDef))
+    return [function.name for function in functions if function.name.startswith("test_")]
+
+
+def check(name: str) -> None:
+    """Pass, fail or skip as the case did, with all its parameters."""
+    components.require("compiler")
+    outcomes, output = _outcomes()
+    if not outcomes[name]:
+        pytest.fail(f"{name} did not end on the stand-in NPU:\n{output[-4000:]}", pytrace=False)
+    for outcome in outcomes[name]:
+        for fault in (*outcome.findall("failure"), *outcome.findall("error")):
+            pytest.fail(f"{outcome.get('name')}:\n{fault.text}", pytrace=False)
+        for skipped in outcome.findall("skipped"):
+            pytest.skip(str(skipped.get("message")))
+
+
+@cache
+def _outcomes() -> tuple[defaultdict[str, list[ElementTree.Element]], str]:
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", str(CASES), "-p", "no:cacheprovider", "--tb=short"]
+        command += [f"--junitxml={report}", f"--basetemp={folder}/tmp"]
+        variables = os.environ | environment()
+        done = subprocess.run(
+            command,
+            cwd=components.ROOT,
+            env={name: value for name, value in variables.items() if value is not None},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        by_name: defaultdict[str, list[ElementTree.Element]] = defaultdict(list)
+        if report.exists():
+            for case in ElementTree.parse(report).iter("testcase"):
+                by_name[str(case.get("name")).partition("[")[0]].append(case)
+        return by_name, done.stdout + done.stderr
