@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from .engine import checkpoint, metrics
+from .engine import checkpoint, metrics, ranks
 from .engine.alexnet import AlexNet
-from .engine.checkpoint import BEST, LAST, Progress
-from .engine.device import Device
-from .engine.precision import Precision
+from .engine.checkpoint import BEST, LAST, Cursor, Progress
+from .engine.device import Device, resolve
+from .engine.launch import Layout
+from .engine.precision import Precision, fused_or_foreach
 from .engine.ranks import World
 from .engine.schedule import Schedule
 from .errors import UserError
@@ -20,6 +23,27 @@ from .recipe import Recipe, differences, dump
 
 # What a step's number within an epoch depends on.
 FIXED_WITHIN_EPOCH = ("run.seed", "data.train", "data.global_batch_size", "schedule.steps_per_epoch")
+
+
+def layout(recipe: Recipe) -> Layout:
+    """Which ranks the recipe asks for, on this host and on others."""
+    asked = recipe.distributed
+    return Layout(asked.nproc, asked.hosts, asked.host, asked.address)
+
+
+def join(recipe: Recipe, stack: ExitStack) -> tuple[World, Device]:
+    """This process's place among the ranks, and its device, in use; the ranks part when `stack` closes."""
+    asked = recipe.distributed
+    world = ranks.join(layout(recipe).world_size)
+    if world.local_world_size > 1 and ":" in recipe.run.device:
+        raise UserError(
+            f"run.device = {recipe.run.device!r} is one device for {world.local_world_size} ranks: leave out its "
+            "index, and each rank takes its own"
+        )
+    device = resolve(recipe.run.device, world.local_rank)
+    device.use(world.threads)
+    stack.enter_context(ranks.group(world, device, asked.backend, asked.timeout_s))
+    return world, device
 
 
 def open_train_set(recipe: Recipe, world: World, device: Device) -> Loader:
@@ -31,7 +55,7 @@ def open_train_set(recipe: Recipe, world: World, device: Device) -> Loader:
         train=True,
         size=data.size,
         seed=recipe.run.seed,
-        threads=data.threads or None,
+        threads=data.threads or world.threads,
         rank=world.rank,
         world_size=world.world_size,
         scale=data.scale,
@@ -52,10 +76,10 @@ def open_val_set(recipe: Recipe, world: World, device: Device) -> Loader:
         )
     loader = Loader(
         data.val,
-        world.batch_size(recipe.eval.global_batch_size or data.global_batch_size, "eval.global_batch_size"),
+        math.ceil((recipe.eval.global_batch_size or data.global_batch_size) / world.world_size),
         train=False,
         size=size,
-        threads=data.threads or None,
+        threads=data.threads or world.threads,
         rank=world.rank,
         world_size=world.world_size,
         center_ratio=recipe.eval.center_ratio,
@@ -79,25 +103,25 @@ def check_labels(loader: Loader, recipe: Recipe) -> Loader:
     )
 
 
-def build(recipe: Recipe, device: Device) -> Precision:
-    """The model with fresh weights and its optimizer, on the device."""
+def build(recipe: Recipe, world: World, device: Device) -> Precision:
+    """The model with fresh weights, the same on every rank, and its optimizer, on the device."""
     sgd = partial(
         torch.optim.SGD,
         lr=recipe.optim.lr,
         momentum=recipe.optim.momentum,
         nesterov=recipe.optim.nesterov,
         weight_decay=recipe.optim.weight_decay,
-        fused=True,
     )
     model = AlexNet(recipe.model.num_classes, recipe.model.dropout)
     if recipe.model.init == "he":
         model.initialise_he()
     return Precision(
         model,
-        sgd,
+        fused_or_foreach(sgd, device),
         level=recipe.precision.level,
         device=device,
         loss_scale=recipe.precision.loss_scale,
+        replicate=partial(ranks.replicate, world=world, reduce=recipe.precision.reduce),
     )
 
 
@@ -107,10 +131,10 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:
 
 
 def begin(
-    recipe: Recipe, resume: str | None, precision: Precision, device: Device
+    recipe: Recipe, resume: str | None, precision: Precision, world: World, device: Device
 ) -> tuple[Progress, list[str]]:
     """Fresh weights, given weights, or a run's checkpoint: where the run goes on, and notes that say so."""
-    fresh = Progress({"epoch": 0, "step": 0}, {}, None)
+    fresh = Progress({"epoch": 0, "step": 0}, [], None)
     path = None if resume is None else recipe.folder / LAST if resume == "auto" else Path(resume)
     if path is None or (resume == "auto" and not path.exists()):
         notes = [] if path is None else [f"--resume auto: {path} does not exist, so the run begins anew"]
@@ -120,6 +144,14 @@ def begin(
         return fresh, [*notes, f"begins with the weights of {recipe.model.weights}"]
 
     loaded = checkpoint.load(path)
+    if checkpoint.is_the_references(loaded):
+        progress, has_momenta = checkpoint.take_over(loaded, precision)
+        momenta = (
+            "with its momenta" if has_momenta else "its momenta, which are not torch's SGD's, begin anew"
+        )
+        return progress, [
+            f"goes on from {path}, a checkpoint of the reference, at epoch {progress.cursor['epoch']}, {momenta}"
+        ]
     if not checkpoint.holds_run(loaded):
         precision.load_state_dict(loaded["state_dict"])
         return fresh, [f"{path} holds weights alone: the run begins with them at epoch 0"]
@@ -133,7 +165,21 @@ def begin(
     notes = [f"goes on from {path} at epoch {cursor['epoch']}, step {cursor['step']}"]
     if changed:
         notes.append(f"changed since that checkpoint: {', '.join(changed)}")
-    return checkpoint.restore(loaded, precision, device), notes
+    if (saved := len(loaded["rng"])) != world.world_size:
+        notes.append(
+            f"saved by {saved} rank(s) and gone on with by {world.world_size}: dropout differs from here"
+        )
+    return checkpoint.restore(loaded, precision, device, world), notes
+
+
+def agree(world: World, precision: Precision, dataset: Loader, cursor: Cursor | None = None) -> None:
+    """Raise UserError unless all ranks hold the same weights and samples, and stand at the same step.
+
+    Hosts that share no disk may have different files, or a checkpoint that the others lack.
+    """
+    if world.world_size > 1:
+        weights = f"of checksum {precision.fingerprint()}"
+        world.agree({"cursor": cursor, "weights": weights, "samples": dataset.num_samples})
 
 
 def find_weights(recipe: Recipe, resume: str | None) -> Path:

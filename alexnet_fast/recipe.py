@@ -113,6 +113,8 @@ class Precision(Section):
     """O0 float32, O1 autocast, O2 half weights with float32 masters."""
     loss_scale: Literal["auto", "dynamic", "none"] | Annotated[float, Field(gt=0)] = "auto"
     """dynamic, none, or a number kept as it is; auto = dynamic for float16, none for bfloat16."""
+    reduce: Literal["half", "float32"] = "half"
+    """Sum O2's gradients over ranks as they are (half: less traffic) or in float32."""
 
 
 class Eval(Section):
@@ -126,6 +128,8 @@ class Eval(Section):
     """Side of the evaluation images in pixels; 0 = as in training."""
     center_ratio: Annotated[float, Field(gt=0, le=1)] = 0.875
     """Side of the centre crop over the resized shorter side; 0.875 = Resize(256) + CenterCrop(224)."""
+    full_batches_of: Count = 0
+    """Also tell the accuracy over full batches of so many samples, as the reference does (128); 0 = the exact one alone."""
 
 
 class Checkpoint(Section):
@@ -146,7 +150,17 @@ class Log(Section):
 
 class Distributed(Section):
     nproc: Positive = 1
-    """Ranks to start on this host, one device each."""
+    """Ranks to start on each host, one device each; under torchrun those that it started are joined."""
+    hosts: Positive = 1
+    """Hosts that train together; the same command runs on each."""
+    host: Count = 0
+    """This host's number, from 0; host 0 writes and prints."""
+    address: str = ""
+    """host:port of host 0, where the hosts meet; empty = this host alone."""
+    backend: Literal["auto", "gloo", "nccl", "hccl"] = "auto"
+    """Collectives between ranks; auto = the device's own (gloo on CPU, nccl on CUDA, hccl on NPU)."""
+    timeout_s: Positive = 600
+    """Seconds for which a rank waits for the others before the run ends with an error."""
 
 
 class Recipe(Section):

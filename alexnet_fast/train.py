@@ -1,12 +1,15 @@
 """Train AlexNet by a recipe: ``python -m alexnet_fast.train RECIPE [--set section.key=value ...]``.
 
-Exit codes: 0 done, 2 something the user can mend (one sentence on stderr), 130 stopped by Ctrl-C.
+The flags of the reference, Ascend ModelZoo's AlexNet, work too (reference.py).
+Exit codes: 0 done, 1 a rank failed (its error on stderr), 2 something the user can mend (one sentence on
+stderr), 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -27,16 +30,27 @@ except UserError as error:
 import torch
 from torch.nn import functional
 
-from .engine import checkpoint, metrics, ranks
+from . import reference
+from .engine import checkpoint, launch, metrics, ranks
 from .engine.checkpoint import BEST, LAST, Progress
-from .engine.device import resolve
 from .engine.evaluate import Accuracy, evaluate
 from .engine.feed import Feed
 from .engine.meter import Averages, Clock, Meter
 from .engine.metrics import Log, Report
 from .engine.precision import Precision
 from .engine.ranks import World
-from .parts import begin, build, find_weights, make_folder, open_train_set, open_val_set, schedule
+from .parts import (
+    agree,
+    begin,
+    build,
+    find_weights,
+    join,
+    layout,
+    make_folder,
+    open_train_set,
+    open_val_set,
+    schedule,
+)
 from .pipeline.decode import decode_chunk
 from .pipeline.jit import is_cached
 from .pipeline.loader import Loader
@@ -59,40 +73,39 @@ class Training:
     def __init__(self, recipe: Recipe, resume: str | None, stack: ExitStack) -> None:
         self.started = time.perf_counter()
         self.recipe = recipe
-        self.world = ranks.join(recipe.distributed.nproc)
-        self.device = device = resolve(recipe.run.device, self.world.local_rank)
-        device.use()
+        self.world, self.device = world, device = join(recipe, stack)
         torch.manual_seed(recipe.run.seed)
-        self.train_set = stack.enter_context(open_train_set(recipe, self.world, device))
-        self.val_set = (
-            stack.enter_context(open_val_set(recipe, self.world, device)) if recipe.eval.every else None
-        )
+        self.train_set = stack.enter_context(open_train_set(recipe, world, device))
+        self.val_set = stack.enter_context(open_val_set(recipe, world, device)) if recipe.eval.every else None
         self.steps_per_epoch = min(
             len(self.train_set), recipe.schedule.steps_per_epoch or len(self.train_set)
         )
-        self.precision = build(recipe, device)
+        self.precision = build(recipe, world, device)
+        ranks.seed_apart(world)
         self.learning_rate = schedule(recipe, self.steps_per_epoch)
         self.feed = Feed(device, self.precision.dtype)
         self.val_feed = Feed(device, self.precision.dtype)
-        self.meter = Meter(device.torch_device)
+        self.meter = Meter(device.torch_device, world)
         self.clock = Clock(device, recipe.log.warmup_steps)
 
-        progress, notes = begin(recipe, resume, self.precision, device)
+        progress, notes = begin(recipe, resume, self.precision, world, device)
         self.cursor, self.best_acc1 = progress.cursor, progress.best_acc1
-        if progress.meter:
-            self.meter.load_state_dict(progress.meter)
-        self.folder = make_folder(recipe)
+        self.meter.load_state_dict(*progress.meters)
+        agree(world, self.precision, self.train_set, self.cursor)
+        self.folder = make_folder(recipe) if world.is_first else recipe.folder
         self.log = Log(
             self.folder,
             epochs=recipe.schedule.epochs,
             steps_per_epoch=self.steps_per_epoch,
             going_on_from=self.cursor["epoch"] * self.steps_per_epoch + self.cursor["step"],
             tensorboard=recipe.log.tensorboard,
-            speaks=self.world.is_first,
+            speaks=world.is_first,
         )
         stack.callback(self.log.close)
         if not is_cached(decode_chunk):
-            notes.append("the first batch compiles the kernels, once on this machine: some 20 s of one core")
+            notes.append(
+                "the kernels are being compiled, once on this machine: some 20 s until the first batch"
+            )
         for note in (self.describe(), *notes):
             self.log.say(note)
 
@@ -151,14 +164,16 @@ class Training:
     def validate(self) -> Accuracy:
         """Exact accuracies on the evaluation set."""
         assert self.val_set is not None
-        return validate(self.precision, self.val_set, self.val_feed, self.world)
+        full_batches_of = self.recipe.eval.full_batches_of
+        return validate(self.precision, self.val_set, self.val_feed, self.world, full_batches_of)
 
     def save(self) -> None:
         """Write the last checkpoint, as things stand at the cursor."""
-        if self.world.is_first:
-            progress = Progress(self.cursor, self.meter.state_dict(), self.best_acc1)
-            recipe = self.recipe.model_dump(mode="json")
-            checkpoint.save(self.folder / LAST, checkpoint.snapshot(self.precision, progress, recipe))
+        progress = Progress(self.cursor, [self.meter.state_dict()], self.best_acc1)
+        recipe = self.recipe.model_dump(mode="json")
+        snapshot = checkpoint.snapshot(self.precision, progress, recipe, self.world)
+        if snapshot is not None:
+            checkpoint.save(self.folder / LAST, snapshot)
 
     def describe(self) -> str:
         """What is about to run, in one line."""
@@ -169,10 +184,16 @@ class Training:
             sets += f", {self.val_set.num_samples:,} to evaluate on"
         return (
             f"{recipe.run.name}: AlexNet, {recipe.model.num_classes} classes, {recipe.precision.level}, "
-            f"{recipe.data.size} px, on {self.device.kind} ({self.device.name}); {sets}; "
+            f"{recipe.data.size} px, on {self.where}; {sets}; "
             f"{recipe.schedule.epochs} epochs of {self.steps_per_epoch} steps of "
             f"{recipe.data.global_batch_size}; results in {self.folder}"
         )
+
+    @property
+    def where(self) -> str:
+        """The device, and how many train together."""
+        several = f"{self.world.world_size} x " if self.world.world_size > 1 else ""
+        return f"{several}{self.device.kind} ({self.device.name})"
 
     def report(self, averages: Averages | None, accuracy: Accuracy | None) -> Report:
         """Write report.json and print the closing lines."""
@@ -189,7 +210,8 @@ class Training:
             img_per_s_leaves_out=f"first {recipe.log.warmup_steps} steps, evaluations, checkpoints, start-up",
             data_wait_share=speed.data_wait_share,
             seconds=time.perf_counter() - self.started,
-            device=f"{self.device.kind} ({self.device.name})",
+            device=self.where,
+            ranks=self.world.world_size,
             peak_memory_bytes=self.device.peak_memory_bytes(),
             versions=metrics.versions(),
             recipe=recipe.model_dump(mode="json"),
@@ -203,27 +225,37 @@ class Training:
 
 def evaluate_only(recipe: Recipe, resume: str | None = None) -> Accuracy:
     """Evaluate a checkpoint on the recipe's evaluation set: `resume`, or the run's best, or model.weights."""
-    world = ranks.join(recipe.distributed.nproc)
-    device = resolve(recipe.run.device, world.local_rank)
-    device.use()
-    path = find_weights(recipe, resume)
-    precision = build(recipe, device)
-    precision.load_state_dict(checkpoint.load(path)["state_dict"])
-    with open_val_set(recipe, world, device) as val_set:
-        accuracy = validate(precision, val_set, Feed(device, precision.dtype), world)
+    with ExitStack() as stack:
+        world, device = join(recipe, stack)
+        path = find_weights(recipe, resume)
+        precision = build(recipe, world, device)
+        precision.load_state_dict(checkpoint.load(path)["state_dict"])
+        val_set = stack.enter_context(open_val_set(recipe, world, device))
+        agree(world, precision, val_set)
+        feed = Feed(device, precision.dtype)
+        accuracy = validate(precision, val_set, feed, world, recipe.eval.full_batches_of)
     result = {"checkpoint": str(path), "acc1": accuracy.acc1, "acc5": accuracy.acc5, **asdict(accuracy)}
+    result["full_batches"] = metrics.full_batches(accuracy)
     if world.is_first:
         metrics.write_text(make_folder(recipe) / "eval.json", json.dumps(result, indent=2) + "\n")
         print(f"{path} on {recipe.data.val}: {accuracy.samples:,} samples, loss {accuracy.loss:.4f}")
-        print(f"[AVG-ACC] * Acc@1 {accuracy.acc1:.3f} Acc@5 {accuracy.acc5:.3f}")
+        print("\n".join(metrics.accuracy_lines(accuracy)))
     return accuracy
 
 
-def validate(precision: Precision, val_set: Loader, feed: Feed, world: World) -> Accuracy:
+def validate(
+    precision: Precision, val_set: Loader, feed: Feed, world: World, full_batches_of: int = 0
+) -> Accuracy:
     """The model's exact accuracies on all of `val_set`."""
     precision.model.eval()
     return evaluate(
-        precision.forward, feed(val_set), val_set.num_samples, world, precision.device.torch_device
+        precision.forward,
+        feed(val_set),
+        val_set.num_samples,
+        world,
+        precision.device.torch_device,
+        batch_size=val_set.batch_size,
+        full_batches_of=full_batches_of,
     )
 
 
@@ -234,23 +266,7 @@ def is_due(every: int, count: int) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m alexnet_fast.train", description="Train AlexNet by a recipe."
-    )
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a TOML file, such as recipes/tiny.toml")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="section.key=value",
-        help="override one key; may be repeated",
-    )
-    parser.add_argument("--eval", action="store_true", help="evaluate a checkpoint and stop")
-    parser.add_argument(
-        "--resume", metavar="PATH|auto", help="go on from a checkpoint; auto: the run's own last one, if any"
-    )
-    parser.add_argument("--keys", action="store_true", help="list the recipe's keys and stop")
-    arguments = parser.parse_args(argv)
+    arguments = parse(argv)
     if arguments.keys:
         print("| key | type | default | what it does |\n|---|---|---|---|")
         print(
@@ -259,17 +275,52 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         )
         return 0
-    if arguments.recipe is None:
-        parser.error("a RECIPE is needed, such as recipes/tiny.toml")
 
-    def run() -> None:
-        recipe = load(arguments.recipe, arguments.set)
-        if arguments.eval or recipe.eval.only:
-            evaluate_only(recipe, arguments.resume)
-        else:
-            train(recipe, arguments.resume)
+    def run() -> int:
+        path = arguments.recipe or reference.choose_recipe(arguments)
+        flags = reference.overrides(arguments, load(path, arguments.set))
+        recipe = load(path, [*flags, *arguments.set])
+        where = layout(recipe)  # all that can be wrong is found before images are packed
+        if arguments.data_path:
+            flags += reference.data_overrides(arguments, recipe, say)
+            recipe = load(path, [*flags, *arguments.set])
+        entry = evaluate_only if arguments.eval or recipe.eval.only else train
+        return launch.run(where, entry, recipe, arguments.resume)
 
     return exit_code(run)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line's arguments; exits with one sentence for what is no flag, or is one too few."""
+    parser = reference.Parser(prog="python -m alexnet_fast.train", description="Train AlexNet by a recipe.")
+    parser.add_argument(
+        "recipe",
+        nargs="*",
+        metavar="RECIPE",
+        help="a TOML file, such as recipes/tiny.toml; a folder or a .beton in its place is --data_path",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="section.key=value",
+        help="override one key; may be repeated",
+    )
+    parser.add_argument(
+        "-e", "--eval", "--evaluate", action="store_true", help="evaluate a checkpoint and stop"
+    )
+    parser.add_argument(
+        "--resume", metavar="PATH|auto", help="go on from a checkpoint; auto: the run's own last one, if any"
+    )
+    parser.add_argument("--keys", action="store_true", help="list the recipe's keys and stop")
+    reference.add_flags(parser)
+    return reference.settle(parser.parse(argv), parser)
+
+
+def say(sentence: str) -> None:
+    """Tell the user, once for all ranks that torchrun may have started."""
+    if os.environ.get("RANK", "0") == "0":
+        print(sentence, flush=True)
 
 
 if __name__ == "__main__":

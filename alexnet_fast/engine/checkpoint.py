@@ -2,25 +2,28 @@
 
 A checkpoint is a torch file with these keys:
 
-    format           1
+    format           2 (1, of one rank only, is read as well)
     state_dict       the model's weights, float32, torchvision's AlexNet keys
     optimizer        torch's SGD state (the momenta)
     scaler           the loss scale's state; empty where nothing is scaled
     skipped          steps left out because a gradient overflowed
     cursor           {"epoch": e, "step": s}: the next step is step s of epoch e
-    meter            what the epoch had counted so far
-    rng              {"cpu": state, "device": state or None}: dropout goes on where it was
+    meter            per rank, what it had counted of the epoch so far
+    rng              per rank, {"cpu": state, "device": state or None}: dropout goes on where it was
     best_acc1        the best top-1 so far in percent, or None
     recipe           the resolved recipe
 
 The weights alone (a state_dict, or a dict that holds one under "state_dict", with or without the prefix
 "module." that DataParallel gives) load as well: they have no cursor, so they start a run or are evaluated.
+The PyTorch ImageNet example's files, and those of its ports, hold more: "epoch" (the next one, from 0),
+"best_acc1" and "optimizer"; `take_over` goes on from there.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +35,13 @@ from torch import Tensor
 from ..errors import UserError
 from .device import Device
 from .precision import Precision
+from .ranks import World
 
-FORMAT = 1
+FORMAT = 2
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
+WRAPPER = re.compile(
+    r"(^|\.)module\."
+)  # DataParallel's and DDP's name for the model, or the part, that they hold
 
 
 class Cursor(TypedDict):
@@ -46,15 +53,27 @@ class Cursor(TypedDict):
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run has to remember besides weights and optimizer."""
+    """What a run has to remember besides weights and optimizer.
+
+    meters: what this rank has counted of the epoch; several where it takes over from other ranks.
+    """
 
     cursor: Cursor
-    meter: dict[str, Any]
+    meters: list[dict[str, Any]]
     best_acc1: float | None
 
 
-def snapshot(precision: Precision, progress: Progress, recipe: dict[str, Any]) -> dict[str, Any]:
-    """The run as it stands between two steps, on the CPU."""
+def snapshot(
+    precision: Precision, progress: Progress, recipe: dict[str, Any], world: World | None = None
+) -> dict[str, Any] | None:
+    """The run as it stands between two steps, on the CPU; None on ranks other than the first.
+
+    Every rank has to call it, since each has its generators and its part of the epoch's counts.
+    """
+    generators = {"cpu": torch.get_rng_state(), "device": precision.device.random_state()}
+    ranks = (world or World()).gather((progress.meters, generators))
+    if ranks is None:
+        return None
     return {
         "format": FORMAT,
         "state_dict": precision.state_dict(),
@@ -62,23 +81,36 @@ def snapshot(precision: Precision, progress: Progress, recipe: dict[str, Any]) -
         "scaler": precision.scaler.state_dict(),
         "skipped": int(precision.skipped),
         "cursor": dict(progress.cursor),
-        "meter": progress.meter,
-        "rng": {"cpu": torch.get_rng_state(), "device": precision.device.random_state()},
+        "meter": [meters for meters, _ in ranks],
+        "rng": [generators for _, generators in ranks],
         "best_acc1": progress.best_acc1,
         "recipe": recipe,
     }
 
 
-def restore(checkpoint: dict[str, Any], precision: Precision, device: Device) -> Progress:
-    """Put the run back where `snapshot` took it; raises UserError where it was another model's."""
+def restore(
+    checkpoint: dict[str, Any], precision: Precision, device: Device, world: World | None = None
+) -> Progress:
+    """Put the run back where `snapshot` took it; raises UserError where it was another model's.
+
+    With as many ranks as it was saved by, the run goes on to the bit.  With others the first rank takes over
+    all that was counted, and ranks that are new keep the generators that they have.
+    """
+    world = world or World()
     precision.load_state_dict(checkpoint["state_dict"])
     precision.optimizer.load_state_dict(checkpoint["optimizer"])
     if checkpoint["scaler"] and precision.scaler.is_enabled():
         precision.scaler.load_state_dict(checkpoint["scaler"])
     precision.skipped.fill_(checkpoint["skipped"])
-    torch.set_rng_state(checkpoint["rng"]["cpu"])
-    device.set_random_state(checkpoint["rng"]["device"])
-    return Progress(checkpoint["cursor"], checkpoint["meter"], checkpoint["best_acc1"])
+    meters, generators = checkpoint["meter"], checkpoint["rng"]
+    if world.rank < len(generators):
+        torch.set_rng_state(generators[world.rank]["cpu"])
+        device.set_random_state(generators[world.rank]["device"])
+    if len(meters) == world.world_size:
+        own = meters[world.rank]
+    else:
+        own = [meter for rank in meters for meter in rank] if world.is_first else []
+    return Progress(checkpoint["cursor"], own, checkpoint["best_acc1"])
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
@@ -125,7 +157,8 @@ def load(path: Path) -> dict[str, Any]:
             f"there is no checkpoint {path}: give the path of a checkpoint_*.pt, or --resume auto"
         )
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NPU_GLOBALS):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is no checkpoint of data alone ({_first_line(error)}): it is damaged, or holds objects "
@@ -146,19 +179,71 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} holds no weights: neither a state_dict nor a dict with one under 'state_dict'"
         )
-    state = {str(key).removeprefix("module."): tensor for key, tensor in weights.items()}
+    state = {WRAPPER.sub(r"\1", str(key)): tensor for key, tensor in weights.items()}
     if loaded.get("format") == FORMAT:
         return {**loaded, "state_dict": state}
+    if loaded.get("format") == 1:
+        meters = [loaded["meter"]] if loaded["meter"] else []
+        return {**loaded, "state_dict": state, "meter": [meters], "rng": [loaded["rng"]]}
     if "format" in loaded and "cursor" in loaded:
         raise UserError(
             f"{path} has checkpoint format {loaded['format']}, but this version reads {FORMAT}: update it"
         )
+    if "state_dict" in loaded and isinstance(loaded.get("epoch"), int):
+        return {key: loaded.get(key) for key in ("epoch", "best_acc1", "optimizer")} | {"state_dict": state}
     return {"state_dict": state}
 
 
 def holds_run(checkpoint: dict[str, Any]) -> bool:
-    """Whether a run can go on from it; otherwise it is weights alone."""
+    """Whether a run of ours can go on from it; otherwise it is weights alone, or the reference's."""
     return "cursor" in checkpoint
+
+
+def is_the_references(checkpoint: dict[str, Any]) -> bool:
+    """Whether the ImageNet example, or a port of it, wrote the file: weights with the epoch that comes next."""
+    return "epoch" in checkpoint
+
+
+def take_over(checkpoint: dict[str, Any], precision: Precision) -> tuple[Progress, bool]:
+    """Go on from a checkpoint of the reference, at the epoch that it names; and whether its momenta came along.
+
+    They do where it holds torch's SGD state, one "momentum_buffer" a parameter.  The loss scale begins anew.
+    Raises UserError where it was another model's.
+    """
+    precision.load_state_dict(checkpoint["state_dict"])
+    params = [param for group in precision.optimizer.param_groups for param in group["params"]]
+    momenta = _momenta(checkpoint["optimizer"])
+    has_momenta = [momentum.shape for momentum in momenta] == [param.shape for param in params]
+    if has_momenta:
+        for param, momentum in zip(params, momenta, strict=True):
+            # Into a tensor laid out as the parameter, as the fused kernels want it.
+            precision.optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param).copy_(momentum)
+    best = checkpoint["best_acc1"]
+    best_acc1 = None if best is None else float(best)
+    return Progress({"epoch": checkpoint["epoch"], "step": 0}, [], best_acc1), has_momenta
+
+
+def _momenta(optimizer: Any) -> list[Tensor]:
+    """The momenta of a saved torch.optim.SGD in the order of its parameters; empty where there are none."""
+    try:
+        order = [key for group in optimizer["param_groups"] for key in group["params"]]
+        return [optimizer["state"][key]["momentum_buffer"] for key in order]
+    except (KeyError, TypeError):
+        return []
+
+
+def _npu_tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+    """A tensor that torch_npu saved, from its bytes, which it puts into the file as a CPU's."""
+    return torch._utils._rebuild_tensor(storage, offset, size, stride)
+
+
+# torch_npu pickles a tensor that lies on the NPU as a call of a function of its own, with the NPU's layout as
+# its last argument (a number, later an enumeration).  Read so, such a file needs neither torch_npu nor an NPU.
+NPU_GLOBALS: list[Any] = [
+    (_npu_tensor, "torch_npu.utils.storage._rebuild_npu_tensor"),
+    (_npu_tensor, "torch._utils._rebuild_npu_tensor"),  # Ascend's own torch 1.5
+    (int, "torch_npu.npu._format.Format"),
+]
 
 
 def _to_cpu(value: Any) -> Any:

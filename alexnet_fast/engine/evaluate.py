@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..pipeline.order import Share
 from .ranks import World
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """What an evaluation counted: samples, right at the first guess, right among five; the mean loss."""
+class Hits:
+    """Samples, those right at the first guess, and those right among five."""
 
     samples: int
     top1: int
     top5: int
-    loss: float
 
     @property
     def acc1(self) -> float:
@@ -30,6 +30,17 @@ class Accuracy:
     def acc5(self) -> float:
         """Top-5 accuracy in percent."""
         return 100.0 * self.top5 / self.samples
+
+
+@dataclass(frozen=True)
+class Accuracy(Hits):
+    """What an evaluation counted over the whole set, and the mean loss.
+
+    full_batches: what it counted in full batches alone, the way of loops that drop the last partial one.
+    """
+
+    loss: float
+    full_batches: Hits | None = None
 
 
 def label_places(logits: Tensor, labels: Tensor) -> Tensor:
@@ -60,22 +71,33 @@ def evaluate(
     num_samples: int,
     world: World,
     device: torch.device,
+    *,
+    batch_size: int = 1,
+    full_batches_of: int = 0,
 ) -> Accuracy:
     """Count `forward`'s hits over `batches` of (images, labels), this rank's share of `num_samples` in all.
 
     forward: images to float32 logits (B, C) on `device`, the model already in evaluation mode.
+    batch_size: the rank's, by which the samples were dealt out.
+    full_batches_of: count also what lies in the set's full batches of so many samples, if there is one; 0 = do not.
     Counts are integers, summed over the ranks.  Raises RuntimeError unless they add up to `num_samples`.
     """
-    counts = torch.zeros(3, dtype=torch.int64, device=device)  # samples, top1, top5
+    share = Share(num_samples, batch_size, world.rank, world.world_size, drop_last=False)
+    in_full = num_samples - num_samples % full_batches_of if full_batches_of else 0
+    counts = torch.zeros(6, dtype=torch.int64, device=device)  # samples, top1, top5; those in full batches
     loss = torch.zeros((), device=device)
-    for images, labels in batches:
+    for step, (images, labels) in enumerate(batches):
         logits = forward(images)
-        top1, top5 = hits(logits, labels)
-        counts += torch.stack([torch.full_like(top1, len(labels)), top1, top5])
+        whole = in_full - share.positions(step)[0] if in_full else 0
+        for at, count in ((0, len(labels)), (3, min(len(labels), whole))):
+            if count > 0:
+                top1, top5 = hits(logits[:count], labels[:count])
+                counts[at : at + 3] += torch.stack([torch.full_like(top1, count), top1, top5])
         loss += functional.cross_entropy(logits, labels, reduction="sum")
-    samples, right1, right5 = world.sum(counts).tolist()
+    samples, right1, right5, *in_full_batches = world.sum(counts).tolist()
     if samples != num_samples or samples == 0:
         raise RuntimeError(
             f"the evaluation counted {samples} samples of {num_samples}: its figures would be wrong"
         )
-    return Accuracy(samples, right1, right5, world.sum(loss).item() / samples)
+    full_batches = Hits(*in_full_batches) if in_full else None
+    return Accuracy(samples, right1, right5, world.sum(loss).item() / samples, full_batches)

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from .device import Device
 from .evaluate import hits
+from .ranks import World
 
 
 @dataclass(frozen=True)
 class Averages:
-    """Loss of the last step; mean loss and accuracies in percent over the epoch so far."""
+    """Loss of the last step; mean loss and accuracies in percent over the epoch so far; all ranks together."""
 
     last_loss: float
     loss: float
@@ -26,9 +27,10 @@ class Averages:
 
 
 class Meter:
-    """Sums over an epoch's training steps, kept on the device: `add` waits for nothing, `read` does."""
+    """Sums over an epoch's training steps, kept on each rank's device: `add` waits for nothing, `read` does."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, world: World | None = None) -> None:
+        self._world = world or World()
         self._loss = torch.zeros((), device=device)  # sum of the batches' mean losses
         self._last_loss = torch.zeros((), device=device)
         self._counts = torch.zeros(4, dtype=torch.int64, device=device)  # batches, samples, top1, top5
@@ -42,11 +44,12 @@ class Meter:
         self._counts += torch.stack([torch.ones_like(top1), torch.full_like(top1, len(labels)), top1, top5])
 
     def read(self) -> Averages:
-        """The epoch so far."""
-        batches, samples, top1, top5 = self._counts.tolist()
+        """The epoch so far, over all ranks, each of which has to call this."""
+        batches, samples, top1, top5 = self._world.sum(self._counts).tolist()
+        last_loss, loss = self._world.sum(torch.stack([self._last_loss, self._loss])).tolist()
         return Averages(
-            last_loss=self._last_loss.item(),
-            loss=self._loss.item() / max(1, batches),
+            last_loss=last_loss / self._world.world_size,
+            loss=loss / max(1, batches),
             acc1=100 * top1 / max(1, samples),
             acc5=100 * top5 / max(1, samples),
         )
@@ -57,11 +60,15 @@ class Meter:
         self._counts.zero_()
 
     def state_dict(self) -> dict[str, Any]:
+        """This rank's sums."""
         return {"loss": self._loss.item(), "counts": self._counts.tolist()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._loss.fill_(state["loss"])
-        self._counts.copy_(torch.tensor(state["counts"]))
+    def load_state_dict(self, *states: dict[str, Any]) -> None:
+        """Go on from the sum of `states`, which other ranks may have counted."""
+        self.clear()
+        for state in states:
+            self._loss += state["loss"]
+            self._counts += torch.tensor(state["counts"]).to(self._counts.device)
 
 
 @dataclass

@@ -44,6 +44,7 @@ class Report:
     data_wait_share: float
     seconds: float
     device: str
+    ranks: int
     peak_memory_bytes: int | None
     versions: dict[str, str]
     recipe: dict[str, Any]
@@ -57,6 +58,7 @@ class Report:
             "acc5": accuracy.acc5 if accuracy else None,
             "val_loss": accuracy.loss if accuracy else None,
             "val_samples": accuracy.samples if accuracy else None,
+            "full_batches": full_batches(accuracy) if accuracy else None,
             "train_acc1": training.acc1 if training else None,
             "train_loss": training.loss if training else None,
         }
@@ -192,7 +194,8 @@ class Log:
         )
 
     def accuracy(self, accuracy: Accuracy) -> None:
-        self.say(f"[AVG-ACC] * Acc@1 {accuracy.acc1:.3f} Acc@5 {accuracy.acc5:.3f}")
+        for line in accuracy_lines(accuracy):
+            self.say(line)
 
     def close(self) -> None:
         self._progress.stop()
@@ -208,6 +211,23 @@ class Log:
         if self._tensorboard is not None:
             for name, value in values.items():
                 self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+
+def accuracy_lines(accuracy: Accuracy) -> list[str]:
+    """The exact accuracy in the reference's words, and below it the reference's own count where that was asked for."""
+    lines, full = [f"[AVG-ACC] * Acc@1 {accuracy.acc1:.3f} Acc@5 {accuracy.acc5:.3f}"], accuracy.full_batches
+    if full is not None:  # without "* Acc@1", by which scripts find the line above
+        lines.append(
+            f"over full batches alone ({full.samples:,} of {accuracy.samples:,} samples): "
+            f"Acc@1 {full.acc1:.3f} Acc@5 {full.acc5:.3f}"
+        )
+    return lines
+
+
+def full_batches(accuracy: Accuracy) -> dict[str, float] | None:
+    """What was counted in full batches, for a JSON file; None where that was not asked for."""
+    full = accuracy.full_batches
+    return None if full is None else {"acc1": full.acc1, "acc5": full.acc5, **asdict(full)}
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,9 @@ a CPU.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -33,6 +35,8 @@ class Precision:
     loss_scale: "dynamic" starts at 2^16, doubles after 2,000 clean steps up to 2^24, halves and skips the
         step on overflow; a number stays as it is, and an overflow skips the step; "none" does not scale;
         "auto" is dynamic for float16 and none otherwise.  At O0 nothing is scaled.
+    replicate: wraps the model that is trained, so that its gradients are averaged over the ranks: they are
+        then the same on each, and so are overflows, skipped steps and the loss scale.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class Precision:
         level: Level,
         device: Device,
         loss_scale: LossScale = "auto",
+        replicate: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
         self.level = level
         self.device = device
@@ -57,6 +62,7 @@ class Precision:
             self._master_grads = [torch.zeros_like(master) for master in self._masters]
             for master, grad in zip(self._masters, self._master_grads, strict=True):
                 master.grad = grad
+        self._replica = self.model if replicate is None else replicate(self.model)
         self.optimizer = make_optimizer(self._masters)
 
         if loss_scale == "auto":
@@ -73,8 +79,9 @@ class Precision:
 
     def forward(self, images: Tensor) -> Tensor:
         """Float32 logits (B, C) of images (B, 3, H, W) in `self.dtype`."""
+        model = self._replica if self.model.training else self.model
         with self.device.autocast(self.level == "O1"):
-            logits: Tensor = self.model(images)
+            logits: Tensor = model(images)
         return logits.float()
 
     def backward(self, loss: Tensor) -> None:
@@ -130,6 +137,13 @@ class Precision:
             for key, tensor in state.items()
         }
 
+    def fingerprint(self) -> str:
+        """A checksum of the state, to see that ranks begin alike."""
+        checksum = 0
+        for tensor in self.state_dict().values():
+            checksum = zlib.crc32(tensor.numpy().data, checksum)
+        return f"{checksum:08x}"
+
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Set weights and masters from a float32 state; raises UserError where it is another model's."""
         check_fits(state, self.model)
@@ -146,6 +160,23 @@ class Precision:
     def _drop_gradients(self) -> None:
         for param in self._params:
             param.grad = None
+
+
+def fused_or_foreach(
+    optimizer: Callable[..., torch.optim.Optimizer], device: Device
+) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
+    """`optimizer` with its fused step where the device has one, else with its foreach step.
+
+    Found out by stepping one number: a backend may know the word and lack the kernel.  The fused step also
+    skips an overflow on the device; the other has to read whether there was one, once a step.
+    """
+    number = nn.Parameter(torch.zeros(1, device=device.torch_device))
+    number.grad = torch.zeros_like(number)
+    try:
+        optimizer([number], fused=True).step()
+    except RuntimeError:
+        return partial(optimizer, foreach=True)
+    return partial(optimizer, fused=True)
 
 
 def halve(model: nn.Module, dtype: torch.dtype) -> None:

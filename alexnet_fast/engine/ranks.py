@@ -1,15 +1,30 @@
-"""The processes that train together: who this one is, and sums over all of them.
+"""The processes that train together: who this one is, what they sum and say to each other.
 
-Today there is one, so every sum is its own.  The interface is what gloo, nccl and hccl fill.
+A rank learns its place from the environment that torch's elastic launcher sets, be it ours (launch.py) or
+torchrun's.  Tensors on the device are summed by the device's backend, everything else by gloo on the hosts.
 """
 
 from __future__ import annotations
 
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
+from ..pipeline.cores import bind_rank
+from .device import Device
+
+ENVIRONMENT = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+BACKENDS = {"cpu": ("gloo",), "cuda": ("nccl", "gloo"), "npu": ("hccl",)}
 
 
 @dataclass(frozen=True)
@@ -17,12 +32,15 @@ class World:
     """This process among those that train together.
 
     rank: 0 .. world_size - 1 over all hosts; only rank 0 writes and prints.
-    local_rank: 0 .. (ranks on this host) - 1; the index of the rank's device.
+    local_rank: 0 .. local_world_size - 1 on this host; the index of the rank's device.
+    threads: how many threads the rank may keep busy; None = all that the process is allowed.
     """
 
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
+    local_world_size: int = 1
+    threads: int | None = None
 
     @property
     def is_first(self) -> bool:
@@ -30,7 +48,34 @@ class World:
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The element-wise sum of every rank's `values` (same shape and dtype on each), on every rank."""
+        if self.world_size == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    def gather(self, value: Any) -> list[Any] | None:
+        """Every rank's `value` in the order of ranks, on rank 0; None on the others."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.world_size if self.is_first else None
+        dist.gather_object(value, values)
         return values
+
+    def agree(self, values: dict[str, Any]) -> None:
+        """Raise UserError on every rank, naming one and what it has otherwise, unless `values` are all equal."""
+        if self.world_size == 1:
+            return
+        everyones: list[Any] = [None] * self.world_size
+        dist.all_gather_object(everyones, (socket.gethostname(), values))
+        host, expected = everyones[0]
+        for rank, (other_host, others) in enumerate(everyones):
+            for name, value in others.items():
+                if value != expected[name]:
+                    raise UserError(
+                        f"the ranks begin differently: rank {rank} on {other_host} has {name} {value}, rank 0 on "
+                        f"{host} has {expected[name]}; give every host the same files and the same command"
+                    )
 
     def batch_size(self, global_batch_size: int, key: str = "data.global_batch_size") -> int:
         """This rank's share of a batch; raises UserError where it does not divide."""
@@ -42,11 +87,80 @@ class World:
         return global_batch_size // self.world_size
 
 
-def join(nproc: int) -> World:
-    """The world of this run; raises UserError for more ranks than can be joined."""
-    if nproc > 1:
+def is_joined() -> bool:
+    """Whether this process was started as one rank of several or of one, by our launcher or by torchrun."""
+    return all(name in os.environ for name in ENVIRONMENT)
+
+
+def join(world_size: int) -> World:
+    """The world that this process was started into, kept to its share of the cores; a world of one otherwise.
+
+    world_size: how many ranks the recipe asks for.  Raises UserError where nobody started them; where a
+    launcher did, its number counts.
+    """
+    if not is_joined():
+        if world_size > 1:
+            raise UserError(
+                f"the recipe asks for {world_size} ranks, but this process was started as one: start it by "
+                "python -m alexnet_fast.train or by torchrun, or set distributed.nproc = 1"
+            )
+        return World()
+    rank, local_rank, world_size, local_world_size = (int(os.environ[name]) for name in ENVIRONMENT[:4])
+    threads = bind_rank(local_rank, local_world_size) if local_world_size > 1 else None
+    return World(rank, local_rank, world_size, local_world_size, threads)
+
+
+@contextmanager
+def group(world: World, device: Device, backend: str = "auto", timeout_s: float = 600) -> Iterator[None]:
+    """The process group of `world` while the body runs; nothing for a world of one.
+
+    backend: "auto" is the device's own.  timeout_s: how long a rank waits for the others in one collective.
+    Raises UserError for a backend that the device cannot use.
+    """
+    if world.world_size == 1:
+        yield
+        return
+    name = device.collective_backend if backend == "auto" else backend
+    if name not in BACKENDS[device.kind]:
         raise UserError(
-            f"distributed.nproc = {nproc}, but this version trains on one device: give distributed.nproc "
-            "= 1 (and data.global_batch_size and optim.lr to match), as recipes/1p.toml does"
+            f"distributed.backend = {name!r} does not serve {device.kind}: give auto or {BACKENDS[device.kind][0]}"
         )
-    return World()
+    both = name if name == "gloo" else f"cpu:gloo,{device.kind}:{name}"
+    dist.init_process_group(
+        both, rank=world.rank, world_size=world.world_size, timeout=timedelta(seconds=timeout_s)
+    )
+    yield
+    dist.destroy_process_group()  # not after an error: it would wait for ranks that may be gone
+
+
+def seed_apart(world: World) -> None:
+    """Give each of several ranks a random stream of its own; where one trains alone, its stream goes on.
+
+    Every rank's generator stands at the same place, behind the initial weights, and draws the same seeds.
+    """
+    if world.world_size > 1:
+        torch.manual_seed(int(torch.randint(2**62, (world.world_size,))[world.rank]))
+
+
+def replicate(model: nn.Module, world: World, reduce: Literal["half", "float32"]) -> nn.Module:
+    """The model with its gradients averaged over the ranks, bucket by bucket while the backward pass runs.
+
+    reduce: "half" averages gradients in their own precision; "float32" sums halves in float32, at twice the traffic.
+    The model itself keeps its parameters and its state-dict keys.
+    """
+    if world.world_size == 1:
+        return model
+    parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    if reduce == "float32":
+        # DDP wants annotations that are classes, or none: ours are texts.
+        parallel.register_comm_hook(world.world_size, lambda size, bucket: average_in_float32(size, bucket))
+    return parallel
+
+
+def average_in_float32(world_size: int, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+    """DDP's hook: a bucket (torch.distributed.GradBucket) of gradients cast to float32, averaged over the ranks, and cast back in place."""
+    gradients = bucket.buffer()
+    total = gradients.to(torch.float32, copy=True).div_(world_size)
+    work = dist.all_reduce(total, async_op=True)
+    assert work is not None
+    return work.get_future().then(lambda done: gradients.copy_(done.value()[0]))

@@ -1,21 +1,29 @@
-"""How many cores this process may really use."""
+"""How many cores this process may really use, and which of them are one rank's."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+CGROUP, SYSTEM = Path("/sys/fs/cgroup"), Path("/sys/devices/system")
 
-def allowed_cores(cgroup_root: Path = Path("/sys/fs/cgroup")) -> int:
+
+def allowed_cores(cgroup_root: Path = CGROUP) -> int:
     """Cores this process may use: its affinity mask, cut by the cgroup's CPU quota (at least 1).
 
     The count of processors misleads in containers and under job schedulers, where it names the
     whole machine: threads beyond the quota only take turns being throttled.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cut_by_quota(affinity, cgroup_root)
+
+
+def cut_by_quota(cores: int, cgroup_root: Path = CGROUP, processes: int = 1) -> int:
+    """How many of `cores` a process may keep busy where `processes` share the cgroup's quota (at least 1)."""
     quota = cgroup_quota(cgroup_root)
-    return affinity if quota is None else max(1, min(affinity, math.floor(quota)))
+    return cores if quota is None else max(1, min(cores, math.floor(quota / processes)))
 
 
 def cgroup_quota(root: Path) -> float | None:
@@ -30,4 +38,66 @@ def cgroup_quota(root: Path) -> float | None:
         period_us = int((root / "cpu/cpu.cfs_period_us").read_text())
         return quota_us / period_us if quota_us > 0 else None
     except (OSError, ValueError):
+        return None
+
+
+def bind_rank(
+    local_rank: int, local_world_size: int, *, system: Path = SYSTEM, cgroup_root: Path = CGROUP
+) -> int:
+    """Keep this process to its rank's share of the host's cores; how many threads it may keep busy there.
+
+    Threads started later inherit the binding, so this comes before any are.  A process that is already bound
+    otherwise than the one that started it (by numactl, by torchrun's --numa-binding) stays as it is.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return max(1, (os.cpu_count() or 1) // local_world_size)
+    allowed = os.sched_getaffinity(0)
+    if allowed == _affinity_of_parent():
+        allowed = set(rank_cores(allowed, local_rank, local_world_size, system))
+        os.sched_setaffinity(0, allowed)
+    return cut_by_quota(len(allowed), cgroup_root, local_world_size)
+
+
+def rank_cores(
+    allowed: Iterable[int], local_rank: int, local_world_size: int, system: Path = SYSTEM
+) -> list[int]:
+    """The cores among `allowed` that are this local rank's: as many as every other's, and near each other.
+
+    Cores are dealt out NUMA node by node and hyperthreads beside their twin, so that ranks that divide the
+    nodes, or nodes that divide the ranks, keep each rank within a node.  Where there are more ranks than
+    cores, some share one.
+    """
+    cores = _by_place(allowed, system)
+    begin, end = (len(cores) * rank // local_world_size for rank in (local_rank, local_rank + 1))
+    return cores[begin : max(end, begin + 1)]
+
+
+def _by_place(cores: Iterable[int], system: Path) -> list[int]:
+    """Cores sorted by NUMA node, then by physical core."""
+    node_of = {
+        core: int(folder.name.removeprefix("node"))
+        for folder in system.glob("node/node[0-9]*")
+        for core in _listed(folder / "cpulist")
+    }
+
+    def place(core: int) -> tuple[int, int, int]:
+        twins = _listed(system / f"cpu/cpu{core}/topology/thread_siblings_list")
+        return node_of.get(core, 0), min(twins, default=core), core
+
+    return sorted(cores, key=place)
+
+
+def _listed(path: Path) -> list[int]:
+    """The numbers in a file like "0-3,8,10-11"; none where it cannot be read."""
+    try:
+        ranges = [part.partition("-") for part in path.read_text().strip().split(",") if part]
+        return [core for first, _, last in ranges for core in range(int(first), int(last or first) + 1)]
+    except (OSError, ValueError):
+        return []
+
+
+def _affinity_of_parent() -> set[int] | None:
+    try:
+        return os.sched_getaffinity(os.getppid())
+    except OSError:
         return None

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from alexnet_fast.engine import checkpoint
 from alexnet_fast.engine.checkpoint import Progress
 from alexnet_fast.engine.device import resolve
 from alexnet_fast.engine.precision import Precision
+from alexnet_fast.engine.ranks import World
 from alexnet_fast.errors import UserError
 
 CPU = resolve("cpu")
@@ -41,7 +42,7 @@ def train(precision: Precision, steps: int) -> list[float]:
 
 def snapshot(precision: Precision) -> dict[str, Any]:
     return checkpoint.snapshot(
-        precision, Progress({"epoch": 2, "step": 7}, {"loss": 1.5}, 61.5), {"run": {"seed": 1}}
+        precision, Progress({"epoch": 2, "step": 7}, [{"loss": 1.5}], 61.5), {"run": {"seed": 1}}
     )
 
 
@@ -58,7 +59,7 @@ def test_a_run_goes_on_to_the_bit_dropout_momentum_and_loss_scale_included(
     other = make(level)
     train(other, 1)
     progress = checkpoint.restore(checkpoint.load(tmp_path / "last.pt"), other, CPU)
-    assert progress == Progress({"epoch": 2, "step": 7}, {"loss": 1.5}, 61.5)
+    assert progress == Progress({"epoch": 2, "step": 7}, [{"loss": 1.5}], 61.5)
     assert train(other, 4) == expected
     for key, tensor in precision.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[key]), key
@@ -142,6 +143,35 @@ def test_weights_alone_load_with_and_without_module_prefix(
 
 
 def test_a_later_format_is_refused(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "new.pt", snapshot(make()) | {"format": 2})
-    with pytest.raises(UserError, match="format 2, but this version reads 1"):
+    checkpoint.save(tmp_path / "new.pt", snapshot(make()) | {"format": 3})
+    with pytest.raises(UserError, match="format 3, but this version reads 2"):
         checkpoint.load(tmp_path / "new.pt")
+
+
+def test_the_first_format_which_knew_one_rank_only_is_read(tmp_path: Path) -> None:
+    now = snapshot(make())
+    before = now | {"format": 1, "meter": now["meter"][0][0], "rng": now["rng"][0]}
+    checkpoint.save(tmp_path / "old.pt", before)
+    loaded, other = checkpoint.load(tmp_path / "old.pt"), make()
+    assert checkpoint.restore(loaded, other, CPU).meters == [{"loss": 1.5}]
+    assert torch.equal(torch.get_rng_state(), now["rng"][0]["cpu"])
+
+
+def test_each_rank_goes_on_with_its_own_and_a_changed_number_of_ranks_loses_no_count() -> None:
+    saved, states = snapshot(make()), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        states.append({"cpu": torch.get_rng_state(), "device": None})
+    saved = saved | {"rng": states, "meter": [[{"loss": 1.0}], [{"loss": 2.0}]]}
+
+    def restored(rank: int, world_size: int) -> tuple[list[dict[str, Any]], Tensor]:
+        torch.manual_seed(9)
+        progress = checkpoint.restore(saved, make(), CPU, World(rank=rank, world_size=world_size))
+        return progress.meters, torch.get_rng_state()
+
+    for rank in range(2):
+        meters, state = restored(rank, 2)
+        assert meters == [{"loss": 1.0 + rank}] and torch.equal(state, states[rank]["cpu"])
+    assert restored(0, 1)[0] == [{"loss": 1.0}, {"loss": 2.0}]
+    assert restored(0, 3)[0] == [{"loss": 1.0}, {"loss": 2.0}]
+    assert restored(1, 3)[0] == restored(2, 3)[0] == []

@@ -95,7 +95,7 @@ def test_a_report_holds_the_figures_flat_and_the_closing_lines_have_their_names(
     report = Report(
         name="t", accuracy=ACCURACY, best_acc1=71.0, training=AVERAGES, epochs=2, steps=8, skipped_steps=0,
         img_per_s=123.456, img_per_s_leaves_out="10 steps", data_wait_share=0.01, seconds=12.34, device="cpu",
-        peak_memory_bytes=None, versions=versions(), recipe={"run": {"seed": 1}},
+        ranks=1, peak_memory_bytes=None, versions=versions(), recipe={"run": {"seed": 1}},
     )  # fmt: skip
     report.write(tmp_path / "report.json")
     values = json.loads((tmp_path / "report.json").read_text())

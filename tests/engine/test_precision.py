@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 from alexnet_fast.engine.alexnet import AlexNet
 from alexnet_fast.engine.device import resolve
-from alexnet_fast.engine.precision import LARGEST_SCALE, Precision
+from alexnet_fast.engine.precision import LARGEST_SCALE, Precision, fused_or_foreach
 from alexnet_fast.errors import UserError
 
 CPU = resolve("cpu")
@@ -177,6 +178,25 @@ def test_alexnet_learns_a_batch_at_every_level(level: Any) -> None:
         precision.step(0.01)
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def test_the_step_is_fused_where_the_device_has_it_and_foreach_elsewhere() -> None:
+    params = [nn.Parameter(torch.zeros(2))]
+    sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+    assert fused_or_foreach(sgd, CPU)(params).defaults["fused"] is True
+    lacking = replace(CPU, torch_device=torch.device("meta"))
+    optimizer = fused_or_foreach(sgd, lacking)(params)
+    assert (optimizer.defaults["fused"], optimizer.defaults["foreach"]) == (None, True)
+
+
+@pytest.mark.parametrize("level", ["O1", "O2"])
+def test_an_overflow_is_skipped_and_counted_by_a_foreach_step_too(level: Any) -> None:
+    sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, foreach=True)
+    precision = Precision(small_net(), sgd, level=level, device=CPU, loss_scale="dynamic")
+    before, scale = precision.state_dict()["5.weight"].clone(), precision.scale
+    overflow(precision)
+    assert torch.equal(precision.state_dict()["5.weight"], before)
+    assert precision.scale == scale / 2 and int(precision.skipped) == 1
 
 
 def test_foreign_weights_are_refused_by_name() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_fast.pipeline.cores import allowed_cores, cgroup_quota
+from alexnet_fast.pipeline import cores
+from alexnet_fast.pipeline.cores import allowed_cores, bind_rank, cgroup_quota, cut_by_quota, rank_cores
 
 AFFINITY = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -45,3 +46,62 @@ def test_a_quota_cuts_the_affinity_but_leaves_one(tmp_path: Path) -> None:
     assert allowed_cores(tmp_path) == 1
     (tmp_path / "cpu.max").write_text("10000000 100000")
     assert allowed_cores(tmp_path) == AFFINITY
+
+
+def make_host(root: Path, nodes: list[str], twins_apart: int) -> Path:
+    """A /sys/devices/system: each node's cores as "0-3,8-11"; core i and i + `twins_apart` are one, if not 0."""
+    for number, listed in enumerate(nodes):
+        (root / f"node/node{number}").mkdir(parents=True)
+        (root / f"node/node{number}/cpulist").write_text(listed + "\n")
+    for core in range(2 * twins_apart):
+        (root / f"cpu/cpu{core}/topology").mkdir(parents=True)
+        first = core % twins_apart
+        (root / f"cpu/cpu{core}/topology/thread_siblings_list").write_text(f"{first},{first + twins_apart}\n")
+    return root
+
+
+def shares(allowed: range, ranks: int, system: Path) -> list[list[int]]:
+    return [rank_cores(allowed, rank, ranks, system) for rank in range(ranks)]
+
+
+def test_ranks_keep_to_a_numa_node_and_hyperthreads_stay_beside_their_twin(tmp_path: Path) -> None:
+    system = make_host(tmp_path, ["0-3,8-11", "4-7,12-15"], twins_apart=8)
+    assert shares(range(16), 2, system) == [[0, 8, 1, 9, 2, 10, 3, 11], [4, 12, 5, 13, 6, 14, 7, 15]]
+    assert shares(range(16), 4, system) == [[0, 8, 1, 9], [2, 10, 3, 11], [4, 12, 5, 13], [6, 14, 7, 15]]
+
+
+def test_two_nodes_are_one_ranks_where_there_are_fewer_ranks_than_nodes(tmp_path: Path) -> None:
+    system = make_host(tmp_path, ["0,4", "1,5", "2,6", "3,7"], twins_apart=0)
+    assert shares(range(8), 2, system) == [[0, 4, 1, 5], [2, 6, 3, 7]]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "ranks"), [(range(7), 3), (range(2, 12), 4), (range(5), 5), (range(1), 1)]
+)
+def test_every_core_is_one_ranks_and_shares_differ_by_one_at_most(
+    tmp_path: Path, allowed: range, ranks: int
+) -> None:
+    dealt = shares(allowed, ranks, tmp_path)
+    assert sorted(core for share in dealt for core in share) == list(allowed)
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+
+
+def test_more_ranks_than_cores_share_them(tmp_path: Path) -> None:
+    assert shares(range(2), 5, tmp_path) == [[0], [0], [0], [1], [1]]
+
+
+def test_ranks_divide_the_quota(tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text("600000 100000")
+    assert [cut_by_quota(8, tmp_path, processes) for processes in (1, 2, 4, 12)] == [6, 3, 1, 1]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity is Linux's")
+def test_a_rank_is_bound_to_its_share_unless_somebody_bound_it_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, mask: bound.append(set(mask)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert bind_rank(1, 2, system=tmp_path, cgroup_root=tmp_path) == 4 and bound == [{4, 5, 6, 7}]
+    monkeypatch.setattr(cores, "_affinity_of_parent", lambda: set(range(64)))
+    assert bind_rank(1, 2, system=tmp_path, cgroup_root=tmp_path) == 8 and len(bound) == 1

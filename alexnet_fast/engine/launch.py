@@ -1,0 +1,217 @@
+"""Start this host's ranks with torch's elastic launcher, and say in one message why a run ended early.
+
+    launcher -- elastic agent --+-- rank 0: entry(*arguments)
+                                +-- rank 1: entry(*arguments)
+
+Each rank leaves a record of how it ended in a folder that only lives as long as the run.  When one rank
+fails, the agent stops the others.  A rank that merely *lost* the others waits to be stopped, so that the
+first to end is the one at fault.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, get_error_handler
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from ..errors import UserError
+from .endings import Record, ask_the_silent, explain, lost_the_others, pid_file, stack_file
+from .ranks import is_joined
+
+LOST_GRACE_S = 4.0  # a rank that lost the others lets the one at fault be seen to end first
+GATHERING_S = 900  # how long hosts wait for each other at the start
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # that the agent handles
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Ranks on hosts: `nproc` on each of `hosts`; this is number `host`, and host 0 listens at `address`."""
+
+    nproc: int = 1
+    hosts: int = 1
+    host: int = 0
+    address: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for hosts that could not meet."""
+        if self.host >= self.hosts:
+            raise UserError(
+                f"distributed.host = {self.host} is out of range: distributed.hosts = {self.hosts} are numbered "
+                f"0 to {self.hosts - 1}"
+            )
+        if self.hosts > 1 and not re.fullmatch(r".+:\d+", self.address):
+            raise UserError(
+                f"distributed.address = {self.address!r} cannot be met at by {self.hosts} hosts: give host 0's "
+                "name or address and a free port, as 10.0.0.1:29500"
+            )
+
+    @property
+    def world_size(self) -> int:
+        return self.nproc * self.hosts
+
+
+def run(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
+    """Run `entry(*arguments)` as each of this host's ranks; the exit code.
+
+    One rank alone runs in this process, as does a rank that torchrun has started; others in processes of
+    their own, where `entry` is found by its module and name.  Raises what is the user's to mend (UserError)
+    or stopped the run (KeyboardInterrupt), from whichever rank it came; a rank that failed otherwise
+    is named on stderr with its error, and the exit code is 1.
+    """
+    if is_joined():
+        return _run_as_joined(entry, *arguments)
+    if layout.world_size == 1:
+        entry(*arguments)
+        return 0
+    if layout.hosts > 1:
+        print(
+            f"host {layout.host} of {layout.hosts} waits for the others at {layout.address}", file=sys.stderr
+        )
+    with tempfile.TemporaryDirectory(prefix="ranks-") as name, _silent_agent():
+        folder = Path(name)
+        try:
+            elastic_launch(_config(layout), _run_as_rank)(folder, entry, arguments)
+        except ChildFailedError as error:
+            print(f"error: {explain(error.failures, folder, layout.hosts)}", file=sys.stderr)
+            return 1
+        except SignalException as stopped:
+            if stopped.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            print(f"stopped by {signal.Signals(stopped.sigval).name}", file=sys.stderr)
+            return 128 + stopped.sigval
+        except dist.DistError as error:
+            raise UserError(
+                f"host {layout.host} of {layout.hosts} did not meet the others at distributed.address = "
+                f"{layout.address!r} ({_first_line(error)}): see that all hosts were started, that host 0 can be "
+                "reached there and that the port is free"
+            ) from error
+    return 0
+
+
+def _config(layout: Layout) -> LaunchConfig:
+    alone = layout.hosts == 1
+    return LaunchConfig(
+        min_nodes=layout.hosts,
+        max_nodes=layout.hosts,
+        nproc_per_node=layout.nproc,
+        run_id=uuid.uuid4().hex if alone else "alexnet_fast",
+        rdzv_backend="c10d" if alone else "static",
+        rdzv_endpoint="127.0.0.1:0" if alone else layout.address,
+        rdzv_configs={"timeout": GATHERING_S, **({} if alone else {"rank": layout.host})},
+        local_addr="127.0.0.1" if alone else None,
+        max_restarts=0,
+        start_method="spawn",
+    )
+
+
+def _run_as_rank(folder: Path, entry: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """A rank's whole life in a process of its own."""
+    rank = int(os.environ["RANK"])
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all processes; the launcher speaks for them
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(f"rank {rank}")  # what ps and top call it
+    pid_file(folder, rank).write_text(str(os.getpid()))
+    with open(stack_file(folder, rank), "w") as stack:
+        faulthandler.register(signal.SIGUSR1, file=stack, all_threads=True)
+        try:
+            entry(*arguments)
+        except BaseException as error:
+            record = Record.of(rank, error)
+            record.write(folder)
+            if record.kind == "lost":
+                ask_the_silent(folder)
+                time.sleep(LOST_GRACE_S)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(2 if record.kind == "user" else 1)  # no clean-up that may wait for ranks that are gone
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+    Record(rank, "done", "", time.time()).write(folder)
+
+
+def _run_as_joined(entry: Callable[..., Any], *arguments: Any) -> int:
+    """A rank that torchrun started: errors are this process's to tell, once a host where all have the same."""
+    try:
+        entry(*arguments)
+    except UserError as error:
+        _record_for_torchrun(error)
+        if _speaks_for_host():
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        _record_for_torchrun(error)
+        if lost_the_others(error):
+            time.sleep(LOST_GRACE_S)
+        print(
+            f"error: rank {os.environ['RANK']} on {socket.gethostname()} failed:\n{traceback.format_exc()}",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+    return 0
+
+
+def _record_for_torchrun(error: Exception) -> None:
+    """Let torchrun's closing table show the error."""
+    handler = get_error_handler()
+    handler.initialize()
+    handler.record_exception(error)
+
+
+def _speaks_for_host() -> bool:
+    """True in the first of torchrun's local ranks that asks; they share the folder of its error files."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path is None:
+        return True
+    try:
+        (Path(path).parent.parent / "told").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+@contextmanager
+def _silent_agent() -> Iterator[None]:
+    """Leave it to us to say what happened; the agent's signal handlers go when it does."""
+    loggers = [
+        logging.getLogger(name) for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn")
+    ]
+    before = [(logger, logger.propagate) for logger in loggers]
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    quiet = logging.NullHandler()
+    for logger in loggers:
+        logger.propagate = False
+        logger.addHandler(quiet)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    try:
+        yield
+    finally:
+        for logger, propagate in before:
+            logger.propagate = propagate
+            logger.removeHandler(quiet)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,204 @@
+"""What a data folder holds to train on: betons as they are, or those packed from its images, once.
+
+    DATA/train.beton, DATA/val.beton        taken as they are
+    DATA/train/<class>/*, DATA/val/<class>/*   packed into DATA-beton/ beside it, or into another folder
+
+The second start finds what the first one packed.  However many processes ask at once, one packs and the
+others wait for it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .beton.encode import Encoding
+from .beton.reader import Beton
+from .beton.writer import scan_folder, write_beton
+from .errors import UserError
+from .pipeline.cores import allowed_cores
+
+SPLITS = ("train", "val")
+SHUFFLE_SEED = 0  # tools/write_beton.py's: neighbours in the file are of mixed classes
+LINE_EVERY_S = 30.0
+
+Say = Callable[[str], None]
+
+
+class Sets(NamedTuple):
+    """The betons of a data folder; None where it has no such split."""
+
+    train: Path | None
+    val: Path | None
+
+
+def open_folder(
+    data: Path, beton_dir: Path | None = None, wanted: Sequence[str] = SPLITS, say: Say = print
+) -> Sets:
+    """The betons of `data`, a folder of betons, one beton file or a folder of images, which is packed first.
+
+    beton_dir: where what is packed goes; without it, beside the folder, in <folder>-beton.
+    wanted: the splits that are needed; others are not packed.
+    say: told what was found or packed, a sentence at a time.
+    Raises UserError for a folder that is none of these, or a place that cannot be written.
+    """
+    data = Path(os.path.abspath(data))  # not resolved: beside a link is where its name stands
+    if data.is_file() and data.suffix == ".beton":
+        return _beside(data)
+    if not data.is_dir():
+        raise UserError(
+            f"--data_path {data} does not exist: expected a folder with train/<class>/* and val/<class>/*, or with "
+            "train.beton and val.beton"
+        )
+    betons = {split: data / f"{split}.beton" for split in SPLITS}
+    if any(path.exists() for path in betons.values()):
+        return Sets(*(betons[split] if betons[split].exists() else None for split in SPLITS))
+    there = [split for split in SPLITS if (data / split).is_dir()]
+    if not there:
+        raise UserError(
+            f"--data_path {data} has neither train/ and val/ (folders of classes) nor train.beton and val.beton: give "
+            "the folder that holds them"
+        )
+    target = beton_dir or data.with_name(data.name + "-beton")
+    packed = {split: target / f"{split}.beton" for split in there if split in wanted}
+    if not all(path.exists() for path in packed.values()):
+        with _alone_in(target, say):
+            for split, path in packed.items():
+                if not path.exists():
+                    _pack(data, split, path, say)
+    for split, path in packed.items():
+        say(_check(path, data, split))
+    return Sets(packed.get("train"), packed.get("val"))
+
+
+def _beside(beton: Path) -> Sets:
+    """A beton file as the training set, with val.beton beside it; val.beton itself as the set to evaluate on."""
+    val = beton.with_name("val.beton")
+    return Sets(None, beton) if beton == val else Sets(beton, val if val.exists() else None)
+
+
+def _class_names(folder: Path) -> list[str]:
+    """The class folders in a split's folder, in the order that labels count them."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+
+
+def _classes(data: Path, split: str) -> list[str]:
+    """What the labels of a split mean: the classes of train/ where there is one, so that both splits agree."""
+    train = data / SPLITS[0]
+    return _class_names(train if train.is_dir() else data / split)
+
+
+def _pack(data: Path, split: str, path: Path, say: Say) -> None:
+    """Pack one split with the defaults of tools/write_beton.py."""
+    folder = scan_folder(data / split, _classes(data, split)).shuffled(SHUFFLE_SEED)
+    count, classes = len(folder.paths), len(folder.classes)
+    say(f"packing {data / split} into {path}, once: {count:,} images of {classes:,} classes")
+    settings = {"split": split, "shuffle_seed": SHUFFLE_SEED, "limit": None}
+    try:
+        with _light_workers(), _progress(split, count) as progress:
+            packed = write_beton(
+                folder, path, Encoding(), workers=allowed_cores(), settings=settings, progress=progress
+            )
+    except UserError as error:
+        if isinstance(error.__cause__, OSError):  # the packer's own advice is for its own command line
+            raise UserError(
+                f"cannot write {path} ({error.__cause__.strerror}): make room, or name another folder with --beton-dir"
+            ) from error
+        raise
+    say(f"packed {path}: {packed.file_bytes / 1e6:,.1f} MB in {packed.seconds:.0f} s")
+
+
+def _check(path: Path, data: Path, split: str) -> str:
+    """A sentence on a packed file that is about to be used; UserError where it was packed from something else."""
+    with Beton(path) as beton:
+        sidecar, samples = beton.sidecar, beton.num_samples
+    if sidecar is None:
+        return f"uses {path}: {samples:,} images (no {path.name}.json tells what it was packed from)"
+    settings = sidecar.get("settings", {})
+    if settings.get("split", split) != split or sidecar.get("classes") != _classes(data, split):
+        raise UserError(
+            f"{path} was packed from other classes than {data / split} has now: remove it to have it packed again, or "
+            "name another folder with --beton-dir"
+        )
+    usual = {**asdict(Encoding()), "shuffle_seed": SHUFFLE_SEED, "limit": None}
+    unusual = [f"{key} = {settings[key]}" for key in usual if key in settings and settings[key] != usual[key]]
+    return f"uses {path}: {samples:,} images, packed by {sidecar.get('packer', 'an unknown packer')}" + (
+        f" with {', '.join(unusual)}" if unusual else ""
+    )
+
+
+@contextmanager
+def _alone_in(folder: Path, say: Say) -> Iterator[None]:
+    """Hold the folder's lock, waiting for whoever packs into it now; the lock goes when all is packed."""
+    path = folder / "packing.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder} ({error.strerror}): name a folder for the packed images with --beton-dir"
+        ) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process is packing into {folder}: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks: hosts that share it must not start at the same moment
+        yield
+        # Only now: after a failure the next in line packs, and a newcomer must find the same lock.
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _light_workers() -> Iterator[None]:
+    """Keep worker processes from importing this process's main module, as multiprocessing has them do.
+
+    Training's would load torch, seconds and hundreds of MB for each core.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+@contextmanager
+def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Takes the number of images done: a bar on a terminal, a line now and then in a log."""
+    console, started, told = Console(stderr=True), time.monotonic(), [time.monotonic()]
+    columns = (
+        TextColumn(f"packing {name}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=total, rate="")
+
+        def progress(done: int) -> None:
+            now = time.monotonic()
+            rate = f"{done / max(now - started, 1e-3):,.0f} img/s"
+            bar.update(task, completed=done, rate=rate)
+            if not console.is_terminal and now - told[0] >= LINE_EVERY_S:
+                told[0] = now
+                print(f"packing {name}: {done:,} of {total:,}, {rate}", file=sys.stderr, flush=True)
+
+        yield progress

@@ -1,0 +1,145 @@
+"""Starting ranks: what becomes of a run in which one of them fails, and how it is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ranked
+from alexnet_fast.engine import launch
+from alexnet_fast.engine.endings import lost_the_others
+from alexnet_fast.engine.launch import Layout
+from alexnet_fast.errors import UserError
+from components import ROOT
+
+TWO = Layout(nproc=2)
+
+
+def test_one_rank_runs_in_this_process() -> None:
+    seen: list[int] = []
+    assert launch.run(Layout(), seen.append, os.getpid()) == 0
+    assert seen == [os.getpid()]
+
+
+def test_ranks_agree_on_sums_weights_overflows_and_what_differs(capfd: Any) -> None:
+    assert launch.run(TWO, ranked.everything_that_ranks_say_to_each_other, 2) == 0, capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        (ranked.raises_on, ["rank 1 on", "failed", "Traceback", "LookupError: the cat sat on the cable"]),
+        (ranked.kills_itself_on, ["rank 1 on", "was killed by SIGKILL", "memory"]),
+        (ranked.leaves_with_3_on, ["rank 1 on", "ended with exit code 3"]),
+        (ranked.hangs_on, ["rank 1 on", "did not answer rank 0", "Rank 1 was here", "in gone_fishing"]),
+    ],
+)
+def test_the_rank_at_fault_is_named_with_its_error_and_nothing_is_left(
+    entry: Any, told: list[str], capfd: Any
+) -> None:
+    started = time.monotonic()
+    assert launch.run(TWO, entry, 1) == 1
+    error = capfd.readouterr().err
+    assert all(words in error for words in told), error
+    assert error.startswith("error: ") and error.count("error: rank") == 1, "told once"
+    assert "rank 0 on" not in error, "the one that merely lost the other is not blamed"
+    assert children() == []
+    assert time.monotonic() - started < 60
+
+
+def test_a_users_mistake_on_any_rank_is_one_sentence(capfd: Any) -> None:
+    with pytest.raises(UserError, match=r"^there is no room: make some$"):
+        launch.run(TWO, ranked.user_error_on, 1)
+    assert capfd.readouterr().err == ""
+
+
+def test_ctrl_c_ends_every_rank_with_130(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nimport ranked\nfrom alexnet_fast.engine import launch\n"
+        "from alexnet_fast.errors import exit_code\n"
+        "if __name__ == '__main__':\n"
+        f"    sys.exit(exit_code(lambda: launch.run(launch.Layout(2), ranked.waits, Path({str(tmp_path)!r}))))\n"
+    )
+    (tmp_path / "go.py").write_text(code)
+    launcher = subprocess.Popen(
+        [sys.executable, str(tmp_path / "go.py")],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    pids = await_ranks(tmp_path, launcher)
+    os.killpg(launcher.pid, signal.SIGINT)  # as the terminal does
+    out, error = launcher.communicate(timeout=30)
+    assert (launcher.returncode, out, error) == (130, "", "interrupted\n")
+    assert not any(lives(pid) for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("layout", "sentence"),
+    [
+        ({"hosts": 2, "host": 2, "address": "a:1"}, "distributed.host = 2 is out of range"),
+        ({"hosts": 2}, "distributed.address = '' cannot be met at by 2 hosts"),
+        ({"hosts": 2, "address": "10.0.0.1"}, "as 10.0.0.1:29500"),
+    ],
+)
+def test_hosts_that_could_not_meet_are_refused(layout: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Layout(nproc=2, **layout)
+
+
+def test_a_host_that_waits_in_vain_says_for_whom_and_where(monkeypatch: Any, capfd: Any) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setattr(launch, "GATHERING_S", 2)
+    with pytest.raises(UserError, match=r"^host 1 of 2 did not meet the others at distributed.address = "):
+        launch.run(Layout(nproc=1, hosts=2, host=1, address=address), ranked.raises_on, 0)
+    assert capfd.readouterr().err.startswith(f"host 1 of 2 waits for the others at {address}\n")
+
+
+def test_a_collective_that_fails_is_known_from_an_error_of_ones_own() -> None:
+    for text in (
+        "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1",
+        "NCCL error: remote process exited or there was a network error",
+        "Broken pipe",
+    ):
+        assert lost_the_others(RuntimeError(text))
+    assert not lost_the_others(RuntimeError("CUDA out of memory")) and not lost_the_others(ValueError("gloo"))
+
+
+def await_ranks(folder: Path, launcher: subprocess.Popen[str]) -> list[int]:
+    """Process ids of the two ranks of `ranked.waits`, once both wait."""
+    deadline = time.monotonic() + 120
+    while len(found := list(folder.glob("*.waiting"))) < 2:
+        assert time.monotonic() < deadline and launcher.poll() is None, launcher.communicate()
+        time.sleep(0.05)
+    time.sleep(0.2)  # the second file's content
+    return [int(path.read_text()) for path in found]
+
+
+def lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def children() -> list[str]:
+    """This process's children, but for multiprocessing's own tracker."""
+    table = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
+    ).stdout
+    return [
+        line for line in table.splitlines() if "resource_tracker" not in line and " ps " not in f" {line} "
+    ]

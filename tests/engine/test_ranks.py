@@ -1,0 +1,56 @@
+"""Who this rank is, by its environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from alexnet_fast.engine import ranks
+from alexnet_fast.engine.device import resolve
+from alexnet_fast.engine.ranks import World
+from alexnet_fast.errors import UserError
+
+CPU = resolve("cpu")
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of rank 5 of 8, local rank 1 of 4, that a launcher sets."""
+    for name, value in zip(ranks.ENVIRONMENT, ("5", "1", "8", "4", "127.0.0.1", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+
+
+def test_alone_it_is_a_world_of_one_that_says_nothing_to_anyone() -> None:
+    world = ranks.join(1)
+    assert world == World() and world.is_first and world.gather("me") == ["me"]
+    world.agree({"samples": 1})
+    with ranks.group(world, CPU, "nccl"):
+        pass
+
+
+def test_a_rank_takes_its_place_from_the_launchers_environment_whatever_the_recipe_asks(
+    launched: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        ranks, "bind_rank", lambda local_rank, local_world_size: 10 * local_rank + local_world_size
+    )
+    assert ranks.join(2) == World(5, 1, 8, 4, threads=14)
+
+
+def test_several_ranks_that_nobody_started_are_refused() -> None:
+    with pytest.raises(UserError, match="asks for 8 ranks, but this process was started as one"):
+        ranks.join(8)
+
+
+def test_a_backend_that_the_device_cannot_use_is_refused() -> None:
+    world = World(rank=0, world_size=2)
+    with (
+        pytest.raises(UserError, match=r"distributed.backend = 'nccl' does not serve cpu: give auto or gloo"),
+        ranks.group(world, CPU, "nccl"),
+    ):
+        pass
+
+
+def test_a_batch_that_does_not_divide_is_refused() -> None:
+    assert World(world_size=4).batch_size(12) == 3
+    with pytest.raises(UserError, match="data.global_batch_size = 10 does not divide over 4 ranks"):
+        World(world_size=4).batch_size(10)

@@ -1,0 +1,270 @@
+"""What ranks do in the tests: functions that processes of their own find by this module and their name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
+
+# isort: split
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alexnet_fast import parts
+from alexnet_fast import train as command
+from alexnet_fast.engine import ranks
+from alexnet_fast.engine.alexnet import AlexNet
+from alexnet_fast.engine.device import resolve
+from alexnet_fast.engine.meter import Meter
+from alexnet_fast.engine.precision import Precision
+from alexnet_fast.engine.ranks import World
+from alexnet_fast.errors import UserError
+from alexnet_fast.recipe import Recipe
+
+CPU = resolve("cpu")
+SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, fused=True)
+
+
+@contextmanager
+def world_of(size: int, timeout_s: float = 60) -> Any:
+    """This rank's place, its group formed; one thread, since the ranks share few cores."""
+    world = ranks.join(size)
+    torch.set_num_threads(1)
+    with ranks.group(world, CPU, timeout_s=timeout_s):
+        yield world
+
+
+# ---------------------------------------------------------------- what two ranks agree on
+
+
+def everything_that_ranks_say_to_each_other(size: int) -> None:
+    """Sums, gathers, agreements, the meter and the precisions: one start of the processes for all of them."""
+    with world_of(size) as world:
+        sums_and_gathers(world)
+        a_meter_reads_all_ranks(world)
+        differences_are_named(world)
+        for level, reduce in (("O0", "half"), ("O1", "half"), ("O2", "half"), ("O2", "float32")):
+            weights_stay_equal(world, level, reduce)
+            an_overflow_on_one_rank_is_everyones(world, level, reduce)
+        float32_is_what_travels(world)
+
+
+def sums_and_gathers(world: World) -> None:
+    own = torch.tensor([1, world.rank])
+    assert world.sum(own).tolist() == [world.world_size, sum(range(world.world_size))]
+    assert own.tolist() == [1, world.rank], "what is summed stays as it is"
+    gathered = world.gather({"rank": world.rank})
+    assert gathered == ([{"rank": rank} for rank in range(world.world_size)] if world.is_first else None)
+    seeds: list[Any] = [None] * world.world_size
+    torch.manual_seed(3)
+    ranks.seed_apart(world)
+    torch.distributed.all_gather_object(seeds, torch.rand(4).tolist())
+    assert len({tuple(seed) for seed in seeds}) == world.world_size
+
+
+def a_meter_reads_all_ranks(world: World) -> None:
+    meter = Meter(torch.device("cpu"), world)
+    logits = torch.eye(6)[[0, 1]]
+    meter.add(torch.tensor(1.0 + world.rank), logits, torch.tensor([0, 1 if world.is_first else 5]))
+    read = meter.read()
+    assert read.last_loss == read.loss == 1.5 and read.acc1 == 75
+
+
+def differences_are_named(world: World) -> None:
+    world.agree({"samples": 5})
+    try:
+        world.agree({"samples": 5 + world.rank})
+    except UserError as error:
+        assert "rank 1 on" in str(error) and "has samples 6" in str(error)
+    else:
+        raise AssertionError("ranks with other samples went on")
+
+
+def small_precision(world: World, level: Any, reduce: Any) -> Precision:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10)
+    )
+    return Precision(
+        net, SGD, level=level, device=CPU, loss_scale="dynamic",
+        replicate=partial(ranks.replicate, world=world, reduce=reduce),
+    )  # fmt: skip
+
+
+def step(precision: Precision, rank: int, factor: float = 1.0) -> None:
+    generator = torch.Generator().manual_seed(1 + rank)
+    images = torch.randn(8, 3, 12, 12, generator=generator).to(precision.dtype)
+    labels = torch.randint(0, 10, (8,), generator=generator)
+    precision.backward(functional.cross_entropy(precision.forward(images), labels) * factor)
+    precision.step(0.05)
+
+
+def everyones(tensor: Tensor, world: World) -> list[Tensor]:
+    tensors = [torch.empty_like(tensor) for _ in range(world.world_size)]
+    torch.distributed.all_gather(tensors, tensor)
+    return tensors
+
+
+def flat(precision: Precision) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in precision.state_dict().values()])
+
+
+def weights_stay_equal(world: World, level: str, reduce: str) -> None:
+    precision = small_precision(world, level, reduce)
+    before = flat(precision)
+    assert not any("module." in key for key in precision.state_dict())
+    for _ in range(3):
+        step(precision, world.rank)
+    after = everyones(flat(precision), world)
+    assert not torch.equal(before, after[0])
+    assert all(torch.equal(after[0], other) for other in after), (level, reduce)
+
+
+def an_overflow_on_one_rank_is_everyones(world: World, level: str, reduce: str) -> None:
+    if level == "O0":  # nothing is scaled, so nothing is skipped
+        return
+    precision = small_precision(world, level, reduce)
+    step(precision, world.rank)
+    before, scale = flat(precision), precision.scale
+    step(precision, world.rank, torch.inf if world.rank == 1 else 1.0)
+    assert torch.equal(flat(precision), before), (level, reduce, "the step was skipped")
+    assert (precision.scale, int(precision.skipped)) == (scale / 2, 1), (level, reduce, world.rank)
+    step(precision, world.rank)
+    after = everyones(flat(precision), world)
+    assert all(torch.equal(after[0], other) for other in after) and not torch.equal(after[0], before)
+
+
+def float32_is_what_travels(world: World) -> None:
+    """The sum of 256 and 1.5 is no bfloat16, but half of it is rounded once only, to 129."""
+    net = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+    parallel = ranks.replicate(net, world, "float32")
+    travelled, all_reduce = [], torch.distributed.all_reduce
+
+    def watched(tensor: Tensor, *arguments: Any, **options: Any) -> Any:
+        travelled.append(tensor.dtype)
+        return all_reduce(tensor, *arguments, **options)
+
+    torch.distributed.all_reduce = watched
+    parallel(torch.full((1, 1), 256.0 if world.is_first else 1.5, dtype=torch.bfloat16)).sum().backward()
+    torch.distributed.all_reduce = all_reduce
+    assert travelled == [torch.float32]
+    assert net.weight.grad is not None and net.weight.grad.dtype is torch.bfloat16
+    assert net.weight.grad.item() == 129
+
+
+# ---------------------------------------------------------------- how ranks end
+
+
+def raises_on(rank: int) -> None:
+    with world_of(2) as world:
+        if world.rank == rank:
+            raise LookupError("the cat sat on the cable")
+        world.sum(torch.ones(1))
+
+
+def user_error_on(rank: int) -> None:
+    with world_of(2) as world:
+        if world.rank == rank:
+            raise UserError("there is no room: make some")
+        world.sum(torch.ones(1))
+
+
+def leaves_with_3_on(rank: int) -> None:
+    with world_of(2) as world:
+        if world.rank == rank:
+            os._exit(3)
+        world.sum(torch.ones(1))
+
+
+def hangs_on(rank: int) -> None:
+    with world_of(2, timeout_s=2) as world:
+        if world.rank == rank:
+            gone_fishing()
+        world.sum(torch.ones(1))
+
+
+def gone_fishing() -> None:
+    time.sleep(600)
+
+
+def waits(folder: Path) -> None:
+    """Say who one is, and wait to be killed."""
+    with world_of(2) as world:
+        world.sum(torch.ones(1))
+        (folder / f"{world.rank}.waiting").write_text(str(os.getpid()))
+        if world.rank == 1:
+            time.sleep(600)
+        world.sum(torch.ones(1))
+
+
+def kills_itself_on(rank: int) -> None:
+    with world_of(2) as world:
+        if world.rank == rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        world.sum(torch.ones(1))
+
+
+# ---------------------------------------------------------------- whole runs
+
+
+class NarrowAlexNet(AlexNet):
+    """AlexNet with 8 in place of 4,096 hidden units: its steps, checkpoints and sums of gradients take no time."""
+
+    def __init__(self, num_classes: int = 1000, dropout: float = 0.5) -> None:
+        super().__init__(1, dropout)
+        for at, (inputs, outputs) in {1: (256 * 6 * 6, 8), 4: (8, 8), 6: (8, num_classes)}.items():
+            self.classifier[at] = nn.Linear(inputs, outputs)
+
+
+def run_stop_resume(whole: Recipe, stopped: Recipe, saves: int) -> None:
+    """A run in one go; then one that stops after some checkpoints, and goes on."""
+    with one_group_for_all(whole.distributed.nproc):
+        command.train(whole)
+        save = command.Training.save
+        left = [saves]
+
+        def save_and_stop(training: command.Training) -> None:
+            save(training)
+            left[0] -= 1
+            if left[0] == 0:
+                raise InterruptedError
+
+        command.Training.save = save_and_stop  # type: ignore[method-assign]
+        try:
+            command.train(stopped)
+        except InterruptedError:
+            pass
+        command.Training.save = save  # type: ignore[method-assign]
+        torch.manual_seed(1000)  # whatever happens between the two must not matter
+        command.train(stopped, "auto")
+
+
+def evaluate_each(recipes: list[Recipe], nproc: int, checkpoint: str) -> None:
+    with one_group_for_all(nproc):
+        for recipe in recipes:
+            command.evaluate_only(recipe, checkpoint)
+
+
+@contextmanager
+def one_group_for_all(nproc: int) -> Any:
+    """Several runs of the narrow AlexNet in one start of the processes: their groups become this one."""
+    world = ranks.join(nproc)
+    with ranks.group(world, CPU):
+        before = ranks.group, parts.AlexNet
+        ranks.group = lambda *_: nullcontext()  # type: ignore[assignment]
+        parts.AlexNet = NarrowAlexNet  # type: ignore[misc]
+        yield
+        ranks.group, parts.AlexNet = before  # type: ignore[misc]
+
+
+def train_each(recipes: list[Recipe], nproc: int, resume: str | None = None) -> None:
+    with one_group_for_all(nproc):
+        for recipe in recipes:
+            command.train(recipe, resume)

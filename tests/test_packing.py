@@ -1,0 +1,169 @@
+"""A folder of images is packed once, beside it or elsewhere; what is packed is taken as it is."""
+
+from __future__ import annotations
+
+import multiprocessing.spawn
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_fast import packing
+from alexnet_fast.beton.reader import Beton
+from alexnet_fast.errors import UserError
+from alexnet_fast.packing import Sets, open_folder
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """train/ of six and val/ of two images, two classes."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 2)):
+        for index in range(count):
+            path = tmp_path / "raw" / split / "ab"[index % 2] / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "raw"
+
+
+@pytest.fixture(autouse=True)
+def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "allowed_cores", lambda: 1)
+
+
+def refusal(*arguments: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        open_folder(*arguments, say=lambda _: None)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_raw_folder_is_packed_beside_it_and_a_second_start_finds_it(raw: Path) -> None:
+    said: list[str] = []
+    sets = open_folder(raw, say=said.append)
+    beside = raw.with_name("raw-beton")
+    assert sets == Sets(beside / "train.beton", beside / "val.beton")
+    assert [Beton(path).num_samples for path in sets if path] == [6, 2]
+    assert "once: 6 images of 2 classes" in said[0]
+    written = {path.name: path.stat().st_mtime_ns for path in beside.iterdir()}
+    assert sorted(written) == ["train.beton", "train.beton.json", "val.beton", "val.beton.json"]
+
+    said.clear()
+    assert open_folder(raw, say=said.append) == sets
+    assert {path.name: path.stat().st_mtime_ns for path in beside.iterdir()} == written
+    assert len(said) == 2 and all(
+        text.startswith("uses ") and "packed by alexnet_fast" in text for text in said
+    )
+
+
+def test_beton_dir_says_where_and_a_missing_split_alone_is_added(raw: Path, tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "elsewhere"
+    assert open_folder(raw, target, ("val",), say=lambda _: None) == Sets(None, target / "val.beton")
+    first = (target / "val.beton").stat().st_mtime_ns
+    assert open_folder(raw, target, say=lambda _: None) == Sets(target / "train.beton", target / "val.beton")
+    assert (target / "val.beton").stat().st_mtime_ns == first
+    assert not raw.with_name("raw-beton").exists()
+
+
+def test_labels_of_val_are_those_of_train(raw: Path) -> None:
+    shutil.rmtree(raw / "val" / "a")
+    sets = open_folder(raw, None, ("val",), say=lambda _: None)
+    assert sets.val is not None and Beton(sets.val).labels.tolist() == [1]
+
+
+def test_betons_are_taken_as_they_are(raw: Path) -> None:
+    sets = open_folder(raw, say=lambda _: None)
+    assert sets.train is not None and sets.val is not None
+    assert open_folder(sets.train.parent) == sets
+    assert open_folder(sets.train) == sets
+    assert open_folder(sets.val) == Sets(None, sets.val)
+    sets.val.unlink()
+    assert open_folder(sets.train.parent) == open_folder(sets.train) == Sets(sets.train, None)
+
+
+def test_a_folder_without_val_has_a_training_set_alone(raw: Path) -> None:
+    shutil.rmtree(raw / "val")
+    sets = open_folder(raw, say=lambda _: None)
+    assert sets.train is not None and sets.val is None
+
+
+def test_what_was_packed_otherwise_is_used_and_said(raw: Path) -> None:
+    sets = open_folder(raw, say=lambda _: None)
+    assert sets.train is not None
+    sidecar = sets.train.with_name("train.beton.json")
+    sidecar.write_text(sidecar.read_text().replace('"quality": 90', '"quality": 75'))
+    said: list[str] = []
+    open_folder(raw, say=said.append)
+    assert "with quality = 75" in said[0] and "with" not in said[1]
+
+
+def test_what_was_packed_from_other_classes_is_refused(raw: Path) -> None:
+    open_folder(raw, say=lambda _: None)
+    (raw / "train" / "c").mkdir()
+    sentence = refusal(raw)
+    assert "train.beton was packed from other classes" in sentence and "--beton-dir" in sentence
+
+
+def test_a_place_that_cannot_be_written_names_the_flag(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw.with_name("raw-beton").write_text("a file is in the way")
+    assert "raw-beton" in (sentence := refusal(raw)) and "--beton-dir" in sentence
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise UserError("choose another --out") from OSError(28, "No space left on device")
+
+    monkeypatch.setattr(packing, "write_beton", full)
+    sentence = refusal(raw, raw.with_name("elsewhere"))
+    assert "No space left on device" in sentence and "--beton-dir" in sentence and "--out" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("nowhere", "does not exist"), ("raw/train", "has neither train/")]
+)
+def test_a_folder_that_is_none_is_refused(raw: Path, name: str, expected: str) -> None:
+    sentence = refusal(raw.parent / name)
+    assert expected in sentence and "train.beton" in sentence
+
+
+def test_of_two_that_start_at_once_one_packs_and_the_other_waits(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packs, begun, told = [], threading.Event(), threading.Event()
+    pack = packing._pack
+
+    def slow_pack(data: Path, split: str, *rest: Any) -> None:
+        packs.append(split)
+        begun.set()
+        assert told.wait(10)
+        pack(data, split, *rest)
+
+    monkeypatch.setattr(packing, "_pack", slow_pack)
+    first = threading.Thread(target=open_folder, args=(raw,), kwargs={"say": lambda _: None})
+    first.start()
+    assert begun.wait(10)
+    said: list[str] = []
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        told.set()
+
+    open_folder(raw, say=say)
+    first.join()
+    assert packs == ["train", "val"] and "another process is packing" in said[0]
+    assert not (raw.with_name("raw-beton") / "packing.lock").exists()
+
+
+def test_the_packers_workers_do_not_import_what_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = (
+        multiprocessing.process.current_process()
+    )  # the launcher's main module is what a worker would import
+    assert main is not None
+    with packing._light_workers():
+        prepared = multiprocessing.spawn.get_preparation_data("worker")
+    assert not {"init_main_from_name", "init_main_from_path"} & prepared.keys()
+    assert {"init_main_from_name", "init_main_from_path"} & multiprocessing.spawn.get_preparation_data(
+        "w"
+    ).keys()
