@@ -69,15 +69,14 @@ class Machine:
     @property
     def cores(self) -> int:
         """Cores that this process may keep busy: the affinity mask, cut by the tightest CPU quota above it."""
-        allowed = cores.allowed_cores(self.cgroup)
-        return allowed if self.quota is None else max(1, min(allowed, int(self.quota.cores)))
+        return max(1, min(len(self.affinity), int(self.quota.cores) if self.quota else self.processors))
 
     @cached_property
     def quota(self) -> Quota | None:
         """The tightest CPU quota of the cgroups that this process lies in, or None."""
         found = []
         for folder in self._cgroups("cpu"):
-            limit = _v2_quota(folder) or _v1_quota(folder)
+            limit = cores.folder_quota(folder)
             if limit is not None:
                 found.append(Quota(limit, folder, _throttled(folder)))
         return min(found, default=None)
@@ -170,34 +169,7 @@ class Machine:
         return kind
 
     def _cgroups(self, controller: str) -> Iterator[Path]:
-        """The folders of this process's cgroups that may limit it, the outermost first: a limit holds for all below it."""
-        lines = []
-        with suppress(OSError):
-            lines = [line.split(":", 2) for line in (self.proc / "self/cgroup").read_text().splitlines()]
-        for _, controllers, path in [*lines, ["", controller, "/"], ["", "", "/"]]:
-            if controllers and controller not in controllers.split(","):
-                continue
-            # Within a container, the path is the host's, and what is mounted is the container's own folder.
-            parts = [part for part in path.split("/") if part]
-            for base in {self.cgroup / (controllers or "unified"), self.cgroup / controller, self.cgroup}:
-                for depth in range(len(parts) + 1):
-                    folder = base.joinpath(*parts[:depth])
-                    if folder.is_dir():
-                        yield folder
-
-
-def _v2_quota(folder: Path) -> float | None:
-    with suppress(OSError, ValueError):  # "max"
-        quota_us, period_us = (folder / "cpu.max").read_text().split()
-        return int(quota_us) / int(period_us)
-    return None
-
-
-def _v1_quota(folder: Path) -> float | None:
-    with suppress(OSError, ValueError):
-        quota_us = int((folder / "cpu.cfs_quota_us").read_text())
-        return quota_us / int((folder / "cpu.cfs_period_us").read_text()) if quota_us > 0 else None
-    return None
+        return cores.cgroup_folders(controller, self.cgroup, self.proc / "self/cgroup")
 
 
 def _throttled(folder: Path) -> float | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 CGROUP, SYSTEM = Path("/sys/fs/cgroup"), Path("/sys/devices/system")
+MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def allowed_cores(cgroup_root: Path = CGROUP) -> int:
@@ -26,19 +28,44 @@ def cut_by_quota(cores: int, cgroup_root: Path = CGROUP, processes: int = 1) -> 
     return cores if quota is None else max(1, min(cores, math.floor(quota / processes)))
 
 
-def cgroup_quota(root: Path) -> float | None:
-    """CPU quota of this process's cgroup in cores, or None where there is none (v2 first, then v1)."""
-    try:
-        quota, period = (root / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:
-        quota_us = int((root / "cpu/cpu.cfs_quota_us").read_text())
-        period_us = int((root / "cpu/cpu.cfs_period_us").read_text())
-        return quota_us / period_us if quota_us > 0 else None
-    except (OSError, ValueError):
-        return None
+def cgroup_quota(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> float | None:
+    """The tightest CPU quota of the cgroups that this process lies in, in cores, or None where there is none."""
+    quotas = [folder_quota(folder) for folder in cgroup_folders("cpu", root, membership)]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def folder_quota(folder: Path) -> float | None:
+    """The CPU quota of one cgroup in cores, or None where it has none (v2 first, then v1)."""
+    with suppress(OSError, ValueError):  # ValueError: "max"
+        quota_us, period_us = (folder / "cpu.max").read_text().split()
+        return int(quota_us) / int(period_us)
+    with suppress(OSError, ValueError):
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        return quota / int((folder / "cpu.cfs_period_us").read_text()) if quota > 0 else None
+    return None
+
+
+def cgroup_folders(controller: str, root: Path = CGROUP, membership: Path = MEMBERSHIP) -> Iterator[Path]:
+    """The folders of this process's cgroups that may limit it, the outermost first: a limit holds for all below it.
+
+    Args:
+        controller: "cpu" or "memory".
+        root: where cgroups are mounted, v2 or v1.
+        membership: the file that names this process's cgroups.
+    """
+    lines: list[list[str]] = []
+    with suppress(OSError):
+        lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
+    for _, controllers, path in [*lines, ["", controller, "/"], ["", "", "/"]]:
+        if controllers and controller not in controllers.split(","):
+            continue
+        # Within a container the path is the host's, and what is mounted is the container's own folder.
+        parts = [part for part in path.split("/") if part]
+        for base in {root / (controllers or "unified"), root / controller, root}:
+            for depth in range(len(parts) + 1):
+                folder = base.joinpath(*parts[:depth])
+                if folder.is_dir():
+                    yield folder
 
 
 def bind_rank(

@@ -37,6 +37,21 @@ def test_the_quota_of_cgroup_1_is_read(tmp_path: Path, quota_us: int, quota: flo
     assert cgroup_quota(tmp_path) == quota
 
 
+@pytest.mark.parametrize(
+    "inner, tightest", [("150000 100000", 1.5), ("800000 100000", 4.0), ("max 100000", 4.0)]
+)
+def test_a_job_within_a_cgroup_is_bound_by_the_tightest_quota_above_it(
+    tmp_path: Path, inner: str, tightest: float
+) -> None:
+    """As under systemd's CPUQuota or Slurm without a cgroup namespace: the root has no quota, the job's folders have."""
+    root, membership = tmp_path / "cgroup", tmp_path / "membership"
+    (root / "slurm/job").mkdir(parents=True)
+    (root / "slurm/cpu.max").write_text("400000 100000")
+    (root / "slurm/job/cpu.max").write_text(inner)
+    membership.write_text("0::/slurm/job\n")
+    assert cgroup_quota(root, membership) == tightest
+
+
 def test_without_a_quota_the_affinity_counts(tmp_path: Path) -> None:
     assert allowed_cores(tmp_path) == AFFINITY
 
