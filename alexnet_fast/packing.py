@@ -23,9 +23,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .beton.encode import Encoding
 from .beton.reader import Beton
-from .beton.writer import scan_folder, write_beton
 from .errors import UserError
 from .pipeline.cores import allowed_cores
 
@@ -101,6 +99,9 @@ def _classes(data: Path, split: str) -> list[str]:
 
 def _pack(data: Path, split: str, path: Path, say: Say) -> None:
     """Pack one split with the defaults of tools/write_beton.py."""
+    from .beton.encode import Encoding  # here: who does not pack needs no Pillow
+    from .beton.writer import scan_folder, write_beton
+
     folder = scan_folder(data / split, _classes(data, split)).shuffled(SHUFFLE_SEED)
     count, classes = len(folder.paths), len(folder.classes)
     say(f"packing {data / split} into {path}, once: {count:,} images of {classes:,} classes")
@@ -121,6 +122,8 @@ def _pack(data: Path, split: str, path: Path, say: Say) -> None:
 
 def _check(path: Path, data: Path, split: str) -> str:
     """A sentence on a packed file that is about to be used; UserError where it was packed from something else."""
+    from .beton.encode import Encoding
+
     with Beton(path) as beton:
         sidecar, samples = beton.sidecar, beton.num_samples
     if sidecar is None:

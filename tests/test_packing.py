@@ -115,7 +115,7 @@ def test_a_place_that_cannot_be_written_names_the_flag(raw: Path, monkeypatch: p
     def full(*_: Any, **__: Any) -> Any:
         raise UserError("choose another --out") from OSError(28, "No space left on device")
 
-    monkeypatch.setattr(packing, "write_beton", full)
+    monkeypatch.setattr("alexnet_fast.beton.writer.write_beton", full)
     sentence = refusal(raw, raw.with_name("elsewhere"))
     assert "No space left on device" in sentence and "--beton-dir" in sentence and "--out" not in sentence
 
