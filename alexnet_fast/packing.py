@@ -28,7 +28,7 @@ from .errors import UserError
 from .pipeline.cores import allowed_cores
 
 SPLITS = ("train", "val")
-SHUFFLE_SEED = 0  # tools/write_beton.py's: neighbours in the file are of mixed classes
+SHUFFLE_SEED = 0  # neighbours in the file are of mixed classes
 LINE_EVERY_S = 30.0
 
 Say = Callable[[str], None]

@@ -36,7 +36,7 @@ CHUNK = 10
 CUT, PLANES, ALL = range(3)
 
 
-# Not ``pipeline.jit.kernel``: its disk cache watches the package's sources, not this file.
+# Not ``pipeline.jit.kernel``: a benchmark leaves no compiled code behind.
 @numba.njit(nogil=True, error_model="numpy")
 def first_stages(file: Any, samples: Any, boxes: Any, size: int, scratch: Any, stage: int) -> int:
     """Cut the tiles of each sample's crop and, for stage PLANES, decode them. -> the sum of bytes or statuses"""

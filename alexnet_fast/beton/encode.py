@@ -43,7 +43,7 @@ class Encoding:
     restart_mcus: int = 2
     """MCUs between restart markers, as near as the width allows; 0 = no markers (then every crop decodes all)."""
     optimize: bool = False
-    """Huffman tables made for each image: 4.5 % fewer bytes, at a third more of the packer's time."""
+    """Huffman tables made for each image: 3.6 % fewer bytes, at a third more of the packer's time."""
 
     def __post_init__(self) -> None:
         if self.mode == "lossless" and (self.max_resolution or self.min_side):

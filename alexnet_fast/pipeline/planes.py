@@ -43,14 +43,13 @@ def jpeg_planes(jpeg, width, height, y, x, size, scratch):
     status = header.status
     if status == OK:
         status = agrees(header, width, height)
-    luma = scratch.planes[:0].reshape(0, 0)
     if status != OK:
-        return Planes(status, YCBCR, 0, 0, 1, 1, luma, luma, luma)
+        return no_planes(status, scratch)
     top, bottom = reach(y, size, header.down)
     left, right = reach(x, size, header.across)
     small = cut(jpeg, header, top, left, bottom, right, scratch.jpeg, scratch.ends)
     if small.status != OK:
-        return Planes(small.status, YCBCR, 0, 0, 1, 1, luma, luma, luma)
+        return no_planes(small.status, scratch)
     if small.bytes == 0:
         return slice_planes(jpeg, header, small, scratch)
     planes = slice_planes(scratch.jpeg[: small.bytes], header, small, scratch)
@@ -58,6 +57,13 @@ def jpeg_planes(jpeg, width, height, y, x, size, scratch):
         # Damage, or a libjpeg-turbo that words left-over bytes in another way; the whole image tells.
         planes = slice_planes(jpeg, header, whole(header), scratch)
     return planes
+
+
+@kernel
+def no_planes(status, scratch):
+    """The Planes that say why there are none."""
+    none = scratch.planes[:0].reshape(0, 0)
+    return Planes(status, YCBCR, 0, 0, 1, 1, none, none, none)
 
 
 @kernel

@@ -3,7 +3,7 @@
 A restart interval begins on a byte and with fresh DC predictors (ITU-T T.81, F.1.1.5), so intervals that
 line up in columns are independent tiles.  To decode a crop: the header with the tiles' rectangle
 patched into SOF, the tiles that it touches with their markers renumbered from RST0, and EOI.  That is a
-valid baseline JPEG, and cutting it takes 7 us of a 500 px photo's 330 (Zen 4), nearly all of it the first touch of its bytes.
+valid baseline JPEG, and cutting it takes 9 us of a 500 px photo's 333 (Zen 4), nearly all of them the first touch of its bytes.
 """
 
 from __future__ import annotations
@@ -63,6 +63,12 @@ def tile_ends(jpeg, header, tiles, wanted, ends):
             if marker == 0xD9:
                 break
     return OK if found == wanted else BAD_TILES
+
+
+@kernel
+def no_slice(status):
+    """The Slice that says why nothing can be cut."""
+    return Slice(status, 0, False, 0, 0, 0, 0)
 
 
 @kernel
@@ -130,7 +136,7 @@ def cut(jpeg, header, top, left, bottom, right, out, ends):
     x0, x1 = left // tile_width, (right + tile_width - 1) // tile_width
     status = tile_ends(jpeg, header, tiles, (y1 - 1) * columns + x1, ends)
     if status != OK:
-        return Slice(status, 0, False, 0, 0, 0, 0)
+        return no_slice(status)
 
     # Whole MCUs, beyond the image's edge too: libjpeg then writes the planes with no copy of its own.
     width = min((x1 - x0) * tile_width, MOST_PX)
@@ -148,15 +154,15 @@ def cut(jpeg, header, top, left, bottom, right, out, ends):
         from_ = header.scan + (ends[first - 1] if first else 0)
         to = header.scan + ends[first + x1 - x0 - 1]
         if from_ + 2 > to or to > len(jpeg):
-            return Slice(BAD_TABLE, 0, False, 0, 0, 0, 0)
+            return no_slice(BAD_TABLE)
         if first and (jpeg[from_ - 2] != 0xFF or jpeg[from_ - 1] != 0xD0 + ((first - 1) & 7)):
-            return Slice(BAD_TILES, 0, False, 0, 0, 0, 0)
+            return no_slice(BAD_TILES)
         copy_bytes(U(jpeg.ctypes.data) + U(from_), U(out.ctypes.data) + U(size), U(to - from_))
         for tile in range(first, first + x1 - x0):
             mark = header.scan + ends[tile] - 2
             last = 0xD9 if tile == tiles - 1 else 0xD0 + (tile & 7)
             if mark < from_ or jpeg[mark] != 0xFF or jpeg[mark + 1] != last:
-                return Slice(BAD_TILES, 0, False, 0, 0, 0, 0)
+                return no_slice(BAD_TILES)
             out[size + mark + 1 - from_] = 0xD0 + (number & 7)
             number += 1
         size += to - from_
