@@ -73,4 +73,4 @@ $(IMAGES): tools/make_sample.py | $(BASE)
 	$(RUN) tools/make_sample.py --out $@
 
 $(PACKED) &: $(IMAGES) tools/write_beton.py $(wildcard alexnet_fast/beton/*.py) | $(BASE)
-	$(RUN) tools/write_beton.py --data $(IMAGES) --out data/quickstart
+	$(RUN) tools/write_beton.py --data $(IMAGES) --out data/quickstart --fresh

@@ -11,25 +11,21 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
-import time
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from .beton.errors import Busy, CannotWrite, Changed, PackingError, UnreadableImage, WorkerDied
 from .beton.reader import Beton
-from .errors import UserError
+from .errors import Stopped, UserError
 from .pipeline.cores import allowed_cores
+from .progress import progress_bar
 
 SPLITS = ("train", "val")
 SHUFFLE_SEED = 0  # neighbours in the file are of mixed classes
-LINE_EVERY_S = 30.0
 
 Say = Callable[[str], None]
 
@@ -100,6 +96,7 @@ def _classes(data: Path, split: str) -> list[str]:
 def _pack(data: Path, split: str, path: Path, say: Say) -> None:
     """Pack one split with the defaults of tools/write_beton.py."""
     from .beton.encode import Encoding  # here: who does not pack needs no Pillow
+    from .beton.journal import standing
     from .beton.writer import scan_folder, write_beton
 
     folder = scan_folder(data / split, _classes(data, split)).shuffled(SHUFFLE_SEED)
@@ -107,17 +104,36 @@ def _pack(data: Path, split: str, path: Path, say: Say) -> None:
     say(f"packing {data / split} into {path}, once: {count:,} images of {classes:,} classes")
     settings = {"split": split, "shuffle_seed": SHUFFLE_SEED, "limit": None}
     try:
-        with _light_workers(), _progress(split, count) as progress:
+        with progress_bar(f"packing {split}", count) as progress:
             packed = write_beton(
                 folder, path, Encoding(), workers=allowed_cores(), settings=settings, progress=progress
             )
-    except UserError as error:
-        if isinstance(error.__cause__, OSError):  # the packer's own advice is for its own command line
-            raise UserError(
-                f"cannot write {path} ({error.__cause__.strerror}): make room, or name another folder with --beton-dir"
-            ) from error
-        raise
+    except KeyboardInterrupt:
+        raise Stopped(signal.SIGINT, f"while packing: {standing(path, count)}") from None
+    except PackingError as error:  # the packer's own advice is for its own command line
+        raise UserError(f"{error.what}; {_remedy(error, data, path)}") from error
     say(f"packed {path}: {packed.file_bytes / 1e6:,.1f} MB in {packed.seconds:.0f} s")
+
+
+def _remedy(error: PackingError, data: Path, path: Path) -> str:
+    """What somebody can do who did not call the packer himself."""
+    from .beton.unfinished import partial_path
+
+    begin_anew = f"remove {partial_path(path)} to begin anew"
+    if isinstance(error, UnreadableImage):
+        by_hand = f"tools/write_beton.py --data {data} --out {path.parent} --on-error skip"
+        return f"leave it out with '{by_hand}', which goes on there, or remove the image and {partial_path(path)}"
+    if isinstance(error, Changed):
+        return f"put it back as it was to go on, or {begin_anew}"
+    if isinstance(error, CannotWrite):
+        return "make room, or name another folder with --beton-dir"
+    if isinstance(error, WorkerDied):
+        return "if nobody killed it, memory ran out: free some"
+    return (
+        "wait for it to end, or name another folder with --beton-dir"
+        if isinstance(error, Busy)
+        else error.remedy
+    )
 
 
 def _check(path: Path, data: Path, split: str) -> str:
@@ -165,43 +181,3 @@ def _alone_in(folder: Path, say: Say) -> Iterator[None]:
         path.unlink(missing_ok=True)
     finally:
         os.close(lock)
-
-
-@contextmanager
-def _light_workers() -> Iterator[None]:
-    """Keep worker processes from importing this process's main module, as multiprocessing has them do.
-
-    Training's would load torch, seconds and hundreds of MB for each core.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-@contextmanager
-def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Takes the number of images done: a bar on a terminal, a line now and then in a log."""
-    console, started, told = Console(stderr=True), time.monotonic(), [time.monotonic()]
-    columns = (
-        TextColumn(f"packing {name}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=total, rate="")
-
-        def progress(done: int) -> None:
-            now = time.monotonic()
-            rate = f"{done / max(now - started, 1e-3):,.0f} img/s"
-            bar.update(task, completed=done, rate=rate)
-            if not console.is_terminal and now - told[0] >= LINE_EVERY_S:
-                told[0] = now
-                print(f"packing {name}: {done:,} of {total:,}, {rate}", file=sys.stderr, flush=True)
-
-        yield progress

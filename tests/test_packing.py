@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing.spawn
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 from PIL import Image
 
 from alexnet_fast import packing
+from alexnet_fast.beton.errors import CannotWrite
 from alexnet_fast.beton.reader import Beton
-from alexnet_fast.errors import UserError
+from alexnet_fast.errors import Stopped, UserError
 from alexnet_fast.packing import Sets, open_folder
+from write_beton import main as write_beton_main
 
 
 @pytest.fixture
@@ -33,6 +36,21 @@ def raw(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "allowed_cores", lambda: 1)
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+    """Let a packing be interrupted as by Ctrl-C."""
+
+    @contextmanager
+    def bar(*_: Any) -> Iterator[Any]:
+        def progress(done: int) -> None:
+            if done == images:
+                raise KeyboardInterrupt
+
+        yield progress
+
+    monkeypatch.setattr(packing, "allowed_cores", lambda: 1)
+    monkeypatch.setattr(packing, "progress_bar", bar)
 
 
 def refusal(*arguments: Any) -> str:
@@ -113,11 +131,43 @@ def test_a_place_that_cannot_be_written_names_the_flag(raw: Path, monkeypatch: p
     assert "raw-beton" in (sentence := refusal(raw)) and "--beton-dir" in sentence
 
     def full(*_: Any, **__: Any) -> Any:
-        raise UserError("choose another --out") from OSError(28, "No space left on device")
+        raise CannotWrite("No space left on device", "choose another --out")
 
     monkeypatch.setattr("alexnet_fast.beton.writer.write_beton", full)
     sentence = refusal(raw, raw.with_name("elsewhere"))
     assert "No space left on device" in sentence and "--beton-dir" in sentence and "--out" not in sentence
+
+
+def test_an_interrupted_packing_goes_on_at_the_next_start(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = open_folder(raw, raw.with_name("alone"), say=lambda _: None)
+    interrupt_after(monkeypatch, 4)
+    with pytest.raises(Stopped, match="SIGINT while packing: 4 of 6 images of .*train.beton are packed"):
+        open_folder(raw, say=lambda _: None)
+    monkeypatch.undo()
+    sets = open_folder(raw, say=lambda _: None)
+    assert all(a and b and a.read_bytes() == b.read_bytes() for a, b in zip(sets, alone))
+
+
+def test_advice_names_what_who_trains_can_do(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No flag of the packer's own command line that training does not have."""
+    interrupt_after(monkeypatch, 2)
+    with pytest.raises(Stopped):
+        open_folder(raw, say=lambda _: None)
+    monkeypatch.undo()
+    (raw / "train/a/4.png").write_bytes(b"no image")
+    sentence = refusal(raw)
+    assert "1 image (a/4.png) of another size" in sentence and "--fresh" not in sentence
+    assert sentence.endswith("train.beton.partial to begin anew")
+    (raw.with_name("raw-beton") / "train.beton.partial").unlink()
+    sentence = refusal(raw)
+    assert "cannot read the image" in sentence
+    assert (
+        f"leave it out with 'tools/write_beton.py --data {raw} --out {raw}-beton --on-error skip'" in sentence
+    )
+    monkeypatch.setattr(packing, "allowed_cores", lambda: 2)
+    assert write_beton_main(["--data", str(raw), "--out", f"{raw}-beton", "--on-error", "skip"]) == 0
+    sets = open_folder(raw, say=lambda _: None)
+    assert sets.train and Beton(sets.train).num_samples == 5
 
 
 @pytest.mark.parametrize(
@@ -154,16 +204,3 @@ def test_of_two_that_start_at_once_one_packs_and_the_other_waits(
     first.join()
     assert packs == ["train", "val"] and "another process is packing" in said[0]
     assert not (raw.with_name("raw-beton") / "packing.lock").exists()
-
-
-def test_the_packers_workers_do_not_import_what_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    main = (
-        multiprocessing.process.current_process()
-    )  # the launcher's main module is what a worker would import
-    assert main is not None
-    with packing._light_workers():
-        prepared = multiprocessing.spawn.get_preparation_data("worker")
-    assert not {"init_main_from_name", "init_main_from_path"} & prepared.keys()
-    assert {"init_main_from_name", "init_main_from_path"} & multiprocessing.spawn.get_preparation_data(
-        "w"
-    ).keys()

@@ -37,11 +37,12 @@ class FolderDataset:
 
 def pack_ours(split: Split, path: Path, options: argparse.Namespace) -> None:
     encoding = Encoding(max_resolution=options.max_resolution, quality=options.quality)
-    write_beton(split, path, encoding, workers=options.workers)
+    write_beton(split, path, encoding, workers=options.workers, fresh=True)
 
 
 def pack_lossless(split: Split, path: Path, options: argparse.Namespace) -> None:
-    write_beton(split, path, Encoding(mode="lossless", max_resolution=0), workers=options.workers)
+    encoding = Encoding(mode="lossless", max_resolution=0)
+    write_beton(split, path, encoding, workers=options.workers, fresh=True)
 
 
 def pack_ffcv(split: Split, path: Path, options: argparse.Namespace) -> None:

@@ -1,29 +1,23 @@
-"""Pack an ImageNet folder into .beton files: DIR/train/<class>/* and DIR/val/<class>/* -> train.beton and val.beton."""
+"""Pack an ImageNet folder into .beton files (DIR/train/<class>/* and DIR/val/<class>/* -> train.beton and val.beton), or verify such files."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from typing import NoReturn
 
 from alexnet_fast.beton.encode import Encoding
-from alexnet_fast.beton.writer import FolderError, Packed, Split, scan_folder, write_beton
-from alexnet_fast.errors import UserError, exit_code
+from alexnet_fast.beton.folder import FolderError, Split, scan_folder
+from alexnet_fast.beton.journal import standing
+from alexnet_fast.beton.writer import Packed, write_beton
+from alexnet_fast.errors import Stopped, UserError, exit_code
 from alexnet_fast.packing import SHUFFLE_SEED, SPLITS
 from alexnet_fast.pipeline.cores import allowed_cores
+from alexnet_fast.progress import progress_bar
 
 SHAPING = ("max_resolution", "min_side", "quality")  # what makes other pixels of an image
 
@@ -31,19 +25,20 @@ SHAPING = ("max_resolution", "min_side", "quality")  # what makes other pixels o
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="write_beton.py",
+        usage="%(prog)s --data DIR --out DIR [options]\n       %(prog)s --verify FILE ... [--source DIR] [--workers N]",
         description="Pack an image folder into FFCV .beton files whose JPEGs carry restart markers, so that "
-        "a loader can decode only the tiles that a crop touches.",
+        "a loader can decode only the tiles that a crop touches. Interrupted at any moment, by SIGKILL or a full disk, the "
+        "same command goes on where it was. --verify looks at every sample of finished files.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add(
         "--data",
         type=Path,
-        required=True,
         metavar="DIR",
         help="folder with train/<class>/* and val/<class>/* (either or both)",
     )
-    add("--out", type=Path, required=True, metavar="DIR", help="where train.beton and val.beton go")
+    add("--out", type=Path, metavar="DIR", help="where train.beton and val.beton go")
     add(
         "--split",
         metavar="NAME",
@@ -113,7 +108,33 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default="raise",
         help="an unreadable image ends the packing, or is skipped and listed in the json",
     )
-    return parser.parse_args(argv)
+    add("--fresh", action="store_true", help="begin anew, whatever was interrupted or finished there")
+    add(
+        "--verify",
+        type=Path,
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="pack nothing: see that every sample of these files decodes and matches its checksum and, with --source, its "
+        "source; exit code 1 where one does not",
+    )
+    add(
+        "--source",
+        type=Path,
+        metavar="DIR",
+        help="with --verify: the folder that was packed, or its split's; every image is encoded again and compared",
+    )
+    options = parser.parse_args(argv)
+    if "verify" in options:
+        if options.data or options.out:
+            parser.error(
+                "--verify packs nothing: give it without --data and --out, and the folder to compare with as --source"
+            )
+    elif not options.data or not options.out:
+        parser.error("packing needs --data and --out")
+    elif options.source:
+        parser.error("--source goes with --verify")
+    return options
 
 
 def _at_least(low: int, high: int = 1 << 31) -> Callable[[str], int]:
@@ -173,55 +194,72 @@ def splits_to_pack(data: Path, only: str | None) -> dict[str, Split]:
     return {name: scan_folder(data / name, classes) for name in names}
 
 
-def main(argv: list[str] | None = None) -> None:
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which schedulers send, ends a packing as Ctrl-C does."""
+
+
+def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
+    if "verify" in options:
+        return verify_all(options.verify, options.source, options.workers)
     encoding = encoding_asked_for(options)
-    console = Console(stderr=True)
     for name, split in splits_to_pack(options.data, options.split).items():
         if options.shuffle_seed is not None:
             split = split.shuffled(options.shuffle_seed)
         if options.limit:
             split = split.limited(options.limit)
-        with progress_bar(console, name, len(split.paths)) as progress:
-            packed = write_beton(
-                split,
-                options.out / f"{name}.beton",
-                encoding,
-                workers=options.workers,
-                on_error=options.on_error,
-                settings={"split": name, "shuffle_seed": options.shuffle_seed, "limit": options.limit},
-                progress=progress,
-            )
+        path = options.out / f"{name}.beton"
+        try:
+            with progress_bar(f"packing {name}", len(split.paths)) as progress:
+                packed = write_beton(
+                    split,
+                    path,
+                    encoding,
+                    workers=options.workers,
+                    on_error=options.on_error,
+                    settings={"split": name, "shuffle_seed": options.shuffle_seed, "limit": options.limit},
+                    fresh=options.fresh,
+                    progress=progress,
+                )
+        except KeyboardInterrupt as stop:
+            number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+            raise Stopped(number, f"while packing: {standing(path, len(split.paths))}") from None
         print(summary(packed, len(split.classes), encoding))
+    return 0
 
 
-@contextmanager
-def progress_bar(console: Console, name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with img/s and time left; the context's value takes the number of images done."""
-    columns = (
-        TextColumn(f"packing {name}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn(show_speed=True),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(name, total=total, rate="")
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise Terminated
 
-        def progress(done: int) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(task, completed=done, rate=f"{speed:,.0f} img/s" if speed else "")
 
-        yield progress
+def verify_all(paths: list[Path], source: Path | None, workers: int) -> int:
+    """Print what is wrong with each file, and a sentence on it; 1 where anything is, else 0."""
+    from alexnet_fast.inspection.verify import verify  # here: who packs needs no decoder
+
+    faults = 0
+    for path in paths:
+        with progress_bar(f"verifying {path.name}") as progress:
+            verdict = verify(path, source, workers=workers, progress=progress)
+        for fault in verdict.faults:
+            print(f"{path}: {fault}")
+        print(verdict)
+        faults += len(verdict.faults)
+    return 1 if faults else 0
 
 
 def summary(packed: Packed, classes: int, encoding: Encoding) -> str:
     """The closing lines: what was written, how fast, what was converted from what."""
+    done = packed.samples + len(packed.skipped)
+    how = (
+        f"{(done - packed.resumed) / packed.seconds:,.0f} img/s in {packed.seconds:.1f} s"
+        if packed.seconds
+        else "packed before"
+    )
+    if packed.seconds and packed.resumed:
+        how += f" after {packed.resumed:,} of an interrupted packing"
     lines = [
         f"{packed.path}: {packed.samples:,} images of {classes} classes, {packed.file_bytes / 1e6:,.1f} MB "
-        f"({packed.payload_bytes / packed.samples / 1e3:,.1f} kB an image), {packed.samples / packed.seconds:,.0f} img/s in {packed.seconds:.1f} s"
+        f"({packed.payload_bytes / packed.samples / 1e3:,.1f} kB an image), {how}"
     ]
     what = (
         f"re-encoded at quality {encoding.quality}, for want of coefficients to keep"
@@ -237,4 +275,5 @@ def summary(packed: Packed, classes: int, encoding: Encoding) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(exit_code(main))

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+import PIL
+from PIL import Image, features
 
 from ..errors import UserError
 from . import format as fmt
-from .lossless import SOS, Frame, JpegtranMissing, marked, read_frame, segments
+from .errors import UnreadableImage
+from .lossless import SOS, Frame, JpegtranMissing, jpegtran_version, marked, read_frame, segments
 
 MCU_PX = (16, 16)  # width and height of an MCU in luma pixels at 4:2:0, the only subsampling we encode
 MOST_PX = 65_500  # a side of any image that libjpeg takes; the format's u2 holds little more
-
-
-class UnreadableImage(UserError):
-    """A source file that no decoder takes, or that ends before its pixels do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +87,23 @@ def encode_file(path: Path, encoding: Encoding) -> Sample:
                     raise ValueError(
                         f"{rgb.width} x {rgb.height} pixels are more than {MOST_PX} on a side; lower --max-resolution"
                     )
-    except JpegtranMissing:
+    except (JpegtranMissing, MemoryError):  # nothing is wrong with the image
         raise
     except Exception as error:  # Pillow's parsers raise whatever a broken file trips them on
-        raise UnreadableImage(
-            f"cannot read the image {path}: {error}; remove it, or pack with --on-error skip"
-        ) from error
+        raise UnreadableImage(f"cannot read the image {path}: {error}") from error
     if encoding.mode == "raw":
         return Sample(rgb.tobytes(), fmt.RAW, rgb.width, rgb.height, converted_from)
     return Sample(encode_jpeg(rgb, encoding), fmt.JPEG, rgb.width, rgb.height, converted_from)
+
+
+def encoder_versions(encoding: Encoding) -> dict[str, str]:
+    """The programs whose versions may change a byte of what ``encode_file`` makes."""
+    versions = {"pillow": PIL.__version__, "libjpeg": str(features.version("jpg"))}
+    if turbo := features.version_feature("libjpeg_turbo"):
+        versions["libjpeg"] = f"libjpeg-turbo {turbo}"
+    if encoding.mode == "lossless":
+        versions["jpegtran"] = jpegtran_version()
+    return versions
 
 
 def keep_jpeg(source: bytes, frame: Frame, encoding: Encoding) -> Sample:

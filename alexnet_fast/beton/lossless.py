@@ -131,14 +131,9 @@ def jpegtran() -> str:
         JpegtranMissing: there is none, or it is of another make (mozjpeg's writes progressive JPEGs, which cannot be cut).
     """
     found = shutil.which("jpegtran")
-    told = ""
-    if found:
-        version = subprocess.run(
-            [found, "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )
-        told = (version.stderr + version.stdout).strip()
-        if "libjpeg-turbo" in told:
-            return found
+    told = _version(found) if found else ""
+    if found and "libjpeg-turbo" in told:
+        return found
     raise JpegtranMissing(
         (
             f"{found} says that it is {told.splitlines()[0] if told else 'of no version'!r}, and --mode lossless needs libjpeg-turbo's"
@@ -148,6 +143,18 @@ def jpegtran() -> str:
         + "; install it: 'apt-get install libjpeg-turbo-progs' (Debian, Ubuntu), 'dnf install /usr/bin/jpegtran' "
         "(openEuler, RHEL) or 'conda install libjpeg-turbo'"
     )
+
+
+def jpegtran_version() -> str:
+    """What jpegtran says of itself: "libjpeg-turbo version 2.1.5 (build 20230203)"."""
+    return _version(jpegtran()).splitlines()[0]
+
+
+def _version(program: str) -> str:
+    told = subprocess.run(
+        [program, "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    return (told.stderr + told.stdout).strip()
 
 
 def marked(jpeg: bytes, interval: int, *, optimize: bool) -> bytes:

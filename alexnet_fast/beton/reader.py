@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
+import zlib
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +14,17 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..foreign import open_regular, read_json, shown
 from . import format as fmt
 
 
 class BetonError(UserError):
     """A file that is no beton, is cut short, or says things about itself that cannot be true."""
+
+
+def most_sidecar_bytes(num_samples: int) -> int:
+    """The largest sidecar that is read: far beyond any that the packer writes (less than 100 bytes a sample)."""
+    return (1 << 24) + 1024 * num_samples
 
 
 def sidecar_path(path: Path) -> Path:
@@ -30,7 +36,8 @@ class Beton:
     """The samples of a beton file that holds one RGB image field and one int field (the label).
 
     Everything that the file says of itself is checked here, once, before a pointer is followed:
-    after the constructor returns, every payload lies inside the map.
+    after the constructor returns, every payload lies inside the map.  What that takes of memory is bounded by the
+    file's size: some 30 bytes for each sample whose metadata it holds.
 
     Attributes:
         path: the file.
@@ -66,10 +73,18 @@ class Beton:
 
     def source(self, index: int) -> str:
         """A name for sample ``index`` that a person can act on: its source file where the sidecar tells it."""
-        paths = (self.sidecar or {}).get("paths")
+        path = self.source_path(index)
+        return f"sample {index}{f' ({shown(path)})' if path is not None else ''} of {self.path}"
+
+    def source_path(self, index: int) -> str | None:
+        """The path of sample ``index`` in the folder that was packed; None where the sidecar does not tell it."""
+        try:
+            paths = (self.sidecar or {}).get("paths")
+        except BetonError:  # the question was about the sample
+            return None
         # A list of another length was written beside another file.
-        named = f" ({paths[index]})" if isinstance(paths, list) and len(paths) == self.num_samples else ""
-        return f"sample {index}{named} of {self.path}"
+        path = paths[index] if isinstance(paths, list) and len(paths) == self.num_samples else None
+        return path if isinstance(path, str) else None
 
     @property
     def num_classes(self) -> int:
@@ -81,14 +96,32 @@ class Beton:
         """What ``<name>.beton.json`` says, or None where there is none (FFCV writes none). Read when first asked for."""
         path = sidecar_path(self.path)
         try:
-            document = json.loads(path.read_text())
-            if not isinstance(document, dict):
-                raise ValueError(f"it holds a {type(document).__name__}, expected an object")
+            document: dict[str, Any] = read_json(path, most_sidecar_bytes(self.num_samples))
+            self._check_own(document)
             return document
         except FileNotFoundError:
             return None
         except (ValueError, OSError) as error:
             raise BetonError(f"cannot read {path}: {error}; delete it or pack again") from error
+
+    def index_checksum(self) -> int:
+        """CRC-32 of all that is not payload: header, field descriptors, metadata and, behind those, the allocation table."""
+        header = self.map[: fmt.HEADER.itemsize].view(fmt.HEADER)[0]
+        records = self.map[
+            : fmt.metadata_offset(int(header["num_fields"])) + self.images.strides[0] * self.num_samples
+        ]
+        return zlib.crc32(self.map[int(header["alloc_table_ptr"]) :].data, zlib.crc32(records.data))
+
+    def _check_own(self, sidecar: dict[str, Any]) -> None:
+        """See that a sidecar was written with this file: a packing that ends between the two leaves the new one beside the old file."""
+        told = sidecar.get("file")
+        if told is not None and told != {
+            "bytes": len(self.map),
+            "index_crc32": f"{self.index_checksum():08x}",
+        }:
+            raise ValueError(
+                "it was written for another file than this, so a packing was interrupted as it ended, or one was copied alone"
+            )
 
     def check_length(self) -> None:
         """See that the file is as long as it was when it was opened.
@@ -138,6 +171,10 @@ class Beton:
             )
         if header["alloc_table_ptr"] == 0:
             raise BetonError(f"{self.path} is unfinished: its writer was interrupted; pack it again")
+        if header["num_samples"] > fmt.MOST_SAMPLES:
+            raise BetonError(
+                f"{self.path} is truncated or damaged: its header counts {header['num_samples']} samples; copy or pack it again"
+            )
         if header["num_samples"] == 0:
             raise BetonError(f"{self.path} holds no samples; pack a folder that has images")
         return header
@@ -170,10 +207,15 @@ class Beton:
         """Join the images' pointers with the allocation table, and check both against the file."""
         if table_ptr > len(self.map) or (len(self.map) - table_ptr) % fmt.ALLOCATION.itemsize:
             raise self._truncated(table_ptr)
+        data_start = fmt.metadata_offset(num_fields) + self.num_samples * record_bytes
         table = self.map[table_ptr:].view(fmt.ALLOCATION)
+        # Before any of it is read: a pointer that is too small would make a table of all payloads.
+        if table_ptr < data_start or len(table) > self.num_samples * num_fields:
+            raise BetonError(
+                f"{self.path}: its allocation table cannot begin at {table_ptr}; the header is damaged, so pack it again"
+            )
         wanted = np.ascontiguousarray(self.images["data_ptr"])
         found = self._joined(table, wanted)
-        data_start = fmt.metadata_offset(num_fields) + self.num_samples * record_bytes
         # Not ptr + size <= table_ptr: a hostile size would wrap around.
         inside = (data_start <= wanted) & (wanted <= table_ptr)
         inside &= found <= table_ptr - np.minimum(wanted, table_ptr)
@@ -213,17 +255,15 @@ class Beton:
 
 def _open_map(path: Path) -> mmap.mmap:
     try:
-        if path.stat().st_size == 0:
-            raise BetonError(f"{path} is no beton: it is empty")
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise ValueError("it is empty")
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise BetonError(
             f"{path} does not exist; pack one with tools/write_beton.py --data FOLDER --out FOLDER"
         ) from None
-    except IsADirectoryError:
-        raise BetonError(f"{path} is a folder, expected a .beton file") from None
     except OSError as error:
         raise BetonError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise BetonError(f"cannot map {path}: {error}; expected a .beton file") from error
+        raise BetonError(f"{path} is no beton: {error}") from None

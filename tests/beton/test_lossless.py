@@ -331,7 +331,7 @@ def test_a_truncated_jpeg_is_unreadable(tmp_path: Path, kind: str, part: float) 
     source = KEPT[kind][1](picture(*SIZE))
     with pytest.raises(
         UnreadableImage,
-        match=r"cannot read the image .*a\.JPEG: jpegtran says: .+; remove it, or pack with --on-error skip",
+        match=r"cannot read the image .*a\.JPEG: jpegtran says: .+; pack with --on-error skip",
     ):
         stored(tmp_path, source[: int(part * len(source))])
 
@@ -351,7 +351,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_jpeg_is_unreadable_and_named(tmp_path: Path, damage: str) -> None:
     with pytest.raises(
-        UnreadableImage, match=r"cannot read the image .*a\.JPEG: .+; remove it, or pack with --on-error skip"
+        UnreadableImage, match=r"cannot read the image .*a\.JPEG: .+; pack with --on-error skip"
     ):
         stored(tmp_path, DAMAGES[damage](jpeg(picture(*SIZE))))
 
@@ -416,7 +416,7 @@ def test_a_damaged_jpeg_ends_the_packing_unless_it_may_be_skipped(
 ) -> None:
     with pytest.raises(UnreadableImage, match=r"zero\.JPEG: jpegtran says: Premature end of JPEG file"):
         write_beton(mixed, tmp_path / "out/a.beton", LOSSLESS, workers=workers)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out/a.beton").exists()
 
 
 @pytest.fixture

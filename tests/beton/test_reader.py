@@ -90,7 +90,7 @@ def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_named_as_one(tmp_path: Path) -> None:
-    with pytest.raises(BetonError, match="is a folder"):
+    with pytest.raises(BetonError, match="is no beton: it is a folder"):
         Beton(tmp_path)
 
 
@@ -248,6 +248,61 @@ def test_a_sidecar_is_not_read_before_it_is_asked_for(tmp_path: Path) -> None:
     path.with_name("a.beton.json").write_text("{")
     with Beton(path) as beton:
         assert len(beton.payload(0)) and beton.num_classes == 1
+
+
+@pytest.mark.parametrize("nested", ["[" * 100_000, '{"a":' * 100_000])
+def test_a_sidecar_that_nests_without_end_is_refused(tmp_path: Path, nested: str) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))])
+    path.with_name("a.beton.json").write_text(nested)
+    with pytest.raises(BetonError, match=r"cannot read .*a\.beton\.json: it nests too deeply; delete it"):
+        _ = Beton(path).sidecar
+
+
+def test_a_sidecar_beyond_all_measure_is_not_read(tmp_path: Path) -> None:
+    """Ten gigabytes that take no room on the disk."""
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))])
+    with open(path.with_name("a.beton.json"), "wb") as file:
+        file.truncate(10 << 30)
+    with pytest.raises(BetonError, match="it has more than 16,778,240 bytes"):
+        _ = Beton(path).sidecar
+
+
+def test_a_sidecar_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))])
+    os.mkfifo(path.with_name("a.beton.json"))
+    with pytest.raises(BetonError, match="it is a pipe"):
+        _ = Beton(path).sidecar
+
+
+@pytest.mark.parametrize(
+    "sidecar", ["[", '{"paths": [3]}', '{"paths": [["x"]]}', '{"file": 1, "paths": ["x"]}']
+)
+def test_a_sample_has_a_name_whatever_its_sidecar_says(tmp_path: Path, sidecar: str) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))])
+    path.with_name("a.beton.json").write_text(sidecar)
+    assert Beton(path).source(0) == f"sample 0 of {path}"
+
+
+def test_a_path_of_a_sidecar_is_shown_on_one_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))])
+    path.with_name("a.beton.json").write_text('{"paths": ["a\\nb\\u001b[2J"]}')
+    assert Beton(path).source(0) == f"sample 0 (a\\nb\\x1b[2J) of {path}"
+
+
+@pytest.mark.parametrize("place", ["pipe", "/dev/zero", "/dev/null", "a\0b", "x" * 300])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, place: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BetonError, match="is no beton: it is a|is no beton: embedded null|too long"):
+        Beton(tmp_path / place)
+
+
+def test_a_table_that_begins_too_early_is_refused_before_it_is_read(tmp_path: Path, whole: bytes) -> None:
+    """A table of all payloads of a large file would be gigabytes, sorted."""
+    for early in (24, RECORDS_AT, RECORDS_AT + 24 * 3):
+        at = early + (len(whole) - early) % 24
+        assert "allocation table cannot begin" in refusal(tmp_path, patched(whole, 16, "<Q", at))
+    many = PAGE - PAGE % 24 + len(whole) % 24
+    assert "allocation table cannot begin" in refusal(tmp_path, patched(whole, 16, "<Q", many))
 
 
 def test_a_file_that_is_shortened_while_it_is_open_is_told_from_one_that_is_not(tmp_path: Path) -> None:

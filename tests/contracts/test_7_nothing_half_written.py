@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,8 @@ from alexnet_fast import Beton
 from alexnet_fast.beton.encode import Encoding
 from alexnet_fast.beton.reader import BetonError
 from alexnet_fast.beton.writer import Split, write_beton
+from alexnet_fast.errors import UserError
+from attack.packing import Packing, kill_at_random, own_mounts
 from betons import Entry, picture, write
 from components import ROOT
 
@@ -24,6 +25,7 @@ class Stop(BaseException):
 
 
 def test_a_packing_that_stops_anywhere_leaves_no_beton(tmp_path: Path) -> None:
+    """What it leaves has another name, and even renamed it is not taken for whole."""
     for k in range(20):
         picture(60, 40, k).save(tmp_path / f"{k}.png")
     split = Split(tmp_path, [f"{k}.png" for k in range(20)], [0] * 20, ["only"])
@@ -34,42 +36,48 @@ def test_a_packing_that_stops_anywhere_leaves_no_beton(tmp_path: Path) -> None:
             if done == last:
                 raise Stop
 
+        out = tmp_path / f"out{last}"
         with pytest.raises(Stop):
-            write_beton(split, tmp_path / "out/a.beton", Encoding(), workers=1, progress=progress)
-        assert os.listdir(tmp_path / "out") == []
+            write_beton(split, out / "a.beton", Encoding(), workers=1, progress=progress)
+        assert sorted(os.listdir(out)) == ["a.beton.journal", "a.beton.partial"]
+        with pytest.raises(BetonError):
+            Beton((out / "a.beton.partial").rename(out / "b.beton"))
 
 
-def test_a_packer_that_is_killed_leaves_no_beton_and_its_rest_is_refused(tmp_path: Path) -> None:
-    """SIGKILL leaves the partial file behind, under its own name; even renamed it is not taken for whole."""
-    (tmp_path / "data/train/ant").mkdir(parents=True)
-    for k in range(3):
-        picture(1200, 900, k).save(tmp_path / f"data/train/ant/{k}.bmp")
-    for k in range(3, 300):
-        (tmp_path / f"data/train/ant/{k}.bmp").symlink_to(tmp_path / f"data/train/ant/{k % 3}.bmp")
-    command = [
-        sys.executable,
-        ROOT / "tools/write_beton.py",
+def test_a_packing_that_is_killed_again_and_again_ends_with_the_same_bytes(
+    photos: Path, tmp_path: Path
+) -> None:
+    """SIGKILL of the whole process group, at random moments; in full: tools/attack/packing.py."""
+    kills = kill_at_random(Packing(photos, "--limit", 100), tmp_path, tries=3, seed=0, workers=(1, 2))
+    assert (kills.kills, kills.survived) == (3, True), kills
+
+
+def test_a_packing_whose_disk_is_full_is_refused_and_goes_on_when_there_is_room(photos: Path) -> None:
+    try:
+        own_mounts()
+    except UserError as error:
+        pytest.skip(str(error))
+    attack = [
+        ROOT / "tools/attack/packing.py",
         "--data",
-        tmp_path / "data",
-        "--out",
-        tmp_path / "out",
+        photos,
+        "--limit",
+        60,
+        "--tries",
+        0,
+        "--full-at",
+        0.5,
     ]
-    options = ["--workers", "1", "--max-resolution", "0"]
-    packer = subprocess.Popen(
-        [*map(str, command), *options], env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
+    run = subprocess.run(
+        [sys.executable, *map(str, attack)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    partial, patience = tmp_path / "out/train.beton.partial", time.monotonic() + 60
-    while (
-        not (partial.exists() and partial.stat().st_size > 9 << 20)
-        and packer.poll() is None
-        and time.monotonic() < patience
-    ):
-        time.sleep(0.02)
-    packer.send_signal(signal.SIGKILL)
-    packer.wait()
-    assert os.listdir(tmp_path / "out") == ["train.beton.partial"]
-    with pytest.raises(BetonError):
-        Beton(partial.rename(tmp_path / "out/train.beton"))
+    assert run.returncode == 0, run.stdout + run.stderr
+    told = json.loads(run.stdout.splitlines()[0])
+    assert told["full"] == 1 and told["identical"] and "MB more are needed" in told["said"]
 
 
 def test_a_copy_that_stopped_anywhere_is_refused(tmp_path: Path) -> None:

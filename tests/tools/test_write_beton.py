@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
-import functools
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from alexnet_fast.beton.encode import Encoding
+from alexnet_fast.beton.journal import standing
 from alexnet_fast.beton.lossless import JpegtranMissing, jpegtran
 from alexnet_fast.beton.reader import Beton
-from betons import PAGE, jpeg, picture
+from alexnet_fast.errors import exit_code
+from betons import jpeg, picture
 from coefficients import same_coefficients
 from components import ROOT
+from write_beton import main
 
 Pack = Callable[..., Any]
 """pack("--data", folder, ...) runs the command: its code, stdout and stderr."""
 
 
+class Ran(NamedTuple):
+    """What a command said, and its code."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture
-def pack(run_cli: Callable[..., Any]) -> Pack:
-    return functools.partial(run_cli, "tools/write_beton.py", timeout_s=120)
+def pack() -> Pack:
+    """The command's own main in this process, which spares the start of another."""
+
+    def run(*arguments: object) -> Ran:
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                code = exit_code(lambda: main(list(map(str, arguments))))
+            except SystemExit as stop:  # argparse
+                code = int(stop.code or 0)
+        return Ran(code, out.getvalue(), err.getvalue())
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +94,10 @@ def refused(run: Any, *expected: str) -> None:
     assert "error: " in sentence and all(part in sentence for part in expected), sentence
 
 
-def test_both_splits_are_packed_and_summed_up(pack: Pack, data: Path, tmp_path: Path) -> None:
-    run = pack("--data", data, "--out", tmp_path / "out", "--workers", 2)
+def test_both_splits_are_packed_and_summed_up(
+    data: Path, tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    run = run_cli("tools/write_beton.py", "--data", data, "--out", tmp_path / "out", "--workers", 2)
     assert run.code == 0, run.stderr
     assert sorted(os.listdir(tmp_path / "out")) == [
         "train.beton",
@@ -99,7 +125,8 @@ def test_help_names_every_option_with_its_default(pack: Pack) -> None:
     run = pack("--help")
     assert run.code == 0
     options = (
-        "data out split max-resolution min-side quality restart-mcus mode workers shuffle-seed limit on-error"
+        "data out split max-resolution min-side quality restart-mcus mode workers shuffle-seed limit on-error "
+        "fresh verify source"
     )
     assert all(f"--{option}" in run.stdout for option in options.split())
     assert all(
@@ -237,9 +264,10 @@ def test_what_shapes_pixels_does_not_go_with_lossless_mode(
 
 
 def test_lossless_mode_says_what_to_install_where_jpegtran_is_missing(
-    pack: Pack, data: Path, tmp_path: Path
+    data: Path, tmp_path: Path, run_cli: Callable[..., Any]
 ) -> None:
-    run = pack("--data", data, "--out", tmp_path / "out", "--mode", "lossless", env={"PATH": str(tmp_path)})
+    options = ("--data", data, "--out", tmp_path / "out", "--mode", "lossless")
+    run = run_cli("tools/write_beton.py", *options, env={"PATH": str(tmp_path)})
     refused(
         run, "--mode lossless needs libjpeg-turbo's program jpegtran", "apt-get install libjpeg-turbo-progs"
     )
@@ -254,9 +282,9 @@ def test_a_damaged_jpeg_is_named_in_lossless_mode_too(
     refused(
         run,
         "ant/text.JPEG: jpegtran says: Premature end of JPEG file",
-        "remove it, or pack with --on-error skip",
+        "pack with --on-error skip",
     )
-    assert os.listdir(tmp_path / "out") == []
+    assert not (tmp_path / "out/train.beton").exists()
 
 
 def test_unreadable_images_are_listed_when_skipped(pack: Pack, bad_data: Path, tmp_path: Path) -> None:
@@ -268,8 +296,10 @@ def test_unreadable_images_are_listed_when_skipped(pack: Pack, bad_data: Path, t
 
 def test_an_unreadable_image_is_named(pack: Pack, bad_data: Path, tmp_path: Path) -> None:
     run = pack("--data", bad_data, "--out", tmp_path / "out", "--workers", 2)
-    refused(run, "ant/text.JPEG", "remove it, or pack with --on-error skip")
-    assert os.listdir(tmp_path / "out") == []
+    refused(run, "ant/text.JPEG", "pack with --on-error skip")
+    assert not (tmp_path / "out/train.beton").exists()
+    run = pack("--data", bad_data, "--out", tmp_path / "out", "--on-error", "skip")
+    assert run.code == 0 and sorted(os.listdir(tmp_path / "out")) == ["train.beton", "train.beton.json"]
 
 
 def test_a_missing_folder_is_refused(pack: Pack, tmp_path: Path) -> None:
@@ -340,45 +370,136 @@ def test_a_value_out_of_range_is_refused(
     refused(pack("--data", data, "--out", tmp_path, option, value), expected)
 
 
-def test_an_interrupted_packing_leaves_no_file_and_no_traceback(tmp_path: Path) -> None:
-    """Ctrl-C reaches the packer and its workers alike."""
-    (tmp_path / "data/train/ant").mkdir(parents=True)
-    for k in range(3):
-        (tmp_path / f"data/train/ant/{k}.png").parent.mkdir(exist_ok=True)
-        picture(1200, 900, k).save(tmp_path / f"data/train/ant/{k}.png", compress_level=1)
-    for k in range(3, 150):
-        (tmp_path / f"data/train/ant/{k}.png").symlink_to(tmp_path / f"data/train/ant/{k % 3}.png")
-    command = [
-        sys.executable,
-        ROOT / "tools/write_beton.py",
-        "--data",
-        tmp_path / "data",
-        "--out",
-        tmp_path / "out",
-        "--workers",
-        "2",
-        "--max-resolution",
-        "0",
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that takes some seconds to pack: 70 links to two images."""
+    root = tmp_path_factory.mktemp("slow")
+    (root / "train/ant").mkdir(parents=True)
+    for k in range(2):
+        picture(120, 80, k).resize((900, 600)).save(root / f"train/ant/{k}.png", compress_level=1)
+    for k in range(2, 70):
+        (root / f"train/ant/{k}.png").symlink_to(root / f"train/ant/{k % 2}.png")
+    return root
+
+
+class Begun:
+    """A packing with two workers in a process group of its own, which has packed something."""
+
+    def __init__(self, data: Path, out: Path) -> None:
+        command = [sys.executable, ROOT / "tools/write_beton.py", "--data", data, "--out", out]
+        before = standing(out / "train.beton", 70)
+        self.process = subprocess.Popen(
+            [*map(str, command), "--workers", "2", "--max-resolution", "0"],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            # A shell lets what it starts in the background ignore SIGINT, and that is inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        patience = time.monotonic() + 60
+        while standing(out / "train.beton", 70) == before:
+            assert self.process.poll() is None and time.monotonic() < patience
+            time.sleep(0.02)
+
+    def workers(self) -> list[int]:
+        """Those that work at an image, or wait for one."""
+        found = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+                if int(fields[2]) == self.process.pid:  # of the group
+                    found[int(stat.parent.name)] = int(fields[1])
+            except OSError:
+                continue
+        server = [pid for pid in found if pid in found.values() and pid != self.process.pid]
+        return [pid for pid, parent in found.items() if parent in server]
+
+    def end(self, number: int, pid: int | None = None) -> tuple[int, str]:
+        """Send a signal to one process, or to the group; the packer's code and what it said."""
+        os.kill(pid, number) if pid else os.killpg(self.process.pid, number)
+        _, said = self.process.communicate(timeout=60)
+        return self.process.returncode, said
+
+    def group_is_gone(self) -> bool:
+        patience = time.monotonic() + 30
+        while time.monotonic() < patience:
+            try:
+                os.killpg(self.process.pid, 0)
+            except ProcessLookupError:
+                return True
+            time.sleep(0.02)
+        return False
+
+
+def test_however_often_and_in_whatever_way_it_is_stopped_a_packing_says_so_and_goes_on(
+    pack: Pack, slow: Path, tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    out, options = tmp_path / "out", ("--data", slow, "--max-resolution", 0, "--workers", 2)
+    unfinished, beton = ["train.beton.journal", "train.beton.partial"], f"{tmp_path}/out/train.beton"
+
+    # A file that may not grow further is told as a full disk is.
+    limit = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9 << 20, 9 << 20)); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    run = run_cli("-c", limit, "tools/write_beton.py", *options, "--out", out)
+    refused(run, f"cannot write {beton}: File too large, about", "MB more are needed", "make room first")
+    assert sorted(os.listdir(out)) == unfinished
+
+    run = pack(*options, "--out", out, "--quality", 80, "--limit", 5)
+    refused(run, "quality was 90 and is 80, limit was None and is 5", "or begin anew with --fresh")
+
+    # Ctrl-C and a scheduler's SIGTERM reach the packer and its workers alike.
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        begun = Begun(slow, out)
+        ended, said = begun.end(number)
+        assert ended == code and "Traceback" not in said, said
+        assert re.search(
+            rf"stopped by {number.name} while packing: \d+ of 70 images of {beton} are packed, and the same",
+            said,
+        )
+        assert begun.group_is_gone() and sorted(os.listdir(out)) == unfinished
+
+    begun = Begun(slow, out)
+    victim = begun.workers()[0]
+    code, said = begun.end(signal.SIGKILL, victim)
+    assert code == 2 and "Traceback" not in said
+    assert f"worker process {victim} was killed by SIGKILL (9) while encoding {slow}/train/ant/" in said
+    assert f" of 70 images of {beton} are packed, " in said and "use fewer --workers" in said
+    assert begun.group_is_gone()
+
+    # The packer alone: its workers notice.
+    begun = Begun(slow, out)
+    assert len(begun.workers()) == 2
+    begun.end(signal.SIGKILL, begun.process.pid)
+    assert begun.group_is_gone() and sorted(os.listdir(out)) == unfinished
+
+    run = pack(*options[:-1], 1, "--out", out)
+    assert run.code == 0 and " of an interrupted packing" in run.stdout
+    assert "packed before" in pack(*options, "--out", out).stdout
+    assert pack(*options, "--out", tmp_path / "alone").code == 0
+    for name in ("train.beton", "train.beton.json"):
+        assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_verify_tells_all_well_faults_and_misuse_apart(pack: Pack, data: Path, tmp_path: Path) -> None:
+    assert pack("--data", data, "--out", tmp_path).code == 0
+    files = [tmp_path / "train.beton", tmp_path / "val.beton"]
+    run = pack("--verify", *files, "--source", data, "--workers", 1)
+    assert run.code == 0, run.stderr
+    assert run.stdout.splitlines() == [
+        f"{file}: {count} samples, no fault: each decodes, every pixel, matches its checksum, "
+        "bytes equal its source's, encoded again"
+        for file, count in zip(files, (14, 4))
     ]
-    packer = subprocess.Popen(
-        list(map(str, command)),
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A shell lets what it starts in the background ignore SIGINT, and that is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    partial, patience = tmp_path / "out/train.beton.partial", time.monotonic() + 60
-    while (
-        not (partial.exists() and partial.stat().st_size > PAGE)
-        and packer.poll() is None
-        and time.monotonic() < patience
-    ):
-        time.sleep(0.05)
-    os.killpg(packer.pid, signal.SIGINT)
-    _, told = packer.communicate(timeout=60)
-    assert packer.returncode == 130, told
-    assert "interrupted" in told and "Traceback" not in told
-    assert os.listdir(tmp_path / "out") == []
+    with Beton(files[0]) as beton:
+        at = int(beton.images["data_ptr"][3]) + 700
+    content = bytearray(files[0].read_bytes())
+    content[at] ^= 4
+    files[0].write_bytes(content)
+    run = pack("--verify", *files, "--workers", 1)
+    assert run.code == 1 and f"{files[0]}: sample 3 (" in run.stdout and "CRC-32" in run.stdout
+    assert f"{files[1]}: 4 samples, no fault" in run.stdout
+    refused(pack("--verify", tmp_path / "none.beton"), "none.beton does not exist")
+    refused(pack("--verify", *files, "--data", data), "--verify packs nothing")
+    refused(pack("--data", data, "--out", tmp_path, "--source", data), "--source goes with --verify")
+    refused(pack("--data", data), "packing needs --data and --out")

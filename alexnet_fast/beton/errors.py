@@ -1,0 +1,48 @@
+"""What can stop a packing: each error says what happened and, apart from that, what to do."""
+
+from __future__ import annotations
+
+from ..errors import UserError
+
+
+class PackingError(UserError):
+    """A packing that cannot begin or go on.
+
+    Attributes:
+        what: what happened.
+        remedy: what to do, in words of tools/write_beton.py.  Whoever packs in its stead says it in its own.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.what, self.remedy = what, remedy
+
+    def __reduce__(self) -> tuple[type[PackingError], tuple[str, str]]:
+        return type(self), (self.what, self.remedy)  # it comes out of a worker process
+
+
+class UnreadableImage(PackingError):
+    """A source file that no decoder takes, or that ends before its pixels do."""
+
+    def __init__(
+        self,
+        what: str,
+        remedy: str = "pack with --on-error skip to leave it out, or mend it and begin anew with --fresh",
+    ) -> None:
+        super().__init__(what, remedy)
+
+
+class Changed(PackingError):
+    """An interrupted packing cannot go on: it was begun otherwise, or from another folder."""
+
+
+class CannotWrite(PackingError):
+    """The disk is full, or the place cannot be written."""
+
+
+class Busy(PackingError):
+    """Another process packs into the same file."""
+
+
+class WorkerDied(PackingError):
+    """A worker process ended before its work did."""

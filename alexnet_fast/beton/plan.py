@@ -1,0 +1,126 @@
+"""What a packing sets out to do: the settings and the images, so that an interrupted one goes on only with the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .encode import Encoding, encoder_versions
+from .errors import Changed
+from .folder import Split
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the bytes of the finished file depend on."""
+
+    settings: dict[str, Any]
+    encoder: dict[str, str]
+    """The programs whose versions may change a byte."""
+    classes: list[str]
+    paths: list[str]
+    labels: list[int]
+    sizes: list[int]
+    """Of the images, in bytes."""
+    changed_ns: list[int]
+    """When each image was last modified."""
+
+    @classmethod
+    def of(cls, split: Split, encoding: Encoding, settings: Mapping[str, object]) -> Plan:
+        """Looks at every image's size and time."""
+        sizes, changed_ns = [], []
+        root = os.fspath(split.root)
+        for path in split.paths:
+            try:
+                status = os.stat(f"{root}/{path}")
+                size, modified_ns = status.st_size, status.st_mtime_ns
+            except OSError:  # a link to nowhere; whoever reads it will say so
+                size = modified_ns = -1
+            sizes.append(size)
+            changed_ns.append(modified_ns)
+        told = json.loads(json.dumps({**asdict(encoding), **settings}))  # as the journal will give them back
+        encoder = encoder_versions(encoding)
+        return cls(told, encoder, split.classes, split.paths, split.labels, sizes, changed_ns)
+
+    def to_json(self) -> bytes:
+        """As the journal keeps it."""
+        return json.dumps(vars(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, document: bytes) -> Plan:
+        """As the journal kept it."""
+        return cls(**json.loads(document))
+
+    def source_digest(self) -> str:
+        """Names the images by path, label and size, in their order; not by time, which a copy of the folder changes."""
+        listed = json.dumps([self.classes, self.paths, self.labels, self.sizes], separators=(",", ":"))
+        return hashlib.blake2b(listed.encode(), digest_size=16).hexdigest()
+
+    def check_same(self, now: Plan, place: str, root: str) -> None:
+        """See that a packing that was begun with this plan may go on with ``now``.
+
+        Raises:
+            Changed: naming the difference.
+        """
+        anew = "or begin anew with --fresh"
+        if other := _differing(self.settings, now.settings):
+            raise Changed(
+                f"the packing into {place} was interrupted and began with other settings: {other}",
+                f"give the same ones to go on, {anew}",
+            )
+        if other := _differing(self.encoder, now.encoder):
+            raise Changed(
+                f"the packing into {place} was interrupted and began with another encoder, which may write other bytes: {other}",
+                f"install the same one to go on, {anew}",
+            )
+        if other := self._other_images(now):
+            raise Changed(
+                f"{root} has changed since the packing into {place} was interrupted: {other}",
+                f"put it back to go on, {anew}",
+            )
+
+    def _other_images(self, now: Plan) -> str:
+        """What is different about the folder, in words; "" where nothing is."""
+        if vars(self) == vars(now):
+            return ""
+        was = dict(zip(self.paths, zip(self.sizes, self.changed_ns)))
+        found = dict(zip(now.paths, zip(now.sizes, now.changed_ns)))
+        added = [path for path in now.paths if path not in was]
+        removed = [path for path in self.paths if path not in found]
+        resized = [path for path in self.paths if path in found and found[path][0] != was[path][0]]
+        touched = [
+            path
+            for path in self.paths
+            if path in found and found[path][0] == was[path][0] and found[path] != was[path]
+        ]
+        parts = [
+            f"{_listed(paths)} {what}"
+            for paths, what in (
+                (added, "added"),
+                (removed, "removed"),
+                (resized, "of another size"),
+                (touched, "modified"),
+            )
+            if paths
+        ]
+        if not parts and self.classes != now.classes:
+            differing = sorted(set(self.classes) ^ set(now.classes))
+            parts = [f"its classes are others{f' ({differing[0]!r})' if differing else ''}"]
+        if not parts and (self.paths, self.labels) != (now.paths, now.labels):
+            parts = ["its images have another order"]
+        return ", ".join(parts)
+
+
+def _differing(was: Mapping[str, object], now: Mapping[str, object]) -> str:
+    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+    return ", ".join(f"{key} was {was.get(key)} and is {now.get(key)}" for key in keys)
+
+
+def _listed(paths: list[str]) -> str:
+    """'1 image (a/b.JPEG)', '3 images (a/b.JPEG and 2 more)'."""
+    more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+    return f"{len(paths):,} image{'s' if more else ''} ({paths[0]}{more})"

@@ -1,0 +1,110 @@
+"""The json beside a beton: what it was packed from, how, and the checksum of every sample."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from .journal import Done
+from .plan import Plan
+from .reader import Beton, BetonError, sidecar_path
+
+PARTIAL = ".partial"
+
+
+@dataclass(frozen=True)
+class File:
+    """The finished beton, as its sidecar knows it again."""
+
+    bytes: int
+    index_crc32: int
+    """Of all that is not payload: see ``Beton.index_checksum``."""
+
+
+def compose(plan: Plan, done: Done, file: File) -> dict[str, Any]:
+    """The sidecar of a packing that is done: a function of what was packed, not of how often it was interrupted."""
+    kept = np.flatnonzero(done.entries["size"]).tolist()
+    converted = {plan.paths[i]: done.notes[i] for i in kept if i in done.notes}
+    per_class = np.bincount(np.asarray(plan.labels)[kept], minlength=len(plan.classes))
+    return {
+        "packer": f"alexnet_fast {__version__}",
+        "encoder": plan.encoder,
+        "file": {"bytes": file.bytes, "index_crc32": f"{file.index_crc32:08x}"},
+        "source_digest": plan.source_digest(),
+        "settings": plan.settings,
+        "counts": {
+            "samples": len(kept),
+            "payload_bytes": int(done.entries["size"].sum(dtype=np.uint64)),
+            "per_class": dict(zip(plan.classes, per_class.tolist())),
+            "converted": dict(sorted(Counter(converted.values()).items())),
+        },
+        # One string, eight hex digits a sample: a list of numbers takes half as much again, and seconds to read.
+        "crc32": done.entries["checksum"][kept].astype(">u4").tobytes().hex(),
+        "classes": plan.classes,
+        "converted": converted,
+        "skipped": [plan.paths[i] for i in np.flatnonzero(done.entries["size"] == 0).tolist()],
+        "paths": [plan.paths[i] for i in kept],
+    }
+
+
+def checksums(document: Mapping[str, Any], beton: Beton) -> np.ndarray | None:
+    """CRC-32 of every sample's payload as the sidecar tells them: (N,) uint32; None where it does not.
+
+    Raises:
+        BetonError: it tells them of another number of samples.
+    """
+    told = document.get("crc32")
+    if told is None:
+        return None
+    try:
+        found = np.frombuffer(bytes.fromhex(told), ">u4").astype(np.uint32)
+    except (TypeError, ValueError) as error:
+        raise BetonError(
+            f"{sidecar_path(beton.path)}: its crc32 are no hex digits ({error}); pack again"
+        ) from None
+    if len(found) != beton.num_samples:
+        raise BetonError(
+            f"{sidecar_path(beton.path)} has checksums of {len(found)} samples, {beton.path} holds {beton.num_samples}; pack again"
+        )
+    return found
+
+
+def names(document: Mapping[str, Any] | None, key: str) -> list[str]:
+    """The list of names that a sidecar has under ``key``; empty where it has none, or something else there."""
+    told = (document or {}).get(key)
+    return told if isinstance(told, list) and all(isinstance(name, str) for name in told) else []
+
+
+def holding(path: Path, plan: Plan) -> dict[str, Any] | None:
+    """The sidecar of the beton at ``path`` where that is whole and what ``plan`` makes, as far as settings, images and times tell."""
+    try:
+        with Beton(path) as beton:
+            told = beton.sidecar
+        if told is None or told.get("settings") != plan.settings:
+            return None
+        modified_since = max(plan.changed_ns, default=0) > path.stat().st_mtime_ns
+        return None if modified_since or told.get("source_digest") != plan.source_digest() else told
+    except (BetonError, OSError):
+        return None
+
+
+def write_whole(path: Path, document: Mapping[str, Any]) -> None:
+    """Replace the sidecar at ``path``, at once or not at all."""
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with open(partial, "w") as file:
+            json.dump(document, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,238 @@
+"""A beton that is being written: payloads go into ``<name>.partial``, and its journal says which ones it holds."""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from . import format as fmt
+from .errors import Changed
+from .journal import Done, Journal, read_at, write_at
+from .pages import ENTRY, Pages
+from .plan import Plan
+from .reader import Beton, sidecar_path
+from .sidecar import PARTIAL, File, compose, write_whole
+
+LOG_EVERY_S = 0.2  # the most that a kill costs
+SYNC_EVERY_S = 5.0  # what a power cut may cost
+PROVE_AT_LEAST = 16  # images whose checksums are compared however safe they are said to be
+
+
+def partial_path(path: Path) -> Path:
+    """What a beton is called until it is whole."""
+    return path.with_name(path.name + PARTIAL)
+
+
+class Unfinished:
+    """The file and the journal of one packing, begun or taken up where another was interrupted.
+
+    As a context it keeps, on any exception, what was done; the next of the same plan goes on there.
+
+    Attributes:
+        count: images done, in the plan's order; those left out are counted.
+        resumed: how many of them were done before.
+        payload_bytes: of all images kept so far.
+
+    Raises:
+        Busy: another process packs into the same file.
+        Changed: what was interrupted here was begun otherwise, or its file does not hold what its journal says.
+        OSError: the place cannot be written.
+    """
+
+    def __init__(self, path: Path, plan: Plan, root: Path, *, fresh: bool) -> None:
+        self.path, self._plan = path, plan
+        self.partial = partial_path(path)
+        self._entries = np.zeros(len(plan.paths), ENTRY)
+        self._notes: dict[int, str] = {}
+        self._pages = Pages(len(plan.paths))
+        self.count = self.resumed = self._logged = self._safe = 0
+        self._logged_at = self._synced_at = time.monotonic()
+        self._syncing: Future[int] | None = None
+        self._journal = Journal(path)
+        self._file = -1
+        found = None
+        try:
+            found = None if fresh else self._journal.read()
+            self._file = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            if found and os.fstat(self._file).st_size:
+                found[0].check_same(plan, str(path), str(root))
+                self._take_up(found[1])
+            else:
+                os.ftruncate(self._file, 0)
+                self._journal.begin(plan)
+        except BaseException:
+            if found is None:
+                self.forget()
+            self._close()
+            raise
+        self._syncer = ThreadPoolExecutor(
+            1, "sync-beton"
+        )  # a disk that takes seconds to sync holds nobody up
+
+    @property
+    def payload_bytes(self) -> int:
+        return self._pages.payload_bytes
+
+    @property
+    def total(self) -> int:
+        """Images of the plan."""
+        return len(self._plan.paths)
+
+    def bytes_missing(self) -> int:
+        """About how many bytes more than the disk has the rest needs: as many an image as those so far."""
+        rest = (self.total - self.count) * (
+            self.payload_bytes / max(1, self.kept) + 48
+        )  # a record and an entry of the table
+        system = os.statvfs(self.path.parent)
+        return max(0, int(rest) + self._pages.page_size - system.f_bavail * system.f_frsize)
+
+    @property
+    def kept(self) -> int:
+        """Samples so far: images done, less those left out."""
+        return self._pages.count
+
+    def add(self, entry: tuple[int, int, int, int, int], payload: bytes, note: str) -> None:
+        """Store one more image (``pages.ENTRY``), or leave it out (size 0); ``note``: see ``journal.Done``."""
+        i = self.count
+        record = np.array([entry], ENTRY)[0]
+        if payload:
+            behind = self._pages.at
+            ptr = self._pages.add(record, self._plan.labels[i])
+            write_at(self._file, bytes(ptr - behind) + payload if ptr > behind else payload, behind)
+        self._entries[i] = record
+        if note:
+            self._notes[i] = note
+        self.count = i + 1  # only now: an interruption before this leaves bytes that nobody claims
+        now = time.monotonic()
+        if now - self._logged_at >= LOG_EVERY_S:
+            self._log()
+            self._logged_at = now
+        if now - self._synced_at >= SYNC_EVERY_S:
+            self._sync()
+            self._synced_at = now
+
+    def left_out(self) -> dict[int, str]:
+        """Images that were left out so far, by their place in the plan, and what was wrong with each."""
+        return {i: self._notes[i] for i in np.flatnonzero(self._entries["size"][: self.count] == 0).tolist()}
+
+    def finish(self) -> tuple[Done, int]:
+        """Write what remains, and give the file and its sidecar their names.
+
+        The sidecar goes first: whoever finds the file finds its sidecar, and whoever finds an older file beside this
+        sidecar is told so by the reader.
+
+        Returns:
+            What was packed, and the bytes of the file.
+        """
+        for at, content in self._pages.ends():
+            write_at(self._file, content, at)
+        os.fsync(self._file)
+        done = Done([], self._entries[: self.count], self._notes)
+        with Beton(self.partial) as beton:  # checked as every reader will, before it gets its name
+            file = File(len(beton.map), beton.index_checksum())
+        write_whole(sidecar_path(self.path), compose(self._plan, done, file))
+        os.replace(self.partial, self.path)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        self._journal.remove()
+        return done, file.bytes
+
+    def forget(self) -> None:
+        """Delete the file and the journal."""
+        with suppress(OSError):  # whatever is in the way is not ours
+            self.partial.unlink()
+        self._journal.remove()
+
+    def __enter__(self) -> Unfinished:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None:
+                self._keep()
+        finally:
+            self._syncer.shutdown(wait=True)
+            self._close()
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._journal.close()
+
+    def _keep(self) -> None:
+        """Log what is not logged yet; where nothing was done, leave nothing."""
+        if self.count == 0:
+            self.forget()
+            return
+        with suppress(OSError):  # no room even for the journal: the last fraction of a second is packed again
+            os.ftruncate(self._file, self._pages.at)  # less a payload of which a full disk took a part
+            self._log()
+
+    def _log(self) -> None:
+        if self.count > self._logged:
+            begin, end = self._logged, self.count
+            notes = {i: self._notes[i] for i in range(begin, end) if i in self._notes}
+            self._journal.enter(self._entries[begin:end], notes, self._safe)
+            self._logged = end
+
+    def _sync(self) -> None:
+        if self._syncing is None or self._syncing.done():
+            if self._syncing is not None:
+                self._safe = self._syncing.result()  # some file systems tell of a full disk only here
+            self._syncing = self._syncer.submit(self._synced, self.count)
+
+    def _synced(self, count: int) -> int:
+        os.fdatasync(self._file)
+        self._journal.sync()
+        return count
+
+    def _take_up(self, done: Done) -> None:
+        """Go on behind what is done and proven."""
+        pages = self._laid_out(done)
+        if (proven := self._proven(done, pages)) < len(done.entries):
+            done.cut(proven)
+            pages = self._laid_out(done)
+        self._pages = pages
+        self.count = self.resumed = self._logged = len(done.entries)
+        self._entries[: self.count] = done.entries
+        self._notes = done.notes
+        self._safe = min(done.safe, self.count)
+        self._journal.go_on(done)
+        os.ftruncate(self._file, pages.at)
+        if any(read_at(self._file, fmt.HEADER.itemsize, 0)):  # it was finished but for its name
+            write_at(self._file, bytes(pages.data_start), 0)
+
+    def _laid_out(self, done: Done) -> Pages:
+        pages = Pages(len(self._plan.paths))
+        for entry, label in zip(done.entries, self._plan.labels):
+            if entry["size"]:
+                pages.add(entry, label)
+        return pages
+
+    def _proven(self, done: Done, pages: Pages) -> int:
+        """How many of the images that the journal claims the file proves to hold."""
+        suspect = max(0, min(done.safe, len(done.entries) - PROVE_AT_LEAST))
+        for k, i in enumerate(np.flatnonzero(done.entries["size"]).tolist()):
+            if i < suspect:
+                continue
+            payload = read_at(self._file, int(done.entries["size"][i]), pages.ptr(k))
+            if zlib.crc32(payload) != done.entries["checksum"][i]:
+                if i >= done.safe:
+                    return i
+                raise Changed(
+                    f"{self.partial} does not hold what its journal says: it was changed, or is another's",
+                    "begin anew with --fresh",
+                )
+        return len(done.entries)

@@ -1,0 +1,122 @@
+"""Pictures of a beton: sheets of its samples and of their crops, and the histogram of their dimensions."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..beton import format as fmt
+from ..beton.reader import Beton
+from ..errors import UserError
+from ..pipeline.crop import Cropping
+from ..pipeline.status import MEANING, OK
+from .survey import Histogram, Survey, class_name, evenly
+from .whole import Decoder
+
+COLUMNS, ROWS = 6, 4
+CELL_PX, GAP_PX, LABEL_PX, TITLE_PX = 158, 8, 20, 34
+PAPER, INK, FRAME, ERROR = (255, 255, 255), (20, 20, 20), (225, 225, 225), (170, 0, 0)
+CROP_PX = 224
+TRAINING = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "flip": 0.5}
+
+Picture = Image.Image | str
+"""An image, or what is wrong with it."""
+
+
+def samples_sheet(beton: Beton) -> Image.Image:
+    """Whole samples, evenly spread over the file, each with its index and class. 1004 px wide."""
+    chosen = evenly(beton, COLUMNS * ROWS)
+    title = f"{beton.path.name}: {len(chosen)} of {beton.num_samples:,} samples, with index and class"
+    return _sheet(title, beton, chosen, (_stored(beton, index) for index in chosen))
+
+
+def crops_sheet(beton: Beton, seed: int, epoch: int) -> Image.Image:
+    """The training crops of the same samples, each in the same place, as a Loader of this seed draws them in this epoch."""
+    chosen = evenly(beton, COLUMNS * ROWS)
+    title = f"{beton.path.name}: the same samples' training crops, seed {seed}, epoch {epoch}, {CROP_PX} px"
+    return _sheet(title, beton, chosen, _crops(beton, chosen, seed, epoch))
+
+
+def histogram(found: Survey, path: Path) -> None:
+    """Draw how many images have which longest and shortest side, as a PNG 1000 px wide.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("the histogram needs matplotlib; install it: pip install matplotlib") from None
+    figure = Figure(figsize=(10, 4.5), dpi=100, layout="constrained")
+    axes = figure.subplots(1, 2)
+    sides: tuple[tuple[str, Histogram], ...] = (
+        ("longest", found.longest_side_px),
+        ("shortest", found.shortest_side_px),
+    )
+    for ax, (name, shown) in zip(axes, sides):
+        low, high = np.array(shown.edges[:-1]), np.array(shown.edges[1:])
+        ax.bar(low, shown.counts, width=high - low, align="edge", color="#1f6fb4", edgecolor="white")
+        ax.set_xlabel(f"{name} side, pixels", fontsize=12)
+        ax.set_ylabel("images", fontsize=12)
+        ax.tick_params(labelsize=11)
+        for side in ("top", "right"):
+            ax.spines[side].set_visible(False)
+    figure.suptitle(f"{Path(found.path).name}: dimensions of {found.samples:,} images as stored", fontsize=14)
+    figure.savefig(path)
+
+
+def _stored(beton: Beton, index: int) -> Picture:
+    image, payload = beton.images[index], beton.payload(index).tobytes()
+    try:
+        if image["mode"] == fmt.RAW:
+            return Image.frombytes("RGB", (int(image["width"]), int(image["height"])), payload)
+        with Image.open(io.BytesIO(payload)) as opened:
+            return opened.convert("RGB")
+    except Exception as error:  # Pillow's parsers raise whatever a broken file trips them on
+        return f"unreadable: {error}"
+
+
+def _crops(beton: Beton, chosen: Iterable[int], seed: int, epoch: int) -> Iterator[Picture]:
+    decoder = Decoder(beton, CROP_PX)
+    cropping = Cropping(True, CROP_PX, CROP_PX, np.uint64(seed), *TRAINING.values())
+    for index in chosen:
+        pixels, status = decoder.cropped(index, epoch, cropping)
+        yield (
+            Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+            if status == OK
+            else MEANING[status]
+        )
+
+
+def _sheet(title: str, beton: Beton, chosen: list[int], pictures: Iterable[Picture]) -> Image.Image:
+    across, down = CELL_PX + GAP_PX, CELL_PX + LABEL_PX + GAP_PX
+    rows = -(-len(chosen) // COLUMNS)
+    sheet = Image.new("RGB", (GAP_PX + COLUMNS * across, TITLE_PX + rows * down + GAP_PX), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    small, large = ImageFont.load_default(13), ImageFont.load_default(17)
+    draw.text((GAP_PX, 7), title, INK, large)
+    for place, (index, picture) in enumerate(zip(chosen, pictures)):
+        left, top = GAP_PX + place % COLUMNS * across, TITLE_PX + place // COLUMNS * down
+        frame = ERROR if isinstance(picture, str) else FRAME
+        draw.rectangle((left - 1, top - 1, left + CELL_PX, top + CELL_PX), outline=frame)
+        if isinstance(picture, str):
+            draw.multiline_text((left + 6, top + 6), _wrapped(picture), ERROR, small)
+        else:
+            picture.thumbnail((CELL_PX, CELL_PX), Image.Resampling.BICUBIC)
+            sheet.paste(
+                picture, (left + (CELL_PX - picture.width) // 2, top + (CELL_PX - picture.height) // 2)
+            )
+        label = f"{index:,}  {class_name(beton, index)}"
+        while draw.textlength(label, small) > CELL_PX:
+            label = label[:-2] + "…"
+        draw.text((left, top + CELL_PX + 2), label, INK, small)
+    return sheet
+
+
+def _wrapped(text: str, width: int = 22) -> str:
+    return "\n".join(textwrap.wrap(text, width)[:8])

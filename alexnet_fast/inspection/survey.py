@@ -1,0 +1,211 @@
+"""What a beton holds, in figures: settings, sizes, dimensions, class balance, tiles."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..beton import format as fmt
+from ..beton.lossless import segments
+from ..beton.reader import Beton
+from ..beton.sidecar import names
+
+BINS = 12
+MOST_NAMED = 100
+LOOK_AT = 1000  # samples whose headers are read for markers: of a file on a slow disk not a million
+DRI = 0xDD
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Least, mean, median and most of some numbers."""
+
+    least: float
+    mean: float
+    median: float
+    most: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Spread:
+        return cls(*(round(float(f(values)), 1) for f in (np.min, np.mean, np.median, np.max)))
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many values lie in [edges[k], edges[k + 1])."""
+
+    edges: list[int]
+    counts: list[int]
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Histogram:
+        low, high = int(values.min()), int(values.max())
+        width = next(
+            w
+            for w in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+            if (high - low) / w < BINS
+        )
+        # 451 to 500, not 500 to 549: the longest side that images were shrunk to is the last of its own bin.
+        edges = np.arange((low - 1) // width * width + 1, high + width + 1, width)
+        return cls(edges.tolist(), np.histogram(values, edges)[0].tolist())
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Samples of each class."""
+
+    classes: int
+    spread: Spread
+    empty: int
+    """Classes without a sample."""
+    empty_classes: list[str]
+    """Their names, where the sidecar tells them, else labels; the first hundred."""
+    of_no_class: int
+    """Samples whose label is negative, or beyond the classes that there are."""
+
+
+@dataclass(frozen=True)
+class Markers:
+    """Restart markers, without which a crop decodes the whole image: of the samples that were looked at."""
+
+    looked_at: int
+    jpegs: int
+    with_markers: int
+    with_tile_table: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All figures of one file."""
+
+    path: str
+    packer: str
+    settings: dict[str, Any]
+    samples: int
+    raw: int
+    """Samples that are stored as raw RGB."""
+    file_bytes: int
+    payload_bytes: int
+    page_bytes: int
+    bytes_an_image: Spread
+    longest_side_px: Histogram
+    shortest_side_px: Histogram
+    balance: Balance
+    markers: Markers
+    converted: dict[str, int]
+    skipped: int
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def survey(beton: Beton) -> Survey:
+    """Read the metadata of all samples, and the headers of up to ``LOOK_AT`` of them, evenly spread."""
+    told = beton.sidecar or {}
+    width, height = beton.images["width"].astype(int), beton.images["height"].astype(int)
+    return Survey(
+        path=str(beton.path),
+        packer=str(told.get("packer", "an unknown packer: no sidecar tells it")),
+        settings=_mapping(told, "settings"),
+        samples=beton.num_samples,
+        raw=int((beton.images["mode"] == fmt.RAW).sum()),
+        file_bytes=len(beton.map),
+        payload_bytes=int(beton.sizes.sum()),
+        page_bytes=beton.page_size,
+        bytes_an_image=Spread.of(beton.sizes),
+        longest_side_px=Histogram.of(np.maximum(width, height)),
+        shortest_side_px=Histogram.of(np.minimum(width, height)),
+        balance=_balance(beton),
+        markers=_markers(beton),
+        converted=_mapping(_mapping(told, "counts"), "converted"),
+        skipped=len(names(told, "skipped")),
+    )
+
+
+def _mapping(document: dict[str, Any], key: str) -> dict[str, Any]:
+    told = document.get(key)
+    return told if isinstance(told, dict) else {}
+
+
+def _balance(beton: Beton) -> Balance:
+    labels, counts = np.unique(beton.labels, return_counts=True)
+    # Without names the classes are those up to the largest label, if that can be: a damaged file's may be anything.
+    classes = names(beton.sidecar, "classes") or [str(k) for k in range(min(int(labels[-1]) + 1, 1 << 20))]
+    known = (labels >= 0) & (labels < len(classes))
+    samples = np.zeros(len(classes), np.int64)
+    samples[labels[known]] = counts[known]
+    empty = [classes[k] for k in np.flatnonzero(samples == 0)[:MOST_NAMED].tolist()]
+    spread = Spread.of(samples if len(samples) else counts)
+    return Balance(len(classes), spread, int((samples == 0).sum()), empty, int(counts[~known].sum()))
+
+
+def evenly(beton: Beton, count: int) -> list[int]:
+    """Up to ``count`` samples, evenly spread over the file."""
+    return np.unique(
+        np.linspace(0, beton.num_samples - 1, min(count, beton.num_samples)).astype(int)
+    ).tolist()
+
+
+def class_name(beton: Beton, index: int) -> str:
+    """The class of a sample as a person knows it."""
+    classes = names(beton.sidecar, "classes")
+    label = int(beton.labels[index])
+    return str(classes[label]) if 0 <= label < len(classes) else f"label {label}"
+
+
+def text(found: Survey) -> str:
+    """The survey for a terminal."""
+    mb, size, balance, markers = found.file_bytes / 1e6, found.bytes_an_image, found.balance, found.markers
+    shown = ", ".join(balance.empty_classes[:8]) + (" ..." if balance.empty > 8 else "")
+    empty = f"; {balance.empty:,} empty: {shown}" if balance.empty else "; none empty"
+    empty += f"; {balance.of_no_class:,} samples of no class" if balance.of_no_class else ""
+    lines = [
+        f"{found.path}: {found.samples:,} samples of {balance.classes:,} classes, packed by {found.packer}",
+        f"  settings      {', '.join(f'{key} = {value}' for key, value in found.settings.items()) or 'not told'}",
+        f"  file          {mb:,.1f} MB in pages of {found.page_bytes >> 20} MiB, {found.payload_bytes / 1e6:,.1f} MB of it images"
+        + (f", {found.raw:,} of them raw" if found.raw else ""),
+        f"  an image      {size.least / 1e3:,.1f} to {size.most / 1e3:,.1f} kB, mean {size.mean / 1e3:,.1f}, median {size.median / 1e3:,.1f}",
+        f"  a class       {balance.spread.least:,.0f} to {balance.spread.most:,.0f} samples, median {balance.spread.median:,.0f}{empty}",
+        f"  tiles         {_tiles(markers)}",
+    ]
+    if found.converted or found.skipped:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in found.converted.items())
+        lines.append(
+            f"  sources       converted: {kinds or 'none'}; skipped as unreadable: {found.skipped:,}"
+        )
+    for name, histogram in (
+        ("longest side", found.longest_side_px),
+        ("shortest side", found.shortest_side_px),
+    ):
+        lines.append(f"  {name}")
+        most = max(histogram.counts)
+        for low, high, count in zip(histogram.edges, histogram.edges[1:], histogram.counts):
+            lines.append(
+                f"    {low:>6} to {high - 1:<6} px {count:>10,} {'█' * round(40 * count / most)}".rstrip()
+            )
+    return "\n".join(lines)
+
+
+def _tiles(markers: Markers) -> str:
+    looked = f"of {markers.jpegs:,} JPEGs looked at"
+    if not markers.jpegs:
+        return "no JPEGs: a crop of raw pixels needs none"
+    if not markers.with_markers:
+        return f"none {looked}: every crop decodes its whole image; pack with restart markers to decode less"
+    return f"{markers.with_markers:,} {looked} have restart markers, {markers.with_tile_table:,} a tile table"
+
+
+def _markers(beton: Beton) -> Markers:
+    chosen = evenly(beton, LOOK_AT)
+    jpegs = marked = tabled = 0
+    for index in chosen:
+        if beton.images["mode"][index] != fmt.JPEG:
+            continue
+        jpegs += 1
+        jpeg = beton.payload(index)[: 1 << 17].tobytes()
+        found = {marker: jpeg[begin:end] for marker, begin, end in segments(jpeg)}
+        marked += any(found.get(DRI, b""))
+        tabled += found.get(fmt.TILE_MARKER, b"").startswith(fmt.TILE_MAGIC)
+    return Markers(len(chosen), jpegs, marked, tabled)

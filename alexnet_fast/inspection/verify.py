@@ -1,0 +1,155 @@
+"""Whether a beton is whole: every sample decodes, matches its checksum and, where the folder is given, its source."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from ..beton.errors import WorkerDied
+from ..beton.reader import Beton, BetonError
+from ..beton.sidecar import checksums, names
+from ..beton.workers import in_order
+from ..errors import UserError
+from ..pipeline.status import MEANING, OK
+from .source import Source
+from .whole import Decoder
+
+SIDE_PX = 64  # of what a sample is decoded to and nobody looks at
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a file."""
+
+    what: str
+    index: int | None = None
+    """The sample, or None: the file as a whole."""
+    path: str = ""
+    """The sample's source, where the sidecar tells it."""
+
+    def __str__(self) -> str:
+        named = f" ({self.path})" if self.path else ""
+        return self.what if self.index is None else f"sample {self.index}{named}: {self.what}"
+
+
+@dataclass
+class Verdict:
+    """What was found out about one file."""
+
+    path: Path
+    samples: int = 0
+    checked: list[str] = field(default_factory=list)
+    """What holds of every sample that is not among the faults."""
+    unchecked: list[str] = field(default_factory=list)
+    """What could not be looked at, and why."""
+    faults: list[Fault] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        state = f"{len(self.faults):,} fault{'s' * (len(self.faults) > 1)}" if self.faults else "no fault"
+        checked = f": each {', '.join(self.checked)}" if self.checked and not self.faults else ""
+        unchecked = f" (not checked: {'; '.join(self.unchecked)})" if self.unchecked else ""
+        return f"{self.path}: {self.samples:,} samples, {state}{checked}{unchecked}"
+
+
+def verify(
+    path: Path,
+    source: Path | None = None,
+    *,
+    workers: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Verdict:
+    """Look at every sample of a beton.
+
+    Args:
+        source: the folder it was packed from, or the one above it.
+        workers: processes that decode and encode.
+        progress: called with the samples done and their number.
+
+    Raises:
+        UserError: there is no such file, or it tells no source to compare with.
+        WorkerDied: a process died over a sample, which it names.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist or is no file; give --verify .beton files")
+    verdict = Verdict(path)
+    try:
+        with Beton(path) as beton:
+            verdict.samples = beton.num_samples
+            paths = names(beton.sidecar, "paths")
+            if beton.sidecar is None or checksums(beton.sidecar, beton) is None:
+                verdict.unchecked.append(
+                    f"checksums: {path.name}.json {'is missing' if beton.sidecar is None else 'has none'}"
+                )
+            else:
+                verdict.checked.append("matches its checksum")
+            compared = Source.of(beton, source) if source else None
+    except BetonError as error:
+        verdict.faults.append(Fault(str(error)))
+        return verdict
+    verdict.checked.insert(0, "decodes, every pixel")
+    if compared:
+        verdict.checked.append(compared.how())
+        verdict.unchecked += [compared.unchecked()] if compared.unchecked() else []
+        verdict.faults += [Fault(what) for what in compared.faults_of_the_whole()]
+    else:
+        verdict.unchecked.append("its source: no --source was given")
+    work = partial(look_at, str(path), str(source) if source else "")
+    outcomes = in_order(
+        work, range(verdict.samples), workers, doing=lambda index: f"looking at sample {index}"
+    )
+    try:
+        for index, whats in enumerate(outcomes):
+            named = paths[index] if index < len(paths) else ""
+            verdict.faults += [Fault(what, index, named) for what in whats]
+            progress(index + 1, verdict.samples)
+    except WorkerDied as error:
+        raise WorkerDied(f"{path} was not verified: {error.what}", error.remedy) from error
+    finally:
+        outcomes.close()
+        _open.clear()  # where this process was the worker
+    return verdict
+
+
+def look_at(path: str, source: str, index: int) -> list[str]:
+    """What is wrong with one sample, in words. Runs in a worker process."""
+    return _opened(path, source).faults(index)
+
+
+class _Opened:
+    """A beton as one worker keeps it open."""
+
+    def __init__(self, path: str, source: str) -> None:
+        self.named = (path, source)
+        self._beton = Beton(path)
+        self._checksums = checksums(self._beton.sidecar or {}, self._beton)
+        self._source = Source.of(self._beton, Path(source)) if source else None
+        self._decoder = Decoder(self._beton, SIDE_PX)
+
+    def faults(self, index: int) -> list[str]:
+        stored = self._beton.payload(index).tobytes()
+        found = []
+        if self._checksums is not None and zlib.crc32(stored) != self._checksums[index]:
+            found.append(
+                f"its {len(stored)} bytes have the CRC-32 {zlib.crc32(stored):08x}, expected {self._checksums[index]:08x}"
+            )
+        _, status = self._decoder.whole(index)
+        if status != OK:
+            found.append(f"it does not decode: {MEANING[status]}")
+        if self._source:
+            image = self._beton.images[index]
+            size = int(image["width"]), int(image["height"])
+            what = self._source.fault(index, stored, int(self._beton.labels[index]), size)
+            found += [what] if what else []
+        return found
+
+
+_open: list[_Opened] = []
+
+
+def _opened(path: str, source: str) -> _Opened:
+    if not _open or _open[0].named != (path, source):
+        _open[:] = [_Opened(path, source)]
+    return _open[0]

@@ -1,0 +1,49 @@
+"""How far a long work over many images is: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 30.0
+
+
+@contextmanager
+def progress_bar(name: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """The context's value takes the number of images done and, where it was not known before, of all.
+
+    What it is told first is where the work goes on, and counts for no speed.
+    """
+    console, told = Console(stderr=True), time.monotonic()
+    first: tuple[int, float] | None = None
+    columns = (
+        TextColumn(name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=total, rate="")
+
+        def progress(done: int, of: int | None = total) -> None:
+            nonlocal first, told
+            now = time.monotonic()
+            if first is None:
+                first = done, now
+                bar.reset(task, total=of, completed=done)
+            per_s = (done - first[0]) / max(now - first[1], 1e-3)
+            bar.update(task, completed=done, total=of, rate=f"{per_s:,.0f} img/s")
+            if not console.is_terminal and now - told >= LINE_EVERY_S:
+                told = now
+                left_min = ((of or done) - done) / per_s / 60 if per_s else 0.0
+                line = f"{name}: {done:,} of {of or done:,}, {per_s:,.0f} img/s, {left_min:,.1f} min left"
+                print(line, file=sys.stderr, flush=True)
+
+        yield progress

@@ -1,0 +1,377 @@
+"""A packing that is interrupted, at whatever point, goes on there, and its file is the one of a packing left alone."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexnet_fast.beton import journal, plan, unfinished
+from alexnet_fast.beton.encode import Encoding, UnreadableImage
+from alexnet_fast.beton.errors import Busy, Changed, PackingError
+from alexnet_fast.beton.journal import Journal
+from alexnet_fast.beton.reader import Beton, BetonError
+from alexnet_fast.beton.writer import Packed, Split, scan_folder, write_beton
+from betons import jpeg, picture
+from folders import fill, listed
+
+SMALL = Encoding(max_resolution=64)
+WHOLE = ["a.beton", "a.beton.json"]
+REST = ["a.beton.journal", "a.beton.partial"]
+
+
+class Stop(BaseException):
+    """What Ctrl-C raises, without the signal."""
+
+
+@pytest.fixture(autouse=True)
+def every_image_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unfinished, "LOG_EVERY_S", 0.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two dozen images of three classes; two that are converted, two that are broken."""
+    root = fill(tmp_path_factory.mktemp("images") / "train", {"cat": 8, "ant": 6, "bee": 6})
+    picture(60, 40).convert("L").save(root / "ant/grey.JPEG")
+    picture(60, 40).save(root / "bee/png.JPEG", "PNG")
+    (root / "ant/ant_2a.JPEG").write_bytes(b"no image")
+    (root / "cat/cat_3a.JPEG").write_bytes(jpeg(picture(90, 70))[:1500])
+    return root
+
+
+@pytest.fixture(scope="module")
+def split(folder: Path) -> Split:
+    return scan_folder(folder).shuffled(0)
+
+
+def pack(split: Split, out: Path, stop_at: int | None = None, **options: object) -> Packed:
+    """Pack into ``out``/a.beton, and stop when so many images are done."""
+
+    def progress(done: int) -> None:
+        if done == stop_at:
+            raise Stop
+
+    chosen = {"workers": 1, "on_error": "skip", "encoding": SMALL, "progress": progress, **options}
+    return write_beton(split, out / "a.beton", **chosen)  # type: ignore[arg-type]
+
+
+def stopped(split: Split, out: Path, stop_at: int = 10, **options: object) -> Path:
+    """A folder in which a packing was interrupted."""
+    with pytest.raises(Stop):
+        pack(split, out, stop_at, **options)
+    assert listed(out) == REST
+    return out
+
+
+def content(out: Path) -> list[bytes]:
+    assert listed(out) == WHOLE
+    return [(out / name).read_bytes() for name in WHOLE]
+
+
+@pytest.fixture(scope="module")
+def alone(split: Split, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """The file and the json of a packing left alone."""
+    out = tmp_path_factory.mktemp("alone")
+    pack(split, out)
+    return content(out)
+
+
+@pytest.mark.parametrize(("first", "then"), [(1, 1), (1, 3), (2, 1)])
+def test_it_goes_on_where_it_was_with_any_number_of_workers(
+    split: Split, alone: list[bytes], tmp_path: Path, first: int, then: int
+) -> None:
+    stopped(split, tmp_path, workers=first)
+    told: list[int] = []
+    packed = pack(split, tmp_path, workers=then, progress=told.append)
+    assert told == list(range(10, 25)) and packed.resumed == 10
+    assert content(tmp_path) == alone
+
+
+def test_interrupted_after_every_single_image_it_is_still_the_same_file(
+    split: Split, alone: list[bytes], tmp_path: Path
+) -> None:
+    for done in range(1, 25):
+        stopped(split, tmp_path, done)
+    assert pack(split, tmp_path).resumed == 24
+    assert content(tmp_path) == alone
+
+
+def test_pages_that_grew_before_an_interruption_are_as_large_after_it(tmp_path: Path) -> None:
+    sizes = [(500, 500), (2000, 1500), (500, 500), (500, 500), (3000, 2500), (400, 400)]
+    for k, size in enumerate(sizes):
+        picture(100, 80, k).resize(size).save(tmp_path / f"{k}.bmp")
+    split = Split(tmp_path, [f"{k}.bmp" for k in range(6)], [0] * 6, ["only"])
+    raw = Encoding(mode="raw", max_resolution=0)
+    pack(split, tmp_path / "alone", encoding=raw)
+    for done in range(1, 7):
+        stopped(split, tmp_path / "out", done, encoding=raw)
+    pack(split, tmp_path / "out", encoding=raw)
+    assert content(tmp_path / "out") == content(tmp_path / "alone")
+    assert Beton(tmp_path / "out/a.beton").page_size == 1 << 25
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace", "open"])
+@pytest.mark.parametrize("call", [0, 1, 2])
+def test_an_end_that_is_cut_short_at_any_step_is_made_up_for(
+    split: Split,
+    alone: list[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    call: int,
+) -> None:
+    """The file is synced, the json written beside it and renamed, the file renamed, the folder synced, the journal deleted."""
+    stopped(split, tmp_path, 24)
+    real, calls = getattr(os, function), 0
+
+    def dies(*arguments: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls > call and (function != "open" or arguments[0] == tmp_path):
+            raise Stop
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, function, dies)
+        try:
+            pack(split, tmp_path)
+        except Stop:
+            assert listed(tmp_path) != WHOLE
+    pack(split, tmp_path)
+    assert content(tmp_path) == alone
+
+
+def test_an_older_file_beside_the_new_ones_json_is_told_and_the_same_command_mends_it(
+    split: Split, alone: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash between the two names: the sidecar is new, the beton is not."""
+    pack(split, tmp_path, encoding=Encoding(max_resolution=32))
+    replace_now = os.replace
+
+    def dies(source: Path, target: Path) -> None:
+        if target.suffix == ".beton":
+            raise Stop
+        replace_now(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(os, "replace", dies)
+        pack(split, tmp_path)
+    with (
+        Beton(tmp_path / "a.beton") as beton,
+        pytest.raises(BetonError, match="written for another file than this"),
+    ):
+        assert beton.sidecar
+    assert pack(split, tmp_path).resumed == 24
+    assert content(tmp_path) == alone
+    with Beton(tmp_path / "a.beton") as beton:
+        assert beton.sidecar is not None
+
+
+def test_a_journal_that_was_torn_anywhere_loses_no_more_than_its_end(
+    split: Split, alone: list[bytes], tmp_path: Path
+) -> None:
+    stopped(split, tmp_path, 12)
+    log, payload = ((tmp_path / name).read_bytes() for name in REST)
+    frames = [found.start() for found in re.finditer(journal.MAGIC, log)]
+    assert len(frames) == 13
+    for length in [0, 3, frames[1] - 1, frames[1], frames[1] + 5, frames[7] + 20, len(log) - 1]:
+        (tmp_path / REST[0]).write_bytes(log[:length])
+        (tmp_path / REST[1]).write_bytes(payload)
+        whole = sum(frame <= length for frame in [*frames[1:], len(log)]) - 1
+        assert pack(split, tmp_path).resumed == max(0, whole)
+        assert content(tmp_path) == alone
+        (tmp_path / "a.beton").unlink()
+
+
+@pytest.mark.parametrize("loss", ["cut", "zeros"])
+def test_what_the_journal_claims_and_the_file_lost_in_a_power_cut_is_packed_again(
+    split: Split, alone: list[bytes], tmp_path: Path, loss: str
+) -> None:
+    stopped(split, tmp_path, 20)
+    partial = tmp_path / REST[1]
+    content_now = partial.read_bytes()
+    kept = len(content_now) - 4000
+    partial.write_bytes(content_now[:kept] + (bytes(4000) if loss == "zeros" else b""))
+    assert 10 < pack(split, tmp_path).resumed < 20
+    assert content(tmp_path) == alone
+
+
+class AtOnce(ThreadPoolExecutor):
+    """An executor that has done what it is given before it returns."""
+
+    def submit(self, *given: Any, **options: Any) -> Future[Any]:
+        future = super().submit(*given, **options)
+        future.exception()
+        return future
+
+
+def test_what_was_synced_is_told_by_the_frames_behind_it(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unfinished, "SYNC_EVERY_S", 0.0)
+    monkeypatch.setattr(unfinished, "ThreadPoolExecutor", AtOnce)
+    stopped(split, tmp_path, 20)
+    with Journal(tmp_path / "a.beton") as log:
+        found = log.read()
+    assert (
+        found is not None and found[1].safe == 18
+    )  # when the 20th was logged, the sync after the 18th was known
+
+
+def test_a_file_that_lost_what_was_safe_on_the_disk_is_not_gone_on_with(split: Split, tmp_path: Path) -> None:
+    stopped(split, tmp_path, 20)
+    with Journal(tmp_path / "a.beton") as log:
+        found = log.read()
+        assert found is not None and found[1].safe == 0  # five seconds have not passed
+        log.go_on(found[1])
+        log.enter(found[1].entries[:0], {}, safe=18)
+    partial = tmp_path / REST[1]
+    partial.write_bytes(bytes(partial.stat().st_size))
+    with pytest.raises(Changed, match="does not hold what its journal says: .*; begin anew with --fresh"):
+        pack(split, tmp_path)
+
+
+@pytest.mark.parametrize("lost", REST)
+def test_of_a_file_without_journal_or_a_journal_without_file_nothing_is_believed(
+    split: Split, alone: list[bytes], tmp_path: Path, lost: str
+) -> None:
+    (stopped(split, tmp_path) / lost).unlink()
+    assert pack(split, tmp_path).resumed == 0
+    assert content(tmp_path) == alone
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"encoding": replace(SMALL, quality=80)}, "quality was 90 and is 80"),
+        ({"encoding": replace(SMALL, max_resolution=32, restart_mcus=4)}, "max_resolution was 64 and is 32, restart_mcus was 2 and is 4"),
+        ({"encoding": replace(SMALL, mode="raw")}, "mode was reencode and is raw"),
+        ({"settings": {"shuffle_seed": 1}}, "shuffle_seed was None and is 1"),
+    ],
+)  # fmt: skip
+def test_other_settings_are_refused_and_named(
+    split: Split, tmp_path: Path, options: dict[str, object], said: str
+) -> None:
+    stopped(split, tmp_path)
+    before = [(tmp_path / name).read_bytes() for name in REST]
+    with pytest.raises(
+        Changed, match=f"{re.escape(said)}; give the same ones to go on, or begin anew with --fresh"
+    ):
+        pack(split, tmp_path, **options)
+    assert [(tmp_path / name).read_bytes() for name in REST] == before
+
+
+def test_another_encoder_is_refused_and_named(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(split, tmp_path)
+    monkeypatch.setattr(plan, "encoder_versions", lambda _: {"pillow": "1.0"})
+    with pytest.raises(
+        Changed, match="another encoder, .*: pillow was .* and is 1.0, libjpeg was .* and is None; install"
+    ):
+        pack(split, tmp_path)
+
+
+def _add(root: Path) -> None:
+    (root / "ant/new.JPEG").write_bytes(jpeg(picture(40, 30)))
+
+
+def _remove(root: Path) -> None:
+    (root / "ant/ant_0.JPEG").unlink()
+    (root / "ant/ant_1.JPEG").unlink()
+
+
+def _rename(root: Path) -> None:
+    (root / "bee/bee_1.JPEG").rename(root / "bee/wasp.JPEG")
+
+
+def _resize(root: Path) -> None:
+    (root / "cat/cat_1.JPEG").write_bytes(jpeg(picture(40, 30)))
+
+
+def _touch(root: Path) -> None:
+    os.utime(root / "cat/cat_1.JPEG", (0, 0))
+
+
+def _new_class(root: Path) -> None:
+    (root / "ape").mkdir()
+    (root / "bee/bee_1.JPEG").rename(root / "ape/bee_1.JPEG")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_add, "1 image (ant/new.JPEG) added"),
+        (_remove, "2 images (ant/ant_0.JPEG and 1 more) removed"),
+        (_rename, "1 image (bee/wasp.JPEG) added, 1 image (bee/bee_1.JPEG) removed"),
+        (_resize, "1 image (cat/cat_1.JPEG) of another size"),
+        (_touch, "1 image (cat/cat_1.JPEG) modified"),
+        (_new_class, "1 image (ape/bee_1.JPEG) added, 1 image (bee/bee_1.JPEG) removed"),
+    ],
+)
+def test_another_folder_is_refused_and_the_difference_named(
+    tmp_path: Path, change: Callable[[Path], None], said: str
+) -> None:
+    root = fill(tmp_path / "images", {"ant": 3, "bee": 3, "cat": 3})
+    stopped(scan_folder(root), tmp_path / "out", 2)
+    change(root)
+    with pytest.raises(
+        Changed, match=f"images has changed since .* interrupted: {re.escape(said)}; put it back to go on, or"
+    ):
+        pack(scan_folder(root), tmp_path / "out")
+    assert pack(scan_folder(root), tmp_path / "out", fresh=True).resumed == 0
+    assert listed(tmp_path / "out") == WHOLE
+
+
+def test_an_unreadable_image_that_ended_a_packing_is_left_out_when_it_goes_on_so(
+    split: Split, alone: list[bytes], tmp_path: Path
+) -> None:
+    with pytest.raises(UnreadableImage) as caught:
+        pack(split, tmp_path, on_error="raise")
+    assert "; pack with --on-error skip to leave it out, or" in str(caught.value)
+    assert pack(split, tmp_path).resumed > 0
+    assert content(tmp_path) == alone
+
+
+def test_an_image_that_was_left_out_is_an_error_when_it_goes_on_without_that_leave(
+    split: Split, tmp_path: Path
+) -> None:
+    stopped(split, tmp_path, 23)
+    with pytest.raises(UnreadableImage, match="cannot read the image"):
+        pack(split, tmp_path, on_error="raise")
+    assert listed(tmp_path) == REST
+
+
+def test_what_has_finished_is_not_packed_again_unless_an_image_is_newer_or_it_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    split = scan_folder(fill(tmp_path / "images", {"ant": 3}))
+    first = pack(split, tmp_path / "out")
+    written = (tmp_path / "out/a.beton").stat().st_mtime_ns
+    told: list[int] = []
+    again = pack(split, tmp_path / "out", progress=told.append)
+    assert (again.resumed, again.seconds, told) == (3, 0.0, [3])
+    assert replace(again, resumed=0) == replace(first, seconds=0.0)
+    assert (tmp_path / "out/a.beton").stat().st_mtime_ns == written
+    assert pack(split, tmp_path / "out", fresh=True).resumed == 0
+    assert pack(split, tmp_path / "out", encoding=Encoding(max_resolution=32)).resumed == 0
+    os.utime(tmp_path / "images/ant/ant_0.JPEG", ns=(2**62, 2**62))
+    assert pack(split, tmp_path / "out", encoding=Encoding(max_resolution=32)).resumed == 0
+
+
+def test_two_at_once_are_one_too_many(split: Split, alone: list[bytes], tmp_path: Path) -> None:
+    stopped(split, tmp_path)
+    with Journal(tmp_path / "a.beton"), pytest.raises(Busy) as caught:
+        pack(split, tmp_path)
+    assert str(caught.value) == (
+        f"another process is packing into {tmp_path}/a.beton; wait for it to end, or pack into another --out"
+    )
+    assert isinstance(caught.value, PackingError) and pack(split, tmp_path).resumed == 10
+    assert content(tmp_path) == alone

@@ -1,0 +1,104 @@
+"""Worker processes: in order, ahead within bounds, and never dead in silence."""
+
+from __future__ import annotations
+
+import multiprocessing.spawn
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexnet_fast.beton import workers
+from alexnet_fast.beton.errors import WorkerDied
+from alexnet_fast.beton.workers import in_order
+
+
+def doing(item: object) -> str:
+    return f"doing {item}"
+
+
+def children() -> set[int]:
+    """Processes whose parent is this one, or that this one's forkserver started."""
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"forkserver" in status.read_bytes() and os.getpgid(int(status.parent.name)) == os.getpgid(0):
+                found.add(int(status.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_results_come_in_the_items_order(count: int) -> None:
+    assert list(in_order(abs, range(-50, 0), count, doing=doing)) == list(range(50, 0, -1))
+    assert list(in_order(abs, [], count, doing=doing)) == []
+
+
+def test_a_slow_item_lets_others_be_done_ahead_but_not_without_end() -> None:
+    """Results wait for the first item, which is slow; no more of them than the bound."""
+    items = [1.0] + [0.0] * 300
+    results = in_order(time.sleep, items, 2, doing=doing)
+    team_of = results.gi_frame
+    next(results)
+    team = team_of.f_locals["team"]
+    assert workers.AHEAD < team._given <= 1 + 2 * workers.AHEAD
+    assert sum(1 for _ in results) == 300
+
+
+def test_a_worker_that_is_killed_is_named_with_its_signal_and_its_item() -> None:
+    """It kills itself when it comes to the third item, as the kernel does when memory runs out."""
+    harmless = int(signal.SIGCHLD)
+    items = [harmless] * 2 + [int(signal.SIGKILL)] + [harmless] * 40
+    before = children()
+    with pytest.raises(
+        WorkerDied,
+        match=r"^worker process \d+ was killed by SIGKILL \(9\) while doing 9; .*use fewer --workers$",
+    ):
+        list(in_order(signal.raise_signal, items, 2, doing=doing))
+    assert len(children() - before) <= 1  # the server that forks them stays
+
+
+def test_a_worker_that_ends_is_named_with_its_code() -> None:
+    with pytest.raises(WorkerDied, match=r"^worker process \d+ ended with code 7 while doing 7"):
+        list(in_order(os._exit, [7] * 20, 2, doing=doing))
+
+
+def test_a_worker_without_memory_says_over_which_item() -> None:
+    with pytest.raises(
+        WorkerDied, match=r"^worker process \d+ ran out of memory while doing 4611686018427387904;"
+    ):
+        list(in_order(bytes, [1, 2, 1 << 62, 3], 2, doing=doing))
+    with pytest.raises(WorkerDied, match="^memory ran out while doing 4611686018427387904; free some"):
+        list(in_order(bytes, [1, 2, 1 << 62, 3], 1, doing=doing))
+
+
+@pytest.mark.parametrize(
+    ("work", "item", "expected"),
+    [(int, "x", "a worker process failed: .*ValueError: invalid literal"), (len, 3, "TypeError")],
+)
+def test_what_a_worker_raises_is_raised_here_with_where_it_happened(
+    work: Callable[[Any], Any], item: object, expected: str
+) -> None:
+    with pytest.raises(RuntimeError, match=f"(?s){expected}"):
+        list(in_order(work, [item] * 20, 2, doing=doing))
+
+
+def test_leaving_early_leaves_no_worker() -> None:
+    results = in_order(time.sleep, [0.0] + [60.0] * 50, 3, doing=doing)
+    next(results)
+    before = children()
+    results.close()
+    assert len(before - children()) == 3
+
+
+def test_workers_do_not_import_the_program_that_starts_them() -> None:
+    with workers._light_main():
+        prepared = multiprocessing.spawn.get_preparation_data("worker")
+    named = {"init_main_from_name", "init_main_from_path"}
+    assert not named & prepared.keys()
+    assert named & multiprocessing.spawn.get_preparation_data("worker").keys()

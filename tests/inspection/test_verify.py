@@ -1,0 +1,186 @@
+"""A verdict on a beton: every sample decodes, matches its checksum and its source, or is listed with what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alexnet_fast.beton.encode import Encoding
+from alexnet_fast.beton.lossless import JpegtranMissing, jpegtran
+from alexnet_fast.beton.reader import Beton
+from alexnet_fast.beton.writer import scan_folder, write_beton
+from alexnet_fast.errors import UserError
+from alexnet_fast.inspection.verify import Verdict, verify
+from betons import jpeg, picture, write
+from folders import fill
+
+Edit = Callable[[Path], None]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten images of two classes, one grey, one a PNG."""
+    root = fill(tmp_path_factory.mktemp("images") / "train", {"ant": 4, "bee": 4})
+    picture(60, 40).convert("L").save(root / "ant/grey.JPEG")
+    picture(60, 40).save(root / "bee/png.JPEG", "PNG")
+    return root
+
+
+@pytest.fixture
+def packed(images: Path, tmp_path: Path) -> Path:
+    return write_beton(scan_folder(images), tmp_path / "a.beton", Encoding(max_resolution=64), workers=1).path
+
+
+def listed(verdict: Verdict) -> list[str]:
+    return [str(fault) for fault in verdict.faults]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_whole_file_has_no_fault(images: Path, packed: Path, workers: int) -> None:
+    told: list[tuple[int, int]] = []
+    verdict = verify(packed, images, workers=workers, progress=lambda *done: told.append(done))
+    assert verdict.samples == 10 and listed(verdict) == [] and verdict.unchecked == []
+    assert str(verdict).endswith(
+        "10 samples, no fault: each decodes, every pixel, matches its checksum, bytes equal its source's, encoded again"
+    )
+    assert told == [(done, 10) for done in range(1, 11)]
+
+
+@pytest.mark.parametrize("mode", ["raw", "lossless"])
+def test_the_other_modes_are_compared_with_their_source_too(images: Path, tmp_path: Path, mode: Any) -> None:
+    if mode == "lossless":
+        try:
+            jpegtran()
+        except JpegtranMissing as error:
+            pytest.skip(str(error))
+    encoding = Encoding(mode=mode, max_resolution=0)
+    path = write_beton(scan_folder(images), tmp_path / "a.beton", encoding, workers=1).path
+    verdict = verify(path, images, workers=1)
+    assert listed(verdict) == [] and ("coefficients" in str(verdict)) == (mode == "lossless")
+    _swap_source(images, tmp_path / "other")
+    verdict = verify(path, tmp_path / "other", workers=1)
+    what = (
+        "its coefficients are not its source's"
+        if mode == "lossless"
+        else "its bytes are not its source's, encoded again"
+    )
+    assert listed(verdict) == [f"sample 1 (ant/ant_1.JPEG): {what}"]
+
+
+def _swap_source(images: Path, copy: Path) -> None:
+    """The same folder, one image's pixels changed by the least: another quality."""
+    shutil.copytree(images, copy)
+    (copy / "ant/ant_1.JPEG").write_bytes(jpeg(picture(90, 70, 1), quality=91))
+
+
+def test_every_flipped_byte_of_a_payload_is_found_and_named(packed: Path) -> None:
+    """In the entropy-coded data no decoder need notice; the checksum does."""
+    content = bytearray(packed.read_bytes())
+    with Beton(packed) as beton:
+        begin, size = int(beton.images["data_ptr"][6]), int(beton.sizes[6])
+    for at in (0, size // 2, size - 1):
+        damaged = bytearray(content)
+        damaged[begin + at] ^= 1
+        packed.write_bytes(damaged)
+        verdict = verify(packed, workers=1)
+        assert {fault.index for fault in verdict.faults} == {6}
+        assert f"sample 6 (bee/bee_1.JPEG): its {size} bytes have the CRC-32 " in listed(verdict)[0]
+
+
+def test_a_sample_that_does_not_decode_is_found_without_a_checksum(tmp_path: Path) -> None:
+    """A file by another packer: what cannot be checked is said."""
+    good = jpeg(picture(90, 70))
+    path = write(tmp_path / "a.beton", [good, good, good])
+    with Beton(path) as beton:
+        at = int(beton.images["data_ptr"][1])
+    content = bytearray(path.read_bytes())
+    content[at + len(good) * 2 // 3 : at + len(good)] = bytes(len(good) - len(good) * 2 // 3)
+    path.write_bytes(content)
+    verdict = verify(path, workers=1)
+    assert listed(verdict) == ["sample 1: it does not decode: libjpeg-turbo found its data corrupt"]
+    assert verdict.unchecked == ["checksums: a.beton.json is missing", "its source: no --source was given"]
+    with pytest.raises(UserError, match="cannot be compared with .*; verify it without --source"):
+        verify(path, tmp_path, workers=1)
+
+
+def test_damage_far_from_any_crop_is_found(tmp_path: Path) -> None:
+    """Every tile of the image is decoded, the last too."""
+    path = write_beton(
+        scan_folder(fill(tmp_path / "images", {"ant": 1})), tmp_path / "a.beton", Encoding(), workers=1
+    ).path
+    (tmp_path / "a.beton.json").unlink()
+    with Beton(path) as beton:
+        end = int(beton.images["data_ptr"][0]) + int(beton.sizes[0])
+    content = bytearray(path.read_bytes())
+    content[end - 12 : end - 2] = bytes(10)
+    path.write_bytes(content)
+    assert [fault.index for fault in verify(path, workers=1).faults] == [0]
+
+
+def _drop(root: Path) -> None:
+    (root / "ant/ant_0.JPEG").unlink()
+
+
+def _add(root: Path) -> None:
+    (root / "bee/new.JPEG").write_bytes(jpeg(picture(40, 30)))
+
+
+def _add_class(root: Path) -> None:
+    (root / "wasp").mkdir()
+    (root / "wasp/new.JPEG").write_bytes(jpeg(picture(40, 30)))
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (_drop, "sample 0 (ant/ant_0.JPEG): its source: cannot read the image"),
+        (_add, "bee/new.JPEG is not in the file"),
+        (_add_class, "has the class 'wasp', which the training split does not have"),
+    ],
+)
+def test_a_folder_that_holds_other_images_is_told(
+    images: Path, packed: Path, tmp_path: Path, edit: Edit, expected: str
+) -> None:
+    shutil.copytree(images, tmp_path / "copy")
+    edit(tmp_path / "copy")
+    faults = listed(verify(packed, tmp_path / "copy", workers=1))
+    assert len(faults) == 1 and expected in faults[0]
+
+
+def test_a_label_of_another_class_is_told(images: Path, packed: Path) -> None:
+    with Beton(packed) as beton:
+        at = beton.images.ctypes.data - beton.map.ctypes.data + 16
+    content = bytearray(packed.read_bytes())
+    content[at : at + 8] = np.int64(1).tobytes()
+    packed.write_bytes(content)
+    sidecar = packed.with_name("a.beton.json")
+    told = json.loads(sidecar.read_text())
+    del told["file"]  # it knows the file's metadata too
+    sidecar.write_text(json.dumps(told))
+    assert listed(verify(packed, images, workers=1)) == [
+        "sample 0 (ant/ant_0.JPEG): its label 1 is bee, its folder ant"
+    ]
+
+
+def test_another_encoder_than_the_packers_is_said_and_its_bytes_are_not_compared(
+    images: Path, packed: Path
+) -> None:
+    sidecar = packed.with_name("a.beton.json")
+    sidecar.write_text(sidecar.read_text().replace('"pillow": "', '"pillow": "1.'))
+    verdict = verify(packed, images, workers=1)
+    assert listed(verdict) == [] and "packed with {'pillow': '1." in verdict.unchecked[0]
+    assert "size equals its source's, encoded again" in str(verdict)
+
+
+def test_a_file_that_cannot_even_be_opened_has_one_fault(packed: Path) -> None:
+    packed.write_bytes(packed.read_bytes()[:-100])
+    verdict = verify(packed, workers=1)
+    assert len(verdict.faults) == 1 and verdict.faults[0].index is None
+    with pytest.raises(UserError, match="does not exist"):
+        verify(packed.with_name("none.beton"), workers=1)

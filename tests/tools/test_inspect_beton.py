@@ -1,0 +1,117 @@
+"""tools/inspect_beton.py as people run it."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_fast import Loader
+from alexnet_fast.beton.encode import Encoding
+from alexnet_fast.beton.reader import Beton
+from alexnet_fast.beton.writer import scan_folder, write_beton
+from alexnet_fast.errors import exit_code
+from alexnet_fast.inspection.sheets import CELL_PX, GAP_PX, TITLE_PX
+from betons import Entry, jpeg, picture, write
+from folders import fill
+from inspect_beton import main
+
+
+def inspect(*arguments: object) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = exit_code(lambda: main(list(map(str, arguments))))
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine samples of two classes, and a third class that has none."""
+    root = fill(tmp_path_factory.mktemp("images") / "train", {"ant": 6, "cat": 3})
+    split = scan_folder(root, ["ant", "bee", "cat"])
+    return write_beton(
+        split, root.parent / "a.beton", Encoding(), workers=1, settings={"split": "train"}
+    ).path
+
+
+def test_it_tells_settings_sizes_dimensions_balance_and_tiles(packed: Path) -> None:
+    code, out, _ = inspect(packed)
+    assert code == 0
+    assert f"{packed}: 9 samples of 3 classes, packed by alexnet_fast" in out
+    assert "quality = 90, restart_mcus = 2" in out and "split = train" in out
+    assert "0 to 6 samples, median 3; 1 empty: bee" in out
+    assert "9 of 9 JPEGs looked at have restart markers, 9 a tile table" in out
+    assert "90 to 90     px          9" in out and "70 to 70     px          9" in out
+
+
+def test_its_json_holds_the_same_figures(packed: Path) -> None:
+    told = json.loads(inspect(packed, "--json")[1])
+    with Beton(packed) as beton:
+        assert told["samples"] == 9 and told["payload_bytes"] == int(beton.sizes.sum())
+        assert told["file_bytes"] == len(beton.map)
+        assert told["bytes_an_image"]["most"] == float(beton.sizes.max())
+    assert told["balance"]["empty_classes"] == ["bee"] and told["balance"]["classes"] == 3
+    assert told["longest_side_px"] == {"edges": [90, 91], "counts": [9]}
+
+
+def test_the_largest_images_are_the_last_of_their_own_bin(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(500, 375)), jpeg(picture(40, 30))])
+    told = json.loads(inspect(path, "--json")[1])["longest_side_px"]
+    assert told["edges"][-2:] == [451, 501] and told["counts"][-1] == 1 and sum(told["counts"]) == 2
+
+
+def test_a_file_by_another_packer_is_told_as_far_as_it_tells_itself(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(40, 30)), Entry.raw(picture(40, 30))], labels=[0, 2])
+    code, out, _ = inspect(path)
+    assert code == 0 and "no sidecar tells it" in out and "settings      not told" in out
+    assert "1 empty: 1" in out and ", 1 of them raw" in out
+    assert "none of 1 JPEGs looked at: every crop decodes its whole image" in out
+
+
+def test_the_pictures_show_the_samples_and_the_loaders_own_crops(packed: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    code, _, err = inspect(packed, "--out", tmp_path, "--seed", 7)
+    assert code == 0 and err.count(".png") == 3
+    sizes = {path.name: Image.open(path).size for path in tmp_path.glob("*.png")}
+    assert {name: size[0] for name, size in sizes.items()} == {
+        "samples.png": 1004, "crops.png": 1004, "dimensions.png": 1000
+    }  # fmt: skip
+    with Loader(packed, 9, train=True, seed=7, shuffle=False, drop_last=False) as loader:
+        crops = next(iter(loader)).images.numpy().copy()
+    sheet = Image.open(tmp_path / "crops.png")
+    for place in (0, 4, 8):
+        left, top = GAP_PX + place % 6 * (CELL_PX + GAP_PX), TITLE_PX + place // 6 * (CELL_PX + 20 + GAP_PX)
+        shown = np.asarray(sheet.crop((left, top, left + CELL_PX, top + CELL_PX)))
+        crop = Image.fromarray(np.ascontiguousarray(crops[place].transpose(1, 2, 0)))
+        crop.thumbnail((CELL_PX, CELL_PX), Image.Resampling.BICUBIC)
+        assert np.array_equal(shown, np.asarray(crop)), place
+
+
+def test_a_broken_sample_is_shown_as_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [Entry(b"no image at all", 40, 30), jpeg(picture(40, 30))])
+    assert inspect(path, "--out", tmp_path / "sheets")[0] == 0
+    sheet = np.asarray(Image.open(tmp_path / "sheets/crops.png"))
+    assert sheet[TITLE_PX - 1, GAP_PX + 50].tolist() == [170, 0, 0]
+
+
+def test_without_matplotlib_the_sheets_are_drawn_and_one_sentence_says_what_to_install(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, _, err = inspect(packed, "--out", tmp_path)
+    assert code == 0 and err.splitlines()[0].endswith("needs matplotlib; install it: pip install matplotlib")
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["crops.png", "samples.png"]
+
+
+def test_what_cannot_be_read_or_written_is_one_sentence(packed: Path, tmp_path: Path) -> None:
+    code, _, err = inspect(tmp_path / "none.beton")
+    assert code == 2 and "none.beton does not exist" in err
+    (tmp_path / "file").write_text("")
+    code, _, err = inspect(packed, "--out", tmp_path / "file")
+    assert code == 2 and "cannot write" in err and "give another --out" in err

@@ -1,0 +1,260 @@
+"""Kill a packing at random moments, and let its disk run full: resumed each time, the file must be the one of a packing left alone."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from alexnet_fast.errors import UserError, exit_code
+
+ROOT = Path(__file__).resolve().parents[2]
+FULL_AT = (0.2, 0.5, 0.8, 0.99)  # of the room that the file takes: sizes of the disk, one after another
+
+
+@dataclass
+class Kills:
+    """What became of packings that were killed."""
+
+    kills: int = 0
+    resumed: int = 0
+    """Starts that found something to go on with."""
+    packed: int = 0
+    """Packings that ended, each killed as often as it happened to be."""
+    identical: int = 0
+    """Those of them whose file and json equal the ones of a packing left alone."""
+    left_alone_s: float = 0.0
+    seed: int = 0
+
+    @property
+    def survived(self) -> bool:
+        return self.packed == self.identical > 0
+
+
+@dataclass
+class Fills:
+    """What became of a packing whose disk was full."""
+
+    full: int = 0
+    """How often: refused by one sentence, with code 2, and the unfinished file kept."""
+    identical: bool = False
+    said: str = ""
+    """The first refusal."""
+
+    @property
+    def survived(self) -> bool:
+        return self.full > 0 and self.identical
+
+
+class Packing:
+    """The command that is attacked: one split of a folder, into a folder of its own each time."""
+
+    def __init__(self, data: Path, *options: object) -> None:
+        self._command = [
+            sys.executable,
+            ROOT / "tools/write_beton.py",
+            "--data",
+            data,
+            "--split",
+            "train",
+            *options,
+        ]
+
+    def start(self, out: Path, workers: int) -> subprocess.Popen[str]:
+        """Begin it in a process group of its own."""
+        return subprocess.Popen(
+            [*map(str, self._command), "--out", str(out), "--workers", str(workers)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, out: Path, workers: int) -> tuple[int, str]:
+        """Let it end: its code and what it said."""
+        process = self.start(out, workers)
+        said, _ = process.communicate()
+        return process.returncode, said
+
+
+def digests(out: Path) -> tuple[str, str]:
+    """SHA-256 of the beton and of its json."""
+    beton, sidecar = (
+        hashlib.sha256((out / f"train.beton{end}").read_bytes()).hexdigest() for end in ("", ".json")
+    )
+    return beton, sidecar
+
+
+def kill_at_random(
+    packing: Packing,
+    scratch: Path,
+    tries: int,
+    seed: int,
+    workers: Sequence[int] = (1, 2, 3),
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Kills:
+    """Start the packing until it ends, and SIGKILL its whole group ``tries`` times at moments drawn over its whole length.
+
+    Every start has another number of workers.  Where it ends before all tries are used, the next one begins elsewhere.
+    """
+    chance, found = random.Random(seed), Kills(seed=seed)
+    begun = time.monotonic()
+    code, said = packing.run(scratch / "alone", chance.choice(workers))
+    found.left_alone_s = time.monotonic() - begun
+    if code:
+        raise UserError(f"the packing that nobody attacks ended with {code}: {said}; mend that first")
+    expected = digests(scratch / "alone")
+    while found.kills < tries or not found.packed:
+        out = scratch / f"attacked-{found.packed}"
+        while True:
+            found.resumed += (out / "train.beton.partial").exists()
+            process = packing.start(out, chance.choice(workers))
+            moment_s = chance.uniform(0, found.left_alone_s) if found.kills < tries else None
+            try:
+                said, _ = process.communicate(timeout=moment_s)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+                found.kills += 1
+                continue
+            if process.returncode:
+                raise RuntimeError(
+                    f"after {found.kills} kills (seed {seed}) a start ended with {process.returncode}: {said}"
+                )
+            break
+        found.packed += 1
+        same = digests(out) == expected and sorted(os.listdir(out)) == ["train.beton", "train.beton.json"]
+        found.identical += same
+        say(f"packing {found.packed}, {found.kills} kills so far: {'identical' if same else 'NOT the same'}")
+    return found
+
+
+def fill_up(
+    packing: Packing, alone: Path, disk: Path, parts: Sequence[float] = FULL_AT, workers: int = 2
+) -> Fills:
+    """Pack on a disk that has room for a part of the file until it is full, make it larger, and so on; then all the room it needs.
+
+    Args:
+        alone: where a packing that nobody attacked lies.
+        disk: an empty folder, on which a tmpfs is mounted: needs root, in a mount namespace of its own.
+    """
+    found = Fills()
+    whole_kb = (alone / "train.beton").stat().st_blocks // 2
+    for k, part in enumerate((*parts, 2)):
+        option = f"size={round(part * whole_kb)}k" + (",remount" if k else "")
+        subprocess.run(["mount", "-t", "tmpfs", "-o", option, "tmpfs", str(disk)], check=True)
+        code, said = packing.run(disk / "out", workers)
+        sentence = said.strip().splitlines()[-1] if said.strip() else ""
+        if code == 2 and re.search("No space left on device.*MB more are needed.*make room", sentence):
+            found.full += (disk / "out/train.beton.partial").exists() and "Traceback" not in said
+            found.said = found.said or sentence
+        elif code:
+            raise RuntimeError(f"on a disk of {part:.0%} of the file it ended with {code}: {said}")
+    found.identical = digests(disk / "out") == digests(alone)
+    subprocess.run(["umount", str(disk)], check=True)
+    return found
+
+
+def own_mounts() -> list[str]:
+    """A command that runs another in a mount namespace of its own.
+
+    Raises:
+        UserError: that is not allowed here.
+    """
+    through = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
+            tried = subprocess.run([*through, *mount], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise UserError(f"no tmpfs can be mounted here ({error}); run this as root") from error
+    if tried.returncode:
+        raise UserError(f"no tmpfs can be mounted here ({tried.stderr.strip()}); run this as root")
+    return through
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, default=ROOT.parent / "shared/data/imagenet-samples", help="folder with train/"
+    )
+    parser.add_argument("--tries", type=int, default=30, help="kills; 0 = none")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, help="images; without it all")
+    parser.add_argument(
+        "--full",
+        choices=("yes", "no", "inside"),
+        default="yes",
+        help="attack by a full disk too (inside: in a mount namespace already)",
+    )
+    parser.add_argument(
+        "--full-at",
+        type=float,
+        nargs="+",
+        default=FULL_AT,
+        metavar="PART",
+        help="of the room that the file takes: sizes of the disk, one after another",
+    )
+    options = parser.parse_args(argv)
+    limit = ["--limit", str(options.limit)] if options.limit else []
+    packing = Packing(options.data.resolve(), *limit)
+    survived = True
+    with tempfile.TemporaryDirectory(prefix="attack-packing-") as folder:
+        if options.full == "inside":
+            return attack_disk(packing, Path(folder), options.full_at)
+        if options.tries:
+            survived = attack_by_kills(packing, Path(folder), options.tries, options.seed)
+    if options.full == "yes":
+        again = [sys.executable, __file__, "--data", options.data, "--full", "inside", *limit]
+        sizes = ["--full-at", *map(str, options.full_at)]
+        inside = subprocess.run(
+            [*own_mounts(), *map(str, again), *sizes],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+        survived &= inside.returncode == 0
+    return 0 if survived else 1
+
+
+def attack_by_kills(packing: Packing, scratch: Path, tries: int, seed: int) -> bool:
+    """Kill, and print what became of it."""
+    kills = kill_at_random(packing, scratch, tries, seed, say=lambda text: print(text, file=sys.stderr))
+    print(json.dumps({"attack": "packing, SIGKILL", **asdict(kills), "survived": kills.survived}))
+    print(
+        f"{kills.kills} kills of the whole process group, {kills.resumed} starts that went on, "
+        f"{kills.identical} of {kills.packed} finished files identical to the one of a packing left alone"
+    )
+    return kills.survived
+
+
+def attack_disk(packing: Packing, scratch: Path, parts: Sequence[float]) -> int:
+    """Fill a disk, and print what became of it."""
+    code, said = packing.run(scratch / "alone", 2)
+    if code:
+        raise UserError(f"the packing that nobody attacks ended with {code}: {said}; mend that first")
+    (scratch / "disk").mkdir()
+    fills = fill_up(packing, scratch / "alone", scratch / "disk", parts)
+    print(json.dumps({"attack": "packing, full disk", **asdict(fills), "survived": fills.survived}))
+    print(
+        f"refused on a full disk {fills.full} times of {len(parts)}, in the end "
+        f"{'identical to' if fills.identical else 'NOT'} the file of a packing left alone"
+    )
+    return 0 if fills.survived else 1
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

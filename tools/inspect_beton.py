@@ -1,0 +1,60 @@
+"""What a beton file holds: settings, sizes, dimensions, class balance, tiles; and pictures of its samples and their crops."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from alexnet_fast.beton.reader import Beton
+from alexnet_fast.errors import UserError, exit_code
+from alexnet_fast.inspection.survey import survey, text
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="inspect_beton.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("file", type=Path, help="a .beton file, ours or FFCV's")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where samples.png, crops.png and dimensions.png go; without it none is drawn",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the crops, as a recipe's")
+    parser.add_argument("--epoch", type=int, default=0, help="of the crops")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(argv)
+    for name in ("seed", "epoch"):
+        if not 0 <= getattr(options, name) < 1 << 63:
+            parser.error(
+                f"argument --{name}: {getattr(options, name)} is out of range, expected 0 to 2^63 - 1"
+            )
+    with Beton(options.file) as beton:
+        found = survey(beton)
+        print(json.dumps(found.as_json(), indent=1) if options.json else text(found))
+        if options.out:
+            draw(beton, options.out, options.seed, options.epoch)
+
+
+def draw(beton: Beton, out: Path, seed: int, epoch: int) -> None:
+    """Write the three pictures; without matplotlib two, and say so."""
+    from alexnet_fast.inspection import sheets
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        sheets.samples_sheet(beton).save(out / "samples.png")
+        sheets.crops_sheet(beton, seed, epoch).save(out / "crops.png")
+        try:
+            sheets.histogram(survey(beton), out / "dimensions.png")
+        except UserError as error:
+            print(f"without dimensions.png: {error}", file=sys.stderr)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}; give another --out") from error
+    print(f"pictures: {', '.join(sorted(str(path) for path in out.glob('*.png')))}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
