@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from typing import Any
 
 import numpy as np
 
 from ..beton.format import RAW
 from ..beton.reader import Beton
+from .header import is_too_small
 from .jit import kernel
 from .lanes import LANES, blend, copy_bytes
 from .planes import ALIGN, GREY, YCBCR, Axis, jpeg_planes, raw_planes
@@ -58,17 +60,35 @@ def sample_table(beton: Beton) -> np.ndarray:
     return samples
 
 
-def padded(n: int) -> int:
-    """``n`` rounded up to whole vectors."""
+def padded(n: Any) -> Any:
+    """``n``, a number or an array, rounded up to whole vectors."""
     return -(-n // LANES) * LANES
 
 
-def make_scratch(handle: int, payload_bytes: int, width: int, height: int, size: int) -> Scratch:
-    """Working memory for one thread that decodes images of up to ``width`` x ``height`` to ``size`` pixels."""
+def plane_bytes(width: Any, height: Any) -> Any:
+    """The room that a scratch needs for a plane of an image; numbers or arrays."""
     # A sliced or decoded rectangle is a whole number of MCUs (32 pixels at most) larger than its image;
     # the transpose reads up to one square beyond a plane's last row and column.
-    wide, high = padded(width) + 64, padded(height) + 64
-    plane = wide * (high + LANES) + ALIGN
+    return (padded(width) + 64) * (padded(height) + 64 + LANES) + ALIGN
+
+
+def make_scratch(
+    handle: int, payload_bytes: int, width: int, height: int, size: int, *, at_least: Scratch | None = None
+) -> Scratch:
+    """Working memory for one thread that decodes images of up to ``width`` x ``height`` to ``size`` pixels.
+
+    About 4 bytes a pixel of the largest image, and 4 a pixel of its height times ``size``.
+
+    Args:
+        at_least: another for the same ``size``; whatever fits that will fit the new one.  So a wide image and a high one
+            take the memory of the larger of the two, not of an image that is as wide as the one and as high as the other.
+    """
+    plane, high = plane_bytes(width, height), padded(height) + 64
+    taps = most_taps(max(width, height), size)
+    if at_least is not None:
+        payload_bytes = max(payload_bytes, len(at_least.jpeg) - 16)
+        plane, high = max(plane, len(at_least.turned)), max(high, at_least.narrowed.shape[1])
+        taps = max(taps, at_least.weights.shape[2])
     return Scratch(
         handle=np.uint64(handle),
         jpeg=np.empty(payload_bytes + 16, U8),
@@ -82,7 +102,7 @@ def make_scratch(handle: int, payload_bytes: int, width: int, height: int, size:
         first=np.empty((TAP_TABLES, size), I32),
         count=np.empty((TAP_TABLES, size), I32),
         spans=np.empty((TAP_TABLES, 2), I64),
-        weights=np.empty((TAP_TABLES, size, most_taps(max(width, height), size)), np.uint16),
+        weights=np.empty((TAP_TABLES, size, taps), np.uint16),
     )
 
 
@@ -203,7 +223,9 @@ def decode_chunk(file, samples, boxes, size, scratch, out, statuses):
     for q in range(len(samples)):
         s, box = samples[q], boxes[q]
         width, height = I64(s.width), I64(s.height)
-        if not fits(scratch, width, height) or s.size + 2 > len(scratch.jpeg):
+        # Memory is taken for what the file can hold, not for what it says: such a sample fails before it needs any.
+        fails = s.raw != RAW and is_too_small(s.size, width, height)
+        if not fails and (not fits(scratch, width, height) or s.size + 2 > len(scratch.jpeg)):
             statuses[q] = TOO_LARGE
             return q
         y = Axis(box.top, box.height, box.low_y, box.high_y)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..beton.format import TILE_MAGIC, TILE_MARKER
 from .jit import kernel
-from .status import NO_TABLE, NOT_JPEG, OK, UNSUPPORTED, WRONG_SIZE
+from .status import NO_TABLE, NOT_JPEG, OK, TOO_SMALL, UNSUPPORTED, WRONG_SIZE
 
 MAGIC = np.frombuffer(TILE_MAGIC, np.uint8)
 ADOBE = np.frombuffer(b"Adobe", np.uint8)
@@ -16,6 +16,11 @@ JFIF = np.frombuffer(b"JFIF\x00", np.uint8)
 RGB_IDS = np.frombuffer(b"RGB", np.uint8)
 TABLE_FIRST = 2 + 4 + len(MAGIC)
 """Where a tile table's entries begin when its segment is the first."""
+MOST_PX = 65_500  # libjpeg refuses a longer side
+MOST_SCANNED = 1 << 33
+"""Pixels times scans: seconds. A scan may say of 32,767 blocks in two bytes that they stay as they are."""
+MOST_PX_A_BYTE = 512
+"""A block of luma, 64 pixels, takes a bit at the very least: any Huffman code does."""
 I64 = np.int64  # a uint8 must become signed first: numba makes uint64 + int64 a float
 
 JpegHeader = namedtuple(
@@ -61,8 +66,18 @@ def big_endian(data, at):
 
 
 @kernel
+def has_length(marker):
+    """Whether a segment follows a marker: not TEM or RSTm. A parser that jumped there would not see what libjpeg sees."""
+    return marker != 0x01 and not 0xD0 <= marker <= 0xD7
+
+
+@kernel
 def read_header(jpeg):
-    """Parse a JPEG's segments up to its first scan. (n,) uint8 -> JpegHeader."""
+    """Parse a JPEG's segments up to its first scan. (n,) uint8 -> JpegHeader.
+
+    Whatever the planes' memory is laid out by must be what libjpeg finds too, so a JPEG in which it would look for
+    markers in other places than we do is no JPEG here.
+    """
     status, width, height, components, across, down = NOT_JPEG, 0, 0, 0, 1, 1
     interval, cuttable, sof, scan, table, table_tiles, table_end = 0, False, 0, 0, 0, 0, 0
     jfif, adobe, adobe_rgb, rgb_ids = False, False, False, False
@@ -76,9 +91,12 @@ def read_header(jpeg):
         if marker == 0xFF:  # fill byte
             at += 1
             continue
+        if not has_length(marker):
+            at += 2
+            continue
         length = big_endian(jpeg, at + 2)
         end = at + 2 + length
-        if length < 2 or end > n:
+        if length < 2 or end > n or marker < 0xC0 or marker == 0xD8 or marker == 0xD9:
             break
         if 0xC0 <= marker <= 0xCF and marker != 0xC4 and marker != 0xC8 and marker != 0xCC:
             if length < 11 or sof:
@@ -136,13 +154,15 @@ def read_header(jpeg):
                 components == 3 and not jfif and (adobe_rgb if adobe else rgb_ids)
             ):  # as libjpeg tells stored RGB
                 status = UNSUPPORTED
+            elif width > MOST_PX or height > MOST_PX:
+                status = UNSUPPORTED
             elif sof and width and height:
                 scan = end
-                cuttable = cuttable and I64(jpeg[at + 4]) == components
-                has_all = scan_has_tables(jpeg, at, sof, tables) and (
-                    cuttable or later_scans_have_tables(jpeg, scan, sof, tables)
-                )
-                status = OK if has_all else NO_TABLE
+                status = OK if scan_has_tables(jpeg, at, sof, tables) else NO_TABLE
+                if status == OK:
+                    cuttable = cuttable and I64(jpeg[at + 4]) == components
+                    if not cuttable:
+                        status = later_scans(jpeg, scan, sof, tables, width * height)
             break
         at = end
     return JpegHeader(
@@ -194,6 +214,8 @@ def scan_has_tables(jpeg, at, sof, tables):
     A decoder keeps its tables from one JPEG to the next, and would take those of another image.
     """
     end = at + 2 + big_endian(jpeg, at + 2)
+    if end < at + 5:
+        return False
     listed, components = I64(jpeg[at + 4]), I64(jpeg[sof + 9])
     if at + 5 + 2 * listed + 3 > end:
         return False
@@ -214,11 +236,15 @@ def scan_has_tables(jpeg, at, sof, tables):
 
 
 @kernel
-def later_scans_have_tables(jpeg, at, sof, tables):
-    """The same of all scans behind the first, whose entropy-coded data begins at offset ``at``."""
+def later_scans(jpeg, at, sof, tables, pixels):
+    """The same of all scans behind the first, whose entropy-coded data begins at offset ``at``, and that they end in time.
+
+    -> OK, NO_TABLE or UNSUPPORTED
+    """
+    scans = 1
     while at + 4 <= len(jpeg):
         marker = jpeg[at + 1]
-        if jpeg[at] != 0xFF or marker == 0 or marker == 0xFF or 0xD0 <= marker <= 0xD7:
+        if jpeg[at] != 0xFF or marker == 0 or marker == 0xFF or not has_length(marker):
             at += 1
             continue
         if marker == 0xD9:
@@ -228,13 +254,25 @@ def later_scans_have_tables(jpeg, at, sof, tables):
             break
         if marker == 0xDB or marker == 0xC4:
             tables = with_tables(jpeg, at, tables)
-        elif marker == 0xDA and not scan_has_tables(jpeg, at, sof, tables):
-            return False
+        elif marker == 0xDA:
+            scans += 1
+            if not scan_has_tables(jpeg, at, sof, tables):
+                return NO_TABLE
+            if scans * pixels > MOST_SCANNED:
+                return UNSUPPORTED
         at = end
-    return True
+    return OK
 
 
 @kernel
-def agrees(header, width, height):
-    """Whether a JPEG is as large as the file's metadata says: OK or WRONG_SIZE."""
-    return OK if header.width == width and header.height == height else WRONG_SIZE
+def agrees(header, width, height, payload_bytes):
+    """Whether a JPEG is as large as the file's metadata says, and can be: OK, WRONG_SIZE or TOO_SMALL."""
+    if header.width != width or header.height != height:
+        return WRONG_SIZE
+    return TOO_SMALL if is_too_small(payload_bytes, width, height) else OK
+
+
+@kernel
+def is_too_small(payload_bytes, width, height):
+    """Whether so few bytes cannot be a JPEG of this size."""
+    return width * height > MOST_PX_A_BYTE * payload_bytes

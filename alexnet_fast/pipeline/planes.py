@@ -42,7 +42,7 @@ def jpeg_planes(jpeg, width, height, y, x, size, scratch):
     header = read_header(jpeg)
     status = header.status
     if status == OK:
-        status = agrees(header, width, height)
+        status = agrees(header, width, height, len(jpeg))
     if status != OK:
         return no_planes(status, scratch)
     top, bottom = reach(y, size, header.down)

@@ -12,12 +12,11 @@ from collections import namedtuple
 
 import numpy as np
 
-from .header import TABLE_FIRST
+from .header import MOST_PX, TABLE_FIRST
 from .jit import kernel
 from .lanes import copy_bytes
 from .status import BAD_TABLE, BAD_TILES, OK
 
-MOST_PX = 65_500  # libjpeg refuses a longer side
 U = np.uintp
 I64 = np.int64  # a uint8 must become signed first: numba makes uint64 + int64 a float
 
@@ -79,9 +78,10 @@ def whole(header):
 
 @kernel
 def rows_to(jpeg, header, bottom, out):
-    """Where tiles cannot be cut: all bytes under a height that ends with the MCU row of pixel ``bottom`` - 1. -> Slice
+    """Where there are no markers: all bytes under a height that ends with the MCU row of pixel ``bottom`` - 1. -> Slice
 
-    The decoder then stops at that row.  It says that bytes are left over, which is no damage.
+    The decoder then stops at that row.  It says that bytes are left over, which is no damage: without restart
+    intervals it looks for a marker behind the last row alone.
     """
     mcu_width, mcu_height = 8 * header.across, 8 * header.down
     width = min((header.width + mcu_width - 1) // mcu_width * mcu_width, MOST_PX)
@@ -126,11 +126,11 @@ def cut(jpeg, header, top, left, bottom, right, out, ends):
     elif header.interval % per_row == 0:
         tile_mcus, tile_rows, columns = per_row, header.interval // per_row, 1
     else:
-        return rows_to(jpeg, header, bottom, out)
+        return whole(header)
     tiles_down = (rows + tile_rows - 1) // tile_rows
     tiles = tiles_down * columns
     if tiles > len(ends):
-        return rows_to(jpeg, header, bottom, out)
+        return whole(header)
     tile_width, tile_height = tile_mcus * mcu_width, tile_rows * mcu_height
     y0, y1 = top // tile_height, (bottom + tile_height - 1) // tile_height
     x0, x1 = left // tile_width, (right + tile_width - 1) // tile_width

@@ -1,0 +1,59 @@
+"""Text that somebody else wrote: read within limits, taken apart as data, shown on one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe"}
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """The UTF-8 text of a regular file of at most so many bytes.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+        ValueError: it is no regular file, too large, or no text.
+    """
+    with open_regular(path) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"it has more than {most_bytes:,} bytes")
+    return content.decode("utf-8-sig")
+
+
+def read_json(path: Path, most_bytes: int) -> dict[str, Any]:
+    """The object that a JSON file holds; raises as ``read_text`` does, and ValueError for what is no JSON object."""
+    try:
+        document = json.loads(read_text(path, most_bytes))
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"it holds a {type(document).__name__}, expected an object")
+    return document
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to be read, if it is one: a pipe would be waited for, a device read for ever.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be opened.
+        ValueError: it is a folder, a pipe or a device, or its name holds a NUL.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(descriptor)
+        raise ValueError(f"it is a {KINDS.get(kind, 'device')}")
+    return open(descriptor, "rb")
+
+
+def shown(text: str, most: int = 200) -> str:
+    """Text as it may stand in a one-line message: shortened, and with what a terminal would obey or not print escaped."""
+    cut = text if len(text) <= most else f"{text[:most]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)

@@ -1,0 +1,70 @@
+"""Promise 8: a file may say anything; it loads, or it is refused by an error of ours. No crash, no hang, no pixel of another image.
+
+Short forms of the attacks in tools/attack, which run as long as one likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexnet_fast.errors import exit_code
+from alexnet_fast.recipe import load
+from attack import betons, recipes, slicer
+
+
+@pytest.fixture(scope="module")
+def photos(require: Callable[[str], Path]) -> Path:
+    return require("data") / "imagenet-samples/train"
+
+
+def test_damaged_betons_load_or_are_refused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a write where none may be is noticed: at the last file the worker makes one."""
+    monkeypatch.setenv(betons.SABOTAGE, "150")
+    result = betons.attack(photos, 151, seed=8, with_ffcv=False)
+    assert result.findings == ["file 150 ended the process with -11"] and result.files == 151
+    assert result.loaded > 50 and result.refused > 10 and 100 < result.broken < result.samples - 100
+
+
+def test_damaged_recipes_load_or_are_refused_in_one_sentence() -> None:
+    result = recipes.attack(100, seed=8)
+    assert result.findings == [] and result.loaded > 5 and result.refused > 50
+
+
+def test_parser_and_slicer_agree_with_their_python_form_and_with_a_decode_of_the_whole(photos: Path) -> None:
+    result = slicer.attack(photos, 60, seed=8)
+    assert result.findings == {} and result.inputs > 60
+    assert min(result.reached[kind] for kind in ("tiles", "rows", "whole", "decoder")) > 0
+
+
+def test_an_index_beyond_the_end_or_below_zero_is_noticed() -> None:
+    array = slicer.Strict(b"abc")
+    for wrong in (3, -1, slice(2, 4), slice(-1, 2), slice(2, 1)):
+        with pytest.raises(IndexError):
+            array[wrong]
+
+
+HOSTILE_RECIPES: dict[str, Any] = {
+    "nested": b"a = " + b"[\n" * 30_000,
+    "of too many digits": b"[run]\nseed = " + b"9" * 4900,
+    "of a key with line breaks": b'[optim]\n"a\\nb" = 1',
+    "not UTF-8": b"\xff\xfe\x00",
+    "endless": Path("/dev/zero"),
+    "a folder": Path("/tmp"),
+}
+
+
+def test_a_hostile_recipe_is_one_sentence_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for what, content in HOSTILE_RECIPES.items():
+        path = content if isinstance(content, Path) else tmp_path / "hostile.toml"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        assert exit_code(partial(load, path)) == 2, what  # type: ignore[arg-type]
+        printed = capsys.readouterr().err
+        assert printed.startswith("error: ") and printed.count("\n") == 1, what

@@ -1,0 +1,47 @@
+"""Memory with a page on either side that nobody may touch: one byte too far ends the process where it happens."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from typing import Any
+
+import numpy as np
+
+from alexnet_fast.pipeline.decode import Scratch, make_scratch
+
+PAGE = mmap.PAGESIZE
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+def guarded(shape: int | tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
+    """An array that ends at such a page, and begins behind one but for what its size leaves of a page."""
+    count = int(np.prod(shape))
+    size = count * np.dtype(dtype).itemsize
+    whole = -(-size // PAGE) * PAGE
+    memory = mmap.mmap(-1, whole + 2 * PAGE)
+    address = np.frombuffer(memory, np.uint8).ctypes.data
+    for page in (address, address + PAGE + whole):
+        if _libc.mprotect(page, PAGE, 0):
+            raise OSError(ctypes.get_errno(), "mprotect")
+    return np.frombuffer(memory, dtype, count, PAGE + whole - size).reshape(shape)
+
+
+def guarded_bytes(content: bytes) -> np.ndarray:
+    """The bytes in such memory. (n,) uint8"""
+    array = guarded(len(content))
+    array[:] = np.frombuffer(content, np.uint8)
+    return array
+
+
+def guarded_scratch(*arguments: Any, **options: Any) -> Scratch:
+    """``decode.make_scratch``, each of its arrays guarded."""
+    plain = make_scratch(*arguments, **options)
+    return Scratch(plain.handle, *(guarded(array.shape, array.dtype) for array in plain[1:]))
+
+
+def fill(scratch: Scratch, value: int) -> None:
+    """Leave nothing in a scratch that a decoder could take for its own."""
+    for array in scratch[1:]:
+        array.view(np.uint8)[...] = value
