@@ -13,6 +13,10 @@ A checkpoint is a torch file with these keys:
     best_acc1        the best top-1 so far in percent, or None
     recipe           the resolved recipe
 
+The learning rate is a pure function of the step (schedule.py), so it needs no place here.  The weights are the
+float32 masters, from which a resume halves the model's.  torch writes a CRC-32 of each record and does not look
+at it when it loads; `load` does (0.14 s for the 456 MB of ten classes), so that a flipped bit in a weight is noticed.
+
 The weights alone (a state_dict, or a dict that holds one under "state_dict", with or without the prefix
 "module." that DataParallel gives) load as well: they have no cursor, so they start a run or are evaluated.
 The PyTorch ImageNet example's files, and those of its ports, hold more: "epoch" (the next one, from 0),
@@ -24,7 +28,9 @@ from __future__ import annotations
 import os
 import pickle
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -42,6 +48,14 @@ LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
 WRAPPER = re.compile(
     r"(^|\.)module\."
 )  # DataParallel's and DDP's name for the model, or the part, that they hold
+
+
+class Damaged(UserError):
+    """A checkpoint that is cut short, or in which bits have changed.  reason: what was found, in few words."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the checkpoint {path} is damaged ({reason}): give another one, such as {BEST}")
 
 
 class Cursor(TypedDict):
@@ -118,19 +132,34 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
 
     Raises UserError where it cannot be written.
     """
+    put(write_partial(path, checkpoint), path)
+
+
+def write_partial(path: Path, checkpoint: dict[str, Any]) -> Path:
+    """Write `checkpoint` beside `path`, whole and on the disk when this returns: to be `put`."""
     partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
+    with _writing(path, partial), open(partial, "wb") as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
+    return partial
+
+
+def put(partial: Path, path: Path) -> None:
+    """Make `path` the file that was written as `partial`."""
+    with _writing(path, partial):
         os.replace(partial, path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
-        partial.unlink(missing_ok=True)
-        raise UserError(
-            f"the checkpoint {path} could not be written ({error}): make room or set run.out"
-        ) from error
+
+
+def set_aside(path: Path, name: Path) -> None:
+    """Let the file at `path` be found as `name`, until the next `put` at both; where there are no links, then alone."""
+    with _writing(name):
+        name.unlink(missing_ok=True)
+        try:
+            os.link(path, name)
+        except OSError:  # a file system without hard links
+            os.rename(path, name)
 
 
 def copy(source: Path, target: Path) -> None:
@@ -142,20 +171,33 @@ def copy(source: Path, target: Path) -> None:
     except OSError:  # a file system without hard links
         save(target, load(source))
         return
-    os.replace(partial, target)
-    _sync_folder(target.parent)
+    put(partial, target)
+
+
+@contextmanager
+def _writing(path: Path, partial: Path | None = None) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+        raise UserError(
+            f"the checkpoint {path} could not be written ({error}): make room or set run.out"
+        ) from error
 
 
 def load(path: Path) -> dict[str, Any]:
     """The checkpoint at `path`, its tensors on the CPU; weights alone come as {"state_dict": ...}.
 
-    Raises UserError where the file is missing, damaged, or holds no weights.  Only data is loaded
+    Raises UserError where the file is missing or holds no weights, Damaged where it is damaged.  Only data is loaded
     (`weights_only`), so that a checkpoint from elsewhere cannot run anything.
     """
     if not path.is_file():
         raise UserError(
             f"there is no checkpoint {path}: give the path of a checkpoint_*.pt, or --resume auto"
         )
+    if (damage := find_damage(path)) is not None:
+        raise Damaged(path, damage)
     try:
         with torch.serialization.safe_globals(NPU_GLOBALS):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -165,9 +207,7 @@ def load(path: Path) -> dict[str, Any]:
             "that loading would have to run"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"the checkpoint {path} is damaged ({_first_line(error)}): give another one, such as {BEST}"
-        ) from error
+        raise Damaged(path, _first_line(error)) from error
     if not isinstance(loaded, Mapping):
         raise UserError(f"{path} holds a {type(loaded).__name__}, not a checkpoint or a state_dict")
     weights = loaded.get("state_dict", loaded)
@@ -192,6 +232,26 @@ def load(path: Path) -> dict[str, Any]:
     if "state_dict" in loaded and isinstance(loaded.get("epoch"), int):
         return {key: loaded.get(key) for key in ("epoch", "best_acc1", "optimizer")} | {"state_dict": state}
     return {"state_dict": state}
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with the bytes of a file of torch's zip format, in few words; None where nothing is.
+
+    Files of torch's format before 1.6 have no checksums: of them, as of whatever else is no zip, nothing is known.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return None if file.tell() else "it is empty"
+    try:
+        with zipfile.ZipFile(path) as records:
+            damaged = records.testzip()
+    except Exception as error:  # whatever the directory's bytes make of it
+        return (
+            "it is cut short, or its directory is damaged"
+            if isinstance(error, zipfile.BadZipFile)
+            else _first_line(error)
+        )
+    return None if damaged is None else f"the checksum of its record {damaged} is wrong"
 
 
 def holds_run(checkpoint: dict[str, Any]) -> bool:

@@ -16,21 +16,22 @@ from typing import Literal
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from ..errors import UserError
+from ..errors import Stopped, UserError
 
 
 @dataclass(frozen=True)
 class Record:
-    """How a rank ended: "done", "user" (a UserError), "lost" (a collective failed) or "error"."""
+    """How a rank ended: "done", "user" (a UserError), "stopped" (in order), "lost" (a collective failed) or "error"."""
 
     rank: int
-    kind: Literal["done", "user", "lost", "error"]
+    kind: Literal["done", "user", "stopped", "lost", "error"]
     text: str
     at: float
+    number: int = 0  # the signal's, where it was stopped
 
     def write(self, folder: Path) -> None:
         partial = folder / f"{self.rank}.partial"
-        partial.write_text(json.dumps([self.rank, self.kind, self.text, self.at]))
+        partial.write_text(json.dumps([self.rank, self.kind, self.text, self.at, self.number]))
         partial.rename(folder / f"{self.rank}.json")
 
     @classmethod
@@ -43,6 +44,8 @@ class Record:
     def of(cls, rank: int, error: BaseException) -> Record:
         if isinstance(error, UserError):
             return cls(rank, "user", str(error), time.time())
+        if isinstance(error, Stopped):
+            return cls(rank, "stopped", error.where, time.time(), error.number)
         text = "".join(traceback.format_exception(error)).rstrip()
         return cls(rank, "lost" if lost_the_others(error) else "error", text, time.time())
 
@@ -54,6 +57,13 @@ def lost_the_others(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(
         re.search(r"\bgloo\b|\b[nh]ccl\b|connection (closed|reset|refused)|broken pipe", str(error), re.I)
     )
+
+
+def stop_of(records: list[Record]) -> Stopped | None:
+    """How the run was stopped in order, if it was: no rank failed, and at least one says so."""
+    stops = [record for record in records if record.kind == "stopped"]
+    failed = any(record.kind in ("user", "error") for record in records)
+    return Stopped(stops[0].number, stops[0].text) if stops and not failed else None
 
 
 def pid_file(folder: Path, rank: int) -> Path:
@@ -72,6 +82,13 @@ def silent_ranks(folder: Path) -> list[int]:
     return sorted(began - {record.rank for record in Record.all_in(folder)})
 
 
+def await_all(folder: Path, ranks: int, longest_s: float) -> None:
+    """Return when so many of this host's ranks have left their record: the agent kills all when the first has ended."""
+    deadline = time.monotonic() + longest_s
+    while len(Record.all_in(folder)) < ranks and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def ask_the_silent(folder: Path) -> None:
     """Have this host's ranks that left no record write down what each of their threads is doing."""
     for rank in silent_ranks(folder):
@@ -82,13 +99,15 @@ def ask_the_silent(folder: Path) -> None:
 
 
 def explain(failures: dict[int, ProcessFailure], folder: Path, hosts: int) -> str:
-    """Which rank is at fault and why, for stderr; raises the UserError or KeyboardInterrupt that it was.
+    """Which rank is at fault and why, for stderr; raises the UserError, Stopped or KeyboardInterrupt that it was.
 
     failures: the first to end by the agent's account.  folder: where this host's ranks left their records.
     """
     rank, failure = min(failures.items(), key=lambda item: item[1].timestamp)
     records, host = Record.all_in(folder), socket.gethostname()
     code = int(failure.exitcode)
+    if (stopped := stop_of(records)) is not None:
+        raise stopped
     if code == -signal.SIGINT:
         raise KeyboardInterrupt
     if code < 0 and code != -signal.SIGABRT:  # an abort is often a collective's answer to another's end

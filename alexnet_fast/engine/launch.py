@@ -5,13 +5,15 @@
 
 Each rank leaves a record of how it ended in a folder that only lives as long as the run.  When one rank
 fails, the agent stops the others.  A rank that merely *lost* the others waits to be stopped, so that the
-first to end is the one at fault.
+first to end is the one at fault.  A signal to stop is passed on to the ranks, which have `Layout.stop_s` to save
+and end; a second one kills them.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import logging
+import multiprocessing.util
 import os
 import re
 import signal
@@ -29,11 +31,22 @@ from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing import api as agent
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, get_error_handler
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from ..errors import UserError
-from .endings import Record, ask_the_silent, explain, lost_the_others, pid_file, stack_file
+from ..errors import Stopped, UserError
+from .endings import (
+    Record,
+    ask_the_silent,
+    await_all,
+    explain,
+    lost_the_others,
+    pid_file,
+    silent_ranks,
+    stack_file,
+    stop_of,
+)
 from .ranks import is_joined
 
 LOST_GRACE_S = 4.0  # a rank that lost the others lets the one at fault be seen to end first
@@ -43,12 +56,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # that
 
 @dataclass(frozen=True)
 class Layout:
-    """Ranks on hosts: `nproc` on each of `hosts`; this is number `host`, and host 0 listens at `address`."""
+    """Ranks on hosts: `nproc` on each of `hosts`; this is number `host`, and host 0 listens at `address`.
+
+    stop_s: how long ranks that are told to stop may take to end.
+    """
 
     nproc: int = 1
     hosts: int = 1
     host: int = 0
     address: str = ""
+    stop_s: int = 60
 
     def __post_init__(self) -> None:
         """Raise UserError for hosts that could not meet."""
@@ -73,8 +90,8 @@ def run(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
 
     One rank alone runs in this process, as does a rank that torchrun has started; others in processes of
     their own, where `entry` is found by its module and name.  Raises what is the user's to mend (UserError)
-    or stopped the run (KeyboardInterrupt), from whichever rank it came; a rank that failed otherwise
-    is named on stderr with its error, and the exit code is 1.
+    or stopped the run (Stopped in order, KeyboardInterrupt otherwise), from whichever rank it came; a rank that
+    failed otherwise is named on stderr with its error, and the exit code is 1.
     """
     if is_joined():
         return _run_as_joined(entry, *arguments)
@@ -85,18 +102,21 @@ def run(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
         print(
             f"host {layout.host} of {layout.hosts} waits for the others at {layout.address}", file=sys.stderr
         )
-    with tempfile.TemporaryDirectory(prefix="ranks-") as name, _silent_agent():
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(layout.stop_s)  # older agents wait for 30 s
+    with tempfile.TemporaryDirectory(prefix="ranks-") as name, _silent_agent(), _deaf_beginnings():
         folder = Path(name)
         try:
             elastic_launch(_config(layout), _run_as_rank)(folder, entry, arguments)
         except ChildFailedError as error:
             print(f"error: {explain(error.failures, folder, layout.hosts)}", file=sys.stderr)
             return 1
-        except SignalException as stopped:
-            if stopped.sigval == signal.SIGINT:
+        except SignalException as told:
+            _kill_the_rest(folder)
+            if (stopped := stop_of(Record.all_in(folder))) is not None:
+                raise stopped from None
+            if told.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
-            print(f"stopped by {signal.Signals(stopped.sigval).name}", file=sys.stderr)
-            return 128 + stopped.sigval
+            raise Stopped(told.sigval, "without a save") from None
         except dist.DistError as error:
             raise UserError(
                 f"host {layout.host} of {layout.hosts} did not meet the others at distributed.address = "
@@ -126,6 +146,7 @@ def _run_as_rank(folder: Path, entry: Callable[..., Any], arguments: tuple[Any, 
     """A rank's whole life in a process of its own."""
     rank = int(os.environ["RANK"])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all processes; the launcher speaks for them
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     with suppress(OSError):
         Path("/proc/self/comm").write_text(f"rank {rank}")  # what ps and top call it
     pid_file(folder, rank).write_text(str(os.getpid()))
@@ -141,7 +162,10 @@ def _run_as_rank(folder: Path, entry: Callable[..., Any], arguments: tuple[Any, 
                 time.sleep(LOST_GRACE_S)
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(2 if record.kind == "user" else 1)  # no clean-up that may wait for ranks that are gone
+            if record.kind == "stopped":
+                await_all(folder, int(os.environ["LOCAL_WORLD_SIZE"]), LOST_GRACE_S)
+            code = {"user": 2, "stopped": 128 + record.number}.get(record.kind, 1)
+            os._exit(code)  # no clean-up that may wait for ranks that are gone
         finally:
             faulthandler.unregister(signal.SIGUSR1)
     Record(rank, "done", "", time.time()).write(folder)
@@ -156,6 +180,11 @@ def _run_as_joined(entry: Callable[..., Any], *arguments: Any) -> int:
         if _speaks_for_host():
             print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        if _speaks_for_host():
+            print(stopped, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(128 + stopped.number)
     except Exception as error:
         _record_for_torchrun(error)
         if lost_the_others(error):
@@ -191,8 +220,40 @@ def _speaks_for_host() -> bool:
 
 
 @contextmanager
+def _deaf_beginnings() -> Iterator[None]:
+    """Processes that are spawned begin with SIGINT blocked: one that comes while they import is kept until then.
+
+    The mask is inherited, as multiprocessing itself uses it for its resource tracker.
+    """
+    spawn = multiprocessing.util.spawnv_passfds
+
+    def spawn_deaf(*arguments: Any) -> Any:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return spawn(*arguments)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    multiprocessing.util.spawnv_passfds = spawn_deaf  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        multiprocessing.util.spawnv_passfds = spawn
+
+
+def _kill_the_rest(folder: Path) -> None:
+    """End this host's ranks that a second signal left alive."""
+    for rank in silent_ranks(folder):
+        with suppress(OSError, ValueError):
+            os.kill(int(pid_file(folder, rank).read_text()), signal.SIGKILL)
+
+
+@contextmanager
 def _silent_agent() -> Iterator[None]:
-    """Leave it to us to say what happened; the agent's signal handlers go when it does."""
+    """Leave it to us to say what happened; the agent's signal handlers go when it does.
+
+    Ranks whose run has failed are killed: SIGTERM, the agent's own way, would have them wait for each other to save.
+    """
     loggers = [
         logging.getLogger(name) for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn")
     ]
@@ -203,9 +264,12 @@ def _silent_agent() -> Iterator[None]:
         logger.propagate = False
         logger.addHandler(quiet)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    how_to_end = agent._get_default_signal
+    agent._get_default_signal = lambda: signal.SIGKILL
     try:
         yield
     finally:
+        agent._get_default_signal = how_to_end
         for logger, propagate in before:
             logger.propagate = propagate
             logger.removeHandler(quiet)

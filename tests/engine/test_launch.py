@@ -61,7 +61,8 @@ def test_a_users_mistake_on_any_rank_is_one_sentence(capfd: Any) -> None:
     assert capfd.readouterr().err == ""
 
 
-def test_ctrl_c_ends_every_rank_with_130(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["while they import", "while they train"])
+def test_ctrl_c_ends_every_rank_with_130_and_one_word(when: str, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nimport ranked\nfrom alexnet_fast.engine import launch\n"
         "from alexnet_fast.errors import exit_code\n"
@@ -71,13 +72,13 @@ def test_ctrl_c_ends_every_rank_with_130(tmp_path: Path) -> None:
     (tmp_path / "go.py").write_text(code)
     launcher = subprocess.Popen(
         [sys.executable, str(tmp_path / "go.py")],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tools")))},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    pids = await_ranks(tmp_path, launcher)
+    pids = await_ranks(tmp_path, launcher) if when == "while they train" else await_processes(launcher)
     os.killpg(launcher.pid, signal.SIGINT)  # as the terminal does
     out, error = launcher.communicate(timeout=30)
     assert (launcher.returncode, out, error) == (130, "", "interrupted\n")
@@ -125,6 +126,16 @@ def await_ranks(folder: Path, launcher: subprocess.Popen[str]) -> list[int]:
         time.sleep(0.05)
     time.sleep(0.2)  # the second file's content
     return [int(path.read_text()) for path in found]
+
+
+def await_processes(launcher: subprocess.Popen[str]) -> list[int]:
+    """Process ids of the two ranks as soon as they are there: they import torch then, or Python itself."""
+    deadline = time.monotonic() + 120
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+    while len(found := children.read_text().split()) < 3:  # multiprocessing's tracker is the first
+        assert time.monotonic() < deadline and launcher.poll() is None, launcher.communicate()
+        time.sleep(0.005)
+    return [int(pid) for pid in found[1:]]
 
 
 def lives(pid: int) -> bool:

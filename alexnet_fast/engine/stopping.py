@@ -1,0 +1,78 @@
+"""SIGTERM and SIGINT between two steps: all ranks stop behind the same one, and nobody waits for that in a step.
+
+A signal may reach one rank, some or all.  At each boundary (the end of a step, a batch of an evaluation) every
+rank hands in the signal that it has had, if any, to a sum over the hosts that runs in the background, and looks
+at the sum that it handed in to at the boundary before: it is the same for all, so all stop together, one step
+after the first of them knew.  One rank alone stops behind the step that it is in.
+
+    rank 0   step 7 | step 8 | step 9 |          each | hands in to one sum and reads the one before
+    rank 1   step 7 | step 8 | step 9 |
+                 ^SIGTERM    ^ handed in  ^ read: both stop here
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from .ranks import World, is_joined
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopping:
+    """Notes the signals that ask a run to stop, while its body runs; `due` says when to.
+
+    One that is ignored, as nohup and a shell's & arrange, stays so.  SIGINT for the second time ends the process
+    at once, unless it is one of a launcher's ranks: a launcher passes the terminal's SIGINT on, so that they have
+    it twice, and stops them itself.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._asked = 0
+        self._handed_in: tuple[Any, torch.Tensor] | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stopping:
+        if threading.current_thread() is threading.main_thread():  # nobody else may set handlers
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if kind is None and self._handed_in is not None:  # after an error the others may be gone
+            self._handed_in[0].wait()
+
+    def due(self) -> int:
+        """The signal for which all ranks stop here, 0 for none; each calls this at each boundary."""
+        if self._world.world_size == 1:
+            return self._asked
+        before = self._handed_in
+        own = torch.tensor(self._asked)
+        self._handed_in = dist.all_reduce(own, dist.ReduceOp.MAX, async_op=True), own
+        if before is None:
+            return 0
+        before[0].wait()
+        return int(before[1])
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            return
+        self._asked = number
+        if not is_joined():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # the system's answer waits for no line of Python
+        if self._world.is_first:  # not by print, which may be what was interrupted
+            name, again = signal.Signals(number).name, "once more ends it at once"
+            os.write(2, f"{name}: the run saves what it has and stops; SIGINT {again}\n".encode())

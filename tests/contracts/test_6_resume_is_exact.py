@@ -1,0 +1,30 @@
+"""Promise 6: stopped at any moment and resumed, a CPU run ends with the same loss bits and weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
+
+# isort: split
+from attack.training import Fault, attack
+from components import ROOT
+
+
+def test_struck_by_sigterm_and_by_sigkill_a_run_ends_as_if_it_had_been_let_alone(
+    tmp_path: Path, tiny_beton: Path
+) -> None:
+    faults = [Fault("SIGTERM", "launcher"), Fault("SIGKILL", "launcher")]
+    assert attack(tmp_path, tiny_beton, 1, faults, seed=3) == ""
+
+
+def test_two_ranks_of_which_one_is_killed_do_too(tmp_path: Path, tiny_beton: Path) -> None:
+    assert attack(tmp_path, tiny_beton, 2, [Fault("SIGKILL", "rank")], seed=3) == ""
+
+
+def test_every_file_of_weights_is_loaded_as_data_alone() -> None:
+    """torch.load's default may be changed by an environment variable, so each call says it."""
+    for path in sorted((ROOT / "alexnet_fast").rglob("*.py")):
+        for line in path.read_text().splitlines():
+            assert "torch.load(" not in line or "weights_only=True" in line, f"{path}: {line.strip()}"
+            assert "allow_pickle=True" not in line, f"{path}: {line.strip()}"

@@ -1,0 +1,354 @@
+"""What a run keeps when it is told to stop, is killed, finds its checkpoint damaged or its loss no number."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
+
+# isort: split
+import torch
+
+import betons
+from alexnet_fast import parts, training
+from alexnet_fast import train as command
+from alexnet_fast.beton.encode import Encoding, encode_jpeg
+from alexnet_fast.engine import checkpoint, evaluate, keeping
+from alexnet_fast.engine.checkpoint import LAST
+from alexnet_fast.engine.ranks import World
+from alexnet_fast.engine.stopping import Stopping
+from alexnet_fast.recipe import dump, load
+from attack.narrow import NarrowAlexNet
+from components import ROOT
+
+EPOCHS, STEPS = 2, 4
+Main = Callable[..., int]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow() -> Any:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(parts, "AlexNet", NarrowAlexNet)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def heard() -> Any:
+    """SIGINT is heard, also where the tests run in a shell's background, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a train.beton of 18 images and a val.beton of 24, ten classes."""
+    folder = tmp_path_factory.mktemp("sets")
+    jpegs = [encode_jpeg(betons.picture(72, 64, k), Encoding()) for k in range(24)]
+    for name, count in (("train", 18), ("val", 24)):
+        betons.write(folder / f"{name}.beton", jpegs[:count], [k % 10 for k in range(count)])
+    return folder
+
+
+def recipe_in(folder: Path, sets: Path) -> Path:
+    """A recipe of two epochs of four steps, whose results go into `folder`/run."""
+    settings = {
+        "run.name": "run", "run.device": "cpu", "run.out": str(folder), "data.train": str(sets / "train.beton"),
+        "data.val": str(sets / "val.beton"), "data.size": 64, "data.global_batch_size": 4, "precision.level": "O0",
+        "model.num_classes": 10, "schedule.epochs": EPOCHS, "schedule.steps_per_epoch": STEPS, "log.print_freq": 1, "eval.global_batch_size": 8,
+    }  # fmt: skip
+    path = folder / "run.toml"
+    path.write_text(
+        dump(load(ROOT / "recipes/tiny.toml", [f"{k}={json.dumps(v)}" for k, v in settings.items()]))
+    )
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the run's results lie."""
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def main(tmp_path: Path, sets: Path) -> Main:
+    """main("--resume", "auto", "optim.lr=0.1"): the command on that recipe; the exit code."""
+    recipe = str(recipe_in(tmp_path, sets))
+
+    def run(*arguments: str) -> int:
+        return command.main(
+            [
+                recipe,
+                *(
+                    word
+                    for argument in arguments
+                    for word in (["--set"] if "=" in argument else []) + [argument]
+                ),
+            ]
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def let_alone(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was never stopped."""
+    folder = tmp_path_factory.mktemp("let_alone")
+    assert command.main([str(recipe_in(folder, sets))]) == 0
+    return folder / "run"
+
+
+def figures(folder: Path) -> list[tuple[Any, ...]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    keys = ("kind", "step", "loss", "epoch_loss", "acc1", "val_loss")
+    return [tuple(line.get(key) for key in keys) for line in lines]
+
+
+def weights(folder: Path) -> list[torch.Tensor]:
+    return list(checkpoint.load(folder / LAST)["state_dict"].values())
+
+
+def cursor(path: Path) -> tuple[int, int]:
+    found = checkpoint.load(path)["cursor"]
+    return found["epoch"], found["step"]
+
+
+def check_same(folder: Path, other: Path) -> None:
+    assert figures(folder) == figures(other)
+    assert all(torch.equal(one, two) for one, two in zip(weights(folder), weights(other), strict=True))
+
+
+def strike(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int, *numbers: int) -> None:
+    """Send this process signals as the function `name` is called for the `call`th time."""
+    real, left = getattr(owner, name), [call]
+
+    def struck(*arguments: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, struck)
+
+
+# --- told to stop --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "owner", "name", "call", "stands_at"),
+    [
+        (signal.SIGINT, training.Meter, "add", 1, (0, 1)),
+        (signal.SIGTERM, training.Meter, "add", STEPS, (0, STEPS)),
+        (signal.SIGINT, evaluate, "hits", 2, (0, STEPS)),
+        (signal.SIGTERM, checkpoint, "write_partial", 1, (1, 1)),
+    ],
+    ids=["the first step", "an epoch's last step", "an evaluation", "a checkpoint"],
+)
+def test_a_signal_during_anything_saves_and_the_run_goes_on_to_the_bit(
+    number: int, owner: Any, name: str, call: int, stands_at: tuple[int, int],
+    main: Main, folder: Path, let_alone: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with monkeypatch.context() as patched:
+        strike(patched, owner, name, call, number)
+        assert main() == 128 + number
+    told = signal.Signals(number).name
+    epoch, step = stands_at
+    assert capfd.readouterr().err.splitlines() == [
+        f"{told}: the run saves what it has and stops; SIGINT once more ends it at once",
+        f"stopped by {told} at epoch {epoch}, step {step}: saved, --resume auto goes on",
+    ]
+    assert cursor(folder / LAST) == stands_at and not (folder / "report.json").exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    torch.manual_seed(1000)  # whatever happens between the two must not matter
+    assert main("--resume", "auto") == 0
+    check_same(folder, let_alone)
+
+
+def test_without_checkpoints_a_stop_says_that_nothing_is_saved(
+    main: Main, folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strike(monkeypatch, training.Meter, "add", 2, signal.SIGTERM, signal.SIGTERM)
+    assert main("checkpoint.every_epochs=0") == 143
+    assert "step 2: nothing is saved, as checkpoint.every_epochs = 0 asks" in capfd.readouterr().err
+    assert not list(folder.glob("*.pt"))
+
+
+def test_a_signal_that_is_ignored_as_under_nohup_stays_so() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with Stopping(World()) as stopping:
+            signal.raise_signal(signal.SIGTERM)
+            assert stopping.due() == 0
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_second_ctrl_c_ends_at_once_even_where_no_line_of_python_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import os, signal\nfrom alexnet_fast.engine.stopping import Stopping\n"
+         "from alexnet_fast.engine.ranks import World\nwith Stopping(World()):\n    for _ in range(2):\n"
+         "        signal.raise_signal(signal.SIGINT)\nprint('went on')"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "")
+
+
+def test_ctrl_c_while_torch_is_imported_leaves_no_traceback() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "alexnet_fast.train", "recipes/tiny.toml"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    maps = Path(f"/proc/{process.pid}/maps")
+    deadline = time.monotonic() + 60
+    while "libtorch" not in maps.read_text():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, out, error) == (-signal.SIGINT, "", "")
+
+
+# --- which checkpoints are kept, and which is taken ----------------------------------------------------------------
+
+
+def numbered(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("checkpoint_e*.pt"))
+
+
+def test_the_last_keep_checkpoints_stay_and_each_is_one_to_go_on_from(
+    main: Main, folder: Path, let_alone: Path
+) -> None:
+    assert main("checkpoint.every_steps=1", "checkpoint.keep=4") == 0
+    names = ["checkpoint_e0001_s000001.pt", "checkpoint_e0001_s000002.pt", "checkpoint_e0001_s000003.pt"]
+    assert numbered(folder) == names
+    assert [cursor(folder / name) for name in names] == [(1, 1), (1, 2), (1, 3)]
+    assert cursor(folder / LAST) == (2, 0)
+    assert main("--resume", str(folder / names[1]), "checkpoint.every_steps=1", "checkpoint.keep=1") == 0
+    assert numbered(folder) == [], "keep = 1 leaves the last alone"
+    check_same(folder, let_alone)
+
+
+def test_a_run_that_begins_anew_says_whose_checkpoints_it_replaces_and_mixes_no_two_pasts(
+    main: Main, folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main("checkpoint.every_steps=1", "checkpoint.keep=9") == 0
+    assert len(numbered(folder)) == EPOCHS * STEPS - 1
+    (folder / "checkpoint_last.pt.partial").write_bytes(b"what a killed run was writing")
+    capfd.readouterr()
+    with monkeypatch.context() as patched:
+        strike(patched, training.Meter, "add", 2, signal.SIGTERM)
+        assert main("checkpoint.keep=9") == 143
+    assert "has checkpoints of an earlier run, which this one's first replaces" in capfd.readouterr().out
+    assert numbered(folder) == [] and cursor(folder / LAST) == (0, 2)
+    assert not list(folder.glob("*.partial"))
+
+
+def flip(path: Path, share: float = 0.5) -> None:
+    """One bit of the file, in a tensor, into a file of its own."""
+    content = bytearray(path.read_bytes())
+    content[int(share * len(content))] ^= 16
+    path.unlink()
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_in_a_weight_is_noticed_and_the_checkpoint_before_taken_aloud(
+    main: Main, folder: Path, let_alone: Path, capfd: Any
+) -> None:
+    assert main("checkpoint.every_steps=3", "checkpoint.keep=3") == 0
+    last, before, first = (
+        folder / name for name in (LAST, "checkpoint_e0001_s000003.pt", "checkpoint_e0001_s000000.pt")
+    )
+    flip(last)
+    before.write_bytes(before.read_bytes()[:-5000])
+    capfd.readouterr()
+    assert main("--resume", str(last)) == 2
+    error = capfd.readouterr().err
+    assert error.startswith(f"error: the checkpoint {last} is damaged (the checksum of its record ")
+    assert error.endswith(f"{first}, the one before it, is whole; give that\n") and error.count("\n") == 1
+    assert main("--eval", "--resume", str(last)) == 2 and f"{first}, the one" in capfd.readouterr().err
+
+    assert main("--resume", "auto") == 0
+    out = capfd.readouterr().out
+    assert (
+        f"{last} is damaged (the checksum of its record " in out
+        and f": taking {before}, the one before it" in out
+    )
+    assert f"{before} is damaged (" in out and f": taking {first}, the one before it" in out
+    assert f"goes on from {first} at epoch 1, step 0" in out
+    check_same(folder, let_alone)
+
+    for path in keeping.in_folder(folder):
+        flip(path)
+    assert main("--resume", "auto") == 2
+    assert "has no other checkpoint that is whole: move it away to begin anew" in capfd.readouterr().err
+
+
+# --- a loss that is no number --------------------------------------------------------------------------------------
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, steps: range, weights: bool) -> None:
+    """Make the loss of those steps of the run infinite, or with it the weights NaN."""
+    real, seen = training.functional.cross_entropy, [0]
+
+    def cross_entropy(logits: Any, labels: Any, **options: Any) -> Any:
+        loss = real(logits, labels, **options)
+        if not torch.is_grad_enabled():
+            return loss
+        seen[0] += 1
+        if seen[0] - 1 not in steps:
+            return loss
+        return loss * torch.nan if weights else loss + torch.inf
+
+    monkeypatch.setattr(training.functional, "cross_entropy", cross_entropy)
+
+
+def test_a_loss_that_stays_no_number_stops_the_run_and_leaves_the_last_good_checkpoint(
+    main: Main, folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, range(5, 99), weights=False)
+    assert main("checkpoint.every_steps=1", "schedule.nonfinite_steps=2") == 2
+    out, error = capfd.readouterr()
+    assert "no checkpoint of step 6: the loss or a weight is not finite" in out
+    assert error == (
+        "error: the loss has not been finite for 2 steps, since step 5 of the run: stopped at optim.lr = 0.004; "
+        f"{folder / LAST} is of before; try a lower optim.lr\n"
+    )
+    assert cursor(folder / LAST) == (1, 1) and not list(folder.glob("*.partial"))
+
+
+def test_weights_that_are_no_numbers_stop_the_run_where_it_would_save_them(
+    main: Main, folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, range(5, 6), weights=True)
+    real = training.Meter.add
+    monkeypatch.setattr(training.Meter, "add", lambda self, loss, *rest: real(self, loss.nan_to_num(), *rest))
+    assert main("schedule.warmup_epochs=0") == 2
+    assert "error: the weights are no longer finite: stopped" in capfd.readouterr().err
+    assert cursor(folder / LAST) == (1, 0) and all(tensor.isfinite().all() for tensor in weights(folder))
+
+
+def test_a_loss_that_recovers_or_is_let_be_goes_on(
+    main: Main, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        poison(patched, range(1, 3), weights=False)
+        assert main("schedule.nonfinite_steps=3") == 0
+    with monkeypatch.context() as patched:
+        poison(patched, range(5, 99), weights=True)
+        assert main("schedule.nonfinite_steps=0") == 0
+    assert cursor(folder / LAST) == (1, 0), "what is no number is kept by nobody"
