@@ -32,7 +32,7 @@ from .beton.format import RAW
 from .beton.reader import Beton, BetonError
 from .errors import UserError
 from .pipeline import turbojpeg
-from .pipeline.crew import MOST_PIXELS
+from .pipeline.chunks import MOST_PIXELS
 from .pipeline.crop import BOX, Cropping, draw_boxes
 from .pipeline.decode import SAMPLE
 from .pipeline.status import MEANING, TOO_LARGE, BrokenSample

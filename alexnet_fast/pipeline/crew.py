@@ -5,28 +5,24 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import UserError
-from . import turbojpeg
-from .crop import BOX, Cropping, draw_boxes
-from .decode import SAMPLE, Scratch, decode_chunk, make_scratch
-from .jit import kernel
-from .order import epoch_order
-from .readahead import PAGE, WILLNEED, will_need
-from .warmup import WarmUp
+from .activity import Activity, Watch, usage
+from .bell import Bell
+from .chunks import CHUNK, close_handle, decode, first_scratch, kernels, open_handle
+from .crop import Cropping
+from .decode import Scratch
+from .stall import LOADING_S, POLL_S, STALL_S, Patience, close_all, describe
 
 if TYPE_CHECKING:
     from .ring import Slot
-
-CHUNK = 32  # samples a call: about 14 ms at 500 px, which hides the call and the lock
-START_PX = 512  # a thread's scratch fits this side at first, and grows with its images
-MOST_PIXELS = 1 << 28  # of one image; more is a lying header, or needs another tool
 
 
 class Job:
@@ -53,27 +49,61 @@ class Crew:
 
     A job that is dropped half-way (a new plan) keeps its slot to itself until its threads let go of
     it; the slot then goes to the garbage, never to another batch.
+
+    Args:
+        file: (file size,) uint8, the memory map.
+        before_each: called by a thread before each chunk that it decodes; what it raises reaches the consumer.
+        also_report: what others do, on whom the threads wait, for a person.
+        stall_s: a wait of the consumer in which nothing moves for so long is told (see ``stall``).
     """
 
-    def __init__(self, file: np.ndarray, cropping: Cropping, threads: int, batches_ahead: int) -> None:
+    def __init__(
+        self,
+        file: np.ndarray,
+        cropping: Cropping,
+        threads: int,
+        batches_ahead: int,
+        *,
+        before_each: Callable[[], object] = lambda: None,
+        also_report: Callable[[], str] = str,
+        stall_s: float = STALL_S,
+    ) -> None:
         self._file, self._cropping, self._batches_ahead = file, cropping, batches_ahead
-        self._changed = threading.Condition()
+        self._before_each, self._also_report = before_each, also_report
+        self._make_lock()
         self._jobs: deque[Job] = deque()  # oldest first: being made or waiting for the consumer
         self._plan: Iterator[Job] | None = None
-        self._closed = False
+        self._wanted: tuple[int, int] | None = None  # the key that the plan was begun for
+        self._planning = False  # a thread is asking the plan for its next job
+        self._closed = self._loaded = False
         self._error: BaseException | None = None
+        self._patience = Patience(stall_s)
+        self._moved_s = 0.0  # when a thread last finished something
+        self.watch: Watch | None = None
+        self.activities = [Activity(f"decode-{k}") for k in range(threads)]
         self._threads = [
-            threading.Thread(target=self._work, name=f"decode-{k}", daemon=True) for k in range(threads)
+            threading.Thread(target=self._work, args=(activity,), name=activity.name, daemon=True)
+            for activity in self.activities
         ]
+        _crews.add(self)
+
+    def start(self) -> None:
+        """Begin. Whoever calls this has seen to it that `stop` will be called, whatever happens."""
         for thread in self._threads:
             thread.start()
-        _crews.add(self)
+
+    def _make_lock(self) -> None:
+        """Held for moments only, and by the consumer only in `with`: see ``Bell``."""
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # for the decoding threads
+        self._bell = Bell()  # for the consumer; rung under the lock
 
     def begin(self, key: tuple[int, int], plan: Iterator[Job]) -> None:
         """Go on if the jobs in hand begin with ``key``; else drop them and follow ``plan``."""
-        with self._changed:
+        with self._lock:
             if self._jobs and self._jobs[0].key == key:
                 return
+            self._wanted = key
             self._jobs.clear()
             self._plan = plan
             self._changed.notify_all()
@@ -83,28 +113,56 @@ class Crew:
 
         Raises:
             RuntimeError: a thread failed (with its cause), or the crew is closed.
+            UserError: a thread met something that the user can mend.
+            LoaderStalled: nothing moved for too long.
         """
-        with self._changed:
-            # The timeout only lets Ctrl-C through on systems where a wait would hold it back.
-            while self._error is None and not self._closed and not (self._jobs and self._jobs[0].left == 0):
-                self._changed.wait(1.0)
+        began_s = time.perf_counter()
+        while (job := self._first_done()) is None:
+            if not self._bell.wait(min(POLL_S, self._patience.stall_s)):
+                self._look_after(began_s)
+        return job
+
+    def _first_done(self) -> Job | None:
+        """The oldest job, if it is done."""
+        with self._lock:
+            if isinstance(self._error, UserError):
+                raise self._error
             if self._error is not None:
-                if isinstance(self._error, UserError):
-                    raise self._error
                 raise RuntimeError(f"a decoding thread failed: {self._error!r}") from self._error
             if self._closed:
                 raise RuntimeError("the loader is closed")
-            job = self._jobs.popleft()
+            if not self._jobs or self._jobs[0].left:
+                return None
             self._changed.notify_all()
-            return job
+            return self._jobs.popleft()
+
+    def _look_after(self, began_s: float) -> None:
+        """See that the threads live and move; the consumer has waited since ``began_s``."""
+        dead = [thread.name for thread in self._threads if not thread.is_alive()]
+        if dead and not self._closed and self._error is None:
+            raise RuntimeError(f"the decoding thread {dead[0]} has ended, and not because it was told to")
+        awaited = self._jobs[0].key if self._jobs else None
+        what = "the next batch" if awaited is None else "epoch {}, step {}".format(*awaited)
+        self._patience.check(
+            max(began_s, self._moved_s), what, self.report, 0.0 if self._loaded else LOADING_S
+        )
+
+    def report(self) -> str:
+        """What each thread is doing, for a person."""
+        own = [describe(*each) for each in zip(self._threads, self.activities)]
+        return "\n".join([*own, *filter(None, [self._also_report()])])
 
     def close(self) -> None:
-        """Stop and join the threads."""
-        with self._changed:
+        """Stop and join the threads.
+
+        Raises:
+            LoaderStalled: one of them does not end.
+        """
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+            self._bell.ring()
+        self._patience.join(self._threads, self.report)
         self._jobs.clear()
         self._plan = None
 
@@ -115,166 +173,123 @@ class Crew:
         locks that thread holds, some of which the decoding threads may need to end.
         """
         self._closed = True
-        if self._changed.acquire(blocking=False):
+        if self._lock.acquire(blocking=False):
             self._changed.notify_all()
-            self._changed.release()
+            self._lock.release()
 
-    def _work(self) -> None:
+    def _work(self, activity: Activity) -> None:
         try:
+            activity.begin("waiting for the kernels, which are being loaded or compiled")
             if not kernels.wait(give_up=lambda: self._closed):
                 return
+            self._loaded, self._moved_s = True, time.perf_counter()
             handle = open_handle()
             try:
                 scratch = first_scratch(handle, self._cropping.size)
-                while (chunk := self._take()) is not None:
-                    scratch = self._decode(*chunk, handle, scratch)
+                while (chunk := self._take(activity)) is not None:
+                    scratch = self._decode(*chunk, activity, handle, scratch)
                     self._done(*chunk)
             finally:
                 close_handle(handle)
         except BaseException as error:  # whatever it is, the consumer must hear of it
-            with self._changed:
+            with self._lock:
                 self._error = error
-                self._changed.notify_all()
+                self._bell.ring()
 
-    def _take(self) -> tuple[Job, int, int] | None:
+    def _take(self, activity: Activity) -> tuple[Job, int, int] | None:
         """The next samples [begin, end) of a job, or None when the crew is closed; waits for either."""
-        with self._changed:
-            while not self._closed:
-                job = next((job for job in self._jobs if job.taken < len(job.samples)), None)
-                if job is None and self._plan is not None and len(self._jobs) < self._batches_ahead:
-                    job = next(self._plan, None)
-                    if job is None:
-                        self._plan = None
-                    else:
-                        self._jobs.append(job)
-                        self._changed.notify_all()
-                if job is not None:
-                    begin = job.taken
-                    share = -(-len(job.samples) // len(self._threads))
-                    job.taken = min(begin + min(CHUNK, share), len(job.samples))
-                    return job, begin, job.taken
-                self._changed.wait(1.0)  # `stop` may have found the lock taken
-            return None
+        waited_from_s = None
+        with self._lock:
+            while (job := self._unfinished()) is None or self._closed:
+                if self._closed:
+                    return None
+                if self._plan is not None and not self._planning and len(self._jobs) < self._batches_ahead:
+                    self._extend(self._plan, activity)
+                    continue
+                if (why := self._why_idle()) != activity.doing:
+                    activity.begin(why)
+                if waited_from_s is None:
+                    waited_from_s = activity.since_s
+                self._changed.wait(POLL_S)  # `stop` may have found the lock taken
+            begin = job.taken
+            share = -(-len(job.samples) // len(self._threads))
+            job.taken = end = min(begin + min(CHUNK, share), len(job.samples))
+        if waited_from_s is not None and (watch := self.watch) is not None:
+            watch(activity.name, "wait", waited_from_s, time.perf_counter(), job.key)
+        return job, begin, end
 
-    def _decode(self, job: Job, begin: int, end: int, handle: int, scratch: Scratch) -> Scratch:
-        return decode(
+    def _unfinished(self) -> Job | None:
+        """The oldest job with samples that nobody has begun."""
+        return next((job for job in self._jobs if job.taken < len(job.samples)), None)
+
+    def _why_idle(self) -> str:
+        if self._planning:
+            return "waiting for the thread that plans the next batch"
+        if self._plan is None:
+            return "waiting for an epoch to begin"
+        return f"waiting: {sum(job.left == 0 for job in self._jobs)} batches are ready"
+
+    def _extend(self, plan: Iterator[Job], activity: Activity) -> None:
+        """Ask the plan for its next job, the lock let go meanwhile: that sorts an epoch's order at times."""
+        activity.begin("planning the next batch")
+        self._planning = True
+        self._lock.release()
+        try:
+            job = next(plan, None)
+        finally:
+            self._lock.acquire()
+            self._planning = False
+        if job is not None and (plan is self._plan or job.key == self._wanted):
+            self._plan = plan
+            self._jobs.append(job)
+        elif plan is self._plan:  # else another took its place, and this job goes
+            self._plan = None
+        self._changed.notify_all()
+
+    def _decode(
+        self, job: Job, begin: int, end: int, activity: Activity, handle: int, scratch: Scratch
+    ) -> Scratch:
+        epoch, step = job.key
+        activity.begin(f"decoding samples {begin} to {end} of epoch {epoch}, step {step}")
+        self._before_each()
+        before = usage()
+        scratch = decode(
             self._file,
             job.samples[begin:end],
-            job.key[0],
+            epoch,
             self._cropping,
             handle,
             scratch,
             job.slot.images[begin:end],
             job.statuses[begin:end],
         )
+        ended_s = activity.count(before)
+        if (watch := self.watch) is not None:
+            watch(activity.name, "decode", before[0], ended_s, job.key)
+        return scratch
 
     def _done(self, job: Job, begin: int, end: int) -> None:
-        with self._changed:
+        with self._lock:
+            self._moved_s = time.perf_counter()
             job.left -= end - begin
             if job.left == 0:
-                self._changed.notify_all()
-
-
-def decode(
-    file: np.ndarray,
-    samples: np.ndarray,
-    epoch: int,
-    cropping: Cropping,
-    handle: int,
-    scratch: Scratch,
-    images: np.ndarray,
-    statuses: np.ndarray,
-) -> Scratch:
-    """Draw the crops of a chunk of samples and decode them; returns the scratch, grown where they needed a larger one.
-
-    Args:
-        file: (bytes,) uint8, the beton; read-only.
-        samples: (n,) decode.SAMPLE.
-        images: (n, 3, size, size) uint8, out.
-        statuses: (n,) uint8, out.
-    """
-    boxes = np.empty(len(samples), BOX)
-    draw_boxes(samples, np.uint64(epoch), cropping, boxes)
-    at = 0
-    while True:
-        size = cropping.size
-        at += decode_chunk(file, samples[at:], boxes[at:], size, scratch, images[at:], statuses[at:])
-        if at == len(samples):
-            return scratch
-        sample = samples[at]
-        if int(sample["width"]) * int(sample["height"]) > MOST_PIXELS:
-            at += 1  # its status TOO_LARGE stays and tells the consumer
-        else:
-            scratch = grown(scratch, sample, handle, size)
-
-
-def first_scratch(handle: int, size: int) -> Scratch:
-    """What a thread begins with."""
-    return make_scratch(handle, 1 << 16, START_PX, START_PX, size)
-
-
-def grown(scratch: Scratch, sample: np.void, handle: int, size: int) -> Scratch:
-    """A scratch that fits ``sample`` and all that the old one fits."""
-    width, height = int(sample["width"]), int(sample["height"])
-    old_side = scratch.narrowed.shape[1]
-    return make_scratch(
-        handle, max(len(scratch.jpeg), int(sample["size"])), max(width, old_side), max(height, old_side), size
-    )
+                self._bell.ring()
 
 
 _crews: weakref.WeakSet[Crew] = weakref.WeakSet()
 
 
-@atexit.register
-def _close_all() -> None:
-    """No thread may be inside a kernel while the interpreter takes itself apart."""
-    for crew in list(_crews):
-        crew.close()
+atexit.register(close_all, _crews)
 
 
 def _leave_to_the_parent() -> None:
     """A forked child has every crew's jobs, none of their threads, and a lock that one of them may have held."""
     for crew in list(_crews):
-        crew._changed, crew._threads = threading.Condition(), []
+        crew._make_lock()
+        crew._threads = []
         crew._error = UserError(
             "this loader was opened before a fork, in another process; open one in each process"
         )
 
 
 os.register_at_fork(after_in_child=_leave_to_the_parent)
-
-
-@kernel
-def open_handle():
-    """A libjpeg-turbo decompressor; one for each thread."""
-    return turbojpeg.init_decompress()
-
-
-@kernel
-def close_handle(handle):
-    """Free a decompressor."""
-    return turbojpeg.destroy(handle)
-
-
-def load_kernels() -> None:
-    """Load whatever a decoding thread will call, or compile it, once on a machine: the threads' own way with no sample at all.
-
-    A build of an image, say, that calls this leaves the machine code in the package, for processors of the same kind.
-
-    Raises:
-        TurboJpegMissing: libturbojpeg is not installed.
-    """
-    turbojpeg.load()
-    nothing = np.frombuffer(b"", np.uint8)  # read-only, as a map of a file is
-    cropping = Cropping(True, 1, 1, np.uint64(0), (1.0, 1.0), (1.0, 1.0), 0.0)
-    epoch_order(0, seed=0, epoch=0)
-    will_need(nothing, np.empty(0, SAMPLE), PAGE, WILLNEED)
-    handle = open_handle()
-    try:
-        images, statuses = np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.uint8)
-        decode(nothing, np.empty(0, SAMPLE), 0, cropping, handle, first_scratch(handle, 1), images, statuses)
-    finally:
-        close_handle(handle)
-
-
-kernels = WarmUp(load_kernels, "load-kernels")

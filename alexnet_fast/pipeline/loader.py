@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -14,14 +13,17 @@ import numpy as np
 from ..beton.reader import Beton
 from ..errors import UserError
 from . import turbojpeg
+from .activity import Activity, Watch
+from .broken import OnError, Sieve, Skipped
 from .cores import allowed_cores
-from .crew import Crew, Job
+from .crew import Crew
 from .crop import Cropping
 from .decode import sample_table
-from .order import Share, epoch_order
+from .order import Share
+from .plan import Plan, places_of
 from .readahead import ReadAhead, bytes_of
 from .ring import Batch, Ring
-from .status import MEANING, BrokenSample
+from .stall import STALL_S
 
 
 class Loader:
@@ -40,6 +42,7 @@ class Loader:
         seed: of the order, the crops and the flips.
         threads: decoding threads (default: the cores that this process may use).
         rank, world_size: this process's share of every epoch.
+        indices: the samples to use, by their places in the file (default: all of them).
         shuffle: a new order every epoch (default: as ``train``).
         drop_last: leave out the rest that does not fill a batch on every rank (default: as ``train``).
         scale, ratio: of the random-resized crop, as torchvision's.
@@ -48,12 +51,18 @@ class Loader:
         batches_ahead: batches that are being filled or wait, beside those that are held.
         read_ahead_bytes: how far beyond those batches the file is read into the page cache; 0 = only when touched.
         pin_memory: page-locked memory, so that an accelerator can copy batches asynchronously.
+        on_error: what becomes of a sample that cannot be decoded: "raise" names the first in the epoch's order; "skip"
+            leaves it out of its batch, which is shorter, and lists it in ``skipped``.  A batch of which nothing is left
+            is passed over, or an error with ``drop_last``, where all ranks make as many steps.
+        stall_s: a wait of so many seconds in which no thread finishes anything is told on the log "alexnet_fast", with what
+            each thread is doing; after five times that it is an error.
 
     Raises:
         UserError: an argument out of range, a batch larger than the set with ``drop_last``.
         BetonError: the file cannot be read.
         TurboJpegMissing: libturbojpeg is not installed.
         BrokenSample: while iterating, for a sample that cannot be decoded, naming it.
+        LoaderStalled: while iterating, or when it is closed and a thread does not end.
     """
 
     def __init__(
@@ -67,6 +76,7 @@ class Loader:
         threads: int | None = None,
         rank: int = 0,
         world_size: int = 1,
+        indices: Sequence[int] | np.ndarray | None = None,
         shuffle: bool | None = None,
         drop_last: bool | None = None,
         scale: tuple[float, float] = (0.08, 1.0),
@@ -76,6 +86,8 @@ class Loader:
         batches_ahead: int = 3,
         read_ahead_bytes: int = 64 << 20,
         pin_memory: bool = False,
+        on_error: OnError = "raise",
+        stall_s: float = STALL_S,
     ) -> None:
         _check("batch_size", batch_size, batch_size >= 1, "at least 1")
         _check("size", size, 1 <= size <= 4096, "1 to 4096 pixels")
@@ -90,6 +102,8 @@ class Loader:
         _check("center_ratio", center_ratio, 0 < center_ratio <= 1, "0 < center_ratio <= 1")
         _check("batches_ahead", batches_ahead, batches_ahead >= 1, "at least 1")
         _check("read_ahead_bytes", read_ahead_bytes, read_ahead_bytes >= 0, "at least 0")
+        _check("on_error", on_error, on_error in ("raise", "skip"), '"raise" or "skip"')
+        _check("stall_s", stall_s, stall_s > 0, "more than 0 seconds")
         turbojpeg.load()
         self.beton = Beton(path)
         self.batch_size = batch_size
@@ -98,6 +112,11 @@ class Loader:
         self.seed = seed
         self.wait_s = 0.0
         """Seconds that the consumer has waited for batches so far."""
+        samples = sample_table(self.beton)
+        if indices is not None:
+            samples = samples[places_of(indices, self.beton)]
+        self.num_samples = len(samples)
+        """Samples of an epoch, over all ranks."""
         self._share = Share(
             self.num_samples, batch_size, rank, world_size, train if drop_last is None else drop_last
         )
@@ -119,24 +138,29 @@ class Loader:
         self.threads = threads or allowed_cores()
         self._ring = Ring(batch_size, size, most_free=2 * batches_ahead + 2, pin_memory=pin_memory)
         shuffle = train if shuffle is None else shuffle
-        samples = sample_table(self.beton)
         if shuffle and read_ahead_bytes:
             self.beton.expect_random_access()
         # No further than an epoch: by then a file that small is in memory.
         read_ahead_bytes = min(read_ahead_bytes, bytes_of(samples) // world_size)
-        # None of these knows of the loader, so a loader that is dropped can end their threads.
-        self._read_ahead = ReadAhead(self.beton.map, read_ahead_bytes)
+        self._sieve = Sieve(self.beton, on_error, may_be_empty=not self._share.drop_last)
+        self._read_ahead = ReadAhead(self.beton.map, read_ahead_bytes, stall_s)
         self._plan = Plan(self.beton, samples, self._share, self._ring, self._read_ahead, seed, shuffle)
-        self._crew = Crew(self.beton.map, cropping, self.threads, batches_ahead)
-        for helper in (self._crew, self._read_ahead):
-            weakref.finalize(self, helper.stop).atexit = False
+        self._crew = Crew(
+            self.beton.map,
+            cropping,
+            self.threads,
+            batches_ahead,
+            before_each=self.beton.check_length,
+            also_report=self._read_ahead.report,
+            stall_s=stall_s,
+        )
+        # None of these knows of the loader, so a loader that is dropped, even within the next lines, ends their threads.
+        for end in (self._ring.close, self._read_ahead.stop, self._crew.stop):
+            weakref.finalize(self, end).atexit = False
+        self._read_ahead.start()
+        self._crew.start()
         self._cursor = (0, 0)
         self._iteration = 0
-
-    @property
-    def num_samples(self) -> int:
-        """Samples in the file."""
-        return self.beton.num_samples
 
     @property
     def num_classes(self) -> int:
@@ -152,6 +176,30 @@ class Loader:
     def dropped(self) -> int:
         """Samples of each epoch that ``drop_last`` leaves out, over all ranks."""
         return self._share.dropped
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """Each sample that ``on_error = "skip"`` left out so far on this rank, once, in the order in which they were met."""
+        return self._sieve.skipped
+
+    @property
+    def skipped_in_epoch(self) -> int:
+        """How many were left out of this rank's batches of the epoch in hand so far."""
+        return self._sieve.skipped_in_epoch
+
+    @property
+    def activities(self) -> list[Activity]:
+        """What each decoding thread is doing and has done."""
+        return self._crew.activities
+
+    @property
+    def watch(self) -> Watch | None:
+        """Told of every chunk of samples that a thread decoded and of every wait for work; None = nobody. Set it at any time."""
+        return self._crew.watch
+
+    @watch.setter
+    def watch(self, watch: Watch | None) -> None:
+        self._crew.watch = watch
 
     def set_epoch(self, epoch: int, step: int = 0) -> None:
         """Let the next iteration begin at batch ``step`` of ``epoch``; without it epochs follow each other from 0."""
@@ -177,24 +225,24 @@ class Loader:
                 raise RuntimeError(
                     "this iteration ended when another of the same loader began; use one loader for each"
                 )
-            yield self._next()
+            if (batch := self._next()) is not None:
+                yield batch
 
-    def _next(self) -> Batch:
+    def _next(self) -> Batch | None:
+        """The next batch, or None where all its samples are broken and it is passed over."""
         started = time.perf_counter()
         job = self._crew.next()
         self.wait_s += time.perf_counter() - started
-        broken = np.flatnonzero(job.statuses)
-        if len(broken):
-            index, status = int(job.samples["index"][broken[0]]), int(job.statuses[broken[0]])
-            raise BrokenSample(
-                f"{self.beton.source(index)} cannot be decoded: {MEANING[status]}; pack it again or leave it out"
-            )
-        return self._ring.lend(job.slot, len(job.samples))
+        count = self._sieve.sift(job)
+        return self._ring.lend(job.slot, count) if count else None
 
     def close(self) -> None:
         """Stop and join the threads. Batches that are held stay valid."""
-        self._crew.close()
-        self._read_ahead.close()
+        try:
+            self._crew.close()
+        finally:
+            self._ring.close()
+            self._read_ahead.close()
 
     def __enter__(self) -> Loader:
         return self
@@ -203,52 +251,6 @@ class Loader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class Plan:
-    """Which samples go into which batch, from any point on and for ever."""
-
-    def __init__(
-        self,
-        beton: Beton,
-        samples: np.ndarray,
-        share: Share,
-        ring: Ring,
-        read_ahead: ReadAhead,
-        seed: int,
-        shuffle: bool,
-    ) -> None:
-        self._beton, self._samples, self._share, self._ring = beton, samples, share, ring
-        self._read_ahead, self._seed, self._shuffle = read_ahead, seed, shuffle
-        self._sorted: dict[int, np.ndarray] = {}  # epoch -> its order, made before it is needed
-
-    def jobs(self, epoch: int, step: int) -> Iterator[Job]:
-        """The batches from ``step`` of ``epoch`` on, without end; the threads run on into the next epoch while this one is consumed."""
-        for key, samples in self._read_ahead.ahead_of(self._batches(epoch, step)):
-            slot = self._ring.take()
-            slot.labels[: len(samples)] = self._beton.labels[samples["index"]]
-            yield Job(key, samples, slot)
-
-    def _batches(self, epoch: int, step: int) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-        while self._share.steps:  # a rank may have no share of a small evaluation
-            self._beton.check_length()
-            order = self._order(epoch)
-            for at in range(step, self._share.steps):
-                begin, end = self._share.positions(at)
-                yield (epoch, at), self._samples[order[begin:end]]
-            epoch, step = epoch + 1, 0
-
-    def _order(self, epoch: int) -> np.ndarray:
-        """The order of an epoch; the next one's is sorted meanwhile (0.15 s for 1.28 million samples)."""
-        if not self._shuffle:
-            return np.arange(len(self._samples))
-        order = self._sorted.pop(epoch, None)
-        self._sorted.clear()
-        self._read_ahead.do(partial(self._sort, epoch + 1))
-        return epoch_order(len(self._samples), self._seed, epoch) if order is None else order
-
-    def _sort(self, epoch: int) -> None:
-        self._sorted[epoch] = epoch_order(len(self._samples), self._seed, epoch)
 
 
 def _check(name: str, given: object, good: bool, expected: str) -> None:

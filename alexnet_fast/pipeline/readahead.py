@@ -15,14 +15,17 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 import numpy as np
 from numba import types
 
+from .activity import Activity
 from .jit import kernel
+from .stall import POLL_S, STALL_S, Patience, close_all, describe
 
 Key = TypeVar("Key")
 
@@ -74,25 +77,34 @@ class ReadAhead:
     """A thread that goes through the plan before the decoding threads do.
 
     A request can block while the disk's queue is full, so neither they nor the consumer make it.  An error in
-    the thread ends it with a traceback on stderr, and decoding goes on without.
+    the thread ends it, and whoever next asks for batches or gives it a task is told.
 
     Args:
         file: (file size,) uint8, the memory map.
         most_bytes: how far beyond the batch that is handed out to ask, in bytes of samples; 0 = not at all.
+        stall_s: when to tell that the thread does not end (see ``stall``).
     """
 
-    def __init__(self, file: np.ndarray, most_bytes: int) -> None:
+    def __init__(self, file: np.ndarray, most_bytes: int, stall_s: float = STALL_S) -> None:
         self._file, self._most_bytes = file, most_bytes
         self._tasks: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._stopped = False
+        self._error: BaseException | None = None
+        self._activity = Activity("read-ahead")
+        self._patience = Patience(stall_s)
         self._thread = threading.Thread(target=self._work, name="read-ahead", daemon=True)
-        self._thread.start()
         _all.add(self)
+
+    def start(self) -> None:
+        """Begin. Whoever calls this has seen to it that `stop` will be called, whatever happens."""
+        self._thread.start()
 
     def ahead_of(self, batches: Iterable[tuple[Key, np.ndarray]]) -> Iterator[tuple[Key, np.ndarray]]:
         """The same batches (a key and (n,) decode.SAMPLE), each when those that follow it have been asked for."""
         if not self._most_bytes:
-            yield from batches
+            for batch in batches:
+                self._check()
+                yield batch
             return
         waiting: deque[tuple[Key, np.ndarray]] = deque()
         waiting_bytes = 0
@@ -110,9 +122,18 @@ class ReadAhead:
         yield from waiting
 
     def do(self, task: Callable[[], object]) -> None:
-        """Have the thread do something, after all that it was given before."""
+        """Have the thread do something, after all that it was given before.
+
+        Raises:
+            RuntimeError: it failed at something before (with its cause).
+        """
+        self._check()
         if not self._stopped:
             self._tasks.put(task)
+
+    def report(self) -> str:
+        """What the thread is doing, for a person."""
+        return f"{describe(self._thread, self._activity)}\n    {self._tasks.qsize()} more tasks wait for it"
 
     def stop(self) -> None:
         """Tell the thread to end, and wait for nothing and no lock: the garbage collector may call this."""
@@ -120,17 +141,34 @@ class ReadAhead:
         self._tasks.put(None)
 
     def close(self) -> None:
-        """Stop and join the thread; what it has not begun is left undone."""
+        """Stop and join the thread; what it has not begun is left undone.
+
+        Raises:
+            LoaderStalled: it does not end.
+        """
         self.stop()
-        self._thread.join()
+        self._patience.join([self._thread], self.report)
 
     def _ask(self, samples: np.ndarray) -> None:
         self.do(partial(will_need, self._file, samples, PAGE, WILLNEED))
 
+    def _check(self) -> None:
+        if self._error is not None:
+            raise RuntimeError(f"the read-ahead thread failed: {self._error!r}") from self._error
+
     def _work(self) -> None:
         try:
-            while (task := self._tasks.get()) is not None and not self._stopped:
-                task()
+            self._activity.begin("waiting for a task")
+            while not self._stopped:
+                with suppress(Empty):
+                    task = self._tasks.get(timeout=POLL_S)  # Ctrl-C may have come between `stop`'s two lines
+                    if task is None or self._stopped:
+                        return
+                    self._activity.begin("asking for samples, or sorting an order")
+                    task()
+                    self._activity.begin("waiting for a task")
+        except BaseException as error:  # whatever it is, the consumer must hear of it
+            self._error = error
         finally:
             self._stopped = True
 
@@ -141,10 +179,4 @@ def bytes_of(samples: np.ndarray) -> int:
 
 
 _all: weakref.WeakSet[ReadAhead] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    """No thread may be inside a kernel while the interpreter takes itself apart."""
-    for each in list(_all):
-        each.close()
+atexit.register(close_all, _all)

@@ -7,6 +7,7 @@ keeps its pixels, and who copies it asynchronously keeps it until the copy is kn
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from typing import NamedTuple
 
@@ -45,14 +46,19 @@ class Slot:
 class _Lease:
     """Keeps a slot from its ring for as long as any array or tensor over its memory lives."""
 
-    def __init__(self, slot: Slot, free: deque[Slot], most_free: int) -> None:
-        self.slot, self.free, self.most_free = slot, free, most_free
+    def __init__(self, slot: Slot, free: deque[_Return]) -> None:
+        self.slot = slot
         self.__array_interface__ = slot.memory.numpy().__array_interface__
+        # Called when this lease is gone, in any thread, even inside the garbage collector: no locks.  And no line of Python,
+        # as a __del__ would be: a Ctrl-C that arrives in one is printed and lost.
+        self.ends = _Return(self, free.append)
+        self.ends.slot = slot
 
-    def __del__(self) -> None:
-        # May run in any thread, even inside the garbage collector: no locks here.
-        if len(self.free) < self.most_free:
-            self.free.append(self.slot)
+
+class _Return(weakref.ref[_Lease]):
+    """A lease's end, which puts itself and the slot among the free ones."""
+
+    slot: Slot
 
 
 class Ring:
@@ -67,7 +73,7 @@ class Ring:
 
     def __init__(self, batch_size: int, size: int, *, most_free: int, pin_memory: bool) -> None:
         self.batch_size, self.size, self.most_free, self.pin_memory = batch_size, size, most_free, pin_memory
-        self._free: deque[Slot] = deque()
+        self._free: deque[_Return] = deque(maxlen=most_free)
         if pin_memory:  # told here, not by the thread that needs the first slot
             try:
                 torch.empty(1, pin_memory=True)
@@ -79,12 +85,16 @@ class Ring:
     def take(self) -> Slot:
         """A slot that nobody else has."""
         try:
-            return self._free.pop()
+            return self._free.pop().slot
         except IndexError:
             return Slot(self.batch_size, self.size, self.pin_memory)
 
+    def close(self) -> None:
+        """Let the free slots go; batches that are still held keep their memory."""
+        self._free.clear()
+
     def lend(self, slot: Slot, count: int) -> Batch:
         """The first ``count`` images and labels of a filled slot, which comes back when they are gone."""
-        lease = _Lease(slot, self._free, self.most_free)
+        lease = _Lease(slot, self._free)
         images, labels = slot.views(np.asarray(lease))
         return Batch(torch.from_numpy(images[:count]), torch.from_numpy(labels[:count]))

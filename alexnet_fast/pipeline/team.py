@@ -6,7 +6,6 @@ The ``crew`` works ahead by a plan of its own.  This is for those who bring both
 from __future__ import annotations
 
 import atexit
-import math
 import threading
 import weakref
 from collections.abc import Callable
@@ -14,8 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
-from .crew import START_PX, close_handle, open_handle
-from .decode import Scratch, decode_chunk, make_scratch
+from .chunks import START_PX, close_handle, open_handle
+from .decode import Scratch, decode_chunk, make_scratch, plane_bytes
 from .interleave import interleave
 from .status import TOO_LARGE
 
@@ -42,7 +41,7 @@ class Team:
 
         Args:
             store: (bytes,) uint8, read-only, where the payloads lie.
-            samples: (n,) decode.SAMPLE of true metadata and at most ``crew.MOST_PIXELS`` each.
+            samples: (n,) decode.SAMPLE of true metadata and at most ``chunks.MOST_PIXELS`` each.
             boxes: (n,) crop.BOX, inside their images; changed.
             out: (n, height, width, 3) uint8, RGB.
             threads: how many share the work.
@@ -92,7 +91,7 @@ class Worker:
     def __init__(self) -> None:
         self._handle = open_handle()
         weakref.finalize(self, close_handle, self._handle).atexit = False
-        self._room = (1 << 16, START_PX, START_PX)  # payload bytes, width, height
+        self._room = [0, 0, 0, 0]  # payload bytes, width, height, bytes of a plane
         self._size = 0
         self._scratch: Scratch | None = None
 
@@ -119,15 +118,15 @@ class Worker:
 
     def _reserve(self, samples: np.ndarray, size: int, stretch: float) -> None:
         """Make room for a chunk whose images are ``stretch`` times as large as they are."""
-        needs = (
-            int(samples["size"].max()),
-            math.ceil(samples["width"].max() * stretch),
-            math.ceil(samples["height"].max() * stretch),
-        )
+        width, height = (np.ceil(samples[side] * stretch).astype(np.int64) for side in ("width", "height"))
+        needs = [int(need.max()) for need in (samples["size"], width, height, plane_bytes(width, height))]
         if size != self._size or any(need > have for need, have in zip(needs, self._room)):
-            self._room = tuple(map(max, needs, self._room))
-            self._size = size
-            self._scratch = make_scratch(self._handle, *self._room, size)
+            if size != self._size:
+                self._scratch = make_scratch(self._handle, 1 << 16, START_PX, START_PX, size)
+                self._size = size
+            self._room = list(map(max, needs, self._room))
+            for room in zip(samples["size"].tolist(), width.tolist(), height.tolist()):
+                self._scratch = make_scratch(self._handle, *room, size, at_least=self._scratch)
             self._planes = np.empty((CHUNK, 3, size, size), np.uint8)
 
 

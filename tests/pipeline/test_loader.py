@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,19 @@ def test_a_file_that_was_shortened_is_told_before_the_next_epoch(tmp_path: Path)
             next(iter(loader))
 
 
+def test_a_file_that_is_shortened_within_an_epoch_is_an_error_that_names_it(tmp_path: Path) -> None:
+    """And no SIGBUS, which would end the process without a word."""
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))] * 40)
+    with Loader(path, 4, train=True, size=32, batches_ahead=2) as loader:
+        batches = iter(loader)
+        next(batches)
+        while any(not each.doing.startswith("waiting: 2 batches are ready") for each in loader.activities):
+            time.sleep(0.001)  # nobody may be reading at this moment
+        os.truncate(path, 5000)
+        with pytest.raises(BetonError, match=f"{path} was shortened while it was open, from .* to 5000"):
+            list(batches)
+
+
 def test_the_orders_that_are_made_ahead_are_those_of_their_epochs(beton: Path) -> None:
     with Loader(beton, 10, train=True, size=16) as loader:
         for epoch in (0, 1, 2, 7, 8, 3):
@@ -292,6 +306,25 @@ def test_no_thread_is_left_after_an_exception(beton: Path) -> None:
     assert not decoding_threads()
 
 
+def test_whatever_way_a_loader_is_left_nothing_of_it_stays_behind(beton: Path, run_cli: Any) -> None:
+    """Closed, dropped, in a cycle, under a held batch, by Ctrl-C: the short form of the attack, in a process of its own."""
+    attack = ("tools/attack/loader.py", "--beton", beton, "--tries", 9)
+    run = run_cli(*attack, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"}, timeout_s=120)
+    assert run.code == 0, run.stdout + run.stderr
+    assert run.stdout.splitlines()[-1] == "54 loaders opened and left in 6 ways: 54 left nothing behind"
+
+
+def test_a_loader_lets_its_free_memory_go_when_it_is_closed_under_a_held_batch(beton: Path) -> None:
+    loader = Loader(beton, 5, train=True, size=32, batches_ahead=3)
+    held = list(loader)[0]  # noqa: RUF015 (the whole epoch, and one batch of it kept)
+    assert len(loader._ring._free) > 3
+    loader.close()
+    assert len(loader._ring._free) == 0
+    pixels = held.images.clone()
+    del loader, held
+    assert int(pixels.sum()) > 0
+
+
 def test_no_thread_is_begun_by_a_loader_that_is_refused(beton: Path) -> None:
     with pytest.raises(UserError):
         Loader(beton, 1000, train=True)
@@ -345,6 +378,9 @@ def test_a_closed_loader_says_so(beton: Path) -> None:
         ({"center_ratio": 0.0}, "center_ratio = 0.0"),
         ({"center_ratio": 1.01}, "center_ratio = 1.01"),
         ({"batches_ahead": 0}, "batches_ahead = 0"),
+        ({"on_error": "ignore"}, 'on_error = \'ignore\' is out of range, expected "raise" or "skip"'),
+        ({"stall_s": 0}, "stall_s = 0 is out of range, expected more than 0 seconds"),
+        ({"stall_s": float("nan")}, "stall_s = nan"),
         ({"read_ahead_bytes": -1}, "read_ahead_bytes = -1 is out of range, expected at least 0"),
     ],
 )

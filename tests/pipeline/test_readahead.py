@@ -6,13 +6,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from alexnet_fast import Beton, Loader
-from alexnet_fast.pipeline import readahead
+from alexnet_fast.pipeline import plan, readahead
 from alexnet_fast.pipeline.decode import SAMPLE, sample_table
 from alexnet_fast.pipeline.readahead import PAGE, WILLNEED, ReadAhead, will_need
 from bench import cold
@@ -106,6 +105,7 @@ def test_what_follows_a_batch_has_been_asked_for_up_to_the_bound(
 ) -> None:
     recorder = Recorder(monkeypatch)
     ahead = ReadAhead(np.zeros(1, np.uint8), most_bytes)
+    ahead.start()
     given = list(batches(20, 10, 100))  # 1,000 bytes a batch
     handed_out = 0
     for (key, samples), (expected_key, expected) in zip(ahead.ahead_of(iter(given)), given):
@@ -121,6 +121,7 @@ def test_what_follows_a_batch_has_been_asked_for_up_to_the_bound(
 def test_none_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder(monkeypatch)
     ahead = ReadAhead(np.zeros(1, np.uint8), 0)
+    ahead.start()
     assert [key for key, _ in ahead.ahead_of(batches(20, 10, 100))] == list(range(20))
     settle(ahead)
     assert recorder.asked == []
@@ -130,6 +131,7 @@ def test_none_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_after_a_long_rest_it_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder(monkeypatch)
     ahead = ReadAhead(np.zeros(1, np.uint8), 2000)
+    ahead.start()
     iterator = ahead.ahead_of(batches(20, 1, 1000))
     next(iterator)
     monkeypatch.setattr(readahead, "PAUSE_S", -1.0)
@@ -153,6 +155,7 @@ def test_no_further_than_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_what_it_has_not_begun_is_left_undone_when_it_is_closed() -> None:
     ahead = ReadAhead(np.zeros(1, np.uint8), 1000)
+    ahead.start()
     begun, go_on, done = threading.Event(), threading.Event(), []
 
     def first() -> None:
@@ -180,20 +183,24 @@ def test_a_dropped_loader_ends_its_thread(tmp_path: Path) -> None:
     assert not thread.is_alive()
 
 
-def test_decoding_goes_on_where_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[Any] = []
-    monkeypatch.setattr(threading, "excepthook", said.append)
-
+@pytest.mark.parametrize("read_ahead_bytes", [0, 1 << 20])
+def test_what_fails_in_it_reaches_the_consumer_with_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_ahead_bytes: int
+) -> None:
     def broken(*arguments: object) -> None:
-        raise MemoryError
+        raise MemoryError("no room for an order")
 
     monkeypatch.setattr(readahead, "will_need", broken)
+    monkeypatch.setattr(plan, "epoch_order", broken if not read_ahead_bytes else plan.epoch_order)
     path = write(tmp_path / "a.beton", [jpeg(picture(64, 48, seed)) for seed in range(12)])
-    with Loader(path, 4, train=True, size=32) as loader:
-        for _ in range(5):
-            assert sorted(int(label) for batch in loader for label in batch.labels) == list(range(12))
-        thread = loader._read_ahead._thread
-    assert [failure.exc_type for failure in said] == [MemoryError] and said[0].thread is thread
+    with (
+        Loader(path, 4, train=True, size=32, read_ahead_bytes=read_ahead_bytes) as loader,
+        pytest.raises(RuntimeError, match="no room for an order") as caught,
+    ):
+        for _ in range(100):
+            list(loader)
+    causes = [caught.value.__cause__, caught.value.__cause__ and caught.value.__cause__.__cause__]
+    assert any(isinstance(cause, MemoryError) for cause in causes)
 
 
 def test_the_pixels_and_the_order_are_the_same_without_it(tmp_path: Path) -> None:

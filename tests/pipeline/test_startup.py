@@ -16,7 +16,7 @@ PROGRAM = """
 import json, sys
 from numba.core.dispatcher import Dispatcher
 from alexnet_fast import Loader
-from alexnet_fast.pipeline.crew import load_kernels
+from alexnet_fast.pipeline.chunks import load_kernels
 
 load_kernels()
 def kernels():
@@ -52,7 +52,7 @@ def second_start(tmp_path_factory: pytest.TempPathFactory, run_cli: Callable[...
 def test_a_second_start_compiles_nothing_and_loads_only_what_threads_call(second_start: Any) -> None:
     before, after, images, _ = second_start
     assert images == 8
-    called = {"open_handle", "close_handle", "draw_boxes", "decode_chunk", "_fill_keys", "will_need"}
+    called = {"init_handle", "close_handle", "draw_boxes", "decode_chunk", "_fill_keys", "will_need"}
     assert {name for name, (hits, _, _) in before.items() if hits} == called
     assert all(misses == 0 for _, misses, _ in after.values())
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.pipeline import turbojpeg
-from alexnet_fast.pipeline.crew import CHUNK, START_PX, grown, open_handle
+from alexnet_fast.pipeline.chunks import CHUNK, START_PX, grown, open_handle
 from alexnet_fast.pipeline.crop import BOX, Cropping, draw_boxes
 from alexnet_fast.pipeline.decode import fits, make_scratch, sample_table
 from alexnet_fast.pipeline.order import epoch_order

@@ -1,0 +1,27 @@
+"""Wakes the consumer."""
+
+from __future__ import annotations
+
+import threading
+
+
+class Bell:
+    """One waits, any may ring; rung while nobody waits, it is heard by the next wait.
+
+    The consumer is the main thread, which Ctrl-C can stop between any two lines of Python, those of
+    threading.Condition and Event too: they would leave a lock held, or released twice, and the close that
+    follows would wait for ever.  This is one lock, which is held while all is quiet, and one call into C.
+    """
+
+    def __init__(self) -> None:
+        self._quiet = threading.Lock()
+        self._quiet.acquire()
+
+    def ring(self) -> None:
+        """Wake whoever waits. Two threads must not ring at once."""
+        if self._quiet.locked():
+            self._quiet.release()
+
+    def wait(self, most_s: float) -> bool:
+        """Whether it rang; waits for so many seconds at most."""
+        return self._quiet.acquire(timeout=most_s)

@@ -1,0 +1,111 @@
+"""What is done about samples whose pixels cannot be had: an error that names the first, or a list of those left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from ..beton.reader import Beton
+from .status import MEANING, OK, BrokenSample
+
+if TYPE_CHECKING:
+    from .crew import Job
+
+OnError = Literal["raise", "skip"]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A sample that was left out.
+
+    Attributes:
+        index: its place in the file.
+        path: its path in the folder that was packed, None where the file's json does not tell it.
+        reason: why it cannot be decoded.
+        epoch: the first in which it was met.
+    """
+
+    index: int
+    path: str | None
+    reason: str
+    epoch: int
+
+    def __str__(self) -> str:
+        named = f" ({self.path})" if self.path is not None else ""
+        return f"sample {self.index}{named}: {self.reason}"
+
+
+class Sieve:
+    """Looks at every batch before it is handed out.
+
+    Whether a sample is broken depends on its bytes and its crop alone, so what is left out is the same for any number
+    of threads and ranks.
+
+    Args:
+        on_error: "raise", or "skip" what is broken.
+        may_be_empty: whether a batch of which nothing is left may be passed over: not where all ranks make as many steps.
+    """
+
+    def __init__(self, beton: Beton, on_error: OnError, may_be_empty: bool) -> None:
+        self._beton, self._on_error, self._may_be_empty = beton, on_error, may_be_empty
+        self._skipped: dict[int, Skipped] = {}
+        self._epoch, self._in_epoch = -1, 0
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """Each sample that was left out, once, in the order in which they were met."""
+        return list(self._skipped.values())
+
+    @property
+    def skipped_in_epoch(self) -> int:
+        """How many were left out of the batches of the epoch in hand."""
+        return self._in_epoch
+
+    def sift(self, job: Job) -> int:
+        """Leave a batch's broken samples out; returns how many are left, which then stand first in its slot, in their order.
+
+        Raises:
+            BrokenSample: naming the first, unless told to skip; or nothing is left.
+        """
+        epoch, step = job.key
+        if epoch != self._epoch:
+            self._epoch, self._in_epoch = epoch, 0
+        broken = np.flatnonzero(job.statuses)
+        if not len(broken):
+            return len(job.samples)
+        found = [
+            Skipped(index, self._beton.source_path(index), MEANING[status], epoch)
+            for index, status in zip(job.samples["index"][broken].tolist(), job.statuses[broken].tolist())
+        ]
+        first = f"{self._beton.source(found[0].index)} cannot be decoded: {found[0].reason}"
+        if self._on_error == "raise":
+            raise BrokenSample(f"{first}; pack it again or leave it out")
+        for each in found:
+            self._skipped.setdefault(each.index, each)
+        self._in_epoch += len(found)
+        if len(found) == len(job.samples) and not self._may_be_empty:
+            raise BrokenSample(
+                f"all {len(found)} samples of epoch {epoch}, step {step} are broken, so that skipping them leaves no "
+                f"batch: {first}; pack the set again"
+            )
+        return self._close_up(job, int(broken[0]))
+
+    def _close_up(self, job: Job, to: int) -> int:
+        for place in np.flatnonzero(job.statuses == OK).tolist():
+            if place > to:
+                job.slot.images[to] = job.slot.images[place]
+                job.slot.labels[to] = job.slot.labels[place]
+                to += 1
+        return to
+
+
+def told(skipped: Iterable[Skipped], most: int = 10) -> str:
+    """Samples that were left out, in one sentence that names the first of them."""
+    every = sorted(skipped, key=lambda each: each.index)
+    rest = f"; and {len(every) - most} more" if len(every) > most else ""
+    return f"{len(every)} samples cannot be decoded and are left out: " + (
+        "; ".join(map(str, every[:most])) + rest
+    )

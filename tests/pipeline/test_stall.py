@@ -1,0 +1,192 @@
+"""Nothing waits for ever and nothing ends in silence: stalls, threads that end, failures anywhere."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import betons
+from alexnet_fast import Loader
+from alexnet_fast.pipeline import crew, plan
+from alexnet_fast.pipeline.stall import LoaderStalled
+from alexnet_fast.pipeline.warmup import WarmUp
+
+WAIT_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    crew.kernels.wait(give_up=lambda: False)  # or the first test would wait for them
+    image = betons.jpeg(betons.picture(64, 48))
+    return betons.write(tmp_path_factory.mktemp("stall") / "a.beton", [image] * 40)
+
+
+class Gate:
+    """Stands in for crew.decode, and holds up whoever decodes a sample from ``first`` on until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, first: int = 0) -> None:
+        self._decode, self._first, self._opened = crew.decode, first, threading.Event()
+        monkeypatch.setattr(crew, "decode", self)
+
+    def __call__(self, file: Any, samples: Any, *rest: Any) -> Any:
+        if samples["index"][0] >= self._first:
+            self._opened.wait(WAIT_S)
+        return self._decode(file, samples, *rest)
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """What the log has said so far."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("alexnet_fast")
+    logger.addHandler(handler)
+    yield said
+    logger.removeHandler(handler)
+
+
+def test_a_stall_is_told_with_what_each_thread_is_doing_and_given_up_at_last(
+    beton: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
+) -> None:
+    gate = Gate(monkeypatch, first=8)
+    with Loader(beton, 8, train=False, size=16, threads=2, stall_s=0.1) as loader:
+        batches = iter(loader)
+        next(batches)
+        with pytest.raises(LoaderStalled) as caught:
+            next(batches)
+        for text in (warnings[0], str(caught.value)):
+            assert "while epoch 0, step 1 was waited for:" in text
+            assert (
+                "decode-0: decoding samples" in text and "decode-1: " in text and "of epoch 0, step 1" in text
+            )
+            assert "in __call__" in text, "where it stands"
+            assert "read-ahead: " in text
+        assert len(warnings) == 4 and "given up after" in warnings[0]
+        gate.open()
+        loader.set_epoch(0, 1)
+        assert sum(len(batch.labels) for batch in loader) == 32, "it can go on where the cause is gone"
+
+
+def test_a_consumer_that_rests_is_no_stall(beton: Path, warnings: list[str]) -> None:
+    with Loader(beton, 8, train=False, size=16, stall_s=0.1) as loader:
+        held = []
+        for batch in loader:
+            held.append(batch)
+            time.sleep(0.3)
+    assert len(held) == 5 and not warnings
+
+
+def test_kernels_that_are_being_compiled_are_no_stall(
+    beton: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
+) -> None:
+    monkeypatch.setattr(crew, "kernels", WarmUp(lambda: time.sleep(0.8), "load"))
+    with Loader(beton, 8, train=False, size=16, stall_s=0.1) as loader:
+        assert len(list(loader)) == 5
+    assert not warnings
+
+
+def test_a_thread_that_does_not_end_is_told_when_the_loader_is_closed(
+    beton: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    loader = Loader(beton, 8, train=False, size=16, threads=1, stall_s=0.1)
+    iter(loader)
+    loader._crew.begin((0, 0), loader._plan.jobs(0, 0))
+    while not loader.activities[0].doing.startswith("decoding"):
+        time.sleep(0.001)
+    with pytest.raises(LoaderStalled, match="the end of its thread decode-0 was waited for"):
+        loader.close()
+    gate.open()
+    loader.close()
+
+
+@pytest.mark.parametrize("failure", [SystemExit(3), MemoryError("none"), KeyboardInterrupt()])
+def test_whatever_ends_a_decoding_thread_reaches_the_consumer(
+    beton: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise failure
+
+    monkeypatch.setattr(crew, "decode", fail)
+    with Loader(beton, 8, train=False, size=16, threads=2) as loader:
+        with pytest.raises(RuntimeError, match="a decoding thread failed") as caught:
+            list(loader)
+        assert caught.value.__cause__ is failure
+
+
+def test_a_thread_that_ends_without_a_word_is_named(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew.Crew, "_work", lambda self, activity: None)
+    with (
+        Loader(beton, 8, train=False, size=16, threads=1) as loader,
+        pytest.raises(RuntimeError, match="the decoding thread decode-0 has ended"),
+    ):
+        list(loader)
+
+
+def test_a_failure_to_plan_reaches_the_consumer(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise MemoryError("no room for an order")
+
+    monkeypatch.setattr(plan, "epoch_order", fail)
+    with Loader(beton, 8, train=True, size=16) as loader, pytest.raises(RuntimeError) as caught:
+        list(loader)
+    assert isinstance(caught.value.__cause__, MemoryError)
+
+
+def test_a_thread_that_cannot_be_started_leaves_none_behind(
+    beton: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "decode-2":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Loader(beton, 8, train=False, size=16, threads=4)
+
+
+def test_the_others_decode_while_one_thread_plans(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An order of a million samples takes its time; what is planned is decoded and handed out meanwhile."""
+    handed_out, order = threading.Event(), plan.epoch_order
+
+    def slow(count: int, seed: int, epoch: int) -> Any:
+        assert epoch != 1 or handed_out.wait(WAIT_S)
+        return order(count, seed, epoch)
+
+    monkeypatch.setattr(plan, "epoch_order", slow)
+    with Loader(beton, 40, train=True, size=16, threads=2, read_ahead_bytes=0) as loader:
+        assert len(next(iter(loader)).labels) == 40
+        handed_out.set()
+        assert len(next(iter(loader)).labels) == 40
+
+
+def test_each_chunk_and_each_wait_is_told_to_whoever_watches(beton: Path) -> None:
+    told: list[tuple[str, str, float, float, tuple[int, int]]] = []
+    with Loader(beton, 8, train=True, size=16, threads=2) as loader:
+        list(loader)
+        loader.watch = lambda *event: told.append(event)
+        list(loader)
+        loader.watch = None
+        list(loader)
+        assert {name for name, *_ in told} <= {each.name for each in loader.activities}
+        assert {kind for _, kind, *_ in told} <= {"decode", "wait"}
+        assert all(begin_s <= end_s for _, _, begin_s, end_s, _ in told)
+        assert {step for _, kind, _, _, (epoch, step) in told if kind == "decode" and epoch == 1} <= set(
+            range(5)
+        )
+        for each in loader.activities:
+            assert min(each.cpu_s, each.busy_s, each.faults) >= 0
+        assert sum(each.busy_s for each in loader.activities) > 0

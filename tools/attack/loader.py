@@ -1,0 +1,198 @@
+"""Open a loader, iterate, leave it in one of several ways, again and again: what it leaves behind must not grow.
+
+    PYTHONPATH=.:tools python tools/attack/loader.py --beton train.beton [--tries 200] [--seed 0] [--size 224]
+
+The ways: closed after a break; a `with` left by an exception; dropped; dropped in a reference cycle, for the garbage collector;
+closed while a batch of it is held; and Ctrl-C at a random moment, be it while the loader is opened, iterated or closed.
+After each the process is looked at: threads, open files, maps of the file, and memory of its own.
+Prints a row of JSON for each way, and a sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import random
+import signal
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from alexnet_fast import Loader
+from alexnet_fast.errors import exit_code
+from alexnet_fast.pipeline.chunks import kernels
+from bench.growth import own_bytes
+
+Open = Callable[[], Loader]
+GRACE_S = 10.0
+"""For threads that were told to end, and are not waited for by whoever dropped the loader."""
+GROWTH_BYTES = 4_000_000
+"""Memory of its own that a process may gain from the first third of its tries to the last: less than two batches of 16 images."""
+WARM_UP = 5
+"""Tries that are not counted: they load whatever a process keeps for good."""
+M_MMAP_THRESHOLD, MMAP_BYTES = -3, 1 << 16  # mallopt(3)
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What a process holds: its threads, open files, maps of the beton, and memory of its own in bytes."""
+
+    threads: int
+    files: int
+    maps: int
+    bytes: int
+
+
+def remains(path: Path) -> Remains:
+    """What is left now, when threads that were told to end have had the time to."""
+    until = time.monotonic() + GRACE_S
+    while True:
+        gc.collect()
+        maps = Path("/proc/self/maps").read_text().count(str(path.resolve()))
+        threads = len(loaders_threads())
+        if not (threads or maps) or time.monotonic() > until:
+            return Remains(threads, len(os.listdir("/proc/self/fd")), maps, own_bytes())
+        time.sleep(0.005)
+
+
+def loaders_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith(("decode-", "read-ahead"))]
+
+
+def break_and_close(open_: Open, rng: random.Random) -> None:
+    loader = open_()
+    for _ in islice(loader, rng.randrange(4)):
+        pass
+    loader.close()
+
+
+def fail_in_the_loop(open_: Open, rng: random.Random) -> None:
+    try:
+        with open_() as loader:
+            for _ in loader:
+                raise ZeroDivisionError
+    except ZeroDivisionError:
+        pass
+
+
+def drop(open_: Open, rng: random.Random) -> None:
+    for _ in islice(open_(), rng.randrange(4)):
+        pass
+
+
+def drop_in_a_cycle(open_: Open, rng: random.Random) -> None:
+    loader: Any = open_()
+    loader.itself = loader
+    for _ in islice(loader, rng.randrange(4)):
+        pass
+
+
+def close_under_a_batch(open_: Open, rng: random.Random) -> None:
+    with open_() as loader:
+        held = list(islice(loader, 2))
+    del loader
+    gc.collect()
+    assert all(int(batch.images.sum()) >= 0 for batch in held)
+
+
+def interrupt(open_: Open, rng: random.Random) -> None:
+    try:
+        with interruption(after_s=rng.uniform(0.0001, 0.05)), open_() as loader:
+            for _ in range(
+                20
+            ):  # epochs: beyond the interruption, and not for ever where Python swallows it in a __del__
+                for _ in loader:
+                    pass
+    except KeyboardInterrupt:
+        pass
+
+
+@contextmanager
+def interruption(after_s: float) -> Iterator[None]:
+    """KeyboardInterrupt so many seconds from now, wherever the main thread then is, unless the body has ended."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, after_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+WAYS: dict[str, Callable[[Open, random.Random], None]] = {
+    "break and close": break_and_close,
+    "exception in the loop": fail_in_the_loop,
+    "dropped": drop,
+    "dropped in a cycle": drop_in_a_cycle,
+    "closed under a held batch": close_under_a_batch,
+    "Ctrl-C at a random moment": interrupt,
+}
+
+
+def attack(path: Path, way: str, tries: int, seed: int, size: int) -> dict[str, Any]:
+    """Leave so many loaders in one way; what was left behind."""
+
+    def open_() -> Loader:
+        return Loader(path, 16, train=True, size=size, threads=2, seed=seed)
+
+    # What is let go goes back to the system at once: else malloc keeps some of it, and one counts that.
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_BYTES)
+    rng = random.Random(f"{seed} {way}")
+    started = time.perf_counter()
+    kernels.wait(give_up=lambda: False)
+    for _ in range(WARM_UP):
+        WAYS[way](open_, rng)
+    before, found = remains(path), []
+    gc.freeze()  # torch's and numba's hundreds of thousands: no garbage, and slow to go through
+    for _ in range(tries):
+        WAYS[way](open_, rng)
+        found.append(remains(path))
+    third = -(-tries // 3)
+    first, last = (statistics.median(each.bytes for each in part) for part in (found[:third], found[-third:]))
+    clean = [(each.threads, each.files, each.maps) == (0, before.files, 0) for each in found]
+    return {
+        "fault": way,
+        "tries": tries,
+        "survived": sum(clean) if last - first < GROWTH_BYTES else 0,
+        "most_threads_left": max(each.threads for each in found),
+        "most_files_left": max(each.files for each in found) - before.files,
+        "most_maps_left": max(each.maps for each in found),
+        "grown_bytes": int(last - first),
+        "seed": seed,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 1 where something was left behind."""
+    parser = argparse.ArgumentParser(description="Open and leave loaders, and count what they leave behind.")
+    parser.add_argument("--beton", type=Path, required=True)
+    parser.add_argument("--tries", type=int, default=200, help="of each way")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=224)
+    options = parser.parse_args(argv)
+
+    def run() -> int:
+        rows = []
+        for way in WAYS:
+            rows.append(attack(options.beton, way, options.tries, options.seed, options.size))
+            print(json.dumps(rows[-1]), flush=True)
+        tries, survived = (sum(row[name] for row in rows) for name in ("tries", "survived"))
+        print(f"{tries:,} loaders opened and left in {len(rows)} ways: {survived:,} left nothing behind")
+        return int(survived < tries)
+
+    return exit_code(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
