@@ -140,6 +140,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="distributed.address: tcp://host:port, or env:// for MASTER_ADDR and others",
     )
+    add(
+        "--dummy",
+        action="store_true",
+        help="data.synthetic: made-up photos, to measure with, in place of --data_path",
+    )
     add("-a", "--arch", choices=("alexnet",), help="alexnet, the only one there is")
 
 
@@ -201,6 +206,8 @@ def overrides(
     keys: dict[str, Any] = {
         flag.key: getattr(arguments, flag.key) for flag in FLAGS if getattr(arguments, flag.key) is not None
     }
+    if arguments.dummy:
+        keys["data.synthetic"] = True
     if arguments.amp is not None:
         keys.setdefault("precision.level", "O2" if arguments.amp else "O0")
     keys |= _cards(arguments, keys.get("run.device", base.run.device))

@@ -135,8 +135,9 @@ def results(recipe: Recipe) -> Finding:
         )
     found = os.statvfs(there)
     free = found.f_frsize * found.f_bavail
-    # Masters and momenta in float32, in the last and the best, and one that is being written.
-    wanted = 3 * 8 * (PARAMETERS + 4097 * recipe.model.num_classes) if recipe.checkpoint.every_epochs else 0
+    # Masters and momenta in float32, in those that are kept and the best, and one that is being written.
+    files = recipe.checkpoint.keep + 2 if recipe.checkpoint.every_epochs else 0
+    wanted = files * 8 * (PARAMETERS + 4097 * recipe.model.num_classes)
     text = f"{folder}: {size(free)} free"
     if free >= wanted:
         return ok("results", text)
@@ -156,7 +157,7 @@ class File(NamedTuple):
 
 def files(recipe: Recipe, use: Use) -> list[File]:
     """The betons that a run of the recipe opens."""
-    if getattr(recipe.data, "synthetic", False):
+    if recipe.data.synthetic:
         return []
     train = File("train", Path(recipe.data.train), recipe.data.global_batch_size)
     val = File("val", Path(recipe.data.val), 1)

@@ -1,0 +1,200 @@
+"""Made-up photos: the same bytes each time, as large as ImageNet's, read by us and by ffcv, made once however many start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alexnet_fast import Loader, scenery, synthetic
+from alexnet_fast.beton.reader import Beton
+from alexnet_fast.errors import UserError
+from alexnet_fast.inspection.verify import verify
+from alexnet_fast.recipe import Recipe, validate
+from alexnet_fast.synthetic import Counts
+from betons import check_tiles
+from components import ROOT
+
+FEW = Counts(num_classes=5, train=40, train_photos=12, val=7, val_photos=3)
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary folder of the test's own, and no worker processes."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(synthetic, "allowed_cores", lambda: 1)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train and val set of few photos."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("few")))
+        patch.setattr(synthetic, "allowed_cores", lambda: 1)
+        return synthetic.make(FEW, say=lambda _: None)
+
+
+def contents(place: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(place.iterdir())}
+
+
+def refusal(counts: Counts = FEW) -> str:
+    with pytest.raises(UserError) as caught:
+        synthetic.make(counts, say=lambda _: None)
+    assert "\n" not in str(caught.value) and "TMPDIR" in str(caught.value)
+    return str(caught.value)
+
+
+def test_made_again_by_two_processes_they_are_the_same_bytes(
+    few: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthetic, "allowed_cores", lambda: 2)
+    again = synthetic.make(FEW, say=lambda _: None)
+    assert again != few and again.name == few.name
+    assert contents(again) == contents(few)
+
+
+def test_every_sample_decodes_and_has_the_packers_tiles(few: Path) -> None:
+    for name, samples, photos in (("train", 40, 12), ("val", 7, 3)):
+        verdict = verify(few / f"{name}.beton", workers=1)
+        assert verdict.samples == samples and verdict.faults == []
+        with Beton(few / f"{name}.beton") as beton:
+            assert len(set(beton.images["data_ptr"].tolist())) == photos
+            for i in range(photos):
+                width, height = (int(beton.images[side][i]) for side in ("width", "height"))
+                assert max(width, height) <= 500
+                check_tiles(beton.payload(i).tobytes(), width, height)
+
+
+def test_a_photo_keeps_its_label_wherever_it_comes_again_and_each_class_has_photos(few: Path) -> None:
+    with Beton(few / "train.beton") as beton:
+        labels = dict(zip(beton.images["data_ptr"].tolist(), beton.labels.tolist()))
+        assert [labels[ptr] for ptr in beton.images["data_ptr"].tolist()] == beton.labels.tolist()
+        assert sorted(set(labels.values())) == [0, 1, 2, 3, 4]
+
+
+def test_the_loader_gives_every_sample(few: Path) -> None:
+    with Loader(few / "train.beton", 8, train=True, size=64, threads=1) as loader:
+        labels = np.concatenate([batch.labels.numpy() for batch in loader])
+        assert sorted(labels) == sorted(loader.beton.labels)
+
+
+def test_ffcv_reads_photos_that_several_samples_share(few: Path, require: Callable[[str], Any]) -> None:
+    require("ffcv")
+    from ffcv.libffcv import imdecode
+    from ffcv.memory_managers.os_cache import OSCacheManager
+    from ffcv.reader import Reader
+
+    reader = Reader(str(few / "train.beton"))
+    manager = OSCacheManager(reader)
+    assert sorted(manager.sample_to_pages) == list(range(40))
+    with Beton(few / "train.beton") as beton:
+        for i, (image, label) in enumerate(reader.metadata):
+            payload = beton.payload(i)
+            assert manager.ptr_to_size[image["data_ptr"]] == len(payload) and label == beton.labels[i]
+            size = int(image["height"]), int(image["width"])
+            pixels = np.zeros((*size, 3), np.uint8)
+            imdecode(payload.copy(), pixels, *size, *size)
+            assert pixels.std() > 1
+
+
+def test_photos_take_as_many_bytes_a_pixel_as_imagenets() -> None:
+    made = [scenery.encoded(index) for index in range(200)]
+    each = np.array([len(jpeg) / (width * height) for jpeg, width, height in made])
+    assert each.mean() == pytest.approx(0.339, rel=0.07)  # of 1,000 ImageNet photos at 500 px, quality 90
+    assert np.log(each).std() == pytest.approx(0.348, rel=0.15)
+    assert np.mean([width * height for _, width, height in made]) == pytest.approx(165_443, rel=0.07)
+
+
+def test_a_second_start_finds_them_and_another_setting_makes_others(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = replace(FEW, train=4, train_photos=1, val=1, val_photos=1)
+    said: list[str] = []
+    place = synthetic.make(counts, said.append)
+    assert [sentence.split()[0] for sentence in said] == ["making", "uses"]
+    written = {path: path.stat().st_mtime_ns for path in place.iterdir()}
+    said.clear()
+    assert synthetic.make(counts, said.append) == place
+    assert [sentence.split()[0] for sentence in said] == ["uses"]
+    assert {path: path.stat().st_mtime_ns for path in place.iterdir()} == written
+
+    names = {
+        synthetic.digest(each) for each in (counts, replace(counts, num_classes=6), replace(counts, val=2))
+    }
+    monkeypatch.setattr(np, "__version__", "0.1")
+    names.add(synthetic.digest(counts))
+    assert len(names) == 4
+
+
+def test_of_two_that_start_at_once_one_makes_them_and_both_find_them_whole(
+    few: Path, temporary: Path
+) -> None:
+    program = f"from alexnet_fast.synthetic import *; make({FEW!r})"
+    starters = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            env={"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    told = [starter.communicate(timeout=120) for starter in starters]
+    assert [starter.returncode for starter in starters] == [0, 0], told
+    said = "".join(stdout for stdout, _ in told)
+    assert said.count("making 15 photos") == 1 and said.count("uses ") == 2
+    assert contents(synthetic.make(FEW, say=lambda _: None)) == contents(few)
+    assert not list(temporary.glob("*/*.partial"))
+
+
+def test_what_a_kill_or_a_cleaner_of_temporary_folders_left_is_made_again(few: Path) -> None:
+    place = synthetic.private_folder() / few.name
+    (killed := place.with_name(f"{place.name}.abc.partial")).mkdir()
+    place.mkdir()
+    (place / "train.beton").write_bytes((few / "train.beton").read_bytes())
+    assert not synthetic.is_whole(place)
+    assert synthetic.make(FEW, say=lambda _: None) == place
+    assert contents(place) == contents(few) and not killed.exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary / "file").write_text("")
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary / "file"))
+    assert "Not a directory" in refusal()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    (temporary / synthetic.private_folder().name).chmod(0o777)
+    assert "that this user alone can write" in refusal()
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(synthetic, "write_set", full)
+    sentence = refusal(Counts(num_classes=10))
+    assert "No space left on device" in sentence and "make room for 77 MB" in sentence
+    assert [path.suffix for path in synthetic.private_folder().iterdir()] == [".lock"]
+
+
+def test_a_recipe_with_data_synthetic_opens_no_other_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert synthetic.overrides(Recipe()) == []
+    monkeypatch.setattr(synthetic, "make", lambda counts, say: Path("/t") / str(counts.num_classes))
+    table: dict[str, Any] = {"data": {"synthetic": True, "train": "mine.beton"}, "model": {"num_classes": 10}}
+    sets = ['data.train="/t/10/train.beton"', 'data.val="/t/10/val.beton"']
+    assert synthetic.overrides(validate(table)) == [*sets, "schedule.steps_per_epoch=100"]
+    table["schedule"] = {"steps_per_epoch": 7}
+    assert synthetic.overrides(validate(table)) == sets
