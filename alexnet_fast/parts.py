@@ -6,18 +6,21 @@ import math
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from .engine import checkpoint, metrics, ranks
+from .engine import checkpoint, keeping, metrics, ranks
 from .engine.alexnet import AlexNet
 from .engine.checkpoint import BEST, LAST, Cursor, Progress
 from .engine.device import Device, resolve
 from .engine.launch import Layout
+from .engine.meter import Averages
 from .engine.precision import Precision, fused_or_foreach
 from .engine.ranks import World
 from .engine.schedule import Schedule
 from .errors import UserError
+from .pipeline.broken import Skipped
 from .pipeline.loader import Loader
 from .recipe import Recipe, differences, dump
 
@@ -28,7 +31,7 @@ FIXED_WITHIN_EPOCH = ("run.seed", "data.train", "data.global_batch_size", "sched
 def layout(recipe: Recipe) -> Layout:
     """Which ranks the recipe asks for, on this host and on others."""
     asked = recipe.distributed
-    return Layout(asked.nproc, asked.hosts, asked.host, asked.address)
+    return Layout(asked.nproc, asked.hosts, asked.host, asked.address, asked.stop_s)
 
 
 def join(recipe: Recipe, stack: ExitStack) -> tuple[World, Device]:
@@ -46,29 +49,34 @@ def join(recipe: Recipe, stack: ExitStack) -> tuple[World, Device]:
     return world, device
 
 
-def open_train_set(recipe: Recipe, world: World, device: Device) -> Loader:
-    """This rank's training batches; raises UserError for a file, batch or labels that do not fit."""
+def open_train_set(recipe: Recipe, world: World, device: Device, **other: Any) -> Loader:
+    """This rank's training batches; raises UserError for a file, batch or labels that do not fit.
+
+    other: arguments of Loader in place of the recipe's.
+    """
     data = recipe.data
-    loader = Loader(
-        data.train,
-        world.batch_size(data.global_batch_size),
-        train=True,
-        size=data.size,
-        seed=recipe.run.seed,
-        threads=data.threads or world.threads,
-        rank=world.rank,
-        world_size=world.world_size,
-        scale=data.scale,
-        ratio=data.ratio,
-        flip=data.flip,
-        batches_ahead=data.batches_ahead,
-        pin_memory=device.pin_memory,
-    )
-    return check_labels(loader, recipe)
+    arguments = {
+        "train": True,
+        "size": data.size,
+        "seed": recipe.run.seed,
+        "threads": data.threads or world.threads,
+        "rank": world.rank,
+        "world_size": world.world_size,
+        "scale": data.scale,
+        "ratio": data.ratio,
+        "flip": data.flip,
+        "batches_ahead": data.batches_ahead,
+        "read_ahead_bytes": data.read_ahead_bytes,
+        "pin_memory": device.pin_memory,
+        "on_error": data.on_error,
+    }
+    batch_size = world.batch_size(data.global_batch_size)
+    return check_labels(Loader(data.train, batch_size, **(arguments | other)), recipe)
 
 
 def open_val_set(recipe: Recipe, world: World, device: Device) -> Loader:
-    """This rank's evaluation batches, each sample once over all ranks."""
+    """This rank's evaluation batches, each sample once over all ranks; one that cannot be decoded is an error, whatever
+    data.on_error says: an accuracy counts every sample, or is none."""
     data, size = recipe.data, recipe.eval.size or recipe.data.size
     if size < AlexNet.min_size_px:
         raise UserError(
@@ -84,9 +92,23 @@ def open_val_set(recipe: Recipe, world: World, device: Device) -> Loader:
         world_size=world.world_size,
         center_ratio=recipe.eval.center_ratio,
         batches_ahead=data.batches_ahead,
+        read_ahead_bytes=data.read_ahead_bytes,
         pin_memory=device.pin_memory,
     )
     return check_labels(loader, recipe)
+
+
+def all_skipped(world: World, loader: Loader) -> list[Skipped]:
+    """What data.on_error = "skip" left out so far, on any rank, each sample once; on rank 0, and nothing on the others.
+
+    Every rank has to call this.
+    """
+    by_index: dict[int, Skipped] = {}
+    for of_rank in world.gather(loader.skipped) or []:
+        for each in of_rank:
+            if each.index not in by_index or each.epoch < by_index[each.index].epoch:
+                by_index[each.index] = each
+    return [by_index[index] for index in sorted(by_index)]
 
 
 def check_labels(loader: Loader, recipe: Recipe) -> Loader:
@@ -132,29 +154,45 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:
 
 def begin(
     recipe: Recipe, resume: str | None, precision: Precision, world: World, device: Device
-) -> tuple[Progress, list[str]]:
-    """Fresh weights, given weights, or a run's checkpoint: where the run goes on, and notes that say so."""
-    fresh = Progress({"epoch": 0, "step": 0}, [], None)
-    path = None if resume is None else recipe.folder / LAST if resume == "auto" else Path(resume)
-    if path is None or (resume == "auto" and not path.exists()):
-        notes = [] if path is None else [f"--resume auto: {path} does not exist, so the run begins anew"]
-        if not recipe.model.weights:
-            return fresh, notes
-        precision.load_state_dict(checkpoint.load(Path(recipe.model.weights))["state_dict"])
-        return fresh, [*notes, f"begins with the weights of {recipe.model.weights}"]
+) -> tuple[Progress, Path | None, list[str]]:
+    """Fresh weights, given weights, or a run's checkpoint: where the run goes on, which run's checkpoint that is,
+    if any, and notes that say so.
 
-    loaded = checkpoint.load(path)
+    resume: a checkpoint's path, or "auto" for the run's own newest that is whole.
+    """
+    fresh = Progress({"epoch": 0, "step": 0}, [], None)
+    newest = keeping.newest_whole(recipe.folder) if resume == "auto" else None
+    if newest is not None:
+        path, loaded, notes = newest
+    elif resume is None or resume == "auto":
+        notes = []
+        if resume == "auto":
+            notes = [f"--resume auto: {recipe.folder / LAST} does not exist, so the run begins anew"]
+        elif keeping.in_folder(recipe.folder) and recipe.checkpoint.every_epochs:
+            notes = [f"{recipe.folder} has checkpoints of an earlier run, which this one's first replaces"]
+        if not recipe.model.weights:
+            return fresh, None, notes
+        precision.load_state_dict(keeping.load(Path(recipe.model.weights))["state_dict"])
+        return fresh, None, [*notes, f"begins with the weights of {recipe.model.weights}"]
+    else:
+        path, notes = Path(resume), []
+        loaded = keeping.load(path)
+
     if checkpoint.is_the_references(loaded):
         progress, has_momenta = checkpoint.take_over(loaded, precision)
         momenta = (
             "with its momenta" if has_momenta else "its momenta, which are not torch's SGD's, begin anew"
         )
-        return progress, [
-            f"goes on from {path}, a checkpoint of the reference, at epoch {progress.cursor['epoch']}, {momenta}"
-        ]
+        return (
+            progress,
+            None,
+            [
+                f"goes on from {path}, a checkpoint of the reference, at epoch {progress.cursor['epoch']}, {momenta}"
+            ],
+        )
     if not checkpoint.holds_run(loaded):
         precision.load_state_dict(loaded["state_dict"])
-        return fresh, [f"{path} holds weights alone: the run begins with them at epoch 0"]
+        return fresh, None, [*notes, f"{path} holds weights alone: the run begins with them at epoch 0"]
     changed = differences(loaded["recipe"], recipe.model_dump(mode="json"))
     cursor = loaded["cursor"]
     if cursor["step"] and (fixed := [name for name in changed if name in FIXED_WITHIN_EPOCH]):
@@ -162,14 +200,14 @@ def begin(
             f"{path} stands within epoch {cursor['epoch']}, and {fixed[0]} has changed since: its step "
             f"{cursor['step']} would be another one; set {fixed[0]} back, or begin anew"
         )
-    notes = [f"goes on from {path} at epoch {cursor['epoch']}, step {cursor['step']}"]
+    notes.append(f"goes on from {path} at epoch {cursor['epoch']}, step {cursor['step']}")
     if changed:
         notes.append(f"changed since that checkpoint: {', '.join(changed)}")
     if (saved := len(loaded["rng"])) != world.world_size:
         notes.append(
             f"saved by {saved} rank(s) and gone on with by {world.world_size}: dropout differs from here"
         )
-    return checkpoint.restore(loaded, precision, device, world), notes
+    return checkpoint.restore(loaded, precision, device, world), path, notes
 
 
 def agree(world: World, precision: Precision, dataset: Loader, cursor: Cursor | None = None) -> None:
@@ -180,6 +218,25 @@ def agree(world: World, precision: Precision, dataset: Loader, cursor: Cursor | 
     if world.world_size > 1:
         weights = f"of checksum {precision.fingerprint()}"
         world.agree({"cursor": cursor, "weights": weights, "samples": dataset.num_samples})
+
+
+def check_finite(recipe: Recipe, averages: Averages, steps: int, weights: bool = True) -> None:
+    """Raise UserError for a run that no further step can mend, which leaves its last checkpoint as it is.
+
+    averages: as read after `steps` steps of the run.  weights: whether they are finite, as far as is known.
+    """
+    streak, most = averages.nonfinite_steps, recipe.schedule.nonfinite_steps
+    if most == 0 or (streak < most and weights):
+        return
+    what = "the weights are no longer finite"
+    if streak:
+        what = f"the loss has not been finite for {streak} steps, since step {steps - streak} of the run"
+    found = keeping.in_folder(recipe.folder)
+    kept = f"{found[0]} is of before" if found else "nothing was saved before"
+    remedy = "a lower optim.lr" + ("" if recipe.schedule.warmup_epochs else ", schedule.warmup_epochs")
+    if recipe.precision.level != "O0":
+        remedy += ' or precision.loss_scale = "dynamic"' if recipe.precision.loss_scale != "dynamic" else ""
+    raise UserError(f"{what}: stopped at optim.lr = {recipe.optim.lr:g}; {kept}; try {remedy}")
 
 
 def find_weights(recipe: Recipe, resume: str | None) -> Path:

@@ -18,17 +18,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from .errors import UserError
+from .foreign import read_text, shown
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
+MOST_BYTES = 1 << 16
+"""Of a recipe: ten times the longest of ours."""
+MOST_LINE = 5_000
+"""Characters of a line: a path fits. tomllib takes 18 s for one key of 30,000 parts."""
+MOST_INT = (1 << 63) - 1
+
+Positive = Annotated[int, Field(gt=0, le=MOST_INT)]
+Count = Annotated[int, Field(ge=0, le=MOST_INT)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0)]
 Pair = tuple[float, float]
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
 
 class Section(BaseModel):
@@ -44,17 +52,19 @@ class Run(Section):
     """Names the folder of results, `<out>/<name>`."""
     seed: Count = 49
     """Seed of weights, dropout, order, crops and flips."""
-    device: str = "auto"
+    device: Text = "auto"
     """auto (an accelerator if there is one, else the CPU), cpu, cuda or npu; npu:1 for one of several."""
-    out: Annotated[str, Field(min_length=1)] = "runs"
+    out: Annotated[Text, Field(min_length=1)] = "runs"
     """Folder in which the run's folder lies."""
 
 
 class Data(Section):
-    train: str = "data/train.beton"
+    train: Text = "data/train.beton"
     """Beton to train on."""
-    val: str = "data/val.beton"
+    val: Text = "data/val.beton"
     """Beton to evaluate on."""
+    synthetic: bool = False
+    """Train on made-up photos in place of data.train and data.val: to measure, not to learn."""
     size: Annotated[int, Field(ge=63, le=4096)] = 224
     """Side of the training images in pixels; AlexNet needs 63."""
     global_batch_size: Positive = 128
@@ -63,6 +73,10 @@ class Data(Section):
     """Decoding threads of each rank; 0 = the cores this process may use."""
     batches_ahead: Positive = 3
     """Batches decoded ahead of the step."""
+    read_ahead_bytes: Count = 64 << 20
+    """Bytes of samples beyond those batches that are read into the page cache; 0 = only when they are decoded."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """A training sample that cannot be decoded: raise (stop, naming it) or skip (a shorter batch; the report lists it). Evaluation always raises."""
     scale: Pair = (0.08, 1.0)
     """Least and largest share of the image's area in a training crop."""
     ratio: Pair = (3 / 4, 4 / 3)
@@ -78,7 +92,7 @@ class Model(Section):
     """Dropout before the first two fully connected layers."""
     init: Literal["torch", "he"] = "torch"
     """Fresh weights: torch (its defaults, as the reference) or he (learns far sooner, at a lower optim.lr)."""
-    weights: str = ""
+    weights: Text = ""
     """Checkpoint or torchvision state_dict to begin from; empty = fresh weights."""
 
 
@@ -106,6 +120,8 @@ class Schedule(Section):
     """Epochs over which the rate first rises linearly to lr."""
     steps_per_epoch: Count = 0
     """Cut each epoch after this many steps; 0 = the whole epoch."""
+    nonfinite_steps: Count = 20
+    """Stop when the loss of so many steps in a row is not finite, as log lines notice; 0 = never."""
 
 
 class Precision(Section):
@@ -137,6 +153,8 @@ class Checkpoint(Section):
     """Epochs between checkpoints; a best and the last epoch always leave one. 0 = no checkpoints at all."""
     every_steps: Count = 0
     """Also every this many steps within an epoch; 0 = at the ends of epochs only."""
+    keep: Positive = 2
+    """Checkpoints of the run that are kept: the last and those before it; the best is kept besides."""
 
 
 class Log(Section):
@@ -155,12 +173,14 @@ class Distributed(Section):
     """Hosts that train together; the same command runs on each."""
     host: Count = 0
     """This host's number, from 0; host 0 writes and prints."""
-    address: str = ""
+    address: Text = ""
     """host:port of host 0, where the hosts meet; empty = this host alone."""
     backend: Literal["auto", "gloo", "nccl", "hccl"] = "auto"
     """Collectives between ranks; auto = the device's own (gloo on CPU, nccl on CUDA, hccl on NPU)."""
     timeout_s: Positive = 600
     """Seconds for which a rank waits for the others before the run ends with an error."""
+    stop_s: Positive = 60
+    """Seconds that ranks have to finish their step and save when the run is told to stop; then they are killed."""
 
 
 class Recipe(Section):
@@ -199,13 +219,21 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = read_text(path, MOST_BYTES)
+        if max(map(len, text.split("\n"))) > MOST_LINE:
+            raise ValueError(f"a line has more than {MOST_LINE:,} characters")
+        table = tomllib.loads(text)
     except FileNotFoundError:
         raise UserError(f"there is no recipe {path}: {_recipes_beside(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the recipe {path} cannot be read ({error}): expected a TOML text file") from error
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"the recipe {path} is not valid TOML: {error}") from error
+        raise UserError(f"the recipe {path} is not valid TOML: {shown(str(error))}") from error
+    except RecursionError:
+        raise UserError(f"the recipe {path} is no recipe: its values nest too deeply") from None
+    except (OSError, ValueError) as error:  # of a number of thousands of digits, too
+        told = shown(str(error))
+        raise UserError(
+            f"the recipe {shown(str(path))} cannot be read ({told}): expected a TOML text file"
+        ) from error
     for override in overrides:
         _apply(table, override)
     return validate(table, str(path))
@@ -218,6 +246,10 @@ def validate(table: dict[str, Any], source: str = "the recipe") -> Recipe:
         return Recipe.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         raise UserError(f"{source}: {_sentence(error)}") from None
+    except RecursionError:
+        raise UserError(f"{source} is no recipe: its tables nest too deeply") from None
+    except ValueError as error:
+        raise UserError(f"{source} holds a number that is none: {shown(str(error))}") from None
 
 
 def dump(recipe: Recipe) -> str:
@@ -226,7 +258,7 @@ def dump(recipe: Recipe) -> str:
     for section, values in recipe.model_dump(mode="json").items():
         lines += [
             f"[{section}]",
-            *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()),
+            *(f"{key} = {_toml(value)}" for key, value in values.items()),
             "",
         ]
     return "\n".join(lines)
@@ -249,19 +281,25 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     ]
 
 
+def _toml(value: Any) -> str:
+    """JSON is TOML, but for the one control character that TOML wants escaped too."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _apply(table: dict[str, Any], override: str) -> None:
     """Set one "section.key=value"; the value is TOML, or text as it stands."""
     name, equals, text = override.partition("=")
     section, dot, key = name.strip().partition(".")
     if not equals or not dot:
-        raise UserError(f"--set {override}: expected section.key=value, as in --set optim.lr=0.02")
+        raise UserError(f"--set {shown(override)}: expected section.key=value, as in --set optim.lr=0.02")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, or a number or a nesting of more than Python takes
         value = text
     values = table.setdefault(section, {})
     if not isinstance(values, dict):
-        raise UserError(f"{section} = {values!r} is no section: write [{section}] and its keys below it")
+        given = shown(repr(values))
+        raise UserError(f"{section} = {given} is no section: write [{section}] and its keys below it")
     values[key] = value
 
 
@@ -269,10 +307,12 @@ def _sentence(error: ValidationError) -> str:
     """The first mistake in one sentence; unknown keys first, since they explain the others."""
     mistakes = sorted(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
     mistake = mistakes[0]
-    name = ".".join(str(part) for part in mistake["loc"][:2])
+    name = shown(".".join(str(part) for part in mistake["loc"][:2]))
+    if mistake["type"] == "json_invalid":  # deeper than pydantic goes, or text that is no Unicode
+        return f"it is no recipe ({shown(mistake['msg'])})"
     if mistake["type"] == "extra_forbidden":
         return f"unknown {'key' if '.' in name else 'section'} {name}{_nearest(name)}"
-    given = json.dumps(mistake["input"], default=str)
+    given = shown(json.dumps(mistake["input"], default=str))
     return f"{name} = {given} is not accepted: expected {_expected(name, mistake)}"
 
 

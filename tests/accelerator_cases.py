@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import betons
-from alexnet_fast import Loader, parts
+from alexnet_fast import Loader, parts, training
 from alexnet_fast import train as command
 from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.engine import checkpoint
@@ -381,14 +381,14 @@ def test_a_whole_run_of_1p_packs_trains_evaluates_and_resumes(
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     AlexNet(3).load_state_dict(weights, strict=True)
 
-    save = command.Training.save
+    save = training.Training.save
 
-    def save_and_stop(training: command.Training) -> None:
+    def save_and_stop(training: training.Training) -> None:
         save(training)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:  # stopped after its first epoch, to go on in the second
-        patched.setattr(command.Training, "save", save_and_stop)
+        patched.setattr(training.Training, "save", save_and_stop)
         assert command.main(arguments["resumed"]) == 130
     torch.manual_seed(99)  # whatever happens between the two must not matter
     assert command.main([*arguments["resumed"], "--resume", "auto"]) == 0

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alexnet_fast import parts
-from alexnet_fast import train as command
+from alexnet_fast import parts, training
 from alexnet_fast.engine import ranks
-from alexnet_fast.engine.alexnet import AlexNet
 from alexnet_fast.engine.device import resolve
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.engine.ranks import World
-from alexnet_fast.errors import UserError
-from alexnet_fast.recipe import Recipe
+from alexnet_fast.errors import Stopped, UserError
+from alexnet_fast.recipe import Recipe, validate
+from alexnet_fast.throughput import run as throughput
+from attack.narrow import NarrowAlexNet
 
 CPU = resolve("cpu")
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, fused=True)
@@ -214,42 +214,34 @@ def kills_itself_on(rank: int) -> None:
 # ---------------------------------------------------------------- whole runs
 
 
-class NarrowAlexNet(AlexNet):
-    """AlexNet with 8 in place of 4,096 hidden units: its steps, checkpoints and sums of gradients take no time."""
+def run_stop_resume(whole: Recipe, stopped: Recipe, at: int) -> None:
+    """A run in one go; then one that a SIGTERM to its second rank stops as that rank is in step `at`, and that goes on."""
+    with one_group_for_all(whole.distributed.nproc) as world:
+        training.train(whole)
+        add, left = Meter.add, [at if world.rank == 1 else 0]
 
-    def __init__(self, num_classes: int = 1000, dropout: float = 0.5) -> None:
-        super().__init__(1, dropout)
-        for at, (inputs, outputs) in {1: (256 * 6 * 6, 8), 4: (8, 8), 6: (8, num_classes)}.items():
-            self.classifier[at] = nn.Linear(inputs, outputs)
-
-
-def run_stop_resume(whole: Recipe, stopped: Recipe, saves: int) -> None:
-    """A run in one go; then one that stops after some checkpoints, and goes on."""
-    with one_group_for_all(whole.distributed.nproc):
-        command.train(whole)
-        save = command.Training.save
-        left = [saves]
-
-        def save_and_stop(training: command.Training) -> None:
-            save(training)
+        def struck(meter: Meter, *figures: Any) -> None:
+            add(meter, *figures)
             left[0] -= 1
             if left[0] == 0:
-                raise InterruptedError
+                signal.raise_signal(signal.SIGTERM)
 
-        command.Training.save = save_and_stop  # type: ignore[method-assign]
+        Meter.add = struck  # type: ignore[method-assign]
         try:
-            command.train(stopped)
-        except InterruptedError:
-            pass
-        command.Training.save = save  # type: ignore[method-assign]
+            training.train(stopped)
+        except Stopped as told:
+            assert told.number == signal.SIGTERM and f"step {at + 1}: saved" in str(told), told
+        else:
+            raise AssertionError("nobody stopped")
+        Meter.add = add  # type: ignore[method-assign]
         torch.manual_seed(1000)  # whatever happens between the two must not matter
-        command.train(stopped, "auto")
+        training.train(stopped, "auto")
 
 
 def evaluate_each(recipes: list[Recipe], nproc: int, checkpoint: str) -> None:
     with one_group_for_all(nproc):
         for recipe in recipes:
-            command.evaluate_only(recipe, checkpoint)
+            training.evaluate_only(recipe, checkpoint)
 
 
 @contextmanager
@@ -260,11 +252,39 @@ def one_group_for_all(nproc: int) -> Any:
         before = ranks.group, parts.AlexNet
         ranks.group = lambda *_: nullcontext()  # type: ignore[assignment]
         parts.AlexNet = NarrowAlexNet  # type: ignore[misc]
-        yield
+        yield world
         ranks.group, parts.AlexNet = before  # type: ignore[misc]
 
 
 def train_each(recipes: list[Recipe], nproc: int, resume: str | None = None) -> None:
     with one_group_for_all(nproc):
         for recipe in recipes:
-            command.train(recipe, resume)
+            training.train(recipe, resume)
+
+
+# ---------------------------------------------------------------- profiles
+
+
+def profiles_with_slow_sums(train: str, out: str) -> None:
+    """Profile a run whose gradients take long to be summed."""
+    average = ranks.average_in_float32
+
+    def late_average(size: int, bucket: Any) -> Any:
+        time.sleep(0.3)
+        return average(size, bucket)
+
+    ranks.average_in_float32 = late_average  # type: ignore[assignment]
+    parts.AlexNet = NarrowAlexNet  # type: ignore[misc]
+    recipe = validate(
+        {
+            "run": {"name": "slow-sums", "out": out, "device": "cpu"},
+            "data": {"train": train, "size": 64, "global_batch_size": 16},
+            "precision": {"level": "O0", "reduce": "float32"},
+            "distributed": {"nproc": 2},
+        }
+    )
+    found = throughput.profile(recipe, 2)
+    text = found.verdict.text
+    assert found.verdict.binding == "all-reduce", text
+    assert "precision.reduce" in text and "gradients" in text
+    assert len(found.stages.decode.scaling) == 1 and found.machine["ranks"] == 2

@@ -111,7 +111,7 @@ def test_three_ranks_count_exactly_what_one_counts(
         assert together["loss"] == pytest.approx(alone["loss"], rel=1e-5)
 
 
-def test_two_ranks_stopped_and_resumed_end_with_the_same_bits_and_one_rank_goes_on_too(
+def test_two_ranks_of_which_one_is_told_to_stop_stop_together_and_end_with_the_same_bits(
     small: Callable[..., Recipe], capfd: Any
 ) -> None:
     changes = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def test_set_overrides_single_keys_with_their_types(tiny: Path) -> None:
 
 
 def test_a_resolved_recipe_reads_back_equal(tiny: Path, tmp_path: Path) -> None:
-    recipe = load(tiny, ['run.out=quo"te\\d\nnew é', "precision.loss_scale=1024"])
+    recipe = load(tiny, ['run.out=quo"te\\d\nnew é\x7f', "precision.loss_scale=1024"])
     (tmp_path / "resolved.toml").write_text(dump(recipe), encoding="utf-8")
     assert load(tmp_path / "resolved.toml") == recipe
 
@@ -152,6 +153,52 @@ def test_a_missing_or_broken_file_is_named(tiny: Path) -> None:
     tiny.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="cannot be read"):
         load(tiny)
+
+
+HOSTILE = {
+    "its values nest too deeply": "a = " + "[\n" * 30_000,
+    "values nest too deeply": "a = " + "{a = " * 900,
+    "its tables nest too deeply": ".".join("a" * 2000) + " = 1",
+    "recursion limit": "[run]\nname = " + "[" * 250 + "]" * 250,
+    "4300 digits": "[run]\nseed = " + "9" * 4900,
+    "4300": "[run]\nseed = 0x" + "f" * 4900,
+    "less than or equal to": "[run]\nseed = 18446744073709551616",
+    "more than 65,536 bytes": "#" * 1000 + "\n" * 70_000,
+    "a line has more than 5,000 characters": ".".join("a" * 9000) + " = 1",
+    r"unknown key optim.a\nb\x1b[2J": '[optim]\n"a\\nb\\u001b[2J" = 1',
+    "match pattern": '[run]\nout = "a\\u0000"',
+    "not valid TOML": "[run]\nseed = 1\x00",
+}
+
+
+@pytest.mark.parametrize("sentence", HOSTILE)
+def test_a_hostile_recipe_is_one_short_sentence(tmp_path: Path, sentence: str) -> None:
+    path = tmp_path / "hostile.toml"
+    path.write_text(HOSTILE[sentence])
+    with pytest.raises(UserError) as caught:
+        load(path)
+    assert sentence in str(caught.value)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 800
+
+
+def test_what_is_no_file_is_no_recipe_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "pipe", "/dev/zero", "a\0b", tmp_path / ("x" * 300)):
+        with pytest.raises(UserError, match="cannot be read"):
+            load(place)
+
+
+def test_hostile_overrides_are_one_sentence_too(tiny: Path) -> None:
+    for override in (
+        "run.seed=" + "9" * 5000,
+        "run.name=" + "[" * 5000,
+        "run.name=\udcff",
+        "a\nb=1",
+        "optim.a\nb=1",
+    ):
+        with pytest.raises(UserError) as caught:
+            load(tiny, [override])
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 800
 
 
 def test_differences_name_the_keys() -> None:

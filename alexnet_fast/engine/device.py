@@ -58,7 +58,7 @@ class Device:
     def name(self) -> str:
         """The product's name, for reports."""
         if self.is_host:
-            return _processor_name()
+            return processor_name()
         return (
             str(self._module.get_device_name(self.torch_device))
             if hasattr(self._module, "get_device_name")
@@ -247,7 +247,8 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, 2**31 - 1))
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
+    """The processor's product name, or its architecture."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             for line in lines:

@@ -18,12 +18,16 @@ from .ranks import World
 
 @dataclass(frozen=True)
 class Averages:
-    """Loss of the last step; mean loss and accuracies in percent over the epoch so far; all ranks together."""
+    """Loss of the last step; mean loss and accuracies in percent over the epoch so far; all ranks together.
+
+    nonfinite_steps: how many steps, up to the last, have had a loss that was not finite.
+    """
 
     last_loss: float
     loss: float
     acc1: float
     acc5: float
+    nonfinite_steps: int = 0
 
 
 class Meter:
@@ -34,6 +38,7 @@ class Meter:
         self._loss = torch.zeros((), device=device)  # sum of the batches' mean losses
         self._last_loss = torch.zeros((), device=device)
         self._counts = torch.zeros(4, dtype=torch.int64, device=device)  # batches, samples, top1, top5
+        self._nonfinite = torch.zeros(1, dtype=torch.int64, device=device)  # steps in a row, over epochs
 
     @torch.no_grad()
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -41,17 +46,20 @@ class Meter:
         top1, top5 = hits(logits, labels)
         self._last_loss = loss.detach().float()
         self._loss += self._last_loss
+        self._nonfinite = (self._nonfinite + 1) * (self._last_loss * 0).ne(0)  # 0 times no number is NaN
         self._counts += torch.stack([torch.ones_like(top1), torch.full_like(top1, len(labels)), top1, top5])
 
     def read(self) -> Averages:
         """The epoch so far, over all ranks, each of which has to call this."""
-        batches, samples, top1, top5 = self._world.sum(self._counts).tolist()
+        counts = self._world.sum(torch.cat([self._counts, self._nonfinite])).tolist()
+        batches, samples, top1, top5, nonfinite = counts
         last_loss, loss = self._world.sum(torch.stack([self._last_loss, self._loss])).tolist()
         return Averages(
             last_loss=last_loss / self._world.world_size,
             loss=loss / max(1, batches),
             acc1=100 * top1 / max(1, samples),
             acc5=100 * top5 / max(1, samples),
+            nonfinite_steps=-(-nonfinite // self._world.world_size),
         )
 
     def clear(self) -> None:
@@ -105,7 +113,8 @@ class Span:
 
 
 class Clock:
-    """How fast the training steps go, and how much of their time they wait for data.
+    """How fast the training steps go, and how much of their time they wait for data: the rank that waits longest, since
+    the others wait for it.
 
     Time runs within `training` only: evaluations, checkpoints and start-up are not in it.  The first
     `warmup_steps` steps of the process are left out too, the device synchronised at their end, since they
@@ -113,8 +122,8 @@ class Clock:
     more steps than that counts them all.
     """
 
-    def __init__(self, device: Device, warmup_steps: int) -> None:
-        self._device, self._warmup = device, warmup_steps
+    def __init__(self, device: Device, warmup_steps: int, world: World | None = None) -> None:
+        self._device, self._warmup, self._world = device, warmup_steps, world or World()
         self._spans = {"all": Span(), "warm": Span(), "epoch": Span(), "line": Span()}
         self._steps = 0
 
@@ -151,13 +160,22 @@ class Clock:
         self._last = now
 
     def line(self) -> Span:
-        """The steps since the last call in this epoch."""
-        span, self._spans["line"] = self._spans["line"], Span()
+        """The steps since the last call in this epoch.  Every rank has to call this, after as many steps."""
+        span = self._spans["line"]
+        longer_s = self._world.most(span.waited_s) - span.waited_s
+        for name in ("line", "epoch", "all", *(["warm"] if self._steps - span.steps >= self._warmup else [])):
+            self._spans[name].waited_s += longer_s
+        self._spans["line"] = Span()
         return span
 
     @property
     def epoch(self) -> Span:
         return self._spans["epoch"]
+
+    @property
+    def steady(self) -> Span:
+        """All steps but the first `warmup_steps`; none yet where there are no more."""
+        return self._spans["warm"]
 
     @property
     def run(self) -> Span:

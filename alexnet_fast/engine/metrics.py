@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from .. import __version__
 from ..errors import UserError
+from .checkpoint import Cursor
 from .evaluate import Accuracy
 from .meter import Averages, Clock
 
@@ -39,6 +40,7 @@ class Report:
     epochs: int
     steps: int
     skipped_steps: int
+    skipped_samples: list[dict[str, Any]]
     img_per_s: float
     img_per_s_leaves_out: str
     data_wait_share: float
@@ -78,8 +80,9 @@ class Log:
 
     On a terminal a live line stands below the log; elsewhere there are the log lines alone.
 
-    going_on_from: the run's step that a resume goes on from; what metrics.jsonl holds of later steps
-        happened in a past that was lost, and goes.  0 begins the file anew.
+    going_on_from: where a resume goes on; what metrics.jsonl holds of later steps, or of the epoch's end where
+        that is still to come, happened in a past that was lost, and goes.  The very beginning begins the file anew.
+    ceiling_img_per_s: what the run could make at most, by a profile; None where nobody measured that.
     """
 
     _COLUMNS = ("epoch", "lr", "loss", "train@1", "Acc@1", "Acc@5", "img/s", "data wait", "seconds")
@@ -90,13 +93,15 @@ class Log:
         *,
         epochs: int,
         steps_per_epoch: int,
-        going_on_from: int,
+        going_on_from: Cursor,
         tensorboard: bool,
         speaks: bool = True,
+        ceiling_img_per_s: float | None = None,
     ) -> None:
+        self._ceiling = ceiling_img_per_s
         self._folder, self._epochs, self._steps_per_epoch = folder, epochs, steps_per_epoch
         self._console = Console(quiet=not speaks, highlight=False, soft_wrap=True)
-        self._file = _open_metrics(folder / METRICS, going_on_from) if speaks else None
+        self._file = _open_metrics(folder / METRICS, going_on_from, steps_per_epoch) if speaks else None
         self._tensorboard = _summary_writer(folder) if tensorboard and speaks else None
         self._headed = False
         self._progress = Progress(
@@ -138,9 +143,14 @@ class Log:
         left_s = (
             self._epochs * self._steps_per_epoch - epoch * self._steps_per_epoch - step - 1
         ) * so_far.step_s
+        of_ceiling = (
+            "" if self._ceiling is None else f" ({100 * line.img_per_s / self._ceiling:.0f} % of ceiling)"
+        )
+        if self._ceiling is not None:
+            values["ceiling_share"] = line.img_per_s / self._ceiling
         self._progress.update(
             self._task,
-            figures=f"loss {averages.loss:.3f}  {line.img_per_s:.0f} img/s"
+            figures=f"loss {averages.loss:.3f}  {line.img_per_s:.0f} img/s{of_ceiling}"
             f"  data wait {100 * line.data_wait_share:.0f} %  {_duration(left_s)} left",
         )
         self._record(
@@ -249,13 +259,16 @@ def write_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _open_metrics(path: Path, going_on_from: int) -> Any:
-    """metrics.jsonl, open for appending, holding only what happened up to that step."""
+def _open_metrics(path: Path, going_on_from: Cursor, steps_per_epoch: int) -> Any:
+    """metrics.jsonl, open for appending, holding only what happened before."""
     kept: list[str] = []
-    if going_on_from and path.exists():
+    last = going_on_from["epoch"] * steps_per_epoch + going_on_from["step"]
+    if last and path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                if json.loads(line)["step"] <= going_on_from:
+                values = json.loads(line)
+                is_to_come = values["kind"] == "epoch" and values["epoch"] >= going_on_from["epoch"]
+                if values["step"] <= last and not is_to_come:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):  # a line that a kill cut short
                 continue

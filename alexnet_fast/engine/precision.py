@@ -9,7 +9,8 @@ a CPU.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Literal
 
@@ -91,6 +92,13 @@ class Precision:
             # Into buffers that stay: fresh float32 copies cost more in page faults than in casting.
             torch._foreach_copy_(self._master_grads, [p.grad for p in self._params if p.grad is not None])
             self._drop_gradients()
+
+    @contextmanager
+    def unsummed(self) -> Iterator[None]:
+        """Backward passes inside leave each rank its own gradients: for whoever measures what summing them costs."""
+        alone = getattr(self._replica, "no_sync", nullcontext)
+        with alone():
+            yield
 
     def step(self, learning_rate: float) -> None:
         """Step the float32 weights; skip and count the step if a gradient overflowed. Waits for nothing."""

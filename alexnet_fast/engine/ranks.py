@@ -54,6 +54,14 @@ class World:
         dist.all_reduce(total)
         return total
 
+    def most(self, value: float) -> float:
+        """The largest of every rank's `value`, on every rank."""
+        if self.world_size == 1:
+            return value
+        largest = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return float(largest)
+
     def gather(self, value: Any) -> list[Any] | None:
         """Every rank's `value` in the order of ranks, on rank 0; None on the others."""
         if self.world_size == 1:

@@ -50,4 +50,4 @@ def test_who_keeps_nothing_uses_the_same_few_slots_for_ever(tmp_path: Path) -> N
 )
 def test_a_copy_that_is_late_owns_its_slot_too(case: str) -> None:
     """On the stand-in NPU, whose copies read a slot when their stream comes to them."""
-    cases.check(case)
+    cases.check("accelerator_cases.py", case)

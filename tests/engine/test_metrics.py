@@ -20,7 +20,14 @@ ACCURACY = Accuracy(samples=500, top1=350, top5=480, loss=1.0)
 
 def log(folder: Path, **options: Any) -> Log:
     return Log(
-        folder, **{"epochs": 2, "steps_per_epoch": 4, "going_on_from": 0, "tensorboard": False, **options}
+        folder,
+        **{
+            "epochs": 2,
+            "steps_per_epoch": 4,
+            "going_on_from": {"epoch": 0, "step": 0},
+            "tensorboard": False,
+            **options,
+        },
     )
 
 
@@ -74,7 +81,7 @@ def test_a_resumed_run_drops_what_came_after_its_checkpoint_and_half_lines(tmp_p
     first.close()
     with open(tmp_path / METRICS, "a") as file:
         file.write('{"kind": "step", "st')
-    log(tmp_path, going_on_from=2).close()
+    log(tmp_path, going_on_from={"epoch": 0, "step": 2}).close()
     assert [record["step"] for record in records(tmp_path)] == [1, 2]
     log(tmp_path).close()
     assert records(tmp_path) == []
@@ -93,7 +100,7 @@ def test_tensorboard_gets_the_same_figures(tmp_path: Path) -> None:
 
 def test_a_report_holds_the_figures_flat_and_the_closing_lines_have_their_names(tmp_path: Path) -> None:
     report = Report(
-        name="t", accuracy=ACCURACY, best_acc1=71.0, training=AVERAGES, epochs=2, steps=8, skipped_steps=0,
+        name="t", accuracy=ACCURACY, best_acc1=71.0, training=AVERAGES, epochs=2, steps=8, skipped_steps=0, skipped_samples=[],
         img_per_s=123.456, img_per_s_leaves_out="10 steps", data_wait_share=0.01, seconds=12.34, device="cpu",
         ranks=1, peak_memory_bytes=None, versions=versions(), recipe={"run": {"seed": 1}},
     )  # fmt: skip

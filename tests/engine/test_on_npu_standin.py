@@ -6,7 +6,9 @@ import pytest
 
 from standin import cases
 
+CASES = "accelerator_cases.py"
 
-@pytest.mark.parametrize("name", cases.names())
+
+@pytest.mark.parametrize("name", cases.names(CASES))
 def test_on_the_stand_in_npu(name: str) -> None:
-    cases.check(name)
+    cases.check(CASES, name)

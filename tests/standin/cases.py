@@ -1,4 +1,4 @@
-"""Run tests/accelerator_cases.py on the stand-in NPU, once a session, and look up how each case went.
+"""Run a file of cases, such as tests/accelerator_cases.py, on the stand-in NPU, once a session, and look up how each case went.
 
 In a process of its own: an 'npu' would be every other test's accelerator too, since torch has one.
 """
@@ -20,19 +20,20 @@ import pytest
 import components
 from standin.build import environment
 
-CASES = components.ROOT / "tests" / "accelerator_cases.py"
+TESTS = components.ROOT / "tests"
 
 
-def names() -> list[str]:
-    """The cases' names, without their parameters."""
-    functions = (node for node in ast.parse(CASES.read_text()).body if isinstance(node, ast.FunctionDef))
+def names(file: str) -> list[str]:
+    """The names of the cases in a file below tests/, without their parameters."""
+    body = ast.parse((TESTS / file).read_text()).body
+    functions = (node for node in body if isinstance(node, ast.FunctionDef))
     return [function.name for function in functions if function.name.startswith("test_")]
 
 
-def check(name: str) -> None:
+def check(file: str, name: str) -> None:
     """Pass, fail or skip as the case did, with all its parameters."""
     components.require("compiler")
-    outcomes, output = _outcomes()
+    outcomes, output = _outcomes(file)
     if not outcomes[name]:
         pytest.fail(f"{name} did not end on the stand-in NPU:\n{output[-4000:]}", pytrace=False)
     for outcome in outcomes[name]:
@@ -43,10 +44,10 @@ def check(name: str) -> None:
 
 
 @cache
-def _outcomes() -> tuple[defaultdict[str, list[ElementTree.Element]], str]:
+def _outcomes(file: str) -> tuple[defaultdict[str, list[ElementTree.Element]], str]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", str(CASES), "-p", "no:cacheprovider", "--tb=short"]
+        command = [sys.executable, "-m", "pytest", str(TESTS / file), "-p", "no:cacheprovider", "--tb=short"]
         command += [f"--junitxml={report}", f"--basetemp={folder}/tmp"]
         variables = os.environ | environment()
         done = subprocess.run(

@@ -42,7 +42,7 @@ def loader(path: str, batch_size: int, threads: int) -> None:
 
     over("numba")
     from alexnet_fast import Loader
-    from alexnet_fast.pipeline.crew import kernels
+    from alexnet_fast.pipeline.chunks import kernels
 
     over("our modules")
     with Loader(path, batch_size, train=True, threads=threads) as batches:
@@ -61,8 +61,9 @@ def train(path: str, batch_size: int, threads: int, folder: str) -> None:
     import numba  # noqa: F401
 
     over("numba")
-    from alexnet_fast import train as command
+    from alexnet_fast import train as command  # noqa: F401 (what the command imports)
     from alexnet_fast.recipe import load
+    from alexnet_fast.training import Training
 
     over("our modules")
     recipe = Path(folder) / "start.toml"
@@ -72,7 +73,7 @@ def train(path: str, batch_size: int, threads: int, folder: str) -> None:
         "[eval]\nevery = 0\n[schedule]\nepochs = 1\n"
     )
 
-    class Started(command.Training):
+    class Started(Training):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             over("set-up")

@@ -1,0 +1,72 @@
+"""When each piece of the engine's work ran: by events on the device's streams, or by the clock on a CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+
+from .device import Device
+
+Stamp = float | torch.Event
+"""A moment: of the host's clock on a CPU, of a stream elsewhere."""
+
+
+class Span(NamedTuple):
+    """A piece of work on one lane; begin and end in seconds of time.perf_counter; batch: its (epoch, step), where known."""
+
+    lane: str
+    name: str
+    begin_s: float
+    end_s: float
+    batch: tuple[int, int] | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.end_s - self.begin_s
+
+
+class Marks:
+    """Collects spans while a run goes on; marking waits for nothing, reading does."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._spans: list[tuple[str, str, Stamp, Stamp]] = []
+        self._origin: torch.Event | None = None
+        if not device.is_host:
+            device.synchronize()
+            self._origin = self._event()
+            device.synchronize()
+        self._origin_s = time.perf_counter()
+
+    @contextmanager
+    def span(self, lane: str, name: str) -> Iterator[None]:
+        """What the body does, or queues on the current stream."""
+        begin = self.stamp()
+        yield
+        self._spans.append((lane, name, begin, self.stamp()))
+
+    def read(self) -> list[Span]:
+        """The spans so far, which are then forgotten; waits for the device."""
+        self._device.synchronize()
+        spans, self._spans = self._spans, []
+        return [Span(lane, name, self.when(begin), self.when(end)) for lane, name, begin, end in spans]
+
+    def stamp(self) -> Stamp:
+        """When what was queued on the current stream so far is done; `when` tells it once it is."""
+        return time.perf_counter() if self._origin is None else self._event()
+
+    def _event(self) -> torch.Event:
+        event = torch.Event(self._device.torch_device, enable_timing=True)
+        event.record()
+        return event
+
+    def when(self, stamp: Stamp) -> float:
+        """Seconds of time.perf_counter of a stamp that is done."""
+        if isinstance(stamp, float):
+            return stamp
+        assert self._origin is not None
+        return self._origin_s + self._origin.elapsed_time(stamp) / 1e3

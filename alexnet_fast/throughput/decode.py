@@ -1,0 +1,139 @@
+"""The ceiling of decoding: the loader alone at more and more threads, and where a sample's time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..beton.reader import Beton
+from ..engine.ranks import World
+from ..pipeline.crop import Cropping
+from ..pipeline.decode import sample_table
+from ..pipeline.loader import Loader
+from ..pipeline.order import epoch_order
+from ..pipeline.ring import Batch
+from ..pipeline.stages import ALL, CUT, PLANES, Stages
+from .rate import WINDOWS, Figure, averaged, throughput, together
+from .read import small_share, touch
+
+SPLIT_SAMPLES = 60
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What the loaders of all ranks give together with so many decoding threads on each."""
+
+    threads: int
+    img_per_s: Figure
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where one thread's time for a sample goes, in microseconds; the first two are None for raw pixels.
+
+    cut_us: the header, and the tiles that the crop touches.  libjpeg_us: decoding them to planes.  render_us: resampling
+    and colour; for raw pixels all that there is.
+    """
+
+    cut_us: Figure | None
+    libjpeg_us: Figure | None
+    render_us: Figure
+    all_us: Figure
+
+
+@dataclass(frozen=True)
+class Decode:
+    """The loaders alone, on samples that lie in the page cache.
+
+    threads: that the recipe gives each rank.  scaling: with fewer threads, and with as many as the rank may have.
+    """
+
+    threads: int
+    scaling: list[Scaling]
+    split: Split
+
+    @property
+    def img_per_s(self) -> float:
+        """With the recipe's threads."""
+        return next(point.img_per_s.median for point in self.scaling if point.threads == self.threads)
+
+
+def measure(
+    open_loader: Callable[[int, np.ndarray], Loader],
+    training: Loader,
+    most_threads: int,
+    batches_ahead: int,
+    cropping: Cropping,
+    seconds: float,
+    world: World,
+    say: Callable[[str], None],
+) -> Decode:
+    """Decode a part of the file, small enough to lie in the page cache, for about `seconds`.
+
+    open_loader: called with a number of threads and the places of samples.  training: the run's loader, which rests.
+    """
+    beton = training.beton
+    # A few times what the threads hold ahead, so that not each epoch ends as it begins; else as little as possible.
+    wanted = world.world_size * training.batch_size * (2 * batches_ahead + 4)
+    places = epoch_order(beton.num_samples, 0, 0)[:wanted]
+    touch(beton, places[world.rank :: world.world_size])
+    counts = thread_counts(training.threads, most_threads)
+    scaling = []
+    for count in counts:
+        say(f"decoding on {count} thread{'s' if count > 1 else ''}")
+        with open_loader(count, places) as loader:
+            batches = forever(loader)
+
+            def work(batches: Iterator[Batch] = batches) -> int:
+                return len(next(batches).labels)
+
+            scaling.append(Scaling(count, throughput(work, seconds / len(counts), world)))
+    return Decode(training.threads, scaling, split(beton, cropping, world))
+
+
+def thread_counts(used: int, most: int) -> list[int]:
+    """1, 2, 4 ... `most`, and what is used."""
+    counts = {most, used}
+    count = 1
+    while count < most:
+        counts.add(count)
+        count *= 2
+    return sorted(counts)
+
+
+def forever(loader: Loader) -> Iterator[Batch]:
+    """Batches of one epoch after the other."""
+    while True:
+        yield from loader
+
+
+def split(beton: Beton, cropping: Cropping, world: World) -> Split:
+    """The stages' times on one thread of each rank."""
+    samples = sample_table(beton)[small_share(beton, world, 1 << 40)[:SPLIT_SAMPLES]]
+    stages = Stages(beton.map, samples, cropping)
+    kinds = (ALL,) if stages.raw else (CUT, PLANES, ALL)
+    for stage in kinds:  # compiled, and into the caches
+        for number in range(len(stages.chunks)):
+            stages.time(number, stage)
+    together(world)
+    rounds_us = np.array(
+        [
+            [
+                sum(stages.time(number, stage) for number in range(len(stages.chunks))) * 1e6 / len(samples)
+                for stage in kinds
+            ]
+            for _ in range(WINDOWS)
+        ]
+    )
+    if stages.raw:
+        everything = averaged(rounds_us[:, 0].tolist(), world)
+        return Split(None, None, everything, everything)
+    cut, planes, everything = rounds_us.T
+    return Split(
+        averaged(cut.tolist(), world),
+        averaged((planes - cut).tolist(), world),
+        averaged((everything - planes).tolist(), world),
+        averaged(everything.tolist(), world),
+    )

@@ -1,0 +1,44 @@
+"""throughput.json: what a profile found, for people, for the picture, and for the runs that come after it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ..engine import metrics
+from .live import FORMAT, PROFILE
+from .verdict import Stages, Verdict
+
+PICTURE, TIMELINE = "throughput.png", "timeline.json"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One profile of a recipe on a machine."""
+
+    stages: Stages
+    verdict: Verdict
+    machine: dict[str, Any]
+    recipe: dict[str, Any]
+    seconds: float
+
+    def document(self) -> dict[str, Any]:
+        """As it stands in throughput.json: every figure's unit ends its name; a figure is the median, least and most of n windows."""
+        stages = asdict(self.stages)
+        return {
+            "format": FORMAT,
+            "name": self.recipe["run"]["name"],
+            "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "seconds": self.seconds,
+            "verdict": asdict(self.verdict),
+            **stages,
+            "machine": self.machine,
+            "versions": metrics.versions(),
+            "recipe": self.recipe,
+        }
+
+    def write(self, folder: Path) -> None:
+        metrics.write_text(folder / PROFILE, json.dumps(self.document(), indent=2) + "\n")

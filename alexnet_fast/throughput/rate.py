@@ -1,0 +1,89 @@
+"""Figures with their spread: the same work timed again and again, on all ranks at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from ..engine.ranks import World
+
+WINDOWS = 5  # a measurement is cut into so many, whose spread is told
+WARM_UP_SHARE = 0.2  # of a measurement's time goes by before it counts
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The median of `n` windows, with the least and the most; its unit stands in the name of the field that holds it."""
+
+    median: float
+    least: float
+    most: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float] | np.ndarray) -> Figure:
+        """Of at least one value."""
+        return cls(float(np.median(values)), float(np.min(values)), float(np.max(values)), len(values))
+
+
+def throughput(work: Callable[[], int], seconds: float, world: World) -> Figure:
+    """Units a second of `work`, which returns how many it did, summed over all ranks, which work at the same time.
+
+    Each rank works for `seconds`, the first fifth of which does not count, and at least once in every window.
+    """
+    together(world)
+    warm = time.perf_counter() + seconds * WARM_UP_SHARE
+    work()
+    while time.perf_counter() < warm:
+        work()
+    done, at = 0, [(0, time.perf_counter())]
+    end = at[0][1] + seconds * (1 - WARM_UP_SHARE)
+    while len(at) <= WINDOWS or at[-1][1] < end:
+        done += work()
+        at.append((done, time.perf_counter()))
+    return summed(windows(at), world)
+
+
+def windows(at: Sequence[tuple[int, float]], count: int = WINDOWS) -> list[float]:
+    """Units a second in each of `count` windows: `at` holds (units done, when) at the start and after each piece of work.
+
+    Windows end where pieces of work do, as near to equal lengths as that allows.
+    """
+    begin, end = at[0][1], at[-1][1]
+    edges = [0]
+    for k in range(1, count):
+        wanted = begin + (end - begin) * k / count
+        after = next(i for i, (_, when) in enumerate(at) if when >= wanted)
+        edges.append(min(max(after, edges[-1] + 1), len(at) - 1 - (count - k)))
+    edges.append(len(at) - 1)
+    return [(at[b][0] - at[a][0]) / (at[b][1] - at[a][1]) for a, b in pairwise(edges)]
+
+
+def summed(values: Sequence[float], world: World) -> Figure:
+    """Window by window the sum over ranks, each of which has as many; every rank has to call this."""
+    return Figure.of(mean_over_ranks(np.asarray(values), world) * world.world_size)
+
+
+def averaged(values: Sequence[float], world: World) -> Figure:
+    """Window by window the mean over ranks."""
+    return Figure.of(mean_over_ranks(np.asarray(values), world))
+
+
+def mean_over_ranks(values: np.ndarray, world: World) -> np.ndarray:
+    """Element by element; every rank has to call this with as many."""
+    return world.sum(torch.from_numpy(np.asarray(values, np.float64))).numpy() / world.world_size
+
+
+def together(world: World) -> None:
+    """Begin at the same time on all ranks."""
+    world.sum(torch.zeros(1))
+
+
+def agreed(value: float, world: World) -> float:
+    """Rank 0's value, on every rank."""
+    return float(world.sum(torch.tensor(value if world.is_first else 0.0, dtype=torch.float64)))

@@ -1,0 +1,103 @@
+"""The ceiling of storage: how fast a training set's samples come from the page cache, and from the disk itself."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..beton.reader import Beton
+from ..doctor import storage
+from ..doctor.machine import Machine
+from ..engine.ranks import World
+from ..pipeline.loader import Loader
+from ..pipeline.order import epoch_order
+from ..pipeline.readahead import PAGE
+from .rate import Figure, summed, throughput
+
+MOST_BYTES = 256 << 20  # of the set, on each rank, are read from the page cache again and again
+A_TASK = 16  # samples
+DISK_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Read:
+    """What reading samples gives over all ranks of a host.
+
+    cached_bytes_per_s: from the page cache, by as many threads as decode.
+    disk_bytes_per_s: from the disk itself; None where only cached pages could be read.
+    resident_share: of the file, in the page cache before the profile began, 0 to 1.
+    file_bytes, available_bytes: the file, and the memory that could hold it in the page cache.
+    sample_bytes: a stored sample, on average.
+    """
+
+    cached_bytes_per_s: Figure
+    disk_bytes_per_s: Figure | None
+    resident_share: float
+    file_bytes: int
+    available_bytes: int
+    sample_bytes: float
+
+    def at(self, resident_share: float) -> float:
+        """Images a second with that share of the file in the page cache; the others come from the disk."""
+        byte_s = resident_share / self.cached_bytes_per_s.median
+        if resident_share < 1:  # reading ahead keeps the disk busy, so it is the sum at worst
+            disk = self.disk_bytes_per_s or self.cached_bytes_per_s
+            byte_s += (1 - resident_share) / disk.median
+        return 1 / (byte_s * self.sample_bytes)
+
+
+def measure(loader: Loader, seconds: float, world: World) -> Read:
+    """Read samples of the loader's file for about `seconds`; what lies in the page cache stays there."""
+    beton, path = loader.beton, loader.beton.path
+    resident_share = storage.resident_share(path)  # before anything of it is touched
+    disk = [rate.bytes_per_s for _ in range(DISK_TRIES) if (rate := storage.disk_rate(path))]
+    everywhere = int(world.sum(torch.tensor(int(len(disk) == DISK_TRIES)))) == world.world_size
+    return Read(
+        cached_bytes_per_s=_from_page_cache(beton, loader.threads, seconds, world),
+        disk_bytes_per_s=summed(disk, world) if everywhere else None,
+        resident_share=resident_share,
+        file_bytes=os.stat(path).st_size,
+        available_bytes=Machine().available_bytes,
+        sample_bytes=float(beton.sizes.mean()),
+    )
+
+
+def _from_page_cache(beton: Beton, threads: int, seconds: float, world: World) -> Figure:
+    """Bytes a second of copying samples in a shuffled order out of the page cache, on `threads` threads of each rank."""
+    places = small_share(beton, world, MOST_BYTES)
+    tasks = [places[at : at + A_TASK] for at in range(0, len(places), A_TASK)]
+    scratch = threading.local()
+
+    def read(places: np.ndarray) -> int:
+        total = 0
+        for place in places:
+            payload = beton.payload(int(place))
+            if getattr(scratch, "bytes", _NOTHING).size < payload.size:
+                scratch.bytes = np.empty(payload.size, np.uint8)
+            np.copyto(scratch.bytes[: payload.size], payload)  # without the GIL
+            total += payload.size
+        return total
+
+    with ThreadPoolExecutor(threads) as pool:
+        return throughput(lambda: sum(pool.map(read, tasks)), seconds, world)
+
+
+_NOTHING = np.empty(0, np.uint8)
+
+
+def small_share(beton: Beton, world: World, most_bytes: int) -> np.ndarray:
+    """Places of samples all over the file, others on each rank, of at most about `most_bytes` in all."""
+    order = epoch_order(beton.num_samples, 0, 0)
+    own = order[world.rank :: world.world_size] if len(order) >= world.world_size else order
+    return own[: max(1, int(np.searchsorted(np.cumsum(beton.sizes[own]), most_bytes)))]
+
+
+def touch(beton: Beton, places: np.ndarray) -> None:
+    """Have the samples there in the page cache."""
+    for place in places:
+        beton.payload(int(place))[::PAGE].max(initial=0)

@@ -1,0 +1,72 @@
+"""What a rank's threads and streams do while it trains, collected from the loader, the feed and the steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from itertools import count
+
+from ..engine.feed import Feed
+from ..engine.marks import Marks, Span
+from ..pipeline.loader import Loader
+from ..pipeline.ring import Batch
+from .step import PARTS, STEP, Stepper
+
+HOST = "host"  # the lane of whoever waits for batches
+
+
+class Recorder:
+    """Spans of all lanes between `start` and `stop`; outside of them nothing is marked, and nothing costs anything."""
+
+    def __init__(self, loader: Loader, feed: Feed, stepper: Stepper, marks: Marks) -> None:
+        self._loader, self._feed, self._stepper, self._marks = loader, feed, stepper, marks
+        self._beside: list[Span] = []  # of threads, by the host's clock
+        self._epoch, self._taken, self._first_step = loader.epoch, 0, 0
+        self._runs = False
+        self.stop()
+
+    def start(self, first_step: int) -> None:
+        """first_step: how many steps came before the first that is marked."""
+        self._first_step = first_step
+        self._feed.marks = self._stepper.marks = self._marks
+        self._loader.watch = self._watch
+        self._runs = True
+
+    def stop(self) -> None:
+        self._feed.marks = self._stepper.marks = self._loader.watch = None
+        self._runs = False
+
+    def of_waits(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """`batches`, each wait for one of them a span on the lane HOST."""
+        batches = iter(batches)
+        while True:
+            begin_s = time.perf_counter()
+            batch = next(batches)
+            if self._runs:
+                key = self._key(self._taken)
+                self._beside.append(Span(HOST, "wait for batch", begin_s, time.perf_counter(), key))
+            self._taken += 1
+            yield batch
+
+    def spans(self, origin_s: float) -> list[Span]:
+        """All that was collected, in seconds since `origin_s`; waits for the device."""
+        steps = (self._key(self._first_step + number // len(PARTS)) for number in count())
+        copies = (
+            span.batch for span in self._beside if span.lane == HOST
+        )  # each right after the wait for it
+        marked = [
+            span._replace(batch=next(steps if span.lane == STEP else copies)) for span in self._marks.read()
+        ]
+        return [
+            span._replace(begin_s=max(0.0, span.begin_s - origin_s), end_s=span.end_s - origin_s)
+            for span in marked + self._beside
+            if span.end_s > origin_s
+        ]
+
+    def _watch(self, thread: str, what: str, begin_s: float, end_s: float, key: tuple[int, int]) -> None:
+        self._beside.append(Span(thread, what, begin_s, end_s, None if what == "wait" else key))
+
+    def _key(self, number: int) -> tuple[int, int]:
+        """(epoch, step) of the batch that is taken as that one."""
+        epochs, step = divmod(number, len(self._loader))
+        return self._epoch + epochs, step

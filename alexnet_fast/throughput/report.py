@@ -1,0 +1,67 @@
+"""The profile on the console: a table of ceilings, and the verdict below it."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from .profile import Profile
+from .rate import Figure
+
+
+def show(profile: Profile, console: Console) -> None:
+    """Print what each stage could do, what the whole does, and why."""
+    stages, verdict = profile.stages, profile.verdict
+    table = Table(
+        title=f"{profile.machine['device']}, {profile.machine['ranks']} rank(s), {stages.cores} cores"
+    )
+    table.add_column("stage")
+    table.add_column("img/s", justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for name, rate in verdict.ceilings_img_per_s.items():
+        binds = name == verdict.binding or (name == "step" and verdict.binding == "all-reduce")
+        table.add_row(name, f"{rate:,.0f}", details(profile)[name], style="bold" if binds else None)
+    table.add_section()
+    table.add_row("predicted", f"{verdict.predicted_img_per_s:,.0f}", verdict.model)
+    whole = stages.whole
+    table.add_row(
+        "end to end",
+        f"{whole.img_per_s.median:,.0f}",
+        f"{spread(whole.img_per_s)}, waits for data {100 * whole.data_wait_share:.0f} % of the time",
+    )
+    console.print(table)
+    console.print(verdict.text, markup=False)
+
+
+def details(profile: Profile) -> dict[str, str]:
+    """Per stage, what its ceiling is made of."""
+    stages = profile.stages
+    read, decode, step, copy = stages.read, stages.decode, stages.step, stages.copy
+    disk = f"{read.disk_bytes_per_s.median / 1e6:,.0f} MB/s" if read.disk_bytes_per_s else "not measured"
+    threads = ", ".join(f"{point.threads}: {point.img_per_s.median:,.0f}" for point in decode.scaling)
+    split = decode.split
+    stages_us = (
+        f"render {split.render_us.median:,.0f} us"
+        if split.cut_us is None or split.libjpeg_us is None
+        else f"cut {split.cut_us.median:,.0f}, libjpeg {split.libjpeg_us.median:,.0f}, render {split.render_us.median:,.0f} us"
+    )
+    summing = (
+        "" if step.all_reduce_ms is None else f", summing gradients {step.all_reduce_ms.median:,.1f} of them"
+    )
+    found = {
+        "read": f"cached {read.cached_bytes_per_s.median / 1e9:,.1f} GB/s, disk {disk}, "
+        f"{100 * stages.whole.resident_share:.0f} % in the page cache",
+        "decode": f"by threads a rank {threads}; one sample on one thread: {stages_us}",
+        "step": f"{step.step_ms.median:,.1f} ms: normalise {step.normalise_ms.median:,.1f}, forward {step.forward_ms.median:,.1f}, "
+        f"backward {step.backward_ms.median:,.1f}, optimizer {step.optimizer_ms.median:,.1f}{summing}",
+    }
+    if copy is not None:
+        found["copy"] = (
+            f"page-locked {copy.pinned_bytes_per_s.median / 1e9:,.2f} GB/s, otherwise {copy.pageable_bytes_per_s.median / 1e9:,.2f}"
+        )
+    return found
+
+
+def spread(figure: Figure) -> str:
+    """The least and the most."""
+    return f"{figure.least:,.0f} to {figure.most:,.0f} in {figure.n} windows"

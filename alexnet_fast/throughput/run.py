@@ -1,0 +1,153 @@
+"""The profile of a recipe on this machine: every stage apart, then all together, and the files that tell it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..engine.device import Device
+from ..engine.feed import Feed
+from ..engine.marks import Marks, Span
+from ..engine.ranks import World
+from ..errors import UserError
+from ..parts import build, join, open_train_set
+from ..pipeline.cores import allowed_cores
+from ..pipeline.crop import Cropping
+from ..recipe import Recipe
+from . import copy, decode, modes, picture, read, report, step, timeline, whole
+from .live import PROFILE, machine_of
+from .profile import PICTURE, TIMELINE, Profile
+from .verdict import Stages, judge
+
+SHARES = {"read": 0.05, "decode": 0.25, "copy": 0.08, "step": 0.22, "whole": 0.32}  # of the time
+# The rest is for what has a fixed length: opening, the disk, the decoder's split, other ways to store.
+
+
+def profile(recipe: Recipe, seconds: float = 60.0) -> Profile:
+    """Measure for about `seconds` and write throughput.json, throughput.png and timeline.json into the run's folder.
+
+    Nothing else is written, and no weights change.  Every rank has to call this.  Raises UserError for
+    whatever the user can mend.
+    """
+    with ExitStack() as stack:
+        world, device = join(recipe, stack)
+        torch.manual_seed(recipe.run.seed)  # the same weights on all ranks
+        return _Profiling(recipe, world, device, seconds, stack).run()
+
+
+class _Profiling:
+    """One profile in the making: the parts of a training run, and what is measured with them."""
+
+    def __init__(
+        self, recipe: Recipe, world: World, device: Device, seconds: float, stack: ExitStack
+    ) -> None:
+        self.recipe, self.world, self.device, self.stack = recipe, world, device, stack
+        self.seconds = {stage: share * seconds for stage, share in SHARES.items()}
+        self.console = Console(quiet=not world.is_first, highlight=False, soft_wrap=True)
+        self.began_s = time.perf_counter()
+        self.progress = stack.enter_context(
+            Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TimeRemainingColumn(),
+                console=self.console,
+                disable=not (self.console.is_terminal and world.is_first),
+            )
+        )
+        self.task = self.progress.add_task("opening", total=len(SHARES) + 2)
+
+    def run(self) -> Profile:
+        recipe, world, device, seconds = self.recipe, self.world, self.device, self.seconds
+        loader = self.stack.enter_context(open_train_set(recipe, world, device))
+        cores = world.threads or allowed_cores()
+
+        self.say("reading samples")
+        reading = read.measure(loader, seconds["read"], world)
+        cropping = Cropping(
+            True,
+            recipe.data.size,
+            recipe.data.size,
+            np.uint64(recipe.run.seed),
+            recipe.data.scale,
+            recipe.data.ratio,
+            recipe.data.flip,
+        )
+        decoding = decode.measure(
+            lambda threads, places: open_train_set(recipe, world, device, threads=threads, indices=places),
+            loader,
+            max(cores, loader.threads),
+            recipe.data.batches_ahead,
+            cropping,
+            seconds["decode"],
+            world,
+            self.say,
+        )
+        self.say("decoding other ways to store the set")
+        stored = modes.measure(loader.beton, cropping, world)
+        self.say("copying to the device")
+        copying = copy.measure(device, loader.batch_size, loader.size, seconds["copy"], world)
+
+        self.say("training on what lies on the device")
+        precision = build(recipe, world, device)
+        feed = Feed(device, precision.dtype)
+        feed.marks = marks = Marks(device)
+        stepper = step.Stepper(precision, recipe.optim.label_smoothing, world, marks)
+        batch = step.random_batch(
+            loader.batch_size, loader.size, recipe.model.num_classes, device.torch_device
+        )
+        stepping = step.measure(stepper, feed, precision, batch, cores, seconds["step"], world)
+
+        self.say("training with everything running")
+        queued = recipe.data.batches_ahead + (0 if device.is_host else feed.ahead)
+        everything, spans = whole.measure(loader, feed, stepper, queued, seconds["whole"], world)
+
+        stages = Stages(
+            reading,
+            decoding,
+            stored,
+            copying,
+            stepping,
+            everything,
+            world.world_size,
+            cores * world.world_size,
+        )
+        self.say("writing")
+        result = Profile(
+            stages,
+            judge(stages),
+            machine_of(device, world),
+            recipe.model_dump(mode="json"),
+            time.perf_counter() - self.began_s,
+        )
+        of_ranks = world.gather(spans)
+        if of_ranks is not None:
+            self.write(result, of_ranks)
+        return result
+
+    def say(self, what: str) -> None:
+        """What comes next, on the progress line or, where there is none, as a line."""
+        self.progress.update(self.task, description=what, advance=1)
+        if self.progress.disable:
+            self.console.print(f"{what} ...")
+
+    def write(self, result: Profile, spans_of_ranks: list[list[Span]]) -> None:
+        """The three files, and the verdict on the console."""
+        folder = self.recipe.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            result.write(folder)
+            timeline.write(folder / TIMELINE, spans_of_ranks)
+        except OSError as error:
+            raise UserError(f"the folder {folder} cannot be written ({error}): set run.out") from error
+        drawn = picture.draw(result.document(), folder / PICTURE)
+        self.progress.stop()
+        report.show(result, self.console)
+        files = [PROFILE, *([PICTURE] if drawn else []), TIMELINE]
+        self.console.print(f"in {folder}: {', '.join(files)}", markup=False)
+        if not drawn:
+            self.console.print(f"no {PICTURE}: it wants matplotlib; pip install matplotlib")

@@ -1,0 +1,140 @@
+"""The ceiling of training: steps on data that lies on the device already, and where a step's time goes."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..engine.feed import Feed
+from ..engine.marks import Marks
+from ..engine.meter import Meter
+from ..engine.precision import Precision
+from ..engine.ranks import World
+from .rate import WINDOWS, Figure, agreed, mean_over_ranks, together
+
+STEP = "step"  # the lane on which a step's parts lie
+PARTS = ("normalise", "forward", "backward", "optimizer")
+WARM_UP_STEPS = 3  # a CPU's first steps fault their memory in
+LEAST_STEPS, MOST_STEPS = WINDOWS, 200
+
+
+@dataclass(frozen=True)
+class Step:
+    """Training steps alone.
+
+    img_per_s: over all ranks.  step_ms: one step, and below it its parts; the loss counts as forward, the count of hits as
+    optimizer.  all_reduce_ms: what summing gradients over the ranks adds to a step (most of it runs beside the
+    backward pass); None for one rank.  cpu_share: of the ranks' cores, how much the steps keep busy, 0 to 1.
+    """
+
+    img_per_s: Figure
+    step_ms: Figure
+    normalise_ms: Figure
+    forward_ms: Figure
+    backward_ms: Figure
+    optimizer_ms: Figure
+    all_reduce_ms: Figure | None
+    cpu_share: float
+    steps: int
+
+
+class Stepper:
+    """Training steps whose parts are marked.  The weights stay as they are: the learning rate is 0."""
+
+    def __init__(self, precision: Precision, label_smoothing: float, world: World, marks: Marks) -> None:
+        self._precision, self._smoothing = precision, label_smoothing
+        self._meter = Meter(precision.device.torch_device, world)
+        self.marks: Marks | None = marks
+        precision.model.train()
+
+    def __call__(self, images: Tensor, labels: Tensor) -> None:
+        """One step, queued; images and labels as Feed gives them."""
+        precision = self._precision
+        with self._span("forward"):
+            logits = precision.forward(images)
+            loss = functional.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+        with self._span("backward"):
+            precision.backward(loss)
+        with self._span("optimizer"):
+            precision.step(0.0)
+            self._meter.add(loss, logits, labels)
+
+    def _span(self, part: str) -> AbstractContextManager[None]:
+        return nullcontext() if self.marks is None else self.marks.span(STEP, part)
+
+
+def measure(
+    stepper: Stepper,
+    feed: Feed,
+    precision: Precision,
+    batch: tuple[Tensor, Tensor],
+    cores: int,
+    seconds: float,
+    world: World,
+) -> Step:
+    """Train on one batch again and again for about `seconds`, at least LEAST_STEPS times.
+
+    batch: uint8 (B, 3, H, W) and int64 (B,), on the device.  cores: of this rank.  Every rank has to call this.
+    """
+    marks, (images, labels) = feed.marks, batch
+    assert marks is not None
+
+    def run(steps: int) -> np.ndarray:
+        """(steps, parts) milliseconds."""
+        for _ in range(steps):
+            stepper(feed.normalise(images), labels)
+        spans = marks.read()
+        ends = np.array([(span.begin_s, span.end_s) for span in spans]).reshape(steps, len(PARTS), 2)
+        # What lies between two parts belongs to the second.
+        begins = np.concatenate([ends[:, :1, 0], ends[:, :-1, 1]], axis=1)
+        return (ends[:, :, 1] - begins) * 1e3
+
+    together(world)
+    warm_ms = run(WARM_UP_STEPS)[-1].sum()
+    is_one = world.world_size == 1
+    wanted = seconds * 1e3 / (warm_ms if is_one else 2 * warm_ms)
+    steps = int(agreed(min(max(wanted, LEAST_STEPS), MOST_STEPS), world)) // WINDOWS
+    if not is_one:
+        with precision.unsummed():
+            run(1)
+
+    all_parts, all_alone = [], []
+    cpu_s = wall_s = 0.0
+    for _ in range(WINDOWS):
+        together(world)
+        before = time.process_time(), time.perf_counter()
+        all_parts.append(run(steps).mean(0))
+        cpu_s += time.process_time() - before[0]
+        wall_s += time.perf_counter() - before[1]
+        if not is_one:  # turn by turn, so that whatever else the machine does hits both
+            with precision.unsummed():
+                all_alone.append(run(steps).sum(1).mean())
+
+    parts_ms = mean_over_ranks(np.array(all_parts), world)
+    step_ms = parts_ms.sum(1)
+    summing_ms = None if is_one else step_ms - mean_over_ranks(np.array(all_alone), world)
+    busy_s, could_s = world.sum(torch.tensor([cpu_s, wall_s * cores], dtype=torch.float64)).tolist()
+    normalise, forward, backward, optimizer = map(Figure.of, parts_ms.T)
+    return Step(
+        img_per_s=Figure.of(len(labels) * world.world_size * 1e3 / step_ms),
+        step_ms=Figure.of(step_ms),
+        normalise_ms=normalise,
+        forward_ms=forward,
+        backward_ms=backward,
+        optimizer_ms=optimizer,
+        all_reduce_ms=None if summing_ms is None else Figure.of(summing_ms.clip(min=0)),
+        cpu_share=min(1.0, busy_s / could_s),
+        steps=steps * WINDOWS,
+    )
+
+
+def random_batch(batch_size: int, size: int, num_classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What a batch of images is to the device: uint8 (B, 3, size, size) and int64 (B,)."""
+    images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8)
+    return images.to(device), torch.randint(0, num_classes, (batch_size,)).to(device)

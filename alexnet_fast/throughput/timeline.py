@@ -1,0 +1,91 @@
+"""What ran when, in the Chrome trace format: load it in ui.perfetto.dev, chrome://tracing or speedscope.app.
+
+The format: "Trace Event Format" of the Chromium project; times are microseconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..engine.marks import Span
+from ..engine.metrics import write_text
+from .recorder import HOST
+from .step import PARTS, STEP
+
+COPY = "copy"
+LANES = {STEP: "training steps", COPY: "copy stream", HOST: "host: waits for batches"}  # in their order
+MOST_LANES = 1000  # of a rank
+# Names that chrome://tracing knows; the other viewers choose colours themselves, by a slice's name without its digits.
+TRAINING_WAITS, THREAD_WAITS = "terrible", "grey"
+
+Event = dict[str, Any]
+
+
+def write(path: Path, spans_of_ranks: Sequence[Sequence[Span]]) -> None:
+    """One process a rank; in each the steps over their parts, the copy stream, the host's waits and every decoding thread as lanes.
+
+    Spans of a lane may not overlap, which streams and threads see to.
+    """
+    events = [event for rank, spans in enumerate(spans_of_ranks) for event in _of_rank(rank, spans)]
+    lines = ",\n".join(json.dumps(event, separators=(",", ":")) for event in events)
+    write_text(path, f'{{"displayTimeUnit":"ms","traceEvents":[\n{lines}\n]}}\n')
+
+
+def _of_rank(rank: int, spans: Sequence[Span]) -> Iterator[Event]:
+    # Viewers write a process's and a thread's number behind its name: "rank 0".
+    yield _metadata(rank, rank * MOST_LANES + 1, "process_name", name="rank")
+    yield _metadata(rank, rank * MOST_LANES + 1, "process_sort_index", sort_index=rank)
+    lanes = sorted({span.lane for span in spans}, key=_place)
+    for thread, lane in enumerate(lanes, rank * MOST_LANES + 1):  # a number of its own over all ranks
+        yield _metadata(rank, thread, "thread_name", name=LANES.get(lane, lane))
+        yield _metadata(rank, thread, "thread_sort_index", sort_index=thread)
+        own = sorted((span for span in spans if span.lane == lane), key=lambda span: span.begin_s)
+        if lane == STEP:
+            for parts in _steps(own):
+                yield _slice(rank, thread, _around(parts))
+                yield from (_slice(rank, thread, part._replace(batch=None)) for part in parts)
+        else:
+            yield from (_slice(rank, thread, span) for span in own)
+
+
+def _steps(parts: Sequence[Span]) -> Iterator[list[Span]]:
+    """The parts of one step after the other."""
+    step: list[Span] = []
+    for part in parts:
+        if part.name == PARTS[0] and step:
+            yield step
+            step = []
+        step.append(part)
+    yield step
+
+
+def _around(parts: Sequence[Span]) -> Span:
+    return Span(STEP, "step", parts[0].begin_s, parts[-1].end_s, parts[0].batch)
+
+
+def _slice(process: int, thread: int, span: Span) -> Event:
+    # Viewers add what stands here as floats.  Quarters add up exactly: what touched still does, and a step ends with its last part.
+    begin_us, end_us = round(span.begin_s * 4e6) / 4, round(span.end_s * 4e6) / 4
+    is_wait = span.name.startswith("wait")
+    return {
+        "ph": "X",
+        "name": span.name if span.batch is None else "{} {}:{}".format(span.name, *span.batch),
+        "pid": process,
+        "tid": thread,
+        "ts": begin_us,
+        "dur": end_us - begin_us,
+        **({"cname": TRAINING_WAITS if span.lane == HOST else THREAD_WAITS} if is_wait else {}),
+    }
+
+
+def _metadata(process: int, thread: int, what: str, **args: Any) -> Event:
+    return {"ph": "M", "name": what, "pid": process, "tid": thread, "args": args}
+
+
+def _place(lane: str) -> tuple[int, int, str]:
+    """The step first, the decoding threads by their numbers last."""
+    order = list(LANES)
+    return (order.index(lane) if lane in order else len(order), len(lane), lane)

@@ -1,0 +1,126 @@
+"""End to end: a training run's steps with everything running, and what each thread and stream did meanwhile."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+
+from ..doctor import storage
+from ..engine.feed import Feed
+from ..engine.marks import Marks, Span, Stamp
+from ..engine.ranks import World
+from ..pipeline.loader import Loader
+from .decode import forever
+from .live import Totals
+from .rate import WINDOWS, Figure, agreed, mean_over_ranks, summed, together, windows
+from .recorder import Recorder
+from .step import STEP, Stepper
+
+TRACED_STEPS = 100
+TRIED_STEPS = 2  # to find how many fit into the time
+MOST_STEPS = 10_000
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Training with everything running.
+
+    img_per_s: over all ranks.  data_wait_share: of the time, in which a rank waited for its batch, 0 to 1, the mean over
+    ranks.  idle_share: of the traced time, in which nothing of a step ran on the device.  decode_busy_share: of the
+    decoding threads' time, in which they decoded; decode_cpu_share: of that, in which they had a processor (the rest they
+    waited for the disk or for their turn).  faults: pages that decoding threads waited for.  resident_share: of the
+    file in the page cache as this began.
+    """
+
+    img_per_s: Figure
+    data_wait_share: float
+    idle_share: float
+    decode_busy_share: float
+    decode_cpu_share: float
+    faults: int
+    resident_share: float
+    steps: int
+    seconds: float
+
+
+def measure(
+    loader: Loader, feed: Feed, stepper: Stepper, queued: int, seconds: float, world: World
+) -> tuple[Whole, list[Span]]:
+    """Train for about `seconds` and at least WINDOWS steps; also what this rank's threads and streams did in the first
+    TRACED_STEPS of them, in seconds since they began.
+
+    queued: batches that are ready before the first step, which go by before anything counts.  Every rank has to call this.
+    """
+    resident_share = storage.resident_share(loader.beton.path)
+    marks = Marks(feed.device)
+    recorder = Recorder(loader, feed, stepper, marks)
+    with closing(feed(recorder.of_waits(forever(loader)))) as batches:
+
+        def run(steps: int) -> list[tuple[int, Stamp]]:
+            """So many steps: the images of each, and when it was done.  Only the feed waits for the device."""
+            done = []
+            for images, labels in islice(batches, steps):
+                stepper(images, labels)
+                done.append((len(labels), marks.stamp()))
+            return done
+
+        def steps_in(seconds: float, least: int, most: int, made: int, took_s: float) -> int:
+            """How many steps, on every rank, if they take what the last `made` took."""
+            return int(agreed(min(max(seconds * made / max(took_s, 1e-6), least), most), world))
+
+        together(world)
+        end_s = time.perf_counter() + seconds
+        run(queued)
+        began_s = time.perf_counter()
+        run(TRIED_STEPS)
+        took_s = time.perf_counter() - began_s
+        traced = steps_in((end_s - time.perf_counter()) / 2, WINDOWS, TRACED_STEPS, TRIED_STEPS, took_s)
+
+        # The device goes on with what is queued: a wait for it here would leave it idle at first.
+        before, waited_s, began_s = Totals.of(loader.activities), loader.wait_s, time.perf_counter()
+        begin = marks.stamp()
+        recorder.start(queued + TRIED_STEPS)
+        done = run(traced)
+        recorder.stop()
+        took_s = time.perf_counter() - began_s
+        done += run(steps_in(end_s - time.perf_counter(), 0, MOST_STEPS, traced, took_s))
+        elapsed_s = time.perf_counter() - began_s
+        busy, waited_s = Totals.of(loader.activities).since(before), loader.wait_s - waited_s
+
+    feed.device.synchronize()
+    origin_s = marks.when(begin)
+    at = [(0, origin_s)]
+    for images, stamp in done:
+        at.append((at[-1][0] + images, marks.when(stamp)))
+    spans = recorder.spans(origin_s)
+    shares = [
+        waited_s / elapsed_s,
+        idle_share(spans),
+        busy.busy_s / (elapsed_s * len(loader.activities)),
+        busy.cpu_s / busy.busy_s if busy.busy_s else 0.0,
+    ]
+    data_wait, idle, decode_busy, decode_cpu = mean_over_ranks(np.array(shares).clip(0, 1), world).tolist()
+    whole = Whole(
+        img_per_s=summed(windows(at), world),
+        data_wait_share=data_wait,
+        idle_share=idle,
+        decode_busy_share=decode_busy,
+        decode_cpu_share=decode_cpu,
+        faults=int(world.sum(torch.tensor(busy.faults))),
+        resident_share=resident_share,
+        steps=len(done),
+        seconds=at[-1][1] - origin_s,
+    )
+    return whole, spans
+
+
+def idle_share(spans: list[Span]) -> float:
+    """Of the time from the first step to the last, the share in which no part of a step ran."""
+    steps = [span for span in spans if span.lane == STEP]
+    length_s = max(span.end_s for span in steps) - min(span.begin_s for span in steps)
+    return max(0.0, 1 - sum(span.seconds for span in steps) / length_s)

@@ -1,0 +1,303 @@
+"""A training run, readable top to bottom: its parts, the loop over epochs and steps, evaluation, the report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .engine import keeping, metrics, ranks
+from .engine.checkpoint import Progress
+from .engine.evaluate import Accuracy, evaluate
+from .engine.feed import Feed
+from .engine.keeping import Keeper
+from .engine.meter import Averages, Clock, Meter
+from .engine.metrics import Log, Report
+from .engine.precision import Precision
+from .engine.ranks import World
+from .engine.stopping import Stopping
+from .errors import Stopped
+from .parts import (
+    agree,
+    all_skipped,
+    begin,
+    build,
+    check_finite,
+    find_weights,
+    join,
+    make_folder,
+    open_train_set,
+    open_val_set,
+    schedule,
+)
+from .pipeline.broken import Skipped, told
+from .pipeline.decode import decode_chunk
+from .pipeline.jit import is_cached
+from .pipeline.loader import Loader
+from .recipe import Recipe
+from .throughput.live import DataWait, ceiling_img_per_s, machine_of
+
+Pair = tuple[Tensor, Tensor]  # images and labels on the device
+
+
+def train(recipe: Recipe, resume: str | None = None) -> Report:
+    """Train, evaluate and save as the recipe says; what it came to also lies in the run's folder.
+
+    resume: a checkpoint's path, or "auto" for the run's own newest that is whole, if there is one.
+    Raises UserError for whatever the user can mend, and Stopped behind the step in which a signal came.
+    """
+    with ExitStack() as stack:
+        return Training(recipe, resume, stack).run()
+
+
+class Training:
+    """One run: its parts, and the loop over epochs and steps."""
+
+    def __init__(self, recipe: Recipe, resume: str | None, stack: ExitStack) -> None:
+        self.started = time.perf_counter()
+        self.recipe = recipe
+        self.world, self.device = world, device = join(recipe, stack)
+        torch.manual_seed(recipe.run.seed)
+        self.train_set = stack.enter_context(open_train_set(recipe, world, device))
+        self.val_set = stack.enter_context(open_val_set(recipe, world, device)) if recipe.eval.every else None
+        self.steps_per_epoch = min(
+            len(self.train_set), recipe.schedule.steps_per_epoch or len(self.train_set)
+        )
+        self.precision = build(recipe, world, device)
+        ranks.seed_apart(world)
+        self.learning_rate = schedule(recipe, self.steps_per_epoch)
+        self.feed = Feed(device, self.precision.dtype)
+        self.val_feed = Feed(device, self.precision.dtype)
+        self.meter = Meter(device.torch_device, world)
+        self.clock = Clock(device, recipe.log.warmup_steps, world)
+        self.data_wait = DataWait(self.train_set)
+        self.skipped: list[Skipped] = []
+
+        progress, taken, notes = begin(recipe, resume, self.precision, world, device)
+        self.cursor, self.best_acc1 = progress.cursor, progress.best_acc1
+        self.meter.load_state_dict(*progress.meters)
+        agree(world, self.precision, self.train_set, self.cursor)
+        self.folder = make_folder(recipe) if world.is_first else recipe.folder
+        self.keeper = Keeper(self.folder, recipe.checkpoint.keep, world, taken, self.cursor)
+        self.stopping = stack.enter_context(Stopping(world))
+        self.log = Log(
+            self.folder,
+            epochs=recipe.schedule.epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            going_on_from=self.cursor,
+            tensorboard=recipe.log.tensorboard,
+            speaks=world.is_first,
+            ceiling_img_per_s=ceiling_img_per_s(recipe, machine_of(device, world)),
+        )
+        stack.callback(self.log.close)
+        if not is_cached(decode_chunk):
+            notes.append(
+                "the kernels are being compiled, once on this machine: some 20 s until the first batch"
+            )
+        for note in (self.describe(), *notes):
+            self.log.say(note)
+
+    def run(self) -> Report:
+        """All epochs from the cursor on, an evaluation and a checkpoint after each that is due one."""
+        recipe, accuracy, averages = self.recipe, None, None
+        for epoch in range(self.cursor["epoch"], recipe.schedule.epochs):
+            self.run_epoch(epoch)
+            self.tell_skipped()
+            last = epoch + 1 == recipe.schedule.epochs
+            due = self.val_set is not None and (last or is_due(recipe.eval.every, epoch + 1))
+            accuracy, averages = self.validate() if due else None, self.meter.read()
+            self.log.epoch(epoch, self.precision.learning_rate, averages, accuracy, self.clock)
+            self.meter.clear()
+            self.cursor = {"epoch": epoch + 1, "step": 0}
+
+            is_best = accuracy is not None and (self.best_acc1 is None or accuracy.acc1 > self.best_acc1)
+            if accuracy is not None and is_best:
+                self.best_acc1 = accuracy.acc1
+            every = recipe.checkpoint.every_epochs
+            is_kept = every > 0 and (last or is_best or is_due(every, epoch + 1))
+            if is_kept and self.save() and is_best:
+                self.keeper.keep_best()
+
+        if accuracy is None and self.val_set is not None:  # resumed behind its last epoch
+            accuracy = self.validate()
+            self.log.accuracy(accuracy)
+        return self.report(averages, accuracy)
+
+    def run_epoch(self, epoch: int) -> None:
+        """The steps of an epoch from the cursor on; only log lines, every print_freq, wait for the device."""
+        recipe, precision, steps = self.recipe, self.precision, self.steps_per_epoch
+        first = self.cursor["step"]
+        if first >= steps:  # stopped behind its last step: what is left is its evaluation
+            return
+        self.train_set.set_epoch(epoch, first)
+        precision.model.train()
+        with self.clock.training(), closing(self.feed(self.train_set)) as batches:
+            waited_s = self.train_set.wait_s
+            for step, (images, labels) in enumerate(islice(batches, steps - first), first):
+                logits = precision.forward(images)
+                loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.optim.label_smoothing)
+                precision.backward(loss)
+                precision.step(self.learning_rate(epoch * steps + step))
+
+                self.meter.add(loss, logits, labels)
+                self.clock.step(len(labels) * self.world.world_size, self.train_set.wait_s - waited_s)
+                waited_s = self.train_set.wait_s
+                self.cursor = {"epoch": epoch, "step": step + 1}
+                self.log.advance(epoch, step + 1)
+                if step % recipe.log.print_freq == 0 or step + 1 == steps:
+                    averages = self.meter.read()
+                    self.log.step(epoch, step, averages, self.clock, **precision.figures())
+                    if late := self.data_wait.warning(self.clock.steady):
+                        self.log.say(late)
+                    check_finite(recipe, averages, epoch * steps + step + 1)
+                if is_due(recipe.checkpoint.every_steps, step + 1) and step + 1 < steps:
+                    with self.clock.paused():
+                        self.save()
+                self.stop_if_told()
+
+    def validate(self) -> Accuracy:
+        """Exact accuracies on the evaluation set."""
+        assert self.val_set is not None
+        batches = self.until_told(self.val_feed(self.val_set))
+        full_batches_of = self.recipe.eval.full_batches_of
+        return validate(self.precision, self.val_set, batches, self.world, full_batches_of)
+
+    def until_told(self, batches: Iterable[Pair]) -> Iterator[Pair]:
+        """An evaluation's batches, looking for a signal at each step that all ranks have."""
+        assert self.val_set is not None
+        steps = self.val_set.num_samples // (self.val_set.batch_size * self.world.world_size)
+        for step, batch in enumerate(batches):
+            if step < steps:
+                self.stop_if_told()
+            yield batch
+
+    def stop_if_told(self) -> None:
+        """Save and raise Stopped, on all ranks together, where a signal has told any of them to stop."""
+        if number := self.stopping.due():
+            where = f"at epoch {self.cursor['epoch']}, step {self.cursor['step']}: "
+            if not self.recipe.checkpoint.every_epochs:
+                raise Stopped(number, where + "nothing is saved, as checkpoint.every_epochs = 0 asks")
+            saved = self.save()
+            self.world.sum(torch.zeros(1))  # nobody ends before the first has written
+            raise Stopped(
+                number, where + ("saved, --resume auto goes on" if saved else "not saved, see above")
+            )
+
+    def save(self) -> bool:
+        """Make how things stand at the cursor the last checkpoint; False where they are not finite, on all ranks."""
+        recipe, averages = self.recipe, self.meter.read()
+        progress = Progress(self.cursor, [self.meter.state_dict()], self.best_acc1)
+        dumped = recipe.model_dump(mode="json")
+        if averages.nonfinite_steps == 0 and self.keeper.save(self.precision, progress, dumped):
+            return True
+        steps = self.cursor["epoch"] * self.steps_per_epoch + self.cursor["step"]
+        check_finite(recipe, averages, steps, weights=averages.nonfinite_steps > 0)
+        self.log.say(f"no checkpoint of step {steps}: the loss or a weight is not finite")
+        return False
+
+    def tell_skipped(self) -> None:
+        """Say which training samples were left out, when there are new ones among them.  Every rank has to call this."""
+        if self.recipe.data.on_error == "skip":
+            before, self.skipped = len(self.skipped), all_skipped(self.world, self.train_set)
+            if len(self.skipped) > before:
+                self.log.say(f'data.on_error = "skip": {told(self.skipped)}')
+
+    def describe(self) -> str:
+        """What is about to run, in one line."""
+        recipe, sets = self.recipe, f"{self.train_set.num_samples:,} training samples"
+        if self.train_set.dropped:
+            sets += f" ({self.train_set.dropped} of each epoch's last batch left out)"
+        if self.val_set is not None:
+            sets += f", {self.val_set.num_samples:,} to evaluate on"
+        return (
+            f"{recipe.run.name}: AlexNet, {recipe.model.num_classes} classes, {recipe.precision.level}, "
+            f"{recipe.data.size} px, on {self.where}; {sets}; "
+            f"{recipe.schedule.epochs} epochs of {self.steps_per_epoch} steps of "
+            f"{recipe.data.global_batch_size}; results in {self.folder}"
+        )
+
+    @property
+    def where(self) -> str:
+        """The device, and how many train together."""
+        several = f"{self.world.world_size} x " if self.world.world_size > 1 else ""
+        return f"{several}{self.device.kind} ({self.device.name})"
+
+    def report(self, averages: Averages | None, accuracy: Accuracy | None) -> Report:
+        """Write report.json and print the closing lines."""
+        recipe, speed = self.recipe, self.clock.run
+        report = Report(
+            name=recipe.run.name,
+            accuracy=accuracy,
+            best_acc1=self.best_acc1,
+            training=averages,
+            epochs=recipe.schedule.epochs,
+            steps=recipe.schedule.epochs * self.steps_per_epoch,
+            skipped_steps=int(self.precision.skipped),
+            skipped_samples=[asdict(sample) for sample in self.skipped],
+            img_per_s=speed.img_per_s,
+            img_per_s_leaves_out=f"first {recipe.log.warmup_steps} steps, evaluations, checkpoints, start-up",
+            data_wait_share=speed.data_wait_share,
+            seconds=time.perf_counter() - self.started,
+            device=self.where,
+            ranks=self.world.world_size,
+            peak_memory_bytes=self.device.peak_memory_bytes(),
+            versions=metrics.versions(),
+            recipe=recipe.model_dump(mode="json"),
+        )
+        if self.world.is_first:
+            report.write(self.folder / metrics.REPORT)
+        for line in report.closing_lines():
+            self.log.say(line)
+        return report
+
+
+def evaluate_only(recipe: Recipe, resume: str | None = None) -> Accuracy:
+    """Evaluate a checkpoint on the recipe's evaluation set: `resume`, or the run's best, or model.weights."""
+    with ExitStack() as stack:
+        world, device = join(recipe, stack)
+        path = find_weights(recipe, resume)
+        precision = build(recipe, world, device)
+        precision.load_state_dict(keeping.load(path)["state_dict"])
+        val_set = stack.enter_context(open_val_set(recipe, world, device))
+        agree(world, precision, val_set)
+        feed = Feed(device, precision.dtype)
+        accuracy = validate(precision, val_set, feed(val_set), world, recipe.eval.full_batches_of)
+    result = {"checkpoint": str(path), "acc1": accuracy.acc1, "acc5": accuracy.acc5, **asdict(accuracy)}
+    result["full_batches"] = metrics.full_batches(accuracy)
+    if world.is_first:
+        metrics.write_text(make_folder(recipe) / "eval.json", json.dumps(result, indent=2) + "\n")
+        print(f"{path} on {recipe.data.val}: {accuracy.samples:,} samples, loss {accuracy.loss:.4f}")
+        print("\n".join(metrics.accuracy_lines(accuracy)))
+    return accuracy
+
+
+def validate(
+    precision: Precision,
+    val_set: Loader,
+    batches: Iterable[Pair],
+    world: World,
+    full_batches_of: int = 0,
+) -> Accuracy:
+    """The model's exact accuracies on all of `val_set`, of which `batches` are this rank's on the device."""
+    precision.model.eval()
+    return evaluate(
+        precision.forward,
+        batches,
+        val_set.num_samples,
+        world,
+        precision.device.torch_device,
+        batch_size=val_set.batch_size,
+        full_batches_of=full_batches_of,
+    )
+
+
+def is_due(every: int, count: int) -> bool:
+    """Whether something done every `every` is due after `count`; 0 is never."""
+    return every > 0 and count % every == 0

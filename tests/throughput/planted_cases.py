@@ -1,0 +1,148 @@
+"""Bottlenecks planted one by one, each of which the profile has to name: run on the stand-in NPU by test_planted.py.
+
+The model is a few sums, so that the step takes what the stand-in's lateness makes it take, and no core that decodes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
+
+# isort: split
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alexnet_fast import parts
+from alexnet_fast.doctor import storage
+from alexnet_fast.pipeline import crew
+from alexnet_fast.pipeline.decode import SAMPLE, sample_table
+from alexnet_fast.recipe import Recipe, validate
+from alexnet_fast.throughput import decode as decoding
+from alexnet_fast.throughput import run
+from alexnet_fast.throughput.profile import Profile
+
+STANDIN = torch.npu.standin
+SECONDS = float(os.environ.get("ALEXNET_FAST_PROFILE_SECONDS", 2))
+
+
+class FewSums(nn.Module):
+    """A model whose steps cost next to nothing."""
+
+    def __init__(self, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(3, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(images[:, :, 0, 0])
+
+
+@pytest.fixture(autouse=True)
+def late(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """late(copies_s=..., compute_s=...): from now on the stand-in's streams are behind the host."""
+    monkeypatch.setattr(parts, "AlexNet", FewSums)
+    torch.set_num_threads(1)
+    yield STANDIN.be_late
+    STANDIN.be_late()
+
+
+class SlowDisk:
+    """A disk that gives so many bytes a second to one reader at a time, and a page cache of a few samples before it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, bytes_per_s: float, cached_samples: int) -> None:
+        self.bytes_per_s, self.cached_samples = bytes_per_s, cached_samples
+        self.cached: OrderedDict[int, None] = OrderedDict()
+        self.lock, self.unread = threading.Lock(), count(4, 4)
+        decode = crew.decode
+
+        def read_and_decode(file: np.ndarray, samples: np.ndarray, *rest: Any) -> Any:
+            self.read(samples)
+            return decode(file, samples, *rest)
+
+        monkeypatch.setattr(crew, "decode", read_and_decode)
+        monkeypatch.setattr(decoding, "touch", lambda beton, places: self.read(sample_table(beton)[places]))
+        monkeypatch.setattr(storage, "resident_share", lambda path: 0.0)
+        monkeypatch.setattr(storage, "disk_rate", lambda path: storage.Rate(self.rate(), 1))
+
+    def read(self, samples: np.ndarray) -> None:
+        with self.lock:
+            for sample in samples:
+                if int(sample["ptr"]) not in self.cached:
+                    time.sleep(int(sample["size"]) / self.bytes_per_s)
+                self.cached[int(sample["ptr"])] = None
+                self.cached.move_to_end(int(sample["ptr"]))
+                if len(self.cached) > self.cached_samples:
+                    self.cached.popitem(last=False)
+
+    def rate(self) -> float:
+        samples = np.zeros(4, SAMPLE)
+        samples["size"], samples["ptr"] = 100_000, -next(self.unread) - np.arange(4)
+        started = time.perf_counter()
+        self.read(samples)
+        return 400_000 / (time.perf_counter() - started)
+
+
+def profile(all_photos_beton: Path, folder: Path, name: str, **data: Any) -> Profile:
+    """Profile a small recipe on the stand-in; prints what was predicted and what was measured."""
+    table = {
+        "run": {"name": name, "out": str(folder), "device": "npu"},
+        "data": {"train": str(all_photos_beton), "size": 64, "global_batch_size": 32, **data},
+        "precision": {"level": "O0"},
+    }
+    found = run.profile(recipe := validate(table), SECONDS)
+    verdict, whole = found.verdict, found.stages.whole
+    print(
+        f"{name}: binding {verdict.binding}, predicted {verdict.predicted_img_per_s:.1f}, measured "
+        f"{whole.img_per_s.median:.1f} img/s, {100 * verdict.share_of_ceiling:.1f} %, data wait {whole.data_wait_share:.2f}"
+    )
+    check_files(recipe)
+    return found
+
+
+def check_files(recipe: Recipe) -> None:
+    """The profile's own files, and no others."""
+    names = {path.name for path in recipe.folder.iterdir()}
+    assert names <= {"throughput.json", "throughput.png", "timeline.json"} and "throughput.json" in names
+    document = json.loads((recipe.folder / "throughput.json").read_text())
+    assert document["verdict"]["text"].count(".") > 2
+
+
+def test_a_slow_reader_is_named(
+    all_photos_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SlowDisk(monkeypatch, bytes_per_s=8e6, cached_samples=250)
+    found = profile(all_photos_beton, tmp_path, "slow-reader", batches_ahead=1)
+    assert found.verdict.binding == "read"
+    assert "MB/s" in found.verdict.text and found.stages.whole.data_wait_share > 0.2
+
+
+def test_a_decoder_held_to_one_thread_is_named(all_photos_beton: Path, tmp_path: Path) -> None:
+    found = profile(
+        all_photos_beton, tmp_path, "one-thread", threads=1, size=96, global_batch_size=256, scale=(1.0, 1.0)
+    )
+    assert found.verdict.binding == "decode" and found.stages.whole.data_wait_share > 0.2
+    assert " cores in place of " in found.verdict.text and "--max-resolution 256" in found.verdict.text
+
+
+def test_a_slow_copy_is_named(all_photos_beton: Path, tmp_path: Path, late: Any) -> None:
+    late(copies_s=0.04)
+    found = profile(all_photos_beton, tmp_path, "slow-copy")
+    assert found.verdict.binding == "copy" and "page-locked" in found.verdict.text
+
+
+def test_a_slow_step_is_named(all_photos_beton: Path, tmp_path: Path, late: Any) -> None:
+    late(compute_s=0.002)
+    found = profile(all_photos_beton, tmp_path, "slow-step")
+    assert found.verdict.binding == "step" and found.stages.whole.data_wait_share < 0.1
+    assert "optimizer" in found.verdict.text

@@ -1,0 +1,24 @@
+"""Planted bottlenecks, each named by the profile: those of planted_cases.py on the stand-in NPU, and one between ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
+import ranked
+from alexnet_fast.engine.launch import Layout, run
+from standin import cases
+
+CASES = "throughput/planted_cases.py"
+
+
+@pytest.mark.parametrize("name", cases.names(CASES))
+def test_on_the_stand_in_npu(name: str) -> None:
+    cases.check(CASES, name)
+
+
+def test_slow_sums_between_ranks_are_named(photo_beton: Path, tmp_path: Path) -> None:
+    assert run(Layout(nproc=2), ranked.profiles_with_slow_sums, str(photo_beton), str(tmp_path)) == 0
+    assert {path.name for path in (tmp_path / "slow-sums").iterdir()} >= {"throughput.json", "timeline.json"}

@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""How far the profile can be trusted: predicted against measured end to end for several recipes, and what its marks cost.
+
+The marks' cost is the speed of training with them over the speed without, block by block in turn in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
+
+# isort: split
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from alexnet_fast.engine.feed import Feed
+from alexnet_fast.engine.marks import Marks
+from alexnet_fast.errors import exit_code
+from alexnet_fast.parts import build, join, open_train_set
+from alexnet_fast.recipe import Recipe, validate
+from alexnet_fast.throughput.decode import forever
+from alexnet_fast.throughput.rate import Figure
+from alexnet_fast.throughput.recorder import Recorder
+from alexnet_fast.throughput.run import profile
+from alexnet_fast.throughput.step import Stepper
+
+TRIED: list[dict[str, Any]] = [
+    {"size": 224, "global_batch_size": 64},
+    {"size": 224, "global_batch_size": 64, "threads": 1},
+    {"size": 128, "global_batch_size": 64},
+    {"size": 64, "global_batch_size": 64},
+    {"size": 64, "global_batch_size": 256, "threads": 1},
+]
+MARKED = TRIED[3]
+
+
+def recipe_of(options: argparse.Namespace, folder: str, **data: Any) -> Recipe:
+    return validate(
+        {
+            "run": {"name": "profiled", "out": folder, "device": options.device},
+            "data": {"train": str(options.beton), **data},
+        }
+    )
+
+
+def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Figure, Figure]:
+    """Steps a second and CPU seconds a step, each with marks over without, one value a round.
+
+    The second says more on a shared machine, where the first counts what the neighbours do.
+    """
+    with ExitStack() as stack:
+        world, device = join(recipe, stack)
+        loader = stack.enter_context(open_train_set(recipe, world, device))
+        precision = build(recipe, world, device)
+        feed, marks = Feed(device, precision.dtype), Marks(device)
+        stepper = Stepper(precision, recipe.optim.label_smoothing, world, marks)
+        recorder = Recorder(loader, feed, stepper, marks)
+        batches = stack.enter_context(closing(feed(recorder.of_waits(forever(loader)))))
+
+        def block(steps: int) -> tuple[float, float]:
+            started = time.perf_counter(), time.process_time()
+            for images, labels in islice(batches, steps):
+                stepper(images, labels)
+            device.synchronize()
+            return time.perf_counter() - started[0], time.process_time() - started[1]
+
+        block(5)
+        steps = max(2, int(block_s * 5 / block(5)[0]))
+        speed, cpu = [], []
+        for number in range(rounds):
+            took = {}
+            for marked in (True, False) if number % 2 else (False, True):
+                if marked:
+                    recorder.start(0)
+                else:
+                    recorder.stop()
+                took[marked] = block(steps)
+            marks.read()
+            speed.append(took[False][0] / took[True][0])
+            cpu.append(took[True][1] / took[False][1])
+        return Figure.of(np.array(speed)), Figure.of(np.array(cpu))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("beton", type=Path, help="a training set")
+    parser.add_argument("--device", default="auto", help="as run.device")
+    parser.add_argument("--seconds", type=float, default=30, metavar="S", help="of each profile")
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="blocks with marks and without")
+    parser.add_argument("--repeats", type=int, default=1, metavar="N", help="profiles of each recipe")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    options = parser.parse_args()
+    console, rows = Console(), []
+    table = Table("recipe", "binds", "predicted img/s", "measured", "of predicted", "seconds")
+    with tempfile.TemporaryDirectory() as folder:
+        for data in TRIED * options.repeats:
+            found = profile(recipe_of(options, folder, **data), options.seconds)
+            verdict = found.verdict
+            row = {
+                "data": data,
+                "binding": verdict.binding,
+                "predicted_img_per_s": verdict.predicted_img_per_s,
+                "measured_img_per_s": found.stages.whole.img_per_s.median,
+                "share": verdict.share_of_ceiling,
+                "seconds": found.seconds,
+            }
+            rows.append(row)
+            table.add_row(
+                f"{data['size']} px, batch {data['global_batch_size']}, {data.get('threads', 'all')} threads",
+                verdict.binding,
+                f"{verdict.predicted_img_per_s:,.0f}",
+                f"{found.stages.whole.img_per_s.median:,.0f}",
+                f"{100 * verdict.share_of_ceiling:.1f} %",
+                f"{found.seconds:.0f}",
+            )
+        speed, cpu = marks_cost(recipe_of(options, folder, **MARKED), options.rounds, 2.0)
+    console.print(table)
+    for name, figure in (("speed", speed), ("CPU seconds a step", cpu)):
+        console.print(
+            f"{name} with marks over without, {MARKED['size']} px, batch {MARKED['global_batch_size']}: "
+            f"{figure.median:.4f} ({figure.least:.4f} to {figure.most:.4f}, n = {figure.n})"
+        )
+    if options.json:
+        options.json.write_text(
+            json.dumps({"recipes": rows, "marks": {"speed": speed.__dict__, "cpu": cpu.__dict__}}, indent=1)
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
