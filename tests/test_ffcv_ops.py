@@ -514,7 +514,7 @@ print("left")
 """
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [2])
 def test_a_process_may_end_in_the_middle_of_an_epoch(
     ops: Any, ours: Path, run_cli: Callable[..., Any], workers: int
 ) -> None:

@@ -177,22 +177,6 @@ def test_a_killed_rank_ends_the_run_within_30_s_by_name_and_leaves_no_process(
     assert not [pid for pid in found.values() if Path(f"/proc/{pid}").exists()]
 
 
-def test_the_eight_card_recipe_trains_small_on_two_cpu_ranks(
-    photo_beton: Path, tmp_path: Path, run_cli: Callable[..., Any]
-) -> None:
-    changes = [
-        "run.device=cpu", "distributed.nproc=2", f"run.out={tmp_path}", f"data.train={photo_beton}",
-        f"data.val={photo_beton}", "data.size=64", "data.global_batch_size=8", "eval.global_batch_size=100",
-        "schedule.epochs=1", "schedule.steps_per_epoch=3", "checkpoint.every_epochs=0",
-    ]  # fmt: skip
-    overrides = [word for change in changes for word in ("--set", change)]
-    done = run_cli("-m", "alexnet_fast.train", RECIPES / "8p.toml", *overrides)
-    assert done.code == 0 and done.stderr == "", done.stderr
-    report = json.loads((tmp_path / "8p" / "report.json").read_text())
-    assert (report["ranks"], report["steps"], report["val_samples"]) == (2, 3, 200)
-    assert "[AVG-ACC] * Acc@1" in done.stdout and report["recipe"]["precision"]["level"] == "O2"
-
-
 def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *arguments],

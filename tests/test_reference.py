@@ -370,6 +370,7 @@ def test_the_eight_card_line_trains_two_ranks_on_a_raw_folder(
     assert done.code == 0, done.stderr
     report = json.loads((tmp_path / "8p_perf" / "report.json").read_text())
     assert (report["ranks"], report["steps"], report["val_samples"]) == (2, 3, 7)
+    assert report["recipe"]["precision"]["level"] == "O2"
     assert report["full_batches"]["samples"] == 4
     assert done.stdout.count("[AVG-ACC]") == done.stdout.count("FPS@all") == 1  # by rank 0 alone
     assert done.stdout.count("packed /") == 2  # train and val, by the launcher alone

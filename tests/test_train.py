@@ -138,30 +138,6 @@ def test_its_checkpoint_loads_in_a_plain_alexnet(finished: tuple[Path, str]) -> 
     assert {tensor.dtype for tensor in loaded["state_dict"].values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("steps", [STEPS + 2])  # at other steps and in other ways: test_stopping.py
-def test_stopped_after_any_step_and_resumed_it_ends_with_the_same_bits(
-    steps: int, finished: tuple[Path, str], recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = [str(recipe), "--set", "checkpoint.every_steps=1"]
-    left, save = [steps], training.Training.save
-
-    def save_and_stop(training: training.Training) -> None:
-        save(training)
-        left[0] -= 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training.Training, "save", save_and_stop)
-        assert command.main(arguments) == 130
-    folder = recipe.parent / "small"
-    assert not (folder / "report.json").exists()
-    torch.manual_seed(1000 + steps)  # whatever happens between the two must not matter
-    assert command.main([*arguments, "--resume", "auto"]) == 0
-    assert step_losses(folder) == step_losses(finished[0])
-    assert same(weights(folder), weights(finished[0]))
-
-
 def test_a_finished_run_resumed_only_evaluates(finished: tuple[Path, str], recipe: Path, capsys: Any) -> None:
     (recipe.parent / "small").mkdir()
     os.link(finished[0] / "checkpoint_last.pt", recipe.parent / "small" / "checkpoint_last.pt")

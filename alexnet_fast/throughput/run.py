@@ -8,7 +8,9 @@ from contextlib import ExitStack
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress_bar import ProgressBar
+from rich.text import Text
 
 from ..engine.device import Device
 from ..engine.feed import Feed
@@ -24,8 +26,10 @@ from .live import PROFILE, machine_of
 from .profile import PICTURE, TIMELINE, Profile
 from .verdict import Stages, judge
 
-SHARES = {"read": 0.05, "decode": 0.25, "copy": 0.08, "step": 0.22, "whole": 0.32}  # of the time
-# The rest is for what has a fixed length: opening, the disk, the decoder's split, other ways to store.
+SHARES = {"read": 0.05, "decode": 0.25, "copy": 0.08, "step": 0.25, "whole": 0.37}  # of the time
+BESIDE_S = (
+    8.0  # for what has a length of its own: opening, the disk, the decoder's split, other ways to store
+)
 
 
 def profile(recipe: Recipe, seconds: float = 60.0) -> Profile:
@@ -38,6 +42,24 @@ def profile(recipe: Recipe, seconds: float = 60.0) -> Profile:
         world, device = join(recipe, stack)
         torch.manual_seed(recipe.run.seed)  # the same weights on all ranks
         return _Profiling(recipe, world, device, seconds, stack).run()
+
+
+class _ByTheClock(BarColumn):
+    """A bar that moves with the time, of which a profile takes what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(bar_width=24)
+
+    def render(self, task: Task) -> ProgressBar:
+        task.completed = min(task.elapsed or 0.0, task.total or 0.0)
+        return super().render(task)
+
+
+class _Left(ProgressColumn):
+    """Time left."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"about {max(0.0, task.remaining or 0.0):.0f} s left")
 
 
 class _Profiling:
@@ -53,13 +75,14 @@ class _Profiling:
         self.progress = stack.enter_context(
             Progress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                TimeRemainingColumn(),
+                _ByTheClock(),
+                _Left(),
                 console=self.console,
+                refresh_per_second=1,  # drawing takes a core that is being measured
                 disable=not (self.console.is_terminal and world.is_first),
             )
         )
-        self.task = self.progress.add_task("opening", total=len(SHARES) + 2)
+        self.task = self.progress.add_task("opening", total=seconds + BESIDE_S)
 
     def run(self) -> Profile:
         recipe, world, device, seconds = self.recipe, self.world, self.device, self.seconds
@@ -131,7 +154,7 @@ class _Profiling:
 
     def say(self, what: str) -> None:
         """What comes next, on the progress line or, where there is none, as a line."""
-        self.progress.update(self.task, description=what, advance=1)
+        self.progress.update(self.task, description=what)
         if self.progress.disable:
             self.console.print(f"{what} ...")
 

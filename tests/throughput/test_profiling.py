@@ -1,0 +1,59 @@
+"""The command with --profile: its files, and the runs that come after it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
+
+# isort: split
+import trace_events
+from alexnet_fast import parts, train
+from attack.narrow import NarrowAlexNet
+
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.toml"
+
+
+def test_a_profile_leaves_its_three_files_and_a_run_after_it_tells_its_share_of_the_ceiling(
+    photo_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(parts, "AlexNet", NarrowAlexNet)
+    folder = tmp_path / "it"
+    folder.mkdir()
+    kept = {"checkpoint_last.pt": b"a checkpoint", "recipe.toml": b"a recipe", "metrics.jsonl": b""}
+    for name, content in kept.items():
+        (folder / name).write_bytes(content)
+    keys = {
+        "run.name": "it", "run.out": tmp_path, "run.device": "cpu", "data.train": photo_beton,
+        "data.global_batch_size": 16, "model.num_classes": 1000, "eval.every": 0, "schedule.epochs": 1,
+        "schedule.steps_per_epoch": 3, "checkpoint.every_epochs": 0,
+    }  # fmt: skip
+    arguments = [str(RECIPE), *(f"--set={key}={value}" for key, value in keys.items())]
+
+    assert train.main([*arguments, "--profile", "--seconds", "1"]) == 0
+    for name, content in kept.items():
+        assert (folder / name).read_bytes() == content
+    assert {path.name for path in folder.iterdir()} - set(kept) == {
+        "throughput.json", "throughput.png", "timeline.json"
+    }  # fmt: skip
+    document = json.loads((folder / "throughput.json").read_text())
+    verdict = document["verdict"]
+    assert verdict["binding"] == "step" and verdict["text"] in capfd.readouterr().out.replace("\n", " ")
+    assert document["read"]["cached_bytes_per_s"]["n"] == 5 and document["copy"] is None
+    assert document["decode"]["scaling"][0]["threads"] == 1
+    lanes = trace_events.read(folder / "timeline.json")
+    assert {lane.name for lane in lanes} >= {"training steps", "host: waits for batches", "decode-0"}
+
+    assert train.main(arguments) == 0
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["ceiling_share"] > 0 for line in lines if line["kind"] == "step")
+
+
+def test_seconds_that_are_none_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    for wrong in ("0", "much", "1e9"):
+        with pytest.raises(SystemExit) as stopped:
+            train.main([str(RECIPE), "--profile", "--seconds", wrong])
+        assert stopped.value.code == 2 and "--seconds" in capfd.readouterr().err
