@@ -21,6 +21,7 @@ from typing import NamedTuple
 from .beton.errors import Busy, CannotWrite, Changed, PackingError, UnreadableImage, WorkerDied
 from .beton.reader import Beton
 from .errors import Stopped, UserError
+from .foreign import shown
 from .pipeline.cores import allowed_cores
 from .progress import progress_bar
 
@@ -144,7 +145,8 @@ def _check(path: Path, data: Path, split: str) -> str:
         sidecar, samples = beton.sidecar, beton.num_samples
     if sidecar is None:
         return f"uses {path}: {samples:,} images (no {path.name}.json tells what it was packed from)"
-    settings = sidecar.get("settings", {})
+    settings = sidecar.get("settings")
+    settings = settings if isinstance(settings, dict) else {}
     if settings.get("split", split) != split or sidecar.get("classes") != _classes(data, split):
         raise UserError(
             f"{path} was packed from other classes than {data / split} has now: remove it to have it packed again, or "
@@ -152,8 +154,9 @@ def _check(path: Path, data: Path, split: str) -> str:
         )
     usual = {**asdict(Encoding()), "shuffle_seed": SHUFFLE_SEED, "limit": None}
     unusual = [f"{key} = {settings[key]}" for key in usual if key in settings and settings[key] != usual[key]]
-    return f"uses {path}: {samples:,} images, packed by {sidecar.get('packer', 'an unknown packer')}" + (
-        f" with {', '.join(unusual)}" if unusual else ""
+    return (
+        f"uses {path}: {samples:,} images, packed by {shown(str(sidecar.get('packer', 'an unknown packer')))}"
+        + (f" with {', '.join(unusual)}" if unusual else "")
     )
 
 

@@ -23,16 +23,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from alexnet_fast.engine.device import resolve
 from alexnet_fast.engine.feed import Feed
-from alexnet_fast.engine.marks import Marks
+from alexnet_fast.engine.marks import Marks, Span
 from alexnet_fast.errors import exit_code
 from alexnet_fast.parts import build, join, open_train_set
+from alexnet_fast.pipeline.chunks import CHUNK
 from alexnet_fast.recipe import Recipe, validate
 from alexnet_fast.throughput.decode import forever
 from alexnet_fast.throughput.rate import Figure
 from alexnet_fast.throughput.recorder import Recorder
 from alexnet_fast.throughput.run import profile
-from alexnet_fast.throughput.step import Stepper
+from alexnet_fast.throughput.step import PARTS, Stepper
 
 TRIED: list[dict[str, Any]] = [
     {"size": 224, "global_batch_size": 64},
@@ -42,6 +44,7 @@ TRIED: list[dict[str, Any]] = [
     {"size": 64, "global_batch_size": 256, "threads": 1},
 ]
 MARKED = TRIED[3]
+STEPS_MARKED = 500
 
 
 def recipe_of(options: argparse.Namespace, folder: str, **data: Any) -> Recipe:
@@ -91,6 +94,27 @@ def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Figure, Fig
         return Figure.of(np.array(speed)), Figure.of(np.array(cpu))
 
 
+def marking_us(device_name: str) -> Figure:
+    """What marking one step takes of the host, in microseconds: its parts, its copy, and the decoding of a batch of 256."""
+    device = resolve(device_name)
+    device.use()
+    marks, spans, chunks = Marks(device), len(PARTS) + (0 if device.is_host else 1), 256 // CHUNK
+    watched: list[Span] = []
+    rounds = []
+    for _ in range(7):
+        started = time.perf_counter()
+        for _ in range(STEPS_MARKED):
+            for _ in range(spans):
+                with marks.span("lane", "part"):
+                    pass
+            for _ in range(2 * chunks):  # each decoded, each waited for
+                watched.append(Span("decode-0", "decode", time.perf_counter(), time.perf_counter(), (0, 0)))
+        rounds.append((time.perf_counter() - started) * 1e6 / STEPS_MARKED)
+        marks.read()
+        watched.clear()
+    return Figure.of(np.array(rounds[1:]))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("beton", type=Path, help="a training set")
@@ -130,9 +154,19 @@ def main() -> int:
             f"{name} with marks over without, {MARKED['size']} px, batch {MARKED['global_batch_size']}: "
             f"{figure.median:.4f} ({figure.least:.4f} to {figure.most:.4f}, n = {figure.n})"
         )
+    marking = marking_us(options.device)
+    console.print(
+        f"marking a step takes {marking.median:.0f} us ({marking.least:.0f} to {marking.most:.0f}, n = {marking.n})"
+    )
     if options.json:
         options.json.write_text(
-            json.dumps({"recipes": rows, "marks": {"speed": speed.__dict__, "cpu": cpu.__dict__}}, indent=1)
+            json.dumps(
+                {
+                    "recipes": rows,
+                    "marks": {"speed": speed.__dict__, "cpu": cpu.__dict__, "marking_us": marking.__dict__},
+                },
+                indent=1,
+            )
         )
     return 0
 
