@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,6 +59,16 @@ class Decode:
         """With the recipe's threads."""
         return next(point.img_per_s.median for point in self.scaling if point.threads == self.threads)
 
+    def pooled(self, later: Scaling) -> Decode:
+        """With a later measurement at the recipe's threads."""
+        scaling = [
+            replace(point, img_per_s=point.img_per_s.pooled(later.img_per_s))
+            if point.threads == later.threads
+            else point
+            for point in self.scaling
+        ]
+        return replace(self, scaling=scaling)
+
 
 def measure(
     open_loader: Callable[[int, np.ndarray], Loader],
@@ -74,23 +84,31 @@ def measure(
 
     open_loader: called with a number of threads and the places of samples.  training: the run's loader, which rests.
     """
-    beton = training.beton
-    # A few times what the threads hold ahead, so that not each epoch ends as it begins; else as little as possible.
-    wanted = world.world_size * training.batch_size * (2 * batches_ahead + 4)
-    places = epoch_order(beton.num_samples, 0, 0)[:wanted]
-    touch(beton, places[world.rank :: world.world_size])
+    places = few_places(training, batches_ahead, world)
     counts = thread_counts(training.threads, most_threads)
     scaling = []
     for count in counts:
         say(f"decoding on {count} thread{'s' if count > 1 else ''}")
         with open_loader(count, places) as loader:
-            batches = forever(loader)
+            scaling.append(alone(loader, seconds / len(counts), world))
+    return Decode(training.threads, scaling, split(training.beton, cropping, world))
 
-            def work(batches: Iterator[Batch] = batches) -> int:
-                return len(next(batches).labels)
 
-            scaling.append(Scaling(count, throughput(work, seconds / len(counts), world)))
-    return Decode(training.threads, scaling, split(beton, cropping, world))
+def few_places(training: Loader, batches_ahead: int, world: World) -> np.ndarray:
+    """The places of samples that lie in the page cache from now on.
+
+    A few times what the threads hold ahead, so that not each epoch ends as it begins; else as little as possible.
+    """
+    beton, wanted = training.beton, world.world_size * training.batch_size * (2 * batches_ahead + 4)
+    places = epoch_order(beton.num_samples, 0, 0)[:wanted]
+    touch(beton, places[world.rank :: world.world_size])
+    return places
+
+
+def alone(loader: Loader, seconds: float, world: World) -> Scaling:
+    """What this loader and the other ranks' give together, with nothing beside them."""
+    batches = forever(loader)
+    return Scaling(loader.threads, throughput(lambda: len(next(batches).labels), seconds, world))
 
 
 def thread_counts(used: int, most: int) -> list[int]:

@@ -30,6 +30,15 @@ class Figure:
         """Of at least one value."""
         return cls(float(np.median(values)), float(np.min(values)), float(np.max(values)), len(values))
 
+    def pooled(self, later: Figure) -> Figure:
+        """With as much weight for a later measurement of the same: what drifts between the two is met half-way."""
+        return Figure(
+            (self.median + later.median) / 2,
+            min(self.least, later.least),
+            max(self.most, later.most),
+            self.n + later.n,
+        )
+
 
 def throughput(work: Callable[[], int], seconds: float, world: World) -> Figure:
     """Units a second of `work`, which returns how many it did, summed over all ranks, which work at the same time.

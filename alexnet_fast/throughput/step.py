@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -42,6 +42,17 @@ class Step:
     all_reduce_ms: Figure | None
     cpu_share: float
     steps: int
+
+    def pooled(self, later: Step) -> Step:
+        """With a later measurement of the same steps."""
+        mine, others = self.__dict__, later.__dict__
+        figures = {k: v.pooled(others[k]) for k, v in mine.items() if isinstance(v, Figure)}
+        return replace(
+            self,
+            **figures,
+            cpu_share=(self.cpu_share + later.cpu_share) / 2,
+            steps=self.steps + later.steps,
+        )
 
 
 class Stepper:

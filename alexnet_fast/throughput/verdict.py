@@ -120,7 +120,7 @@ def in_words(stages: Stages, verdict: Verdict) -> str:
         sentences.append("Decoding and the step share the cores, so each makes less than alone.")
     if abs(verdict.share_of_ceiling - 1) > AGREES:
         sentences.append(
-            f"That is {'less' if verdict.share_of_ceiling < 1 else 'more'} than the stages explain: see timeline.json, "
+            f"End to end is {'less' if verdict.share_of_ceiling < 1 else 'more'} than the stages explain: see timeline.json, "
             "and whether something else was busy on this machine."
         )
     advise = {
