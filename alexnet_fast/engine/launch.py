@@ -26,6 +26,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,6 @@ from .endings import (
     explain,
     lost_the_others,
     pid_file,
-    silent_ranks,
     stack_file,
     stop_of,
 )
@@ -103,7 +103,7 @@ def run(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
             f"host {layout.host} of {layout.hosts} waits for the others at {layout.address}", file=sys.stderr
         )
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(layout.stop_s)  # older agents wait for 30 s
-    with tempfile.TemporaryDirectory(prefix="ranks-") as name, _silent_agent(), _deaf_beginnings():
+    with tempfile.TemporaryDirectory(prefix="ranks-") as name, _silent_agent(), _deaf_beginnings() as spawned:
         folder = Path(name)
         try:
             elastic_launch(_config(layout), _run_as_rank)(folder, entry, arguments)
@@ -111,7 +111,7 @@ def run(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
             print(f"error: {explain(error.failures, folder, layout.hosts)}", file=sys.stderr)
             return 1
         except SignalException as told:
-            _kill_the_rest(folder)
+            _kill(spawned)  # what a second signal left alive, or the first before the agent knew of it
             if (stopped := stop_of(Record.all_in(folder))) is not None:
                 raise stopped from None
             if told.sigval == signal.SIGINT:
@@ -220,39 +220,45 @@ def _speaks_for_host() -> bool:
 
 
 @contextmanager
-def _deaf_beginnings() -> Iterator[None]:
-    """Processes that are spawned begin with SIGINT blocked: one that comes while they import is kept until then.
+def _deaf_beginnings() -> Iterator[list[int]]:
+    """Ranks begin with SIGINT blocked: one that comes while they import is kept until then.  Yields their process ids.
 
     The mask is inherited, as multiprocessing itself uses it for its resource tracker.
     """
     spawn = multiprocessing.util.spawnv_passfds
+    spawned: list[int] = []
 
-    def spawn_deaf(*arguments: Any) -> Any:
+    def spawn_deaf(path: bytes, command: list[str], pipes: Any) -> int:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return spawn(*arguments)
+            pid = spawn(path, command, pipes)
+            if "--multiprocessing-fork" in command:  # not the resource tracker, which ends by itself
+                spawned.append(pid)
+            return pid
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     multiprocessing.util.spawnv_passfds = spawn_deaf  # type: ignore[assignment]
     try:
-        yield
+        yield spawned
     finally:
         multiprocessing.util.spawnv_passfds = spawn
 
 
-def _kill_the_rest(folder: Path) -> None:
-    """End this host's ranks that a second signal left alive."""
-    for rank in silent_ranks(folder):
-        with suppress(OSError, ValueError):
-            os.kill(int(pid_file(folder, rank).read_text()), signal.SIGKILL)
+def _kill(spawned: list[int]) -> None:
+    """End those that live; the id of one whose end was taken note of may be a stranger's by now."""
+    for pid in spawned:
+        with suppress(ChildProcessError, ProcessLookupError):
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
 def _silent_agent() -> Iterator[None]:
     """Leave it to us to say what happened; the agent's signal handlers go when it does.
 
-    Ranks whose run has failed are killed: SIGTERM, the agent's own way, would have them wait for each other to save.
+    Ranks whose run has failed are killed: SIGTERM, the agent's and torch.multiprocessing's own way, would have
+    them wait for each other to save.
     """
     loggers = [
         logging.getLogger(name) for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn")
@@ -266,10 +272,13 @@ def _silent_agent() -> Iterator[None]:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     how_to_end = agent._get_default_signal
     agent._get_default_signal = lambda: signal.SIGKILL
+    terminate = SpawnProcess.terminate
+    SpawnProcess.terminate = SpawnProcess.kill  # type: ignore[method-assign]
     try:
         yield
     finally:
         agent._get_default_signal = how_to_end
+        SpawnProcess.terminate = terminate  # type: ignore[method-assign]
         for logger, propagate in before:
             logger.propagate = propagate
             logger.removeHandler(quiet)
