@@ -9,18 +9,18 @@ others wait for it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from .beton.errors import Busy, CannotWrite, Changed, PackingError, UnreadableImage, WorkerDied
+from .beton.errors import Busy, CannotWrite, Changed, InTheWay, PackingError, UnreadableImage, WorkerDied
 from .beton.reader import Beton
 from .errors import Stopped, UserError
+from .files import turn
 from .foreign import shown
 from .pipeline.cores import allowed_cores
 from .progress import progress_bar
@@ -126,6 +126,8 @@ def _remedy(error: PackingError, data: Path, path: Path) -> str:
         return f"leave it out with '{by_hand}', which goes on there, or remove the image and {partial_path(path)}"
     if isinstance(error, Changed):
         return f"put it back as it was to go on, or {begin_anew}"
+    if isinstance(error, InTheWay):
+        return f"remove {path} to have it packed again, or name another folder with --beton-dir"
     if isinstance(error, CannotWrite):
         return "make room, or name another folder with --beton-dir"
     if isinstance(error, WorkerDied):
@@ -153,7 +155,9 @@ def _check(path: Path, data: Path, split: str) -> str:
             "name another folder with --beton-dir"
         )
     usual = {**asdict(Encoding()), "shuffle_seed": SHUFFLE_SEED, "limit": None}
-    unusual = [f"{key} = {settings[key]}" for key in usual if key in settings and settings[key] != usual[key]]
+    unusual = [
+        shown(f"{key} = {settings[key]}") for key in usual if key in settings and settings[key] != usual[key]
+    ]
     return (
         f"uses {path}: {samples:,} images, packed by {shown(str(sidecar.get('packer', 'an unknown packer')))}"
         + (f" with {', '.join(unusual)}" if unusual else "")
@@ -163,24 +167,13 @@ def _check(path: Path, data: Path, split: str) -> str:
 @contextmanager
 def _alone_in(folder: Path, say: Say) -> Iterator[None]:
     """Hold the folder's lock, waiting for whoever packs into it now; the lock goes when all is packed."""
-    path = folder / "packing.lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder} ({error.strerror}): name a folder for the packed images with --beton-dir"
-        ) from error
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process is packing into {folder}: waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system without locks: hosts that share it must not start at the same moment
+            folder.mkdir(parents=True, exist_ok=True)
+            waits = f"another process is packing into {folder}: waiting for it"
+            stack.enter_context(turn(folder / "packing.lock", lambda: say(waits)))
+        except OSError as error:
+            raise UserError(
+                f"cannot write {folder} ({error.strerror}): name a folder for the packed images with --beton-dir"
+            ) from error
         yield
-        # Only now: after a failure the next in line packs, and a newcomer must find the same lock.
-        path.unlink(missing_ok=True)
-    finally:
-        os.close(lock)

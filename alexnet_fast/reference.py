@@ -10,14 +10,14 @@ Without a RECIPE the flags choose one (`choose_recipe`).  docs/reference.md list
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from . import command
 from .errors import UserError
 from .packing import SPLITS, open_folder
 from .pipeline.cores import allowed_cores
@@ -69,24 +69,10 @@ INSTEAD = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose every complaint is one sentence; an unknown flag is answered with the nearest."""
+class Parser(command.Parser):
+    """The parser of a command line that has the reference's flags."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
-
-    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
-        """The arguments, positional ones and flags in any order."""
-        arguments, unknown = self.parse_known_intermixed_args(argv)
-        for flag in (text.partition("=")[0] for text in unknown):
-            if flag in INSTEAD:
-                self.error(f"{flag} is not known: {INSTEAD[flag]}")
-            near = difflib.get_close_matches(flag, self._option_string_actions, 1, 0.5)
-            self.error(f"unknown flag {flag}" + (f"; did you mean {near[0]}?" if near else ": see --help"))
-        return arguments
+    instead = INSTEAD
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

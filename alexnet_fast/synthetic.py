@@ -6,7 +6,6 @@ changes with all that their bytes depend on.  However many processes ask at once
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import inspect
 import json
@@ -17,7 +16,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +29,7 @@ from .beton.pages import ENTRY, Pages
 from .beton.reader import Beton, BetonError
 from .beton.workers import in_order
 from .errors import UserError
+from .files import turn
 from .packing import SPLITS
 from .pipeline.cores import allowed_cores
 from .progress import progress_bar
@@ -85,7 +85,8 @@ def make(counts: Counts, say: Say = print) -> Path:
     try:
         place = private_folder() / f"synthetic-{digest(counts)}"
         if not is_whole(place):
-            with _turn(place.with_name(f"{place.name}.lock"), say):
+            waits = f"another process is making {place.name}: waiting for it"
+            with turn(place.with_name(f"{place.name}.lock"), lambda: say(waits)):
                 if not is_whole(place):  # another had the turn before
                     _make_alone(counts, place, say)
     except OSError as error:
@@ -190,17 +191,3 @@ def _counted(
     for done, jpeg in enumerate(jpegs, 1):
         progress(done)
         yield jpeg
-
-
-@contextmanager
-def _turn(path: Path, say: Say) -> Iterator[None]:
-    """Hold the lock file, waiting for whoever makes the sets now."""
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process is making {path.stem}: waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system without locks: each makes them, and one of them stays
-        yield

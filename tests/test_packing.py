@@ -170,6 +170,20 @@ def test_advice_names_what_who_trains_can_do(raw: Path, monkeypatch: pytest.Monk
     assert sets.train and Beton(sets.train).num_samples == 5
 
 
+def test_a_file_that_came_between_is_not_replaced(raw: Path) -> None:
+    sets = open_folder(raw, say=lambda _: None)
+    assert sets.train is not None
+    (raw / "train/a/0.png").unlink()
+    with pytest.raises(UserError) as caught:
+        packing._pack(raw, "train", sets.train, lambda _: None)
+    assert "train.beton is finished, and" in str(caught.value) and "1 image (a/0.png) removed" in str(
+        caught.value
+    )
+    assert str(caught.value).endswith(
+        f"; remove {sets.train} to have it packed again, or name another folder with --beton-dir"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "expected"), [("nowhere", "does not exist"), ("raw/train", "has neither train/")]
 )

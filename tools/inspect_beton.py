@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
-from alexnet_fast.beton.reader import Beton
-from alexnet_fast.errors import UserError, exit_code
-from alexnet_fast.inspection.survey import survey, text
+try:
+    from alexnet_fast.beton.reader import Beton
+    from alexnet_fast.command import Defaults, Parser
+    from alexnet_fast.errors import UserError, exit_code
+    from alexnet_fast.inspection.survey import survey, text
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"error: {missing.name} is not installed in {sys.executable}: run make setup, then "
+        ".venv/bin/python tools/inspect_beton.py ...\n"
+    )
+    sys.exit(2)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="inspect_beton.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser(prog="inspect_beton.py", description=__doc__, formatter_class=Defaults)
     parser.add_argument("file", type=Path, help="a .beton file, ours or FFCV's")
     parser.add_argument(
         "--out",
@@ -26,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the crops, as a recipe's")
     parser.add_argument("--epoch", type=int, default=0, help="of the crops")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args(argv)
+    options = parser.parse(argv)
     for name in ("seed", "epoch"):
         if not 0 <= getattr(options, name) < 1 << 63:
             parser.error(

@@ -10,26 +10,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from alexnet_fast.beton.encode import Encoding
-from alexnet_fast.beton.folder import FolderError, Split, scan_folder
-from alexnet_fast.beton.journal import standing
-from alexnet_fast.beton.writer import Packed, write_beton
-from alexnet_fast.errors import Stopped, UserError, exit_code
-from alexnet_fast.packing import SHUFFLE_SEED, SPLITS
-from alexnet_fast.pipeline.cores import allowed_cores
-from alexnet_fast.progress import progress_bar
+try:
+    from alexnet_fast.beton.encode import Encoding
+    from alexnet_fast.beton.folder import FolderError, Split, scan_folder
+    from alexnet_fast.beton.journal import standing
+    from alexnet_fast.beton.writer import Packed, check_place, write_beton
+    from alexnet_fast.command import Defaults, Parser
+    from alexnet_fast.errors import Stopped, UserError, exit_code
+    from alexnet_fast.packing import SHUFFLE_SEED, SPLITS
+    from alexnet_fast.pipeline.cores import allowed_cores
+    from alexnet_fast.progress import progress_bar
+except ModuleNotFoundError as missing:
+    sys.stderr.write(
+        f"error: {missing.name} is not installed in {sys.executable}: run make setup, then "
+        ".venv/bin/python tools/write_beton.py ...\n"
+    )
+    sys.exit(2)
 
 SHAPING = ("max_resolution", "min_side", "quality")  # what makes other pixels of an image
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="write_beton.py",
-        usage="%(prog)s --data DIR --out DIR [options]\n       %(prog)s --verify FILE ... [--source DIR] [--workers N]",
+        usage="%(prog)s --data DIR --out DIR [options]\n       %(prog)s --verify FILE|DIR ... [--source DIR] [--workers N]",
         description="Pack an image folder into FFCV .beton files whose JPEGs carry restart markers, so that "
         "a loader can decode only the tiles that a crop touches. Interrupted at any moment, by SIGKILL or a full disk, the "
         "same command goes on where it was. --verify looks at every sample of finished files.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Defaults,
     )
     add = parser.add_argument
     add(
@@ -108,14 +116,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default="raise",
         help="an unreadable image ends the packing, or is skipped and listed in the json",
     )
-    add("--fresh", action="store_true", help="begin anew, whatever was interrupted or finished there")
+    add(
+        "--fresh",
+        action="store_true",
+        help="begin anew, whatever was interrupted or finished there; without it no other finished file is replaced",
+    )
     add(
         "--verify",
         type=Path,
         nargs="+",
         default=argparse.SUPPRESS,
-        metavar="FILE",
-        help="pack nothing: see that every sample of these files decodes and matches its checksum and, with --source, its "
+        metavar="FILE|DIR",
+        help="pack nothing: see that every sample of these files, or of the .beton files in these folders, decodes and matches its checksum and, with --source, its "
         "source; exit code 1 where one does not",
     )
     add(
@@ -124,7 +136,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="with --verify: the folder that was packed, or its split's; every image is encoded again and compared",
     )
-    options = parser.parse_args(argv)
+    options = parser.parse(argv)
     if "verify" in options:
         if options.data or options.out:
             parser.error(
@@ -200,15 +212,33 @@ class Terminated(KeyboardInterrupt):
 
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
-    if "verify" in options:
-        return verify_all(options.verify, options.source, options.workers)
+    verifies = "verify" in options
+    try:
+        return verify_all(options.verify, options.source, options.workers) if verifies else pack_all(options)
+    except KeyboardInterrupt as stop:
+        where = "while verifying" if verifies else "while no image was being packed"
+        raise _stopped(stop, where) from None
+
+
+def pack_all(options: argparse.Namespace) -> int:
+    """Pack every split that was asked for; 0."""
     encoding = encoding_asked_for(options)
-    for name, split in splits_to_pack(options.data, options.split).items():
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(
+            f"--out {options.out} is a file: give a folder, in which train.beton and val.beton go"
+        )
+    splits = splits_to_pack(options.data, options.split)
+    paths, settings = {}, {}
+    for name, split in splits.items():
         if options.shuffle_seed is not None:
             split = split.shuffled(options.shuffle_seed)
-        if options.limit:
-            split = split.limited(options.limit)
-        path = options.out / f"{name}.beton"
+        splits[name] = split.limited(options.limit) if options.limit else split
+        paths[name] = options.out / f"{name}.beton"
+        settings[name] = {"split": name, "shuffle_seed": options.shuffle_seed, "limit": options.limit}
+        if not options.fresh:
+            check_place(splits[name], paths[name], encoding, settings[name])
+    for name, split in splits.items():
+        path = paths[name]
         try:
             with progress_bar(f"packing {name}", len(split.paths)) as progress:
                 packed = write_beton(
@@ -217,13 +247,12 @@ def main(argv: list[str] | None = None) -> int:
                     encoding,
                     workers=options.workers,
                     on_error=options.on_error,
-                    settings={"split": name, "shuffle_seed": options.shuffle_seed, "limit": options.limit},
+                    settings=settings[name],
                     fresh=options.fresh,
                     progress=progress,
                 )
         except KeyboardInterrupt as stop:
-            number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-            raise Stopped(number, f"while packing: {standing(path, len(split.paths))}") from None
+            raise _stopped(stop, f"while packing: {standing(path, len(split.paths))}") from None
         print(summary(packed, len(split.classes), encoding))
     return 0
 
@@ -232,17 +261,19 @@ def _terminate(number: int, frame: object) -> NoReturn:
     raise Terminated
 
 
+def _stopped(stop: KeyboardInterrupt, where: str) -> Stopped:
+    return Stopped(signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT, where)
+
+
 def verify_all(paths: list[Path], source: Path | None, workers: int) -> int:
     """Print what is wrong with each file, and a sentence on it; 1 where anything is, else 0."""
-    from alexnet_fast.inspection.verify import verify  # here: who packs needs no decoder
+    from alexnet_fast.inspection.verify import betons_at, verify  # here: who packs needs no decoder
 
     faults = 0
-    for path in paths:
+    for path in (file for given in paths for file in betons_at(given)):
         with progress_bar(f"verifying {path.name}") as progress:
             verdict = verify(path, source, workers=workers, progress=progress)
-        for fault in verdict.faults:
-            print(f"{path}: {fault}")
-        print(verdict)
+        print(*verdict.lines(), sep="\n")
         faults += len(verdict.faults)
     return 1 if faults else 0
 
@@ -258,14 +289,14 @@ def summary(packed: Packed, classes: int, encoding: Encoding) -> str:
     if packed.seconds and packed.resumed:
         how += f" after {packed.resumed:,} of an interrupted packing"
     lines = [
-        f"{packed.path}: {packed.samples:,} images of {classes} classes, {packed.file_bytes / 1e6:,.1f} MB "
-        f"({packed.payload_bytes / packed.samples / 1e3:,.1f} kB an image), {how}"
+        f"{packed.path}: {packed.samples:,} images of {classes} classes, {packed.file_bytes / 1e6:,.1f} MB, "
+        f"{packed.payload_bytes / 1e6:,.1f} MB of it images ({packed.payload_bytes / packed.samples / 1e3:,.1f} kB each), {how}"
     ]
-    what = (
-        f"re-encoded at quality {encoding.quality}, for want of coefficients to keep"
-        if encoding.mode == "lossless"
-        else "converted to RGB JPEG"
-    )
+    what = {
+        "reencode": "converted to RGB JPEG",
+        "raw": "stored as RGB",
+        "lossless": f"re-encoded at quality {encoding.quality}, for want of coefficients to keep",
+    }[encoding.mode]
     lines += [
         f"  {what}: {count} from {kind}" for kind, count in Counter(packed.converted.values()).most_common()
     ]

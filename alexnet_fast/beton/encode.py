@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import warnings
@@ -11,15 +12,26 @@ from typing import Literal
 
 import numpy as np
 import PIL
-from PIL import Image, features
+from PIL import Image, UnidentifiedImageError, features
 
 from ..errors import UserError
 from . import format as fmt
-from .errors import UnreadableImage
-from .lossless import SOS, Frame, JpegtranMissing, jpegtran_version, marked, read_frame, segments
+from .errors import CannotRead, UnreadableImage
+from .lossless import (
+    SOS,
+    Frame,
+    JpegtranMissing,
+    check_scans,
+    jpegtran_version,
+    marked,
+    read_frame,
+    segments,
+)
 
 MCU_PX = (16, 16)  # width and height of an MCU in luma pixels at 4:2:0, the only subsampling we encode
 MOST_PX = 65_500  # a side of any image that libjpeg takes; the format's u2 holds little more
+# Nothing is there that could be read later.
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +82,13 @@ def encode_file(path: Path, encoding: Encoding) -> Sample:
 
     Raises:
         UnreadableImage: naming the file and what its decoder said.
+        CannotRead: it may be whole, but its disk or network did not give it.
         JpegtranMissing: mode lossless without the program that it needs.
     """
     try:
         source = path.read_bytes()  # Pillow reads a file in forty small pieces
+        if not source:
+            raise ValueError("it is empty")
         frame = read_frame(source) if encoding.mode == "lossless" else None
         if frame and not frame.obstacle:
             return keep_jpeg(source, frame, encoding)
@@ -81,14 +96,25 @@ def encode_file(path: Path, encoding: Encoding) -> Sample:
             # Odd EXIF or palettes; the pixels are checked by load().
             warnings.simplefilter("ignore", UserWarning)
             with Image.open(io.BytesIO(source)) as image:
+                if image.format in ("JPEG", "MPO"):
+                    check_scans(source, *image.size)
                 converted_from = frame.obstacle if frame else describe_conversion(image, path)
                 rgb = shrunk(image, encoding)
+                check_pixels(*rgb.size)
                 if max(rgb.size) > MOST_PX:
                     raise ValueError(
                         f"{rgb.width} x {rgb.height} pixels are more than {MOST_PX} on a side; lower --max-resolution"
                     )
-    except (JpegtranMissing, MemoryError):  # nothing is wrong with the image
+    except (CannotRead, JpegtranMissing, MemoryError):  # nothing is wrong with the image
         raise
+    except UnidentifiedImageError as error:  # its own words are of a buffer in memory
+        raise UnreadableImage(
+            f"cannot read the image {path}: it is not an image that Pillow knows"
+        ) from error
+    except OSError as error:
+        if error.errno in (None, *NO_FILE):  # Pillow's own have no number
+            raise UnreadableImage(f"cannot read the image {path}: {error}") from error
+        raise CannotRead(f"cannot read the image {path}: {error.strerror}") from error
     except Exception as error:  # Pillow's parsers raise whatever a broken file trips them on
         raise UnreadableImage(f"cannot read the image {path}: {error}") from error
     if encoding.mode == "raw":
@@ -110,11 +136,25 @@ def keep_jpeg(source: bytes, frame: Frame, encoding: Encoding) -> Sample:
     """A JPEG's own coefficients with markers and tile table.
 
     Raises:
-        ValueError: the JPEG is damaged.
+        ValueError: the JPEG is damaged, or too large for the loader.
     """
+    check_pixels(frame.width, frame.height)
+    check_scans(source, frame.width, frame.height)
     interval = restart_interval(frame.width, frame.height, encoding.restart_mcus, frame.mcu_px)
     jpeg = marked(source, interval, optimize=encoding.optimize)
     return Sample(with_tile_table(jpeg) if interval else jpeg, fmt.JPEG, frame.width, frame.height, "")
+
+
+def check_pixels(width: int, height: int) -> None:
+    """See that the loader takes an image of such a size.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if width * height > fmt.MOST_PIXELS:
+        raise ValueError(
+            f"{width} x {height} pixels are more than {fmt.MOST_PIXELS:,}, the most that can be loaded"
+        )
 
 
 def describe_conversion(image: Image.Image, path: Path) -> str:

@@ -32,8 +32,22 @@ class UnreadableImage(PackingError):
         super().__init__(what, remedy)
 
 
+class CannotRead(PackingError):
+    """A source file that may be whole was not given by its disk or network, or the program that it needs could not run."""
+
+    def __init__(self, what: str, remedy: str = "mend that first") -> None:
+        super().__init__(what, remedy)
+
+
 class Changed(PackingError):
     """An interrupted packing cannot go on: it was begun otherwise, or from another folder."""
+
+
+class InTheWay(PackingError):
+    """Where the file is to go another stands: of other settings or images, or one that cannot be known again."""
+
+    def __init__(self, what: str, remedy: str = "give another --out, or --fresh to replace it") -> None:
+        super().__init__(what, remedy)
 
 
 class CannotWrite(PackingError):

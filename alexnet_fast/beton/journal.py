@@ -13,7 +13,6 @@ kernel drops it when the process ends, however it ends.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import struct
@@ -25,7 +24,8 @@ from types import TracebackType
 
 import numpy as np
 
-from .errors import Busy
+from ..files import locked
+from .errors import Busy, Changed
 from .pages import ENTRY
 from .plan import Plan
 
@@ -75,14 +75,29 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = journal_path(path)
-        self._file = _locked(self.path, path)
+        def busy() -> None:
+            raise Busy(
+                f"another process is packing into {path}", "wait for it to end, or pack into another --out"
+            )
+
+        self._for, self.path = path, journal_path(path)
+        # A file system without locks: two packers must not start there at the same moment.
+        self._file = locked(self.path, busy)
         self._at = 0
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was ever logged."""
+        return os.fstat(self._file).st_size == 0
+
     def read(self) -> tuple[Plan, Done] | None:
-        """What the packing that was interrupted here had set out to do and had done; None where none was."""
+        """What the packing that was interrupted here had set out to do and had done; None where none was.
+
+        Raises:
+            Changed: another version of the packer wrote it.
+        """
         size = os.fstat(self._file).st_size
-        return _parsed(read_at(self._file, size, 0))
+        return _parsed(read_at(self._file, size, 0), self._for)
 
     def begin(self, plan: Plan) -> None:
         """Forget what is there and log a new packing."""
@@ -139,15 +154,20 @@ def remove_stale_journal(path: Path) -> None:
             journal.remove()
 
 
-def standing(path: Path, total: int) -> str:
-    """Where an interrupted packing into ``path`` stands, as its log will tell whoever goes on."""
+def images_logged(path: Path) -> int:
+    """How many images of an interrupted packing into ``path`` are packed, as its log will tell whoever goes on."""
     try:
-        found = _parsed(journal_path(path).read_bytes())
-    except OSError:
-        found = None
-    if found is None or not len(found[1].entries):
+        found = _parsed(journal_path(path).read_bytes(), path)
+    except (OSError, Changed):
+        return 0
+    return len(found[1].entries) if found else 0
+
+
+def standing(path: Path, total: int) -> str:
+    """Where an interrupted packing into ``path`` stands, in words."""
+    if not (count := images_logged(path)):
         return f"nothing of {path} was packed yet"
-    return f"{len(found[1].entries):,} of {total:,} images of {path} are packed, and the same command goes on there"
+    return f"{count:,} of {total:,} images of {path} are packed, and the same command goes on there"
 
 
 def write_at(file: int, content: bytes, at: int) -> None:
@@ -167,32 +187,22 @@ def read_at(file: int, size: int, at: int) -> bytes:
     return b"".join(parts)
 
 
-def _locked(path: Path, for_what: Path) -> int:
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            raise Busy(
-                f"another process is packing into {for_what}",
-                "wait for it to end, or pack into another --out",
-            ) from None
-        except OSError:
-            pass  # a file system without locks: two packers must not start there at the same moment
-        # Whoever held it until now may have finished and deleted it, and a third have made a new one.
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file), os.stat(path)):
-                return file
-        os.close(file)
-
-
-def _parsed(log: bytes) -> tuple[Plan, Done] | None:
-    """The plan and what was done; None where not even the plan is whole."""
+def _parsed(log: bytes, path: Path) -> tuple[Plan, Done] | None:
+    """The plan and what was done; None where not even the plan is whole; Changed where whole frames hold something else."""
     if (body := _body(log, 0)) is None:
         return None
-    plan = Plan.from_json(zlib.decompress(body))
-    at, count = FRAME.size + len(body), 0
+    try:
+        return Plan.from_json(zlib.decompress(body)), _done(log, FRAME.size + len(body))
+    except (TypeError, ValueError, struct.error, zlib.error) as error:
+        raise Changed(
+            f"the packing into {path} was interrupted and was begun by another version of the packer",
+            "go on with that one, or begin anew with --fresh",
+        ) from error
+
+
+def _done(log: bytes, at: int) -> Done:
+    """What the frames from an offset on tell."""
+    count = 0
     done, parts = Done([(0, at)]), [np.empty(0, ENTRY)]
     while (body := _body(log, at)) is not None:
         done.safe, images, told = COUNTS.unpack_from(body)
@@ -204,7 +214,7 @@ def _parsed(log: bytes) -> tuple[Plan, Done] | None:
         count += images
         done.ends.append((count, at))
     done.entries = np.concatenate(parts)
-    return plan, done
+    return done
 
 
 def _body(log: bytes, at: int) -> bytes | None:

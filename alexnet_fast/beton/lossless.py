@@ -14,18 +14,23 @@ took 1.6, without markers (Zen 4, 200 photos, medians of 3).
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
 from ..errors import UserError
+from .errors import CannotRead
 
 SOI, EOI, SOS = 0xD8, 0xD9, 0xDA
 WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))  # TEM, RST0 to RST7, SOI
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 but DHT, JPG and DAC
 DCT_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # sequential and progressive, Huffman and arithmetic
 BLOCK_PX = 8
+MOST_SCANNED = 1 << 33  # pixels times scans: some seconds (pipeline.header has the same bound)
+NO_MEMORY = b"Insufficient memory"  # libjpeg of a malloc that failed
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 
 
 class JpegtranMissing(UserError):
@@ -112,6 +117,21 @@ def read_frame(jpeg: bytes) -> Frame | None:
     return Frame(width, height, mcu_px, obstacle)
 
 
+def check_scans(jpeg: bytes, width: int, height: int) -> None:
+    """See that a JPEG decodes in seconds: a scan of 199 bytes can hold a core for 0.14 s, and there is room for any number.
+
+    A bound on what is to be done, not on the time it takes, which would have a busy machine leave out other images.
+
+    Raises:
+        ValueError: it does not.
+    """
+    scans = jpeg.count(bytes([0xFF, SOS]))  # those of a thumbnail too, and there are few
+    if scans * width * height > MOST_SCANNED:
+        raise ValueError(
+            f"{scans:,} scans of {width} x {height} pixels are more than {MOST_SCANNED // (width * height):,}, no photo's"
+        )
+
+
 def _decodable(factors: list[tuple[int, int]]) -> bool:
     """Whether these are 4:4:4, 4:2:2, 4:2:0, 4:4:0 or 4:1:1, which the loader knows (``pipeline.header.read_header``)."""
     luma, *chroma = factors
@@ -166,9 +186,17 @@ def marked(jpeg: bytes, interval: int, *, optimize: bool) -> bytes:
     Raises:
         JpegtranMissing: see ``jpegtran``.
         ValueError: what jpegtran says of a damaged JPEG.  Its warnings count: they mean invented coefficients.
+        MemoryError: it was killed, or says that it has none.
+        CannotRead: it could not be started.
     """
     command = [jpegtran(), "-copy", "none", "-restart", f"{interval}B", *(["-optimize"] if optimize else [])]
-    done = subprocess.run(command, input=jpeg, capture_output=True, check=False)
+    try:
+        done = subprocess.run(command, input=jpeg, capture_output=True, check=False)
+    except OSError as error:
+        raise CannotRead(f"cannot run {command[0]}: {error.strerror or error}") from error
+    killed = done.returncode < 0 and -done.returncode not in CRASHES  # by the kernel, which makes room so
+    if killed or NO_MEMORY in done.stderr:
+        raise MemoryError
     if done.returncode:  # 2 after warnings; words alone may be a remark, such as one on coarse tables
         told = done.stderr.decode("ascii", "replace").splitlines() or [f"it ended with {done.returncode}"]
         raise ValueError(f"jpegtran says: {told[0]}")

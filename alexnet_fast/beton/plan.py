@@ -98,7 +98,7 @@ class Plan:
             if path in found and found[path][0] == was[path][0] and found[path] != was[path]
         ]
         parts = [
-            f"{_listed(paths)} {what}"
+            f"{listed(paths)} {what}"
             for paths, what in (
                 (added, "added"),
                 (removed, "removed"),
@@ -115,12 +115,16 @@ class Plan:
         return ", ".join(parts)
 
 
+def differing(was: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """The keys whose values differ."""
+    return [key for key in {**was, **now} if was.get(key) != now.get(key)]
+
+
 def _differing(was: Mapping[str, object], now: Mapping[str, object]) -> str:
-    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
-    return ", ".join(f"{key} was {was.get(key)} and is {now.get(key)}" for key in keys)
+    return ", ".join(f"{key} was {was.get(key)} and is {now.get(key)}" for key in differing(was, now))
 
 
-def _listed(paths: list[str]) -> str:
+def listed(paths: list[str]) -> str:
     """'1 image (a/b.JPEG)', '3 images (a/b.JPEG and 2 more)'."""
     more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
     return f"{len(paths):,} image{'s' if more else ''} ({paths[0]}{more})"

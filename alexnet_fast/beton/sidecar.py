@@ -83,17 +83,11 @@ def names(document: Mapping[str, Any] | None, key: str) -> list[str]:
     return told if isinstance(told, list) and all(isinstance(name, str) for name in told) else []
 
 
-def holding(path: Path, plan: Plan) -> dict[str, Any] | None:
-    """The sidecar of the beton at ``path`` where that is whole and what ``plan`` makes, as far as settings, images and times tell."""
-    try:
-        with Beton(path) as beton:
-            told = beton.sidecar
-        if told is None or told.get("settings") != plan.settings:
-            return None
-        modified_since = max(plan.changed_ns, default=0) > path.stat().st_mtime_ns
-        return None if modified_since or told.get("source_digest") != plan.source_digest() else told
-    except (BetonError, OSError):
-        return None
+def facts(document: object, key: str) -> dict[str, Any]:
+    """The table that a part of a sidecar has under ``key``, as far as its values are plain: text, numbers, true, false, null."""
+    told = document.get(key) if isinstance(document, dict) else None
+    table = told if isinstance(told, dict) else {}
+    return {name: value for name, value in table.items() if not isinstance(value, (dict, list))}
 
 
 def write_whole(path: Path, document: Mapping[str, Any]) -> None:

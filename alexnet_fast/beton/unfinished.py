@@ -12,6 +12,7 @@ from types import TracebackType
 
 import numpy as np
 
+from ..files import sync_folder
 from . import format as fmt
 from .errors import Changed
 from .journal import Done, Journal, read_at, write_at
@@ -55,20 +56,25 @@ class Unfinished:
         self.count = self.resumed = self._logged = self._safe = 0
         self._logged_at = self._synced_at = time.monotonic()
         self._syncing: Future[int] | None = None
+        self._named = False
         self._journal = Journal(path)
         self._file = -1
-        found = None
+        begun_here = fresh or self._journal.empty
         try:
-            found = None if fresh else self._journal.read()
             self._file = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            if found and os.fstat(self._file).st_size:
+            found = None
+            if not begun_here and os.fstat(self._file).st_size:
+                found = self._journal.read()
+            if found:
                 found[0].check_same(plan, str(path), str(root))
                 self._take_up(found[1])
             else:
+                begun_here = True
                 os.ftruncate(self._file, 0)
                 self._journal.begin(plan)
+                sync_folder(path.parent)
         except BaseException:
-            if found is None:
+            if begun_here:
                 self.forget()
             self._close()
             raise
@@ -131,6 +137,9 @@ class Unfinished:
         Returns:
             What was packed, and the bytes of the file.
         """
+        self._log()
+        if self._syncing is not None:
+            self._syncing.result()  # it tells of a failed disk, and Linux tells an open file of that once
         for at, content in self._pages.ends():
             write_at(self._file, content, at)
         os.fsync(self._file)
@@ -138,12 +147,10 @@ class Unfinished:
         with Beton(self.partial) as beton:  # checked as every reader will, before it gets its name
             file = File(len(beton.map), beton.index_checksum())
         write_whole(sidecar_path(self.path), compose(self._plan, done, file))
+        sync_folder(self.path.parent)
+        self._named = True  # before it is: an interruption may come between any two steps
         os.replace(self.partial, self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self.path.parent)
         self._journal.remove()
         return done, file.bytes
 
@@ -172,7 +179,9 @@ class Unfinished:
         self._journal.close()
 
     def _keep(self) -> None:
-        """Log what is not logged yet; where nothing was done, leave nothing."""
+        """Log what is not logged yet; where nothing was done, leave nothing; what may be the finished file, leave as it is."""
+        if self._named:
+            return
         if self.count == 0:
             self.forget()
             return
@@ -223,6 +232,8 @@ class Unfinished:
 
     def _proven(self, done: Done, pages: Pages) -> int:
         """How many of the images that the journal claims the file proves to hold."""
+        # So that what is read is what the disk has, not what it failed to take.
+        os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
         suspect = max(0, min(done.safe, len(done.entries) - PROVE_AT_LEAST))
         for k, i in enumerate(np.flatnonzero(done.entries["size"]).tolist()):
             if i < suspect:

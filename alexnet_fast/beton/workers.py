@@ -118,9 +118,7 @@ class _Team(Generic[Item, Result]):
             if self._given < end and len(worker.hand) <= IN_HAND - CHUNK:
                 try:
                     worker.pipe.send(self._items[self._given : end])
-                except (
-                    ConnectionError
-                ):  # it died: what it had done before lies in the pipe, and behind that its end
+                except OSError:  # it died: what it had done before lies in the pipe, and behind that its end
                     continue
                 worker.hand.extend(range(self._given, end))
                 self._given = end
@@ -128,7 +126,7 @@ class _Team(Generic[Item, Result]):
     def _take(self, worker: _Worker) -> None:
         try:
             done, outcome = worker.pipe.recv()
-        except (EOFError, ConnectionError, pickle.UnpicklingError):
+        except (EOFError, OSError, pickle.UnpicklingError):  # OSError: amidst an answer
             raise self._died(worker) from None
         place = worker.hand.popleft()
         if isinstance(outcome, MemoryError):
@@ -158,7 +156,7 @@ def _serve(pipe: Connection, work: Callable) -> None:
     """A worker's life: until the other end of the pipe is closed, by its owner or by the owner's death."""
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the owner decides
         signal.signal(number, signal.SIG_IGN)
-    with suppress(EOFError, ConnectionError):
+    with suppress(EOFError, OSError):
         while True:
             for item in pipe.recv():
                 pipe.send(_outcome(work, item))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -16,16 +17,16 @@ import numpy as np
 
 from ..errors import UserError
 from .encode import Encoding, Sample, encode_file
-from .errors import CannotWrite, UnreadableImage, WorkerDied
+from .errors import CannotRead, CannotWrite, UnreadableImage, WorkerDied
+from .finished import finished
 from .folder import FolderError, Split, scan_folder
 from .journal import remove_stale_journal, standing
 from .lossless import jpegtran
 from .plan import Plan
-from .sidecar import holding
-from .unfinished import Unfinished, partial_path
+from .unfinished import Unfinished
 from .workers import in_order
 
-__all__ = ["FolderError", "Packed", "Split", "scan_folder", "write_beton"]
+__all__ = ["FolderError", "Packed", "Split", "check_place", "scan_folder", "write_beton"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -46,6 +47,16 @@ class Packed:
     skipped: list[str] = field(default_factory=list)
 
 
+def check_place(split: Split, path: Path, encoding: Encoding, settings: Mapping[str, object]) -> None:
+    """See that ``write_beton`` of the same arguments would replace no finished file: for whoever packs several of them.
+
+    Raises:
+        InTheWay: it would.
+    """
+    if os.path.exists(path):  # a plan looks at every image
+        finished(path, Plan.of(split, encoding, settings), split.root)
+
+
 def write_beton(
     split: Split,
     path: Path,
@@ -62,7 +73,7 @@ def write_beton(
     The bytes depend on the split and the encoding alone: not on the number of workers, and not on interruptions.
     Until it is whole the file is called ``<name>.partial``; what interrupts the packing, be it SIGKILL, leaves that
     and ``<name>.journal``, and the next call with the same arguments goes on there.  Where one has finished already,
-    nothing is left to do.
+    nothing is left to do; where another file is, it is not replaced unless ``fresh``.
 
     Args:
         workers: processes that decode and encode.
@@ -73,9 +84,11 @@ def write_beton(
 
     Raises:
         UnreadableImage: with on_error "raise", naming the file.
+        InTheWay: another finished file, or one that cannot be known again, is at ``path``.
         Changed: a packing into ``path`` was interrupted that had other settings or another folder.
         Busy: another process is packing into ``path``.
         CannotWrite: the disk is full or not writable.
+        CannotRead: the images' disk or network failed.
         WorkerDied: naming the process, what ended it and its image.
         UserError: no image was readable, or one takes more than 2 GiB.
         JpegtranMissing: mode lossless without the program that it needs.
@@ -83,8 +96,10 @@ def write_beton(
     started = time.perf_counter()
     if encoding.mode == "lossless":
         jpegtran()  # before anything is written
+    if path.is_dir():
+        raise CannotWrite(f"cannot write {path}: it is a folder", "choose another --out")
     plan = Plan.of(split, encoding, settings or {})
-    if not fresh and (packed := _finished_before(path, plan)):
+    if not fresh and (packed := _finished_before(path, plan, split.root)):
         progress(packed.resumed)
         return packed
     unfinished = None
@@ -100,8 +115,8 @@ def write_beton(
             done, file_bytes = unfinished.finish()
     except OSError as error:
         raise _cannot_write(path, error, unfinished) from error
-    except WorkerDied as error:
-        raise WorkerDied(f"{error.what}; {standing(path, len(split.paths))}", error.remedy) from error
+    except (CannotRead, WorkerDied) as error:
+        raise type(error)(f"{error.what}; {standing(path, len(split.paths))}", error.remedy) from error
     sizes = done.entries["size"]
     return Packed(
         path,
@@ -115,9 +130,9 @@ def write_beton(
     )
 
 
-def _finished_before(path: Path, plan: Plan) -> Packed | None:
-    """What an earlier packing finished, unless one was interrupted since."""
-    if partial_path(path).exists() or (told := holding(path, plan)) is None:
+def _finished_before(path: Path, plan: Plan, root: Path) -> Packed | None:
+    """What an earlier packing of the same finished, unless one was interrupted since."""
+    if (told := finished(path, plan, root)) is None:
         return None
     remove_stale_journal(path)
     return Packed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from alexnet_fast.beton.encode import (
     restart_interval,
     target_size,
 )
+from alexnet_fast.beton.lossless import JpegtranMissing
+from alexnet_fast.pipeline import chunks
 from betons import check_tiles, cjpeg, difference, jpeg, picture, pixels, segments, without_segment
 
 ODD_SIZES = [
@@ -276,12 +279,60 @@ def test_an_image_too_large_for_the_format_is_unreadable(tmp_path: Path, mode: s
     assert encoded(tmp_path, "wide.png", Image.new("RGB", (70_000, 2))).width == 500
 
 
-def test_a_missing_file_is_unreadable(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["reencode", "lossless"])
+def test_a_progressive_jpeg_of_thousands_of_scans_is_unreadable_before_it_takes_hours(
+    tmp_path: Path, mode: Literal["reencode", "lossless"]
+) -> None:
+    """A scan that says of all blocks that they stay as they are takes a dozen bytes, again and again."""
+    source = jpeg(Image.new("L", (4000, 4000)), progressive=True)
+    last = source.rfind(b"\xff\xda")
+    bomb = source[:-2] + source[last:-2] * 600 + b"\xff\xd9"
+    with pytest.raises(
+        UnreadableImage, match=r"a\.jpg: 60\d scans of 4000 x 4000 pixels are more than 536, no photo's"
+    ):
+        encoded(tmp_path, "a.jpg", bomb, Encoding(mode=mode, max_resolution=0))
+
+
+def test_a_missing_file_a_folder_and_a_link_to_itself_are_unreadable(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match=r"none\.JPEG"):
         encode_file(tmp_path / "none.JPEG", Encoding())
+    (tmp_path / "folder.JPEG").mkdir()
+    (tmp_path / "loop.JPEG").symlink_to("loop.JPEG")
+    for name in ("folder.JPEG", "loop.JPEG"):
+        with pytest.raises(UnreadableImage, match=name):
+            encode_file(tmp_path / name, Encoding())
 
 
 def test_stored_rgb_jpegs_are_read_with_their_own_colours(tmp_path: Path) -> None:
     stored = jpeg(picture(90, 70), keep_rgb=True, quality=95)
     for source in (stored, without_segment(stored, 0xEE)):
         assert difference(pixels(encoded(tmp_path, "a.jpg", source).payload), np.asarray(picture(90, 70))) < 4
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "it is empty"), (b"text", "it is not an image that Pillow knows")]
+)
+def test_what_is_no_image_is_said_in_words(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a.JPEG").write_bytes(content)
+    with pytest.raises(UnreadableImage) as caught:
+        encode_file(tmp_path / "a.JPEG", Encoding())
+    assert caught.value.what == f"cannot read the image {tmp_path}/a.JPEG: {said}"
+
+
+@pytest.mark.parametrize("mode", ["reencode", "raw", "lossless"])
+def test_an_image_of_more_pixels_than_the_loader_takes_is_unreadable(
+    tmp_path: Path, mode: Literal["reencode", "raw", "lossless"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fmt.MOST_PIXELS == chunks.MOST_PIXELS
+    monkeypatch.setattr(fmt, "MOST_PIXELS", 90 * 70)
+    for width, fits in ((90, True), (91, False)):
+        (tmp_path / "a.JPEG").write_bytes(jpeg(picture(width, 70)))
+        try:
+            encode_file(tmp_path / "a.JPEG", Encoding(mode=mode, max_resolution=0))
+            assert fits
+        except UnreadableImage as error:
+            assert (
+                not fits and f"a.JPEG: {width} x 70 pixels are more than 6,300, the most that" in error.what
+            )
+        except JpegtranMissing as error:
+            pytest.skip(str(error))

@@ -84,6 +84,17 @@ def test_we_read_what_ffcv_writes(tmp_path: Path, mode: str, order: tuple[str, s
                 assert difference(pixels(stored.tobytes()), np.asarray(original)) < 5
 
 
+def test_we_read_a_page_of_ffcvs_that_one_sample_fills(tmp_path: Path) -> None:
+    """8,388,606 bytes of 8,388,608; an image that is larger than a page it refuses to write."""
+    from ffcv.fields import IntField, RGBImageField
+
+    images = [picture(64, 48), Image.new("RGB", (1366, 2047), (1, 2, 3)), picture(48, 64)]
+    fields = {"image": (RGBImageField(write_mode="raw"), images), "label": (IntField(), [0, 1, 2])}
+    with Beton(write_with_ffcv(tmp_path / "theirs.beton", fields)) as beton:
+        assert beton.page_size - beton.sizes[1] == 2
+        assert all(beton.payload(i).tobytes() == image.tobytes() for i, image in enumerate(images))
+
+
 def test_we_read_a_file_of_more_fields(tmp_path: Path) -> None:
     from ffcv.fields import BytesField, FloatField, IntField, JSONField, NDArrayField, RGBImageField
 

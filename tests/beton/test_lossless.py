@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from PIL import Image
 from alexnet_fast.beton import format as fmt
 from alexnet_fast.beton import lossless
 from alexnet_fast.beton.encode import Encoding, Sample, UnreadableImage, encode_file, keep_jpeg
+from alexnet_fast.beton.errors import CannotRead, WorkerDied
 from alexnet_fast.beton.lossless import JpegtranMissing, read_frame
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.beton.writer import Split, write_beton
@@ -448,3 +449,33 @@ def test_without_libjpeg_turbos_jpegtran_nothing_is_begun_and_what_to_install_is
     assert not (tmp_path / "out").exists()
     with pytest.raises(JpegtranMissing):
         stored(tmp_path, jpeg(picture(40, 30)))
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "said"),
+    [
+        ("kill -9 $$", WorkerDied, r"memory ran out while encoding .*a\.JPEG; nothing of .* was packed yet; free some"),
+        ("ulimit -v 20000", WorkerDied, r"memory ran out while encoding .*a\.JPEG; nothing"),
+        ("rm $0", CannotRead, r"cannot run .*/jpegtran: No such file or directory; 1 of 2 images of .* are packed, .*; mend that first"),
+        ("kill -11 $$", UnreadableImage, r"cannot read the image .*a\.JPEG: jpegtran says: it ended with -11; pack with --on-error"),
+    ],
+)  # fmt: skip
+def test_a_jpegtran_that_has_no_memory_or_cannot_start_is_no_bad_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, error: type[Exception], said: str
+) -> None:
+    """One that crashes is: of what else it read, nothing is known to be wrong with its image."""
+    large = jpeg(picture(500, 375).resize((4000, 3000)), progressive=True)
+    (tmp_path / "a.JPEG").write_bytes(large)
+    program = tmp_path / "jpegtran"
+    program.write_text(f"#!/bin/sh\n[ $1 = -version ] || {{ {script}; }}\nexec {lossless.jpegtran()} $*\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(lossless, "jpegtran", lambda: str(program))
+    skip: Literal["raise", "skip"] = "raise" if error is UnreadableImage else "skip"
+    with pytest.raises(error, match=said):
+        write_beton(
+            Split(tmp_path, ["a.JPEG", "a.JPEG"], [0, 0], ["only"]),
+            tmp_path / "a.beton",
+            LOSSLESS,
+            workers=1,
+            on_error=skip,
+        )

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import re
+import stat
+import threading
+import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -14,7 +19,7 @@ import pytest
 
 from alexnet_fast.beton import journal, plan, unfinished
 from alexnet_fast.beton.encode import Encoding, UnreadableImage
-from alexnet_fast.beton.errors import Busy, Changed, PackingError
+from alexnet_fast.beton.errors import Busy, CannotWrite, Changed, InTheWay, PackingError
 from alexnet_fast.beton.journal import Journal
 from alexnet_fast.beton.reader import Beton, BetonError
 from alexnet_fast.beton.writer import Packed, Split, scan_folder, write_beton
@@ -118,7 +123,7 @@ def test_pages_that_grew_before_an_interruption_are_as_large_after_it(tmp_path: 
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace", "open"])
-@pytest.mark.parametrize("call", [0, 1, 2])
+@pytest.mark.parametrize("call", [0, 1, 2, 3])
 def test_an_end_that_is_cut_short_at_any_step_is_made_up_for(
     split: Split,
     alone: list[bytes],
@@ -127,7 +132,8 @@ def test_an_end_that_is_cut_short_at_any_step_is_made_up_for(
     function: str,
     call: int,
 ) -> None:
-    """The file is synced, the json written beside it and renamed, the file renamed, the folder synced, the journal deleted."""
+    """The file is synced, the json written beside it and renamed, the folder synced, then the file renamed, the folder synced,
+    the journal deleted."""
     stopped(split, tmp_path, 24)
     real, calls = getattr(os, function), 0
 
@@ -144,7 +150,131 @@ def test_an_end_that_is_cut_short_at_any_step_is_made_up_for(
             pack(split, tmp_path)
         except Stop:
             assert listed(tmp_path) != WHOLE
+    if (tmp_path / "a.beton").exists():
+        with Beton(tmp_path / "a.beton") as beton:
+            assert len(beton) == 22
+    assert pack(split, tmp_path).resumed == 24
+    assert content(tmp_path) == alone
+
+
+def test_an_interruption_behind_the_last_name_leaves_the_finished_file_as_it_is(
+    split: Split, alone: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.replace
+
+    def replace_and_die(source: Path, target: Path) -> None:
+        real(source, target)
+        if target.suffix == ".beton":
+            raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(os, "replace", replace_and_die)
+        pack(split, tmp_path)
+    assert [(tmp_path / name).read_bytes() for name in WHOLE] == alone
+    assert pack(split, tmp_path).resumed == 24
+    assert content(tmp_path) == alone
+
+
+def test_no_name_is_given_before_the_one_that_it_needs_is_on_the_disk(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    replace_now, fsync, unlink = os.replace, os.fsync, Path.unlink
+
+    def watched_replace(source: Path, target: Path) -> None:
+        replace_now(source, target)
+        steps.append(f"{target.name} is named")
+
+    def watched_fsync(file: int) -> None:
+        fsync(file)
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            steps.append(f"synced: {' '.join(listed(tmp_path))}")
+
+    def watched_unlink(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok=missing_ok)
+        steps.append(f"{path.name} is deleted")
+
+    monkeypatch.setattr(os, "replace", watched_replace)
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "unlink", watched_unlink)
     pack(split, tmp_path)
+    assert steps == [
+        "synced: a.beton.journal a.beton.partial",
+        "a.beton.json is named",
+        "synced: a.beton.journal a.beton.json a.beton.partial",
+        "a.beton is named",
+        "synced: a.beton a.beton.journal a.beton.json",
+        "a.beton.journal is deleted",
+    ]
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), OSError(errno.EIO, "Input/output error")])
+def test_what_goes_wrong_while_the_journal_is_read_costs_no_image(
+    split: Split,
+    alone: list[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: BaseException,
+) -> None:
+    stopped(split, tmp_path)
+
+    def fails(*_: object) -> bytes:
+        raise raised
+
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, CannotWrite)):
+        patch.setattr(journal, "read_at", fails)
+        pack(split, tmp_path)
+    assert listed(tmp_path) == REST
+    assert pack(split, tmp_path).resumed == 10
+    assert content(tmp_path) == alone
+
+
+def _another_field(body: bytes) -> bytes:
+    return zlib.compress(json.dumps({**json.loads(zlib.decompress(body)), "colour": "mauve"}).encode())
+
+
+@pytest.mark.parametrize(
+    "rewritten", [_another_field, lambda body: b"not compressed", lambda body: zlib.compress(b"not json")]
+)
+def test_a_packing_that_another_version_began_is_refused_and_kept(
+    split: Split, alone: list[bytes], tmp_path: Path, rewritten: Callable[[bytes], bytes]
+) -> None:
+    stopped(split, tmp_path)
+    log = (tmp_path / REST[0]).read_bytes()
+    magic, size, _ = journal.FRAME.unpack_from(log)
+    body = rewritten(log[journal.FRAME.size :][:size])
+    rest = log[journal.FRAME.size + size :]
+    (tmp_path / REST[0]).write_bytes(journal.FRAME.pack(magic, len(body), zlib.crc32(body)) + body + rest)
+    before = [(tmp_path / name).read_bytes() for name in REST]
+    with pytest.raises(Changed, match="begun by another version of the packer; .*begin anew with --fresh"):
+        pack(split, tmp_path)
+    assert [(tmp_path / name).read_bytes() for name in REST] == before
+    assert journal.images_logged(tmp_path / "a.beton") == 0
+    assert pack(split, tmp_path, fresh=True).resumed == 0
+    assert content(tmp_path) == alone
+
+
+def test_a_disk_that_fails_behind_our_back_gets_no_finished_file(
+    split: Split, alone: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sync in the background fails when the last image is written, and the kernel tells nobody a second time."""
+    last = threading.Event()
+
+    def fdatasync(_: int) -> None:
+        assert last.wait(10)
+        raise OSError(errno.EIO, "Input/output error")
+
+    def progress(done: int) -> None:
+        if done == 24:
+            last.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished, "SYNC_EVERY_S", 0.0)
+        patch.setattr(os, "fdatasync", fdatasync)
+        with pytest.raises(CannotWrite, match=r"cannot write .*a\.beton: Input/output error"):
+            pack(split, tmp_path, progress=progress)
+    assert listed(tmp_path) == REST
+    assert pack(split, tmp_path).resumed == 24
     assert content(tmp_path) == alone
 
 
@@ -162,7 +292,7 @@ def test_an_older_file_beside_the_new_ones_json_is_told_and_the_same_command_men
 
     with monkeypatch.context() as patch, pytest.raises(Stop):
         patch.setattr(os, "replace", dies)
-        pack(split, tmp_path)
+        pack(split, tmp_path, fresh=True)
     with (
         Beton(tmp_path / "a.beton") as beton,
         pytest.raises(BetonError, match="written for another file than this"),
@@ -349,7 +479,7 @@ def test_an_image_that_was_left_out_is_an_error_when_it_goes_on_without_that_lea
     assert listed(tmp_path) == REST
 
 
-def test_what_has_finished_is_not_packed_again_unless_an_image_is_newer_or_it_is_asked_for(
+def test_what_has_finished_is_not_packed_again_unless_it_is_asked_for(
     tmp_path: Path,
 ) -> None:
     split = scan_folder(fill(tmp_path / "images", {"ant": 3}))
@@ -361,9 +491,27 @@ def test_what_has_finished_is_not_packed_again_unless_an_image_is_newer_or_it_is
     assert replace(again, resumed=0) == replace(first, seconds=0.0)
     assert (tmp_path / "out/a.beton").stat().st_mtime_ns == written
     assert pack(split, tmp_path / "out", fresh=True).resumed == 0
-    assert pack(split, tmp_path / "out", encoding=Encoding(max_resolution=32)).resumed == 0
+    with pytest.raises(InTheWay, match="a.beton is finished with max_resolution = 64, asked for 32; give"):
+        pack(split, tmp_path / "out", encoding=replace(SMALL, max_resolution=32))
     os.utime(tmp_path / "images/ant/ant_0.JPEG", ns=(2**62, 2**62))
-    assert pack(split, tmp_path / "out", encoding=Encoding(max_resolution=32)).resumed == 0
+    with pytest.raises(InTheWay, match=r"1 image \(ant/ant_0.JPEG\) modified since; give another --out"):
+        pack(split, tmp_path / "out")
+    assert listed(tmp_path / "out") == WHOLE
+    assert pack(split, tmp_path / "out", fresh=True).resumed == 0
+
+
+def test_a_packing_that_was_to_replace_a_finished_file_goes_on_to(split: Split, tmp_path: Path) -> None:
+    pack(split, tmp_path, encoding=Encoding(max_resolution=32))
+    with pytest.raises(Stop):
+        pack(split, tmp_path, 10, fresh=True)
+    assert pack(split, tmp_path).resumed == 10
+
+
+def test_where_a_folder_is_in_the_way_nothing_is_begun(split: Split, tmp_path: Path) -> None:
+    (tmp_path / "a.beton").mkdir()
+    with pytest.raises(CannotWrite, match="a.beton: it is a folder"):
+        pack(split, tmp_path, fresh=True)
+    assert listed(tmp_path) == ["a.beton"]
 
 
 def test_two_at_once_are_one_too_many(split: Split, alone: list[bytes], tmp_path: Path) -> None:

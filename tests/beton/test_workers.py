@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import multiprocessing.spawn
 import os
 import signal
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +64,22 @@ def test_a_worker_that_is_killed_is_named_with_its_signal_and_its_item() -> None
     ):
         list(in_order(signal.raise_signal, items, 2, doing=doing))
     assert len(children() - before) <= 1  # the server that forks them stays
+
+
+def test_a_worker_that_is_killed_while_its_answer_is_on_the_way_is_named_too() -> None:
+    """64 MiB do not fit into the pipe: it has said how long its answer is, and a part of it."""
+    results = in_order(bytes, [1, 1 << 26], 2, doing=doing)
+    assert next(results) == b"\0"
+    (worker,) = results.gi_frame.f_locals["team"]._workers
+    there, patience = array.array("i", [0]), time.monotonic() + 60
+    while there[0] < 1000:
+        fcntl.ioctl(worker.pipe.fileno(), termios.FIONREAD, there)
+        assert time.monotonic() < patience
+    os.kill(worker.process.pid, signal.SIGKILL)
+    with pytest.raises(
+        WorkerDied, match=r"^worker process \d+ was killed by SIGKILL \(9\) while doing 67108864;"
+    ):
+        next(results)
 
 
 def test_a_worker_that_ends_is_named_with_its_code() -> None:

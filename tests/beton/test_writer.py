@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_fast.beton.encode import Encoding, UnreadableImage
+from alexnet_fast.beton.errors import CannotRead
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.beton.writer import Split, scan_folder, write_beton
 from alexnet_fast.errors import UserError
@@ -153,7 +155,7 @@ def test_a_failed_packing_leaves_the_file_of_an_earlier_one(
     write_beton(scan_folder(folder), tmp_path / "a.beton", SMALL, workers=1)
     before = (tmp_path / "a.beton").read_bytes()
     with pytest.raises(UnreadableImage):
-        write_beton(broken, tmp_path / "a.beton", SMALL, workers=1)
+        write_beton(broken, tmp_path / "a.beton", SMALL, workers=1, fresh=True)
     assert (tmp_path / "a.beton").read_bytes() == before
 
 
@@ -161,3 +163,26 @@ def test_a_place_that_cannot_be_written_is_named(folder: Path, tmp_path: Path) -
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match="cannot write .*file/a.beton: .*; choose another --out or make room"):
         write_beton(scan_folder(folder), tmp_path / "file/a.beton", SMALL, workers=1)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.EACCES])
+def test_an_image_that_its_disk_does_not_give_is_not_left_out_but_waited_for(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    split, said = scan_folder(folder), os.strerror(number)
+    refused, read = folder / split.paths[9], Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path == refused:
+            raise OSError(number, said, str(path))
+        return read(path)
+
+    with monkeypatch.context() as patch, pytest.raises(CannotRead) as caught:
+        patch.setattr(Path, "read_bytes", read_bytes)
+        write_beton(split, tmp_path / "a.beton", SMALL, workers=1, on_error="skip")
+    assert str(caught.value) == (
+        f"cannot read the image {refused}: {said}; 9 of 24 images of {tmp_path}/a.beton are packed, and the same command goes "
+        "on there; mend that first"
+    )
+    packed = write_beton(split, tmp_path / "a.beton", SMALL, workers=1, on_error="skip")
+    assert (packed.resumed, packed.samples, packed.skipped) == (9, 24, [])

@@ -15,6 +15,7 @@ from alexnet_fast.beton.encode import Encoding
 from alexnet_fast.beton.reader import BetonError
 from alexnet_fast.beton.writer import Split, write_beton
 from alexnet_fast.errors import UserError
+from attack import packing
 from attack.packing import Packing, kill_at_random, own_mounts
 from betons import Entry, picture, write
 from components import ROOT
@@ -48,8 +49,8 @@ def test_a_packing_that_is_killed_again_and_again_ends_with_the_same_bytes(
     photos: Path, tmp_path: Path
 ) -> None:
     """SIGKILL of the whole process group, at random moments; in full: tools/attack/packing.py."""
-    kills = kill_at_random(Packing(photos, "--limit", 100), tmp_path, tries=3, seed=0, workers=(1, 2))
-    assert (kills.kills, kills.survived) == (3, True), kills
+    kills = kill_at_random(Packing(photos, "--limit", 200), tmp_path, tries=3, seed=0, workers=(1, 2))
+    assert (kills.kills, kills.survived) == (3, True) and kills.resumed, kills
 
 
 def test_a_packing_whose_disk_is_full_is_refused_and_goes_on_when_there_is_room(photos: Path) -> None:
@@ -78,6 +79,21 @@ def test_a_packing_whose_disk_is_full_is_refused_and_goes_on_when_there_is_room(
     assert run.returncode == 0, run.stdout + run.stderr
     told = json.loads(run.stdout.splitlines()[0])
     assert told["full"] == 1 and told["identical"] and "MB more are needed" in told["said"]
+
+
+def test_the_attack_on_packings_says_in_a_sentence_what_it_cannot_pack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "FOLDERS", (tmp_path / "none", tmp_path / "photos"))
+    with pytest.raises(UserError, match="neither .*none nor .*photos: give --data FOLDER, which has train/"):
+        packing.main(["--tries", "1"])
+    (tmp_path / "photos/train/ant").mkdir(parents=True)
+    assert packing.found_folder() == tmp_path / "photos"
+    with pytest.raises(UserError) as caught:
+        packing.main(["--tries", "1"])
+    said = str(caught.value)
+    assert said.startswith("the packing that nobody attacks ended with code 2: ") and "holds no image" in said
+    assert "\n" not in said and "error:" not in said
 
 
 def test_a_copy_that_stopped_anywhere_is_refused(tmp_path: Path) -> None:

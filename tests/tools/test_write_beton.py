@@ -6,17 +6,19 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+import write_beton
 from alexnet_fast.beton.encode import Encoding
 from alexnet_fast.beton.journal import standing
 from alexnet_fast.beton.lossless import JpegtranMissing, jpegtran
@@ -91,7 +93,7 @@ def refused(run: Any, *expected: str) -> None:
     assert run.code == 2, run.stderr
     assert "Traceback" not in run.stderr
     sentence = run.stderr.strip().splitlines()[-1]
-    assert "error: " in sentence and all(part in sentence for part in expected), sentence
+    assert sentence.startswith("error: ") and all(part in sentence for part in expected), sentence
 
 
 def test_both_splits_are_packed_and_summed_up(
@@ -106,11 +108,13 @@ def test_both_splits_are_packed_and_summed_up(
         "val.beton.json",
     ]
     train, *rest = run.stdout.splitlines()
-    assert (
-        train.startswith(f"{tmp_path / 'out/train.beton'}: 14 images of 2 classes, ")
-        and "img/s" in train
-        and "MB" in train
+    with Beton(tmp_path / "out/train.beton") as beton:
+        file_mb, image_mb = len(beton.map) / 1e6, beton.sizes.sum() / 1e6
+    assert train.startswith(
+        f"{tmp_path / 'out/train.beton'}: 14 images of 2 classes, {file_mb:.1f} MB, {image_mb:.1f} MB of it images "
+        f"({1000 * image_mb / 14:.1f} kB each), "
     )
+    assert "img/s" in train
     assert sorted(rest[:2]) == [
         "  converted to RGB JPEG: 1 from L JPEG",
         "  converted to RGB JPEG: 1 from PNG",
@@ -129,6 +133,7 @@ def test_help_names_every_option_with_its_default(pack: Pack) -> None:
         "fresh verify source"
     )
     assert all(f"--{option}" in run.stdout for option in options.split())
+    assert "(default: None)" not in run.stdout and "(default: False)" not in run.stdout
     assert all(
         f"(default: {value})" in run.stdout.replace("\n", " ")
         for value in (500, 90, Encoding.restart_mcus, "reencode", "raise")
@@ -175,13 +180,9 @@ def test_another_shuffle_seed_is_another_order_of_the_same_images(
 ) -> None:
     orders = []
     for seed in (0, 1):
-        assert (
-            pack(
-                "--data", data, "--out", tmp_path, "--split", "train", "--shuffle-seed", seed, "--workers", 1
-            ).code
-            == 0
-        )
-        orders.append(json.loads((tmp_path / "train.beton.json").read_text())["paths"])
+        options = ("--out", tmp_path / str(seed), "--split", "train", "--shuffle-seed", seed)
+        assert pack("--data", data, *options, "--workers", 1).code == 0
+        orders.append(json.loads((tmp_path / f"{seed}/train.beton.json").read_text())["paths"])
     assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
 
 
@@ -201,6 +202,12 @@ def test_raw_mode_and_sizes_reach_the_file(pack: Pack, data: Path, tmp_path: Pat
         1,
     )
     assert run.code == 0, run.stderr
+    assert sorted(run.stdout.splitlines()[1:]) == [
+        "  stored as RGB: 1 from L JPEG",
+        "  stored as RGB: 1 from PNG",
+    ]
+    run_verify = pack("--verify", tmp_path, "--source", data, "--workers", 1)
+    assert run_verify.stdout.endswith("matches its checksum and has its source's pixels\n")
     with Beton(tmp_path / "train.beton") as beton:
         assert set(beton.images["mode"].tolist()) == {1}
         assert min(beton.images["height"].min(), beton.images["width"].min()) == 32
@@ -342,8 +349,7 @@ def test_an_output_that_cannot_be_a_folder_is_refused(pack: Pack, data: Path, tm
     (tmp_path / "file").write_bytes(b"")
     refused(
         pack("--data", data, "--out", tmp_path / "file", "--workers", 1),
-        "cannot write",
-        "choose another --out",
+        f"--out {tmp_path / 'file'} is a file: give a folder",
     )
 
 
@@ -361,7 +367,9 @@ def test_an_output_that_cannot_be_a_folder_is_refused(pack: Pack, data: Path, tm
         ("--shuffle-seed", "some", "invalid whole number or 'none' value: 'some'"),
         ("--mode", "jpg", "invalid choice: 'jpg'"),
         ("--on-error", "ignore", "invalid choice: 'ignore'"),
-        ("--nonsense", "1", "unrecognized arguments"),
+        ("--nonsense", "1", "unknown flag --nonsense"),
+        ("--qualty", "90", "error: unknown flag --qualty; did you mean --quality?"),
+        ("--fresh", "x", "error: x is one argument too many"),
     ],
 )
 def test_a_value_out_of_range_is_refused(
@@ -481,14 +489,42 @@ def test_however_often_and_in_whatever_way_it_is_stopped_a_packing_says_so_and_g
         assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_whatever_it_does_a_signal_is_named_and_its_code_is_the_shells(
+    pack: Pack, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    assert pack("--data", data, "--out", tmp_path, "--split", "val", "--workers", 1).code == 0
+
+    @contextmanager
+    def bar(*_: object) -> Iterator[Callable[..., None]]:
+        yield lambda *done: signal.raise_signal(number)
+
+    def scan(*_: object) -> None:
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(write_beton, "progress_bar", bar)
+    monkeypatch.setattr(write_beton, "scan_folder", scan)
+    before = signal.signal(
+        number, write_beton._terminate if number == signal.SIGTERM else signal.default_int_handler
+    )
+    try:
+        verifying = pack("--verify", tmp_path / "val.beton", "--workers", 1)
+        scanning = pack("--data", data, "--out", tmp_path)
+    finally:
+        signal.signal(number, before)
+    assert verifying == (code, "", f"stopped by {number.name} while verifying\n")
+    assert scanning == (code, "", f"stopped by {number.name} while no image was being packed\n")
+
+
 def test_verify_tells_all_well_faults_and_misuse_apart(pack: Pack, data: Path, tmp_path: Path) -> None:
     assert pack("--data", data, "--out", tmp_path).code == 0
     files = [tmp_path / "train.beton", tmp_path / "val.beton"]
     run = pack("--verify", *files, "--source", data, "--workers", 1)
     assert run.code == 0, run.stderr
+    assert pack("--verify", tmp_path, "--source", data, "--workers", 1).stdout == run.stdout
     assert run.stdout.splitlines() == [
-        f"{file}: {count} samples, no fault: each decodes, every pixel, matches its checksum, "
-        "bytes equal its source's, encoded again"
+        f"{file}: {count} samples, no fault: every sample decodes whole, matches its checksum and "
+        "equals its source encoded again"
         for file, count in zip(files, (14, 4))
     ]
     with Beton(files[0]) as beton:
@@ -499,7 +535,72 @@ def test_verify_tells_all_well_faults_and_misuse_apart(pack: Pack, data: Path, t
     run = pack("--verify", *files, "--workers", 1)
     assert run.code == 1 and f"{files[0]}: sample 3 (" in run.stdout and "CRC-32" in run.stdout
     assert f"{files[1]}: 4 samples, no fault" in run.stdout
+    files[0].write_bytes(content[:5000])
+    run = pack("--verify", files[0])
+    assert run.code == 1 and run.stdout.startswith(f"{files[0]} is truncated: it has 5000 bytes")
+    assert run.stdout.count(str(files[0])) == run.stdout.count("\n") == 1 and "0 samples" not in run.stdout
+    (tmp_path / "empty").mkdir()
+    refused(pack("--verify", tmp_path / "empty"), f"{tmp_path}/empty holds no .beton file")
     refused(pack("--verify", tmp_path / "none.beton"), "none.beton does not exist")
     refused(pack("--verify", *files, "--data", data), "--verify packs nothing")
     refused(pack("--data", data, "--out", tmp_path, "--source", data), "--source goes with --verify")
     refused(pack("--data", data), "packing needs --data and --out")
+
+
+def test_a_finished_file_is_not_replaced_unasked_and_the_difference_is_named(
+    pack: Pack, data: Path, tmp_path: Path
+) -> None:
+    """Of any split: nothing is packed where a later one could not be."""
+    out = tmp_path / "packed"
+    options = ("--data", data, "--out", out, "--workers", 1)
+    assert pack(*options, "--split", "val").code == 0
+
+    def contents() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in out.iterdir()}
+
+    before = contents()
+    remedy = "; give another --out, or --fresh to replace it"
+    for flags, difference in (
+        (("--quality", 95), "quality = 90, asked for 95"),
+        (("--limit", 3, "--mode", "raw"), "mode = reencode, asked for raw, and limit = none, asked for 3"),
+    ):
+        run = pack(*options, *flags)
+        assert run == (2, "", f"error: {out}/val.beton is finished with {difference}{remedy}\n")
+    shutil.copytree(data, tmp_path / "other")
+    (tmp_path / "other/val/ant/1.JPEG").rename(tmp_path / "other/val/ant/2.JPEG")
+    refused(
+        pack("--data", tmp_path / "other", *options[2:]),
+        f"{out}/val.beton is finished, and {tmp_path}/other/val is not what it was packed from: ",
+        "1 image (ant/2.JPEG) added, 1 image (ant/1.JPEG) removed",
+        remedy,
+    )
+    assert contents() == before
+
+    run = pack(*options)  # as before
+    assert run.code == 0 and run.stdout.count("packed before") == 1
+    assert pack(*options, "--quality", 95, "--fresh").code == 0
+    for name, damage in (
+        ("val.beton.json", "without a val.beton.json that tells"),
+        ("val.beton", "is no whole beton"),
+    ):
+        (out / name).unlink()
+        (out / "val.beton").touch()
+        refused(pack(*options, "--quality", 95), f"{out}/val.beton is there already", damage, remedy)
+    assert pack(*options, "--quality", 95, "--fresh").code == 0
+    assert pack("--verify", out, "--source", data, "--workers", 1).code == 0
+
+
+@pytest.mark.parametrize("tool", ["write_beton", "inspect_beton"])
+def test_a_python_without_the_package_is_told_what_to_run(tool: str, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-I", "-S", ROOT / f"tools/{tool}.py", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == (
+        f"error: alexnet_fast is not installed in {sys.executable}: run make setup, then "
+        f".venv/bin/python tools/{tool}.py ...\n"
+    )

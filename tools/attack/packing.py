@@ -17,9 +17,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from alexnet_fast.beton.journal import images_logged
+from alexnet_fast.command import Defaults
 from alexnet_fast.errors import UserError, exit_code
 
 ROOT = Path(__file__).resolve().parents[2]
+# Photos, where they are; else what `make quickstart` makes.
+FOLDERS = (
+    Path(os.environ.get("ALEXNET_FAST_DATA", ROOT.parent / "shared/data"), "imagenet-samples"),
+    ROOT / "data/quickstart-images",
+)
 FULL_AT = (0.2, 0.5, 0.8, 0.99)  # of the room that the file takes: sizes of the disk, one after another
 
 
@@ -29,7 +36,7 @@ class Kills:
 
     kills: int = 0
     resumed: int = 0
-    """Starts that found something to go on with."""
+    """Starts that found images to go on behind."""
     packed: int = 0
     """Packings that ended, each killed as often as it happened to be."""
     identical: int = 0
@@ -107,21 +114,27 @@ def kill_at_random(
 ) -> Kills:
     """Start the packing until it ends, and SIGKILL its whole group ``tries`` times at moments drawn over its whole length.
 
-    Every start has another number of workers.  Where it ends before all tries are used, the next one begins elsewhere.
+    Every start has another number of workers.  Every other one is killed as soon as it has logged images, so that the
+    next goes on there.  Where it ends before all tries are used, the next one begins elsewhere.
     """
     chance, found = random.Random(seed), Kills(seed=seed)
     begun = time.monotonic()
-    code, said = packing.run(scratch / "alone", chance.choice(workers))
+    left_alone(packing, scratch / "alone", chance.choice(workers))
     found.left_alone_s = time.monotonic() - begun
-    if code:
-        raise UserError(f"the packing that nobody attacks ended with {code}: {said}; mend that first")
     expected = digests(scratch / "alone")
+    starts = 0
     while found.kills < tries or not found.packed:
         out = scratch / f"attacked-{found.packed}"
         while True:
-            found.resumed += (out / "train.beton.partial").exists()
+            logged = images_logged(out / "train.beton")
+            found.resumed += logged > 0
             process = packing.start(out, chance.choice(workers))
+            starts += 1
             moment_s = chance.uniform(0, found.left_alone_s) if found.kills < tries else None
+            if moment_s is not None and starts % 2:
+                while images_logged(out / "train.beton") == logged and process.poll() is None:
+                    time.sleep(0.01)
+                moment_s = 0 if process.returncode is None else None
             try:
                 said, _ = process.communicate(timeout=moment_s)
             except subprocess.TimeoutExpired:
@@ -167,6 +180,33 @@ def fill_up(
     return found
 
 
+def found_folder() -> Path:
+    """A folder of images to pack.
+
+    Raises:
+        UserError: there is none.
+    """
+    for folder in FOLDERS:
+        if (folder / "train").is_dir():
+            return folder
+    raise UserError(
+        f"there is neither {' nor '.join(map(str, FOLDERS))}: give --data FOLDER, which has train/<class>/*, "
+        "or run make quickstart, which makes the last"
+    )
+
+
+def left_alone(packing: Packing, out: Path, workers: int) -> None:
+    """Pack with nobody attacking.
+
+    Raises:
+        UserError: that ended otherwise than well.
+    """
+    code, said = packing.run(out, workers)
+    if code:
+        last = (said.strip().splitlines() or ["it said nothing"])[-1].removeprefix("error: ")
+        raise UserError(f"the packing that nobody attacks ended with code {code}: {last}")
+
+
 def own_mounts() -> list[str]:
     """A command that runs another in a mount namespace of its own.
 
@@ -186,11 +226,11 @@ def own_mounts() -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Defaults)
     parser.add_argument(
-        "--data", type=Path, default=ROOT.parent / "shared/data/imagenet-samples", help="folder with train/"
+        "--data",
+        type=Path,
+        help=f"folder with train/; without it the first that is there of {', '.join(map(str, FOLDERS))}",
     )
     parser.add_argument("--tries", type=int, default=30, help="kills; 0 = none")
     parser.add_argument("--seed", type=int, default=0)
@@ -211,7 +251,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     limit = ["--limit", str(options.limit)] if options.limit else []
-    packing = Packing(options.data.resolve(), *limit)
+    data = options.data or found_folder()
+    packing = Packing(data.resolve(), *limit)
     survived = True
     with tempfile.TemporaryDirectory(prefix="attack-packing-") as folder:
         if options.full == "inside":
@@ -219,7 +260,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.tries:
             survived = attack_by_kills(packing, Path(folder), options.tries, options.seed)
     if options.full == "yes":
-        again = [sys.executable, __file__, "--data", options.data, "--full", "inside", *limit]
+        again = [sys.executable, __file__, "--data", data, "--full", "inside", *limit]
         sizes = ["--full-at", *map(str, options.full_at)]
         inside = subprocess.run(
             [*own_mounts(), *map(str, again), *sizes],
@@ -243,9 +284,7 @@ def attack_by_kills(packing: Packing, scratch: Path, tries: int, seed: int) -> b
 
 def attack_disk(packing: Packing, scratch: Path, parts: Sequence[float]) -> int:
     """Fill a disk, and print what became of it."""
-    code, said = packing.run(scratch / "alone", 2)
-    if code:
-        raise UserError(f"the packing that nobody attacks ended with {code}: {said}; mend that first")
+    left_alone(packing, scratch / "alone", 2)
     (scratch / "disk").mkdir()
     fills = fill_up(packing, scratch / "alone", scratch / "disk", parts)
     print(json.dumps({"attack": "packing, full disk", **asdict(fills), "survived": fills.survived}))

@@ -146,7 +146,7 @@ class Inputs:
         partial = path.with_name(path.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         packed = self.folder / "plain.beton"
-        write_beton(self.photos.split, packed, self._encoding("folder"), workers=self.workers)
+        write_beton(self.photos.split, packed, self._encoding("folder"), workers=self.workers, fresh=True)
         with Beton(packed) as beton:
             for index, label in enumerate(beton.labels):
                 folder = partial / self.photos.split.classes[label]

@@ -1,0 +1,44 @@
+"""What the command lines have in common: complaints of one sentence, the nearest flag, and defaults that say something."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose every complaint is one sentence; an unknown flag is answered with the nearest.
+
+    Attributes:
+        instead: flags that people expect and that are not there -> what to do instead.
+    """
+
+    instead: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """The arguments, positional ones and flags in any order."""
+        arguments, unknown = self.parse_known_intermixed_args(argv)
+        for flag in (text.partition("=")[0] for text in unknown):
+            if not flag.startswith("-"):
+                self.error(f"{flag} is one argument too many: see --help")
+            if flag in self.instead:
+                self.error(f"{flag} is not known: {self.instead[flag]}")
+            near = difflib.get_close_matches(flag, self._option_string_actions, 1, 0.5)
+            self.error(f"unknown flag {flag}" + (f"; did you mean {near[0]}?" if near else ": see --help"))
+        return arguments
+
+
+class Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that tells defaults, but for None and False: those say nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default is None or action.default is False
+        return action.help if silent else super()._get_help_string(action)
