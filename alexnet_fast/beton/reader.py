@@ -36,8 +36,8 @@ class Beton:
     """The samples of a beton file that holds one RGB image field and one int field (the label).
 
     Everything that the file says of itself is checked here, once, before a pointer is followed:
-    after the constructor returns, every payload lies inside the map.  What that takes of memory is bounded by the
-    file's size: some 30 bytes for each sample whose metadata it holds.
+    after the constructor returns, every payload lies inside the map and is no larger than a page.  What that takes of
+    memory is bounded by the file's size: some 30 bytes for each sample whose metadata it holds.
 
     Attributes:
         path: the file.
@@ -219,6 +219,9 @@ class Beton:
         # Not ptr + size <= table_ptr: a hostile size would wrap around.
         inside = (data_start <= wanted) & (wanted <= table_ptr)
         inside &= found <= table_ptr - np.minimum(wanted, table_ptr)
+        inside &= (
+            found <= self.page_size
+        )  # no writer's payload crosses a page: who decodes one makes room for all of it
         pixels = self.images["width"].astype(np.uint64)
         pixels *= self.images["height"]
         mode = self.images["mode"]
@@ -228,7 +231,8 @@ class Beton:
             i = int(np.argmax(bad))
             raise BetonError(
                 f"{self.path}: sample {i} cannot be: {dict(zip(fmt.RGB_IMAGE.names or (), self.images[i].item()))} "
-                f"with {int(found[i])} bytes in a file whose payloads lie between {data_start} and {table_ptr}; pack it again"
+                f"with {int(found[i])} bytes in a file whose payloads lie between {data_start} and {table_ptr}, in pages of "
+                f"{self.page_size}; pack it again"
             )
         return found
 
@@ -261,9 +265,17 @@ def _open_map(path: Path) -> mmap.mmap:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise BetonError(
-            f"{path} does not exist; pack one with tools/write_beton.py --data FOLDER --out FOLDER"
+            f"{path} does not exist{_beside(path)}; pack one with tools/write_beton.py --data FOLDER --out FOLDER"
         ) from None
     except OSError as error:
         raise BetonError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise BetonError(f"{path} is no beton: {error}") from None
+
+
+def _beside(path: Path) -> str:
+    """The betons that do exist there, for a reader."""
+    with suppress(OSError):
+        if found := sorted(shown(other.name) for other in path.parent.glob("*.beton"))[:3]:
+            return f", only {' and '.join(found)} there"
+    return ""

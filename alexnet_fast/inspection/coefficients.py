@@ -71,7 +71,7 @@ def coefficients(jpeg: bytes) -> list[np.ndarray]:
 
 def geometry(jpeg: bytes) -> tuple[object, ...]:
     """What makes pixels of coefficients: the size, and each component's quantisation table and, where there are several, sampling factors."""
-    with Image.open(io.BytesIO(jpeg)) as image:
+    with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
         tables = image.quantization  # type: ignore[attr-defined]
         layers = image.layer  # type: ignore[attr-defined]
         factors = [(across, down) for _, across, down, _ in layers] if len(layers) > 1 else []

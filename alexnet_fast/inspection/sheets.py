@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..beton import format as fmt
 from ..beton.reader import Beton
 from ..errors import UserError
+from ..foreign import shown
 from ..pipeline.crop import Cropping
 from ..pipeline.status import MEANING, OK
 from .survey import Histogram, Survey, class_name, evenly
@@ -32,7 +33,8 @@ def samples_sheet(beton: Beton) -> Image.Image:
     """Whole samples, evenly spread over the file, each with its index and class. 1004 px wide."""
     chosen = evenly(beton, COLUMNS * ROWS)
     title = f"{beton.path.name}: {len(chosen)} of {beton.num_samples:,} samples, with index and class"
-    return _sheet(title, beton, chosen, (_stored(beton, index) for index in chosen))
+    decoder = Decoder(beton, CROP_PX)
+    return _sheet(title, beton, chosen, (_stored(beton, index, decoder) for index in chosen))
 
 
 def crops_sheet(beton: Beton, seed: int, epoch: int) -> Image.Image:
@@ -58,9 +60,9 @@ def histogram(found: Survey, path: Path) -> None:
         ("longest", found.longest_side_px),
         ("shortest", found.shortest_side_px),
     )
-    for ax, (name, shown) in zip(axes, sides):
-        low, high = np.array(shown.edges[:-1]), np.array(shown.edges[1:])
-        ax.bar(low, shown.counts, width=high - low, align="edge", color="#1f6fb4", edgecolor="white")
+    for ax, (name, bins) in zip(axes, sides):
+        low, high = np.array(bins.edges[:-1]), np.array(bins.edges[1:])
+        ax.bar(low, bins.counts, width=high - low, align="edge", color="#1f6fb4", edgecolor="white")
         ax.set_xlabel(f"{name} side, pixels", fontsize=12)
         ax.set_ylabel("images", fontsize=12)
         ax.tick_params(labelsize=11)
@@ -70,12 +72,20 @@ def histogram(found: Survey, path: Path) -> None:
     figure.savefig(path)
 
 
-def _stored(beton: Beton, index: int) -> Picture:
+def _stored(beton: Beton, index: int, decoder: Decoder) -> Picture:
+    _, status = decoder.whole(index)
+    if status != OK:  # what the loader refuses is no other decoder's to try
+        return MEANING[status]
     image, payload = beton.images[index], beton.payload(index).tobytes()
+    size = int(image["width"]), int(image["height"])
     try:
         if image["mode"] == fmt.RAW:
-            return Image.frombytes("RGB", (int(image["width"]), int(image["height"])), payload)
-        with Image.open(io.BytesIO(payload)) as opened:
+            return Image.frombytes("RGB", size, payload)
+        # Of its many formats no other: for some Pillow runs programs.
+        with Image.open(io.BytesIO(payload), formats=("JPEG",)) as opened:
+            if opened.size != size:
+                raise ValueError(f"a JPEG of {opened.width} x {opened.height} px, not {size[0]} x {size[1]}")
+            opened.draft(None, (CELL_PX, CELL_PX))  # libjpeg can shrink while it decodes
             return opened.convert("RGB")
     except Exception as error:  # Pillow's parsers raise whatever a broken file trips them on
         return f"unreadable: {error}"
@@ -111,7 +121,7 @@ def _sheet(title: str, beton: Beton, chosen: list[int], pictures: Iterable[Pictu
             sheet.paste(
                 picture, (left + (CELL_PX - picture.width) // 2, top + (CELL_PX - picture.height) // 2)
             )
-        label = f"{index:,}  {class_name(beton, index)}"
+        label = shown(f"{index:,}  {class_name(beton, index)}", 60)
         while draw.textlength(label, small) > CELL_PX:
             label = label[:-2] + "…"
         draw.text((left, top + CELL_PX + 2), label, INK, small)
@@ -119,4 +129,4 @@ def _sheet(title: str, beton: Beton, chosen: list[int], pictures: Iterable[Pictu
 
 
 def _wrapped(text: str, width: int = 22) -> str:
-    return "\n".join(textwrap.wrap(text, width)[:8])
+    return "\n".join(textwrap.wrap(shown(text), width)[:8])

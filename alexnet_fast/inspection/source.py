@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..beton.encode import Encoding, encode_file, encoder_versions
 from ..beton.errors import UnreadableImage
 from ..beton.folder import scan_folder
-from ..beton.reader import Beton
-from ..beton.sidecar import names
+from ..beton.reader import Beton, sidecar_path
+from ..beton.sidecar import facts, names
 from ..errors import UserError
+from ..foreign import shown
 from .coefficients import same_coefficients
 
-ENCODING = ("mode", "max_resolution", "min_side", "quality", "restart_mcus", "optimize")
+MODES = ("reencode", "raw", "lossless")
+RANGES = {
+    "max_resolution": (0, 1 << 31),
+    "min_side": (0, 1 << 31),
+    "quality": (1, 100),
+    "restart_mcus": (0, 1 << 31),
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Source:
         """The source of ``beton`` below ``folder``: a folder of classes, or the one that holds train/ and val/.
 
         Raises:
-            UserError: the sidecar does not tell enough, or there is no such folder.
+            UserError: the sidecar does not tell enough or what cannot be, or there is no such folder.
         """
         told = beton.sidecar or {}
         paths, classes, settings = names(told, "paths"), names(told, "classes"), told.get("settings")
@@ -55,30 +64,27 @@ class Source:
                 f"{beton.path} cannot be compared with {folder}: no {beton.path.name}.json tells what it was packed from; "
                 "verify it without --source"
             )
-        split = settings.get("split")
-        root = folder / split if isinstance(split, str) and (folder / split).is_dir() else folder
+        encoding, encoder = _encoding(settings, beton), facts(told, "encoder")
+        split, converted = settings.get("split") or "", told.get("converted", {})
+        if not isinstance(converted, dict):
+            raise _impossible(beton, f"its converted images are {_said(converted)}, expected an object")
+        for named in (split, *paths):
+            if not isinstance(named, str) or not _lies_below(named):
+                raise _impossible(beton, f"{_said(named)} is no place below the folder that was packed")
+        root = folder / split if os.path.isdir(folder / split) else folder
         if not root.is_dir():
             raise UserError(f"{root} is not a folder; give --source the folder that was packed")
-        encoding = Encoding(**{key: settings[key] for key in ENCODING if key in settings})
         return cls(
             root,
             paths,
             classes,
             {*names(told, "skipped"), *paths},
-            set(told.get("converted") or ()),
+            set(converted),
             bool(settings.get("limit")),
             encoding,
-            str(told.get("encoder", "an encoder that its json does not tell")),
-            told.get("encoder") == encoder_versions(encoding),
+            shown(str(encoder)) if encoder else "an encoder that its json does not tell",
+            encoder == encoder_versions(encoding),
         )
-
-    def how(self) -> str:
-        """What of each sample is compared with its source, in words."""
-        kept = "coefficients equal its source's" if self.encoding.mode == "lossless" else ""
-        if not self.same_encoder:
-            return kept or "size equals its source's, encoded again"
-        encoded = "bytes equal its source's, encoded again"
-        return f"{kept} or, where it was converted, {encoded}" if kept else encoded
 
     def unchecked(self) -> str:
         """What cannot be compared here, in words; "" where everything is."""
@@ -105,7 +111,8 @@ class Source:
         except (UnreadableImage, ValueError, OSError) as error:
             return f"its source: {error.what if isinstance(error, UnreadableImage) else error}"
         if self.same_encoder:
-            return "" if again.payload == stored else "its bytes are not its source's, encoded again"
+            what = "pixels" if self.encoding.mode == "raw" else "bytes"
+            return "" if again.payload == stored else f"its {what} are not its source's, encoded again"
         if (again.width, again.height) != size:
             return f"it has {size[0]} x {size[1]} pixels, its source, encoded again, {again.width} x {again.height}"
         return ""
@@ -120,3 +127,36 @@ class Source:
             return [f"its classes are not in the folder's order: {', '.join(self.classes[:3])} ..."]
         missing = [] if self.limited else [path for path in found.paths if path not in self.known]
         return [f"{self.root / path} is not in the file" for path in missing]
+
+
+def _encoding(settings: dict[str, Any], beton: Beton) -> Encoding:
+    """How the packer was told to encode; UserError for what it cannot have been told."""
+    given = {key: settings[key] for key in ("mode", *RANGES, "optimize") if key in settings}
+    for key, value in given.items():
+        if key == "mode":
+            fits, expected = value in MODES, ", ".join(MODES)
+        elif key == "optimize":
+            fits, expected = isinstance(value, bool), "true or false"
+        else:
+            low, high = RANGES[key]
+            fits = type(value) is int and low <= value <= high
+            expected = f"a whole number from {low} to {high}"
+        if not fits:
+            raise _impossible(beton, f"its setting {key} is {_said(value)}, expected {expected}")
+    try:
+        return Encoding(**given)
+    except UserError as error:
+        raise _impossible(beton, str(error)) from None
+
+
+def _lies_below(path: str) -> bool:
+    """Whether a path leads from a folder to what lies in it."""
+    return not path.startswith("/") and ".." not in path.split("/") and "\0" not in path
+
+
+def _said(value: object) -> str:
+    return f"a {type(value).__name__}" if isinstance(value, (dict, list)) else shown(repr(value))
+
+
+def _impossible(beton: Beton, what: str) -> UserError:
+    return UserError(f"{sidecar_path(beton.path)}: {what}; pack again, or verify without --source")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 from ..beton import format as fmt
 from ..beton.lossless import segments
 from ..beton.reader import Beton
-from ..beton.sidecar import names
+from ..beton.sidecar import facts, names
+from ..foreign import shown
 
 BINS = 12
 MOST_NAMED = 100
@@ -104,11 +106,12 @@ class Survey:
 def survey(beton: Beton) -> Survey:
     """Read the metadata of all samples, and the headers of up to ``LOOK_AT`` of them, evenly spread."""
     told = beton.sidecar or {}
+    packer = told.get("packer")
     width, height = beton.images["width"].astype(int), beton.images["height"].astype(int)
     return Survey(
         path=str(beton.path),
-        packer=str(told.get("packer", "an unknown packer: no sidecar tells it")),
-        settings=_mapping(told, "settings"),
+        packer=packer if isinstance(packer, str) else "an unknown packer: no sidecar tells it",
+        settings=facts(told, "settings"),
         samples=beton.num_samples,
         raw=int((beton.images["mode"] == fmt.RAW).sum()),
         file_bytes=len(beton.map),
@@ -119,14 +122,9 @@ def survey(beton: Beton) -> Survey:
         shortest_side_px=Histogram.of(np.minimum(width, height)),
         balance=_balance(beton),
         markers=_markers(beton),
-        converted=_mapping(_mapping(told, "counts"), "converted"),
+        converted=facts(told.get("counts"), "converted"),
         skipped=len(names(told, "skipped")),
     )
-
-
-def _mapping(document: dict[str, Any], key: str) -> dict[str, Any]:
-    told = document.get(key)
-    return told if isinstance(told, dict) else {}
 
 
 def _balance(beton: Beton) -> Balance:
@@ -156,14 +154,15 @@ def class_name(beton: Beton, index: int) -> str:
 
 
 def text(found: Survey) -> str:
-    """The survey for a terminal."""
+    """The survey for a terminal, on which what the file's json says does no more than stand there."""
     mb, size, balance, markers = found.file_bytes / 1e6, found.bytes_an_image, found.balance, found.markers
-    shown = ", ".join(balance.empty_classes[:8]) + (" ..." if balance.empty > 8 else "")
-    empty = f"; {balance.empty:,} empty: {shown}" if balance.empty else "; none empty"
+    named = ", ".join(shown(name, 60) for name in balance.empty_classes[:8])
+    named += " ..." if balance.empty > 8 else ""
+    empty = f"; {balance.empty:,} empty: {named}" if balance.empty else "; none empty"
     empty += f"; {balance.of_no_class:,} samples of no class" if balance.of_no_class else ""
     lines = [
-        f"{found.path}: {found.samples:,} samples of {balance.classes:,} classes, packed by {found.packer}",
-        f"  settings      {', '.join(f'{key} = {value}' for key, value in found.settings.items()) or 'not told'}",
+        f"{found.path}: {found.samples:,} samples of {balance.classes:,} classes, packed by {shown(found.packer)}",
+        f"  settings      {_told(f'{key} = {value}' for key, value in found.settings.items()) or 'not told'}",
         f"  file          {mb:,.1f} MB in pages of {found.page_bytes >> 20} MiB, {found.payload_bytes / 1e6:,.1f} MB of it images"
         + (f", {found.raw:,} of them raw" if found.raw else ""),
         f"  an image      {size.least / 1e3:,.1f} to {size.most / 1e3:,.1f} kB, mean {size.mean / 1e3:,.1f}, median {size.median / 1e3:,.1f}",
@@ -171,7 +170,7 @@ def text(found: Survey) -> str:
         f"  tiles         {_tiles(markers)}",
     ]
     if found.converted or found.skipped:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in found.converted.items())
+        kinds = _told(f"{count} {kind}" for kind, count in found.converted.items())
         lines.append(
             f"  sources       converted: {kinds or 'none'}; skipped as unreadable: {found.skipped:,}"
         )
@@ -186,6 +185,10 @@ def text(found: Survey) -> str:
                 f"    {low:>6} to {high - 1:<6} px {count:>10,} {'█' * round(40 * count / most)}".rstrip()
             )
     return "\n".join(lines)
+
+
+def _told(parts: Iterable[str]) -> str:
+    return ", ".join(shown(part) for part in parts)
 
 
 def _tiles(markers: Markers) -> str:

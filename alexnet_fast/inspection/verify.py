@@ -13,6 +13,7 @@ from ..beton.reader import Beton, BetonError
 from ..beton.sidecar import checksums, names
 from ..beton.workers import in_order
 from ..errors import UserError
+from ..foreign import shown
 from ..pipeline.status import MEANING, OK
 from .source import Source
 from .whole import Decoder
@@ -31,8 +32,9 @@ class Fault:
     """The sample's source, where the sidecar tells it."""
 
     def __str__(self) -> str:
-        named = f" ({self.path})" if self.path else ""
-        return self.what if self.index is None else f"sample {self.index}{named}: {self.what}"
+        named = f" ({shown(self.path)})" if self.path else ""
+        what = shown(self.what, 1000)
+        return what if self.index is None else f"sample {self.index}{named}: {what}"
 
 
 @dataclass
@@ -46,12 +48,36 @@ class Verdict:
     unchecked: list[str] = field(default_factory=list)
     """What could not be looked at, and why."""
     faults: list[Fault] = field(default_factory=list)
+    opened: bool = False
+    """Whether its samples were looked at; if not, its one fault is why."""
+
+    def lines(self) -> list[str]:
+        """What is wrong, a fault a line, and a sentence on the whole."""
+        if not self.opened:
+            return [str(fault) for fault in self.faults]  # the reader names the file
+        return [*(f"{self.path}: {fault}" for fault in self.faults), str(self)]
 
     def __str__(self) -> str:
         state = f"{len(self.faults):,} fault{'s' * (len(self.faults) > 1)}" if self.faults else "no fault"
-        checked = f": each {', '.join(self.checked)}" if self.checked and not self.faults else ""
+        *most, last = self.checked or [""]
+        held = f"{', '.join(most)} and {last}" if most else last
+        checked = f": every sample {held}" if held and not self.faults else ""
         unchecked = f" (not checked: {'; '.join(self.unchecked)})" if self.unchecked else ""
         return f"{self.path}: {self.samples:,} samples, {state}{checked}{unchecked}"
+
+
+def betons_at(path: Path) -> list[Path]:
+    """The .beton files of a folder; of anything else, that.
+
+    Raises:
+        UserError: the folder has none.
+    """
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("*.beton"))
+    if not found:
+        raise UserError(f"{path} holds no .beton file; give --verify such files, or a folder that holds some")
+    return found
 
 
 def verify(
@@ -72,8 +98,8 @@ def verify(
         UserError: there is no such file, or it tells no source to compare with.
         WorkerDied: a process died over a sample, which it names.
     """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist or is no file; give --verify .beton files")
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give --verify .beton files, or folders of them")
     verdict = Verdict(path)
     try:
         with Beton(path) as beton:
@@ -89,9 +115,10 @@ def verify(
     except BetonError as error:
         verdict.faults.append(Fault(str(error)))
         return verdict
-    verdict.checked.insert(0, "decodes, every pixel")
+    verdict.opened = True
+    verdict.checked.insert(0, "decodes whole")
     if compared:
-        verdict.checked.append(compared.how())
+        verdict.checked.append(_equality(compared))
         verdict.unchecked += [compared.unchecked()] if compared.unchecked() else []
         verdict.faults += [Fault(what) for what in compared.faults_of_the_whole()]
     else:
@@ -111,6 +138,16 @@ def verify(
         outcomes.close()
         _open.clear()  # where this process was the worker
     return verdict
+
+
+def _equality(source: Source) -> str:
+    """What each sample has of its source, in words."""
+    if source.encoding.mode == "lossless":
+        anew = " (where it was converted, equals it encoded again)" if source.same_encoder else ""
+        return f"has its source's coefficients{anew if source.converted else ''}"
+    if not source.same_encoder:
+        return "has its source's size"
+    return "has its source's pixels" if source.encoding.mode == "raw" else "equals its source encoded again"
 
 
 def look_at(path: str, source: str, index: int) -> list[str]:
@@ -138,7 +175,7 @@ class _Opened:
         _, status = self._decoder.whole(index)
         if status != OK:
             found.append(f"it does not decode: {MEANING[status]}")
-        if self._source:
+        elif self._source:
             image = self._beton.images[index]
             size = int(image["width"]), int(image["height"])
             what = self._source.fault(index, stored, int(self._beton.labels[index]), size)

@@ -20,12 +20,13 @@ class Activity:
         busy_s: seconds inside decode calls so far.
         cpu_s: seconds of those in which it had a processor.
         faults: page faults of those that waited for the disk.
+        samples: that it has decoded so far.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.busy_s = self.cpu_s = 0.0
-        self.faults = 0
+        self.faults = self.samples = 0
         self.begin("starting")
 
     def begin(self, doing: str) -> float:
@@ -34,12 +35,13 @@ class Activity:
         self.doing = doing
         return self.since_s
 
-    def count(self, before: tuple[float, float, int]) -> float:
+    def count(self, before: tuple[float, float, int], samples: int) -> float:
         """Add a decode call to the sums, given ``usage`` at its begin; returns when that ended."""
         now_s, cpu_s, faults = usage()
         self.busy_s += now_s - before[0]
         self.cpu_s += cpu_s - before[1]
         self.faults += faults - before[2]
+        self.samples += samples
         return now_s
 
 

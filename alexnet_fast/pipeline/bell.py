@@ -1,14 +1,15 @@
-"""Wakes the consumer."""
+"""Wakes one thread."""
 
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 
 class Bell:
-    """One waits, any may ring; rung while nobody waits, it is heard by the next wait.
+    """One waits, any may ring, the garbage collector too; rung while nobody waits, it is heard by the next wait.
 
-    The consumer is the main thread, which Ctrl-C can stop between any two lines of Python, those of
+    Who waits or rings may be the main thread, which Ctrl-C can stop between any two lines of Python, those of
     threading.Condition and Event too: they would leave a lock held, or released twice, and the close that
     follows would wait for ever.  This is one lock, which is held while all is quiet, and one call into C.
     """
@@ -18,9 +19,10 @@ class Bell:
         self._quiet.acquire()
 
     def ring(self) -> None:
-        """Wake whoever waits. Two threads must not ring at once."""
-        if self._quiet.locked():
-            self._quiet.release()
+        """Wake whoever waits."""
+        with suppress(RuntimeError):  # another rang it between these two lines
+            if self._quiet.locked():
+                self._quiet.release()
 
     def wait(self, most_s: float) -> bool:
         """Whether it rang; waits for so many seconds at most."""

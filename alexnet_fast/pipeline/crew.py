@@ -19,7 +19,7 @@ from .bell import Bell
 from .chunks import CHUNK, close_handle, decode, first_scratch, kernels, open_handle
 from .crop import Cropping
 from .decode import Scratch
-from .stall import LOADING_S, POLL_S, STALL_S, Patience, close_all, describe
+from .stall import LOADING_S, POLL_S, Patience, close_all, describe
 
 if TYPE_CHECKING:
     from .ring import Slot
@@ -54,7 +54,7 @@ class Crew:
         file: (file size,) uint8, the memory map.
         before_each: called by a thread before each chunk that it decodes; what it raises reaches the consumer.
         also_report: what others do, on whom the threads wait, for a person.
-        stall_s: a wait of the consumer in which nothing moves for so long is told (see ``stall``).
+        patience: the consumer's, with threads that do not move.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Crew:
         *,
         before_each: Callable[[], object] = lambda: None,
         also_report: Callable[[], str] = str,
-        stall_s: float = STALL_S,
+        patience: Patience,
     ) -> None:
         self._file, self._cropping, self._batches_ahead = file, cropping, batches_ahead
         self._before_each, self._also_report = before_each, also_report
@@ -77,13 +77,14 @@ class Crew:
         self._planning = False  # a thread is asking the plan for its next job
         self._closed = self._loaded = False
         self._error: BaseException | None = None
-        self._patience = Patience(stall_s)
+        self._patience = patience
         self._moved_s = 0.0  # when a thread last finished something
         self.watch: Watch | None = None
         self.activities = [Activity(f"decode-{k}") for k in range(threads)]
+        self._bells = [Bell() for _ in range(threads)]  # of the decoding threads
         self._threads = [
-            threading.Thread(target=self._work, args=(activity,), name=activity.name, daemon=True)
-            for activity in self.activities
+            threading.Thread(target=self._work, args=(activity, bell), name=activity.name, daemon=True)
+            for activity, bell in zip(self.activities, self._bells)
         ]
         _crews.add(self)
 
@@ -95,8 +96,7 @@ class Crew:
     def _make_lock(self) -> None:
         """Held for moments only, and by the consumer only in `with`: see ``Bell``."""
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)  # for the decoding threads
-        self._bell = Bell()  # for the consumer; rung under the lock
+        self._bell = Bell()  # the consumer's
 
     def begin(self, key: tuple[int, int], plan: Iterator[Job]) -> None:
         """Go on if the jobs in hand begin with ``key``; else drop them and follow ``plan``."""
@@ -106,7 +106,7 @@ class Crew:
             self._wanted = key
             self._jobs.clear()
             self._plan = plan
-            self._changed.notify_all()
+        self._ring_all()
 
     def next(self) -> Job:
         """The next job of the plan, done; waits for it.
@@ -116,7 +116,7 @@ class Crew:
             UserError: a thread met something that the user can mend.
             LoaderStalled: nothing moved for too long.
         """
-        began_s = time.perf_counter()
+        began_s = self._patience.begin()
         while (job := self._first_done()) is None:
             if not self._bell.wait(min(POLL_S, self._patience.stall_s)):
                 self._look_after(began_s)
@@ -133,8 +133,9 @@ class Crew:
                 raise RuntimeError("the loader is closed")
             if not self._jobs or self._jobs[0].left:
                 return None
-            self._changed.notify_all()
-            return self._jobs.popleft()
+            job = self._jobs.popleft()
+        self._ring_all()
+        return job
 
     def _look_after(self, began_s: float) -> None:
         """See that the threads live and move; the consumer has waited since ``began_s``."""
@@ -158,26 +159,28 @@ class Crew:
         Raises:
             LoaderStalled: one of them does not end.
         """
-        with self._lock:
-            self._closed = True
-            self._changed.notify_all()
-            self._bell.ring()
+        self.stop()
         self._patience.join(self._threads, self.report)
         self._jobs.clear()
         self._plan = None
 
     def stop(self) -> None:
-        """Tell the threads to end, and wait for nothing.
+        """Tell the threads to end, and wait for nothing and no lock.
 
         The garbage collector calls this for a loader that was dropped, in whatever thread it runs and under whatever
-        locks that thread holds, some of which the decoding threads may need to end.
+        locks that thread holds, some of which the decoding threads may need to end.  Where Ctrl-C stops it half-way, which
+        nobody hears of there, they find that they shall end when they next look up by themselves.
         """
         self._closed = True
-        if self._lock.acquire(blocking=False):
-            self._changed.notify_all()
-            self._lock.release()
+        self._ring_all()
+        self._bell.ring()
 
-    def _work(self, activity: Activity) -> None:
+    def _ring_all(self) -> None:
+        """Have the decoding threads that wait look again."""
+        for bell in self._bells:
+            bell.ring()
+
+    def _work(self, activity: Activity, bell: Bell) -> None:
         try:
             activity.begin("waiting for the kernels, which are being loaded or compiled")
             if not kernels.wait(give_up=lambda: self._closed):
@@ -186,7 +189,7 @@ class Crew:
             handle = open_handle()
             try:
                 scratch = first_scratch(handle, self._cropping.size)
-                while (chunk := self._take(activity)) is not None:
+                while (chunk := self._take(activity, bell)) is not None:
                     scratch = self._decode(*chunk, activity, handle, scratch)
                     self._done(*chunk)
             finally:
@@ -194,29 +197,36 @@ class Crew:
         except BaseException as error:  # whatever it is, the consumer must hear of it
             with self._lock:
                 self._error = error
-                self._bell.ring()
+            self._bell.ring()
 
-    def _take(self, activity: Activity) -> tuple[Job, int, int] | None:
+    def _take(self, activity: Activity, bell: Bell) -> tuple[Job, int, int] | None:
         """The next samples [begin, end) of a job, or None when the crew is closed; waits for either."""
         waited_from_s = None
-        with self._lock:
-            while (job := self._unfinished()) is None or self._closed:
-                if self._closed:
-                    return None
-                if self._plan is not None and not self._planning and len(self._jobs) < self._batches_ahead:
-                    self._extend(self._plan, activity)
-                    continue
-                if (why := self._why_idle()) != activity.doing:
-                    activity.begin(why)
-                if waited_from_s is None:
-                    waited_from_s = activity.since_s
-                self._changed.wait(POLL_S)  # `stop` may have found the lock taken
-            begin = job.taken
-            share = -(-len(job.samples) // len(self._threads))
-            job.taken = end = min(begin + min(CHUNK, share), len(job.samples))
+        while (chunk := self._begun(activity)) is None:
+            if self._closed:
+                return None
+            if waited_from_s is None:
+                waited_from_s = activity.since_s
+            bell.wait(POLL_S)
         if waited_from_s is not None and (watch := self.watch) is not None:
-            watch(activity.name, "wait", waited_from_s, time.perf_counter(), job.key)
-        return job, begin, end
+            watch(activity.name, "wait", waited_from_s, time.perf_counter(), chunk[0].key)
+        return chunk
+
+    def _begun(self, activity: Activity) -> tuple[Job, int, int] | None:
+        """The next samples of a job, which nobody else will take; None where there are none now, or the crew is closed."""
+        with self._lock:
+            while not self._closed:
+                if (job := self._unfinished()) is not None:
+                    begin = job.taken
+                    share = -(-len(job.samples) // len(self._threads))
+                    job.taken = min(begin + min(CHUNK, share), len(job.samples))
+                    return job, begin, job.taken
+                if self._plan is None or self._planning or len(self._jobs) >= self._batches_ahead:
+                    if (why := self._why_idle()) != activity.doing:
+                        activity.begin(why)
+                    return None
+                self._extend(self._plan, activity)
+        return None
 
     def _unfinished(self) -> Job | None:
         """The oldest job with samples that nobody has begun."""
@@ -244,7 +254,7 @@ class Crew:
             self._jobs.append(job)
         elif plan is self._plan:  # else another took its place, and this job goes
             self._plan = None
-        self._changed.notify_all()
+        self._ring_all()
 
     def _decode(
         self, job: Job, begin: int, end: int, activity: Activity, handle: int, scratch: Scratch
@@ -263,7 +273,7 @@ class Crew:
             job.slot.images[begin:end],
             job.statuses[begin:end],
         )
-        ended_s = activity.count(before)
+        ended_s = activity.count(before, end - begin)
         if (watch := self.watch) is not None:
             watch(activity.name, "decode", before[0], ended_s, job.key)
         return scratch

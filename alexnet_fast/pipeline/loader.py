@@ -23,7 +23,7 @@ from .order import Share
 from .plan import Plan, places_of
 from .readahead import ReadAhead, bytes_of
 from .ring import Batch, Ring
-from .stall import STALL_S
+from .stall import STALL_S, Patience
 
 
 class Loader:
@@ -124,9 +124,9 @@ class Loader:
             raise UserError(
                 f"{self.beton.path} has {self.num_samples} samples, fewer than one batch of {batch_size * world_size} "
                 f"({batch_size} on each of {world_size} ranks), and drop_last leaves out what does not fill one; "
-                "use a smaller batch or drop_last = false"
+                f"give a batch of at most {self.num_samples // world_size} on each, or Loader drop_last=False"
             )
-        cropping = Cropping(
+        self.cropping = Cropping(
             train,
             size,
             round(size / center_ratio),
@@ -143,16 +143,17 @@ class Loader:
         # No further than an epoch: by then a file that small is in memory.
         read_ahead_bytes = min(read_ahead_bytes, bytes_of(samples) // world_size)
         self._sieve = Sieve(self.beton, on_error, may_be_empty=not self._share.drop_last)
-        self._read_ahead = ReadAhead(self.beton.map, read_ahead_bytes, stall_s)
+        patience = Patience(stall_s)
+        self._read_ahead = ReadAhead(self.beton.map, read_ahead_bytes, patience)
         self._plan = Plan(self.beton, samples, self._share, self._ring, self._read_ahead, seed, shuffle)
         self._crew = Crew(
             self.beton.map,
-            cropping,
+            self.cropping,
             self.threads,
             batches_ahead,
             before_each=self.beton.check_length,
             also_report=self._read_ahead.report,
-            stall_s=stall_s,
+            patience=patience,
         )
         # None of these knows of the loader, so a loader that is dropped, even within the next lines, ends their threads.
         for end in (self._ring.close, self._read_ahead.stop, self._crew.stop):

@@ -82,16 +82,16 @@ class ReadAhead:
     Args:
         file: (file size,) uint8, the memory map.
         most_bytes: how far beyond the batch that is handed out to ask, in bytes of samples; 0 = not at all.
-        stall_s: when to tell that the thread does not end (see ``stall``).
+        patience: with its end; the crew's, which may have been lost for the same reason.
     """
 
-    def __init__(self, file: np.ndarray, most_bytes: int, stall_s: float = STALL_S) -> None:
+    def __init__(self, file: np.ndarray, most_bytes: int, patience: Patience | None = None) -> None:
         self._file, self._most_bytes = file, most_bytes
         self._tasks: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._stopped = False
         self._error: BaseException | None = None
         self._activity = Activity("read-ahead")
-        self._patience = Patience(stall_s)
+        self._patience = patience or Patience(STALL_S)
         self._thread = threading.Thread(target=self._work, name="read-ahead", daemon=True)
         _all.add(self)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+import weakref
 
 import numpy as np
 
 from ..beton.format import RAW
 from ..errors import UserError
-from .chunks import open_handle
+from .chunks import close_handle, open_handle
 from .crop import BOX, Cropping, draw_boxes
 from .decode import decode_chunk, make_scratch
 from .header import read_header
@@ -41,7 +42,7 @@ def first_stages(file, samples, boxes, size, scratch, stage):
     return total
 
 
-class Stages:
+class DecodeStages:
     """Chunks of samples, to be decoded again and again as far as a stage.
 
     Args:
@@ -65,7 +66,9 @@ class Stages:
             draw_boxes(chunk, np.uint64(0), cropping, boxes)
         widest, highest = int(samples["width"].max()), int(samples["height"].max())
         most_bytes = int(samples["size"].max()) + 2
-        self._scratch = make_scratch(open_handle(), most_bytes, widest, highest, cropping.size)
+        handle = open_handle()
+        weakref.finalize(self, close_handle, handle)
+        self._scratch = make_scratch(handle, most_bytes, widest, highest, cropping.size)
         self._out = np.empty((CHUNK, 3, cropping.size, cropping.size), np.uint8)
         self._statuses = np.zeros(CHUNK, np.uint8)
 
@@ -80,11 +83,21 @@ class Stages:
         if stage != ALL:
             first_stages(self._file, chunk, boxes, self._size, self._scratch, stage)
             return time.perf_counter() - started
-        out, statuses = self._out[: len(chunk)], self._statuses[: len(chunk)]
-        decode_chunk(self._file, chunk, boxes, self._size, self._scratch, out, statuses)
+        statuses = self._decode(number)
         took_s = time.perf_counter() - started
         if statuses.any():
             broken = int(np.flatnonzero(statuses)[0])
             index, why = int(chunk["index"][broken]), MEANING[int(statuses[broken])]
             raise UserError(f"sample {index} cannot be decoded: {why}; pack it again or leave it out")
         return took_s
+
+    def sound(self) -> np.ndarray:
+        """The samples that can be decoded, (as many,) decode.SAMPLE."""
+        return np.concatenate([chunk[self._decode(number) == 0] for number, chunk in enumerate(self.chunks)])
+
+    def _decode(self, number: int) -> np.ndarray:
+        """Each sample's status."""
+        chunk = self.chunks[number]
+        out, statuses = self._out[: len(chunk)], self._statuses[: len(chunk)]
+        decode_chunk(self._file, chunk, self._boxes[number], self._size, self._scratch, out, statuses)
+        return statuses

@@ -34,6 +34,8 @@ class LoaderStalled(RuntimeError):
 class Patience:
     """Of one waiter: a warning after each ``stall_s`` without a sign of life, LoaderStalled after ``GIVE_UP`` of them.
 
+    Once it has given up, the end of the same threads is not waited for as long again: ``join`` goes on where ``check`` was.
+
     Args:
         stall_s: seconds; infinity never tires.
     """
@@ -41,6 +43,11 @@ class Patience:
     def __init__(self, stall_s: float) -> None:
         self.stall_s = stall_s
         self._since_s, self._said = 0.0, 0
+
+    def begin(self) -> float:
+        """A wait begins, whatever was given up before; returns when that is, in seconds of time.perf_counter."""
+        self._since_s, self._said = time.perf_counter(), 0
+        return self._since_s
 
     def check(self, since_s: float, waits_for: str, report: Report, stall_s: float = 0.0) -> None:
         """Warn or raise, if it is time.
@@ -55,7 +62,7 @@ class Patience:
         quiet_s = time.perf_counter() - since_s
         if since_s != self._since_s:
             self._since_s, self._said = since_s, 0
-        if quiet_s < (self._said + 1) * stall_s:
+        if quiet_s < min(self._said + 1, GIVE_UP) * stall_s:
             return
         self._said += 1
         text = f"the loader has not moved for {quiet_s:.0f} s while {waits_for} was waited for:\n{report()}"
@@ -64,8 +71,12 @@ class Patience:
         logger.warning("%s\nit is given up after %.0f s", text, GIVE_UP * stall_s)
 
     def join(self, threads: Sequence[threading.Thread], report: Report) -> None:
-        """Wait for the end of threads that were told to end."""
-        since_s = time.perf_counter()
+        """Wait for the end of threads that were told to end.
+
+        Raises:
+            LoaderStalled: one of them does not.
+        """
+        since_s = self._since_s if self._said >= GIVE_UP else self.begin()
         for thread in threads:
             while thread.is_alive():
                 thread.join(min(POLL_S, self.stall_s))

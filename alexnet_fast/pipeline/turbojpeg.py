@@ -6,12 +6,10 @@ A symbol is looked up when cached code is loaded, provided that its library is i
 
 from __future__ import annotations
 
-import ctypes
 import ctypes.util
 import os
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, files
-from typing import Any
 
 import llvmlite.binding as llvm
 from numba import types
@@ -70,11 +68,3 @@ def load() -> str:
         "'apt-get install libturbojpeg' (Ubuntu), 'dnf install turbojpeg' (openEuler, RHEL) or, on x86-64, "
         f"'pip install turbojpeg'; or name the file in {ENVIRONMENT}"
     )
-
-
-def last_error(handle: int) -> str:
-    """What the library says of the last call on a handle, e.g. "Premature end of JPEG file"."""
-    library: Any = ctypes.CDLL(load())
-    library.tjGetErrorStr2.argtypes = [ctypes.c_void_p]
-    library.tjGetErrorStr2.restype = ctypes.c_char_p
-    return str(library.tjGetErrorStr2(handle).decode("ascii", "replace"))

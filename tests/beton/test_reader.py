@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_fast.beton.reader import Beton, BetonError
 from betons import PAGE, Entry, jpeg, picture, write
@@ -167,6 +168,18 @@ def test_a_payload_that_leaves_the_pages_or_is_empty_is_refused(
     tmp_path: Path, whole: bytes, size: int
 ) -> None:
     assert "sample 2 cannot be" in refusal(tmp_path, patched(whole, 2 * PAGE + 2 * 24 + 16, "<Q", size))
+
+
+def test_a_payload_larger_than_a_page_is_refused_though_the_file_holds_it(tmp_path: Path) -> None:
+    """One flipped bit in the table of a large file would else be gigabytes for one sample."""
+    page_filler = Entry.raw(Image.new("RGB", (800, 800)))
+    content = write(tmp_path / "a.beton", [jpeg(picture(64, 48)), page_filler, page_filler]).read_bytes()
+    of_the_first = 3 * PAGE + 16
+    message = refusal(tmp_path, patched(content, of_the_first, "<Q", PAGE + 1))
+    assert "sample 0 cannot be" in message and f"in pages of {PAGE};" in message
+    (tmp_path / "full.beton").write_bytes(patched(content, of_the_first, "<Q", PAGE))
+    with Beton(tmp_path / "full.beton") as beton:
+        assert beton.sizes[0] == beton.page_size == PAGE
 
 
 @pytest.mark.parametrize(("at", "value"), [(1, 0), (3, 0)])

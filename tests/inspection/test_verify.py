@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from alexnet_fast.beton.lossless import JpegtranMissing, jpegtran
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.beton.writer import scan_folder, write_beton
 from alexnet_fast.errors import UserError
-from alexnet_fast.inspection.verify import Verdict, verify
+from alexnet_fast.inspection.coefficients import geometry
+from alexnet_fast.inspection.verify import Fault, Verdict, verify
 from betons import jpeg, picture, write
 from folders import fill
 
@@ -47,7 +49,7 @@ def test_a_whole_file_has_no_fault(images: Path, packed: Path, workers: int) -> 
     verdict = verify(packed, images, workers=workers, progress=lambda *done: told.append(done))
     assert verdict.samples == 10 and listed(verdict) == [] and verdict.unchecked == []
     assert str(verdict).endswith(
-        "10 samples, no fault: each decodes, every pixel, matches its checksum, bytes equal its source's, encoded again"
+        "10 samples, no fault: every sample decodes whole, matches its checksum and equals its source encoded again"
     )
     assert told == [(done, 10) for done in range(1, 11)]
 
@@ -175,7 +177,52 @@ def test_another_encoder_than_the_packers_is_said_and_its_bytes_are_not_compared
     sidecar.write_text(sidecar.read_text().replace('"pillow": "', '"pillow": "1.'))
     verdict = verify(packed, images, workers=1)
     assert listed(verdict) == [] and "packed with {'pillow': '1." in verdict.unchecked[0]
-    assert "size equals its source's, encoded again" in str(verdict)
+    assert "and has its source's size" in str(verdict)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"converted": 5}, "its converted images are 5, expected an object"),
+        (
+            {"settings": {"quality": "x\n"}},
+            r"its setting quality is 'x\n', expected a whole number from 1 to 100",
+        ),
+        ({"settings": {"quality": 101}}, "its setting quality is 101, expected"),
+        (
+            {"settings": {"max_resolution": True}},
+            "its setting max_resolution is True, expected a whole number",
+        ),
+        ({"settings": {"mode": []}}, "its setting mode is a list, expected reencode, raw, lossless"),
+        ({"settings": {"optimize": 1}}, "its setting optimize is 1, expected true or false"),
+        ({"settings": {"mode": "lossless", "min_side": 3}}, "mode lossless keeps every image's own size"),
+        ({"settings": {"split": "../train"}}, "'../train' is no place below the folder that was packed"),
+        ({"paths": ["ant/../../outside.JPEG"] * 10}, "'ant/../../outside.JPEG' is no place below the folder"),
+        ({"paths": ["/outside.JPEG"] * 10}, "'/outside.JPEG' is no place below the folder"),
+    ],
+)
+def test_a_json_that_says_what_cannot_be_is_refused_by_name(
+    images: Path, packed: Path, changed: dict[str, Any], expected: str
+) -> None:
+    sidecar = packed.with_name("a.beton.json")
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), **changed}))
+    with pytest.raises(UserError) as caught:
+        verify(packed, images, workers=1)
+    assert str(caught.value).startswith(f"{sidecar}: ") and expected in str(caught.value)
+    assert str(caught.value).isprintable() and str(caught.value).endswith("or verify without --source")
+
+
+def test_a_fault_is_one_line_whatever_the_json_calls_the_sample() -> None:
+    fault = Fault("its label is no\nclass", 3, "ant/\x1b[2J.JPEG")
+    assert str(fault) == r"sample 3 (ant/\x1b[2J.JPEG): its label is no\nclass"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_the_geometry_of_another_kind_of_picture_is_not_looked_for(kind: str) -> None:
+    other = io.BytesIO()
+    picture(40, 30).save(other, kind)
+    with pytest.raises(OSError, match="cannot identify"):
+        geometry(other.getvalue())
 
 
 def test_a_file_that_cannot_even_be_opened_has_one_fault(packed: Path) -> None:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -81,3 +88,63 @@ def test_a_forked_child_loads_the_kernels_for_itself() -> None:
         started = warm_up._thread is None and warm_up.wait(give_up=lambda: False)
         os._exit(0 if started else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@contextmanager
+def interrupted_at(line: int) -> Iterator[None]:
+    """Ctrl-C as the body's calls are about to begin the ``line``-th line of ours or of Python's own library."""
+    lines = count()
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if event == "line" and next(lines) == line:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("end", ["stop", "close"])
+def test_ctrl_c_at_any_line_of_what_ends_the_threads_leaves_none_that_waits_for_ever(
+    beton: Path, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The garbage collector stops a dropped loader's threads in the main thread, where nobody hears of the interruption."""
+    monkeypatch.setattr(crew, "POLL_S", 0.01)
+    crew.kernels.wait(give_up=lambda: False)
+    for line in count():
+        loader = Loader(beton, 1, train=True, threads=2)
+        next(iter(loader))
+        try:
+            with interrupted_at(line):
+                getattr(loader._crew, end)()
+            whole = True
+        except KeyboardInterrupt:
+            whole = False
+        closing = threading.Thread(target=loader.close, daemon=True)
+        closing.start()
+        closing.join(WAIT_S)
+        assert not closing.is_alive(), f"interrupted at line {line}"
+        if whole:
+            break
+    assert line > 3
+
+
+def test_threads_that_wait_are_woken_by_the_garbage_collector(
+    beton: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each loader that is dropped would hold its threads, and its memory, until they look up by themselves."""
+    monkeypatch.setattr(crew, "POLL_S", 10 * WAIT_S)
+    loader = Loader(beton, 1, train=True, threads=2)
+    next(iter(loader))
+    threads = loader._crew._threads
+    while not all(each.doing.startswith("waiting: 3") for each in loader.activities):
+        time.sleep(0.001)
+    with loader._crew._lock:  # as where the collector runs in a thread that holds it
+        del loader
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert not any(thread.is_alive() for thread in threads)

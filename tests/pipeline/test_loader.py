@@ -405,7 +405,7 @@ def test_the_largest_seed_and_epoch_work(beton: Path) -> None:
 
 
 def test_a_batch_larger_than_the_set_is_refused_with_what_to_do(beton: Path) -> None:
-    expected = r"has 50 samples, fewer than one batch of 60 \(20 on each of 3 ranks\).*use a smaller batch or drop_last = false"
+    expected = r"has 50 samples, fewer than one batch of 60 \(20 on each of 3 ranks\).*at most 16 on each, or Loader drop_last=False"
     with pytest.raises(UserError, match=expected):
         Loader(beton, 20, train=True, world_size=3)
 

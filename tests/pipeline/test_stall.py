@@ -14,7 +14,7 @@ import pytest
 import betons
 from alexnet_fast import Loader
 from alexnet_fast.pipeline import crew, plan
-from alexnet_fast.pipeline.stall import LoaderStalled
+from alexnet_fast.pipeline.stall import GIVE_UP, LoaderStalled, Patience
 from alexnet_fast.pipeline.warmup import WarmUp
 
 WAIT_S = 20.0
@@ -110,6 +110,35 @@ def test_a_thread_that_does_not_end_is_told_when_the_loader_is_closed(
     loader.close()
 
 
+def test_what_was_given_up_once_is_not_waited_for_as_long_again(
+    beton: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
+) -> None:
+    """Neither as the loader is closed nor at the interpreter's end, which closes it again: the thread of either kind may be stuck."""
+    gate = Gate(monkeypatch)
+    loader = Loader(beton, 8, train=False, size=16, threads=2, stall_s=0.1)
+    loader._read_ahead.do(lambda: gate(None, {"index": [0]}))
+    with pytest.raises(LoaderStalled, match="epoch 0, step 0 was waited for"):
+        next(iter(loader))
+    assert len(warnings) == GIVE_UP - 1
+    for close in (loader._crew.close, loader._read_ahead.close, loader.close):
+        with pytest.raises(LoaderStalled, match="the end of its thread .* was waited for"):
+            close()
+    assert len(warnings) == GIVE_UP - 1, "it was given up at the first look"
+    gate.open()
+    loader.close()
+
+
+def test_a_new_wait_has_its_whole_patience() -> None:
+    patience = Patience(0.001)
+    long_ago_s = time.perf_counter() - 1
+    for _ in range(2):
+        for _ in range(GIVE_UP - 1):
+            patience.check(long_ago_s, "it", str)
+        with pytest.raises(LoaderStalled):
+            patience.check(long_ago_s, "it", str)
+        patience.begin()
+
+
 @pytest.mark.parametrize("failure", [SystemExit(3), MemoryError("none"), KeyboardInterrupt()])
 def test_whatever_ends_a_decoding_thread_reaches_the_consumer(
     beton: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
@@ -125,7 +154,7 @@ def test_whatever_ends_a_decoding_thread_reaches_the_consumer(
 
 
 def test_a_thread_that_ends_without_a_word_is_named(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew.Crew, "_work", lambda self, activity: None)
+    monkeypatch.setattr(crew.Crew, "_work", lambda self, activity, bell: None)
     with (
         Loader(beton, 8, train=False, size=16, threads=1) as loader,
         pytest.raises(RuntimeError, match="the decoding thread decode-0 has ended"),

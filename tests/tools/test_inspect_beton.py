@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from alexnet_fast import Loader
 from alexnet_fast.beton.encode import Encoding
@@ -98,6 +98,43 @@ def test_a_broken_sample_is_shown_as_one(tmp_path: Path) -> None:
     assert inspect(path, "--out", tmp_path / "sheets")[0] == 0
     sheet = np.asarray(Image.open(tmp_path / "sheets/crops.png"))
     assert sheet[TITLE_PX - 1, GAP_PX + 50].tolist() == [170, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "EPS"])
+def test_a_payload_that_is_another_kind_of_picture_is_shown_as_broken_and_opened_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """For an EPS Pillow would start Ghostscript; a PNG of a few bytes may be gigabytes."""
+    ran: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments, **options: ran.append(arguments))
+    other = io.BytesIO()
+    Image.new("RGB", (40, 30), (255, 0, 0)).save(other, kind)
+    path = write(tmp_path / "a.beton", [Entry(other.getvalue(), 40, 30), jpeg(picture(40, 30))])
+    assert inspect(path, "--out", tmp_path / "sheets")[0] == 0
+    sheet = np.asarray(Image.open(tmp_path / "sheets/samples.png"))
+    assert sheet[TITLE_PX - 1, GAP_PX + 50].tolist() == [170, 0, 0]
+    assert sheet[TITLE_PX - 1, 2 * GAP_PX + CELL_PX + 50].tolist() == [225, 225, 225]
+    assert ran == []
+
+
+def test_what_a_json_says_is_shown_on_its_line_and_within_bounds_whatever_it_is(tmp_path: Path) -> None:
+    """Class names of any length, line breaks, and what a terminal would obey."""
+    odd = "a\nb\x1b[2J" + "x" * 20_000
+    path = write(tmp_path / "a.beton", [jpeg(picture(40, 30))] * 2, labels=[0, 2])
+    told = {
+        "packer": odd,
+        "settings": {odd: odd, "nested": [odd]},
+        "counts": {"converted": {odd: odd}},
+        "classes": [odd, odd, "x" * 20_000],
+    }
+    path.with_name("a.beton.json").write_text(json.dumps(told))
+    code, out, _ = inspect(path, "--out", tmp_path / "sheets")
+    assert code == 0 and "packed by a\\nb\\x1b[2Jxxx" in out
+    assert all(line.isprintable() and len(line) < 1000 for line in out.splitlines())
+    assert (tmp_path / "sheets/samples.png").exists()
+    path.with_name("a.beton.json").write_text(json.dumps({"packer": [1], "settings": 4, "counts": [5]}))
+    code, out, _ = inspect(path)
+    assert code == 0 and "an unknown packer" in out and "settings      not told" in out
 
 
 def test_without_matplotlib_the_sheets_are_drawn_and_one_sentence_says_what_to_install(

@@ -5,6 +5,8 @@
 File number n is made from (seed, n) alone, so a finding can be made again: ``--first n --tries 1``.  Worker processes,
 under a limit on their memory, decode each sample twice into memory that ends at pages which nobody may touch: with
 scratch and decoder full of one image's leavings, then of another's.  Where the two differ, pixels were not the sample's.
+Each file that loads is then shown to whoever else opens betons: the survey, the check before a training and, every tenth,
+the pictures, the verification and a Loader.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from alexnet_fast.pipeline.decode import SAMPLE, Scratch, sample_table
 
 from . import jpegs, layout
 from .guarded import PAGE, fill, guarded, guarded_scratch
+from .onlookers import Onlookers
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 64  # px: an image is three whole pages, so that both of its ends are at a guard
@@ -100,17 +103,20 @@ def same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
     return one is None or other is None or np.array_equal(one, other)
 
 
-def attack_one(path: Path, decoders: tuple[Decoder, Decoder], through_loader: bool) -> tuple[str, int, int]:
+def attack_one(
+    onlookers: Onlookers, decoders: tuple[Decoder, Decoder], thoroughly: bool
+) -> tuple[str, int, int]:
     """("loaded" or "refused", samples, broken ones).
 
     Raises:
-        AssertionError: a sample's pixels are not its own.
+        AssertionError: a sample's pixels are not its own, or it takes more memory than a page.
     """
     try:
-        beton = Beton(path)
+        beton = Beton(onlookers.path)
     except UserError as error:
         assert "\n" not in str(error), "an error of two lines"
         return "refused", 0, 0
+    assert beton.sizes.max() <= beton.page_size, "a sample larger than a page"
     samples, broken = sample_table(beton), 0
     for index in range(len(samples)):
         assert "\n" not in beton.source(index), "a name of two lines"
@@ -120,8 +126,9 @@ def attack_one(path: Path, decoders: tuple[Decoder, Decoder], through_loader: bo
             assert first[0] == second[0] < 255, f"sample {index}: status {first[0]}, then {second[0]}"
             assert same(first[1], second[1]), f"sample {index} has another image's pixels"
             broken += bool(first[0]) and train
-    if through_loader:
-        with Loader(path, 2, train=True, size=SIZE, threads=2) as loader:
+    onlookers.see(beton, thoroughly)
+    if thoroughly:
+        with Loader(onlookers.path, 2, train=True, size=SIZE, threads=2) as loader:
             try:
                 for batch in loader:
                     batch.images.sum()
@@ -135,13 +142,12 @@ def work(photos: Path, seed: int, numbers: range, *, with_ffcv: bool) -> None:
     turbojpeg.load()
     vars(chunks)["make_scratch"] = guarded_scratch
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
-        files, path = (
-            layout.Files(photos, seed, Path(name), with_ffcv=with_ffcv),
-            Path(name, "attacked.beton"),
-        )
+        files = layout.Files(photos, seed, Path(name), with_ffcv=with_ffcv)
+        onlookers = Onlookers(Path(name), files.jpegs[0], layout.COUNT)
+        path = onlookers.path
         decoders = Decoder(files.jpegs[0], 0x00), Decoder(files.jpegs[11], 0xFF)
         path.write_bytes(layout.laid_out([layout.Sample.of(jpeg) for jpeg in files.jpegs]))
-        became = attack_one(path, decoders, True)  # everything is compiled by now
+        became = attack_one(onlookers, decoders, True)  # everything is compiled by now
         assert became == ("loaded", len(files.jpegs), 0), f"undamaged samples: {became}"
         limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MORE_MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -157,7 +163,9 @@ def work(photos: Path, seed: int, numbers: range, *, with_ffcv: bool) -> None:
             if os.environ.get(SABOTAGE) == str(number):
                 guarded(1).ctypes.data_as(ctypes.POINTER(ctypes.c_char))[-PAGE] = b"x"
             try:
-                told["became"], told["samples"], told["broken"] = attack_one(path, decoders, number % 10 == 0)
+                told["became"], told["samples"], told["broken"] = attack_one(
+                    onlookers, decoders, number % 10 == 0
+                )
             except BaseException as error:  # anything but our own errors is a finding
                 told["became"], told["why"] = "finding", f"{type(error).__name__}: {error}"
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -20,6 +20,8 @@ FIELDS = struct.pack("<B16s1024x", 2, b"image") + struct.pack("<B16s1024x", 1, b
 RECORDS_AT = 24 + len(FIELDS)
 RECORD = struct.Struct("<BHHQ3xq")  # mode, width, height, pointer, label
 ENTRY = struct.Struct("<QQQ")  # sample, pointer, size
+PAGE_BYTES = 1 << 21
+COUNT = 6  # samples of a file
 WORDS = (0, 1, 2, 23, 24, 255, 1 << 15, (1 << 16) - 1, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 40, 1 << 60, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def laid_out(samples: list[Sample]) -> bytearray:
         records += RECORD.pack(sample.mode, sample.width, sample.height, at, k)
         table += ENTRY.pack(k, at, len(sample.payload))
         at += len(sample.payload)
-    head = struct.pack("<HHIQQ", 2, 2, 1 << 21, len(samples), at) + FIELDS
+    head = struct.pack("<HHIQQ", 2, 2, PAGE_BYTES, len(samples), at) + FIELDS
     return bytearray(b"".join([head, records, *(sample.payload for sample in samples), table]))
 
 
@@ -123,6 +125,16 @@ def damage_file(rng: Random, file: bytearray, count: int) -> None:
                 file[at] = int(rng.choice([0, 1, 127, 128, 255, int(rng.integers(256))]))
 
 
+def beyond_its_page(rng: Random, file: bytearray, count: int) -> bytearray:
+    """A large file, one of whose payloads is said to be a page long or more: it lies in the file, and in no page of it."""
+    at, k = len(file) - ENTRY.size * count, int(rng.integers(count))
+    size = PAGE_BYTES + int(rng.choice([-1, 0, 1, 1 << 12, 1 << 20]))
+    found = file[:at] + bytes(2 * PAGE_BYTES) + file[at:]
+    struct.pack_into("<Q", found, 16, at + 2 * PAGE_BYTES)
+    struct.pack_into("<Q", found, at + 2 * PAGE_BYTES + ENTRY.size * k + 16, size)
+    return found
+
+
 def _offset(rng: Random, length: int) -> int:
     return int(rng.choice(np.array([*WORDS, -1, 1, -2, 24, -24, length, -length], object)))
 
@@ -149,6 +161,11 @@ def a_sidecar(rng: Random, count: int) -> bytes:
         {"paths": paths}, {"paths": paths[:-1]}, {"paths": [["x"]] * count}, {"paths": ["a\nb\x1b[2J"] * count}, {"paths": {"0": 1}},
         {"paths": [None] * count}, {"file": {"bytes": 1}, "paths": paths}, [1], 3, None, {"paths": ["\ud800"] * count}, {"classes": 3, "settings": 4},
     ][int(rng.integers(12))]  # fmt: skip
+    if rng.random() < 0.8:
+        document = told_by_the_packer(paths)
+        for _ in range(int(rng.integers(1, 3))):
+            replace_one(rng, document)
+        return json.dumps(document).encode()
     text = json.dumps(document).encode()
     match int(rng.integers(8)):
         case 0:
@@ -165,6 +182,41 @@ def a_sidecar(rng: Random, count: int) -> bytes:
             return b'{"paths": NaN, "paths": 1e999}'
         case _:
             return text
+
+
+def told_by_the_packer(paths: list[str]) -> dict[str, Any]:
+    """A json as the packer writes it, but for what is to be checked of the file itself."""
+    return {
+        "packer": "alexnet_fast 1",
+        "encoder": {"pillow": "1"},
+        "settings": {
+            "mode": "reencode", "max_resolution": 0, "min_side": 0, "quality": 90, "restart_mcus": 2, "optimize": False,
+            "split": "train", "shuffle_seed": 0, "limit": None,
+        },
+        "counts": {"samples": len(paths), "converted": {"L JPEG": 1}},
+        "classes": ["class"],
+        "converted": {},
+        "skipped": [],
+        "paths": paths,
+    }  # fmt: skip
+
+
+def replace_one(rng: Random, document: Any) -> None:
+    """Put, in place, something else for one value of a document, at any depth."""
+    nested: Any = 1
+    for _ in range(400):
+        nested = [nested]
+    others: tuple[Any, ...] = (
+        5, 0, -1, 101, 1.5, float("inf"), 1 << 70, True, None, "", "a\nb\x1b[2J", "x" * 20_000, "\ud800\u202e", "lossless", "raw",
+        [], {}, ["x"], {"a": [1]}, "..", "class/../../../etc/hostname", "/etc/hostname", "class/\0", nested,
+    )  # fmt: skip
+    while True:
+        keys = list(document) if isinstance(document, dict) else range(len(document))
+        key = keys[int(rng.integers(len(keys)))]
+        if not isinstance(document[key], (dict, list)) or not document[key] or rng.random() < 0.3:
+            document[key] = others[int(rng.integers(len(others)))]
+            return
+        document = document[key]
 
 
 class Files:
@@ -185,7 +237,7 @@ class Files:
             for at in rng.integers(0, len(file), 3):
                 file[at if rng.random() < 0.3 else at % 24] = rng.integers(256)
             return bytes(file), None
-        chosen = [self.jpegs[int(k)] for k in rng.integers(0, len(self.jpegs), 5)]
+        chosen = [self.jpegs[int(k)] for k in rng.integers(0, len(self.jpegs), COUNT - 1)]
         samples = [*map(Sample.of, chosen), self.raw]
         kind = rng.random()
         if kind < 0.8:
@@ -195,7 +247,9 @@ class Files:
             damage_file(rng, file, len(samples))
         if kind > 0.95:
             file = resized(rng, file)
-        return bytes(file), a_sidecar(rng, len(samples)) if rng.random() < 0.05 else None
+        elif kind < 0.02:
+            file = beyond_its_page(rng, file, len(samples))
+        return bytes(file), a_sidecar(rng, len(samples)) if rng.random() < 0.2 else None
 
 
 def written_by_ffcv(folder: Path, payloads: list[bytes]) -> bytes | None:

@@ -1,0 +1,67 @@
+"""Who else opens a beton and the json beside it: the survey, its pictures, the verification, and the check before a training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alexnet_fast.beton.reader import Beton
+from alexnet_fast.errors import UserError
+from alexnet_fast.inspection import sheets
+from alexnet_fast.inspection.survey import survey, text
+from alexnet_fast.inspection.verify import verify
+from alexnet_fast.packing import open_folder
+
+
+class Onlookers:
+    """Shows each beton to all of them.
+
+    Args:
+        folder: where a folder of images goes, and beside it the place of the beton that was packed from it.
+        jpeg: each of its images.
+        count: how many there are.
+
+    Attributes:
+        path: where the beton is expected.
+    """
+
+    def __init__(self, folder: Path, jpeg: bytes, count: int) -> None:
+        self.data, self.path = folder / "data", folder / "data-beton" / "train.beton"
+        self.path.parent.mkdir()
+        (self.data / "train/class").mkdir(parents=True)
+        for k in range(count):
+            (self.data / f"train/class/{k}.JPEG").write_bytes(jpeg)
+
+    def see(self, beton: Beton, decode: bool) -> None:
+        """Have the beton at ``path`` told and, where ``decode``, drawn and compared with the images.
+
+        Raises:
+            AssertionError: something that it says would be obeyed by a terminal.
+        """
+        said: list[str] = []
+        with _refusals(said.append):
+            found = survey(beton)
+            said += text(found).split("\n")
+            json.dumps(found.as_json()).encode("ascii")
+        with _refusals(said.append):
+            open_folder(self.data, wanted=("train",), say=said.append)
+        if decode:
+            with _refusals(said.append):
+                sheets.samples_sheet(beton)
+                sheets.crops_sheet(beton, 0, 0)
+            with _refusals(said.append):
+                verdict = verify(self.path, self.data, workers=1)
+                said += [str(verdict), *map(str, verdict.faults)]
+        for line in said:
+            assert line.isprintable(), f"not for a terminal: {line[:100]!r}"
+            assert len(line) < 4000, f"{len(line)} letters: {line[:100]!r} ..."
+
+
+@contextmanager
+def _refusals(tell: Callable[[str], None]) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        tell(str(error))
