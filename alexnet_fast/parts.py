@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .engine import checkpoint, keeping, metrics, ranks
+from .engine import checkpoint, keeping, metrics, ranks, takeover
 from .engine.alexnet import AlexNet
 from .engine.checkpoint import BEST, LAST, Cursor, Progress
+from .engine.claim import claimed
 from .engine.device import Device, resolve
 from .engine.launch import Layout
 from .engine.meter import Averages
@@ -23,6 +25,7 @@ from .errors import UserError
 from .pipeline.broken import Skipped
 from .pipeline.loader import Loader
 from .recipe import Recipe, differences, dump
+from .words import several
 
 # What a step's number within an epoch depends on.
 FIXED_WITHIN_EPOCH = ("run.seed", "data.train", "data.global_batch_size", "schedule.steps_per_epoch")
@@ -98,13 +101,13 @@ def open_val_set(recipe: Recipe, world: World, device: Device) -> Loader:
     return check_labels(loader, recipe)
 
 
-def all_skipped(world: World, loader: Loader) -> list[Skipped]:
+def all_skipped(world: World, loader: Loader, before: list[Skipped]) -> list[Skipped]:
     """What data.on_error = "skip" left out so far, on any rank, each sample once; on rank 0, and nothing on the others.
 
-    Every rank has to call this.
+    before: what was left out before the run was resumed, as rank 0 knows it.  Every rank has to call this.
     """
-    by_index: dict[int, Skipped] = {}
-    for of_rank in world.gather(loader.skipped) or []:
+    gathered, by_index = world.gather(loader.skipped), dict[int, Skipped]()
+    for of_rank in [before, *gathered] if gathered is not None else []:
         for each in of_rank:
             if each.index not in by_index or each.epoch < by_index[each.index].epoch:
                 by_index[each.index] = each
@@ -169,7 +172,9 @@ def begin(
         if resume == "auto":
             notes = [f"--resume auto: {recipe.folder / LAST} does not exist, so the run begins anew"]
         elif keeping.in_folder(recipe.folder) and recipe.checkpoint.every_epochs:
-            notes = [f"{recipe.folder} has checkpoints of an earlier run, which this one's first replaces"]
+            notes = [
+                f"{recipe.folder} is of an earlier run, whose report goes now and whose checkpoints with this one's first"
+            ]
         if not recipe.model.weights:
             return fresh, None, notes
         precision.load_state_dict(keeping.load(Path(recipe.model.weights))["state_dict"])
@@ -178,8 +183,8 @@ def begin(
         path, notes = Path(resume), []
         loaded = keeping.load(path)
 
-    if checkpoint.is_the_references(loaded):
-        progress, has_momenta = checkpoint.take_over(loaded, precision)
+    if takeover.is_the_references(loaded):
+        progress, has_momenta = takeover.take_over(loaded, precision)
         momenta = (
             "with its momenta" if has_momenta else "its momenta, which are not torch's SGD's, begin anew"
         )
@@ -205,7 +210,7 @@ def begin(
         notes.append(f"changed since that checkpoint: {', '.join(changed)}")
     if (saved := len(loaded["rng"])) != world.world_size:
         notes.append(
-            f"saved by {saved} rank(s) and gone on with by {world.world_size}: dropout differs from here"
+            f"saved by {several(saved, 'rank')} and gone on with by {world.world_size}: dropout differs from here"
         )
     return checkpoint.restore(loaded, precision, device, world), path, notes
 
@@ -253,11 +258,31 @@ def find_weights(recipe: Recipe, resume: str | None) -> Path:
     )
 
 
-def make_folder(recipe: Recipe) -> Path:
-    """The run's folder, with the resolved recipe in it."""
-    try:
-        recipe.folder.mkdir(parents=True, exist_ok=True)
+def make_folder(recipe: Recipe, begins: bool = False) -> Path:
+    """The run's folder, with the resolved recipe in it; begins: and without the results of an earlier run."""
+    with _writing(recipe.folder):
+        for name in (metrics.REPORT, metrics.EVALUATION) if begins else ():
+            (recipe.folder / name).unlink(missing_ok=True)
         metrics.write_text(recipe.folder / "recipe.toml", dump(recipe))
-    except OSError as error:
-        raise UserError(f"the folder {recipe.folder} cannot be written ({error}): set run.out") from error
     return recipe.folder
+
+
+def claim_folder(recipe: Recipe, world: World, stack: ExitStack) -> None:
+    """Have the run's folder for this run alone until `stack` closes, once a run that still saves there has ended.
+
+    Every rank has to call this; the first claims it.  Raises UserError where another run stays there.
+    """
+    if world.is_first:
+        with _writing(recipe.folder):
+            patience_s = recipe.distributed.stop_s  # which is what a run that is told to stop may take
+            stack.enter_context(claimed(recipe.folder, patience_s, partial(print, flush=True)))
+    world.sum(torch.zeros(1))  # nobody looks for checkpoints before
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be written ({error}): set run.out") from error

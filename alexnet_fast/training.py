@@ -30,6 +30,7 @@ from .parts import (
     begin,
     build,
     check_finite,
+    claim_folder,
     find_weights,
     join,
     make_folder,
@@ -43,6 +44,7 @@ from .pipeline.jit import is_cached
 from .pipeline.loader import Loader
 from .recipe import Recipe
 from .throughput.live import DataWait, ceiling_img_per_s, machine_of
+from .words import several
 
 Pair = tuple[Tensor, Tensor]  # images and labels on the device
 
@@ -77,14 +79,16 @@ class Training:
         self.val_feed = Feed(device, self.precision.dtype)
         self.meter = Meter(device.torch_device, world)
         self.clock = Clock(device, recipe.log.warmup_steps, world)
-        self.data_wait = DataWait(self.train_set)
-        self.skipped: list[Skipped] = []
+        self.data_wait = DataWait(self.train_set, world.world_size)
 
+        claim_folder(recipe, world, stack)
         progress, taken, notes = begin(recipe, resume, self.precision, world, device)
         self.cursor, self.best_acc1 = progress.cursor, progress.best_acc1
+        self.skipped_before = self.skipped = list(progress.skipped_samples)
         self.meter.load_state_dict(*progress.meters)
         agree(world, self.precision, self.train_set, self.cursor)
-        self.folder = make_folder(recipe) if world.is_first else recipe.folder
+        begins = self.cursor == {"epoch": 0, "step": 0}
+        self.folder = make_folder(recipe, begins) if world.is_first else recipe.folder
         self.keeper = Keeper(self.folder, recipe.checkpoint.keep, world, taken, self.cursor)
         self.stopping = stack.enter_context(Stopping(world))
         self.log = Log(
@@ -94,9 +98,16 @@ class Training:
             going_on_from=self.cursor,
             tensorboard=recipe.log.tensorboard,
             speaks=world.is_first,
-            ceiling_img_per_s=ceiling_img_per_s(recipe, machine_of(device, world)),
+            ceiling_img_per_s=ceiling_img_per_s(
+                recipe, machine_of(device, world), self.train_set.beton.map.size
+            ),
         )
         stack.callback(self.log.close)
+        if 2 * self.train_set.num_classes < recipe.model.num_classes:
+            notes.append(
+                f"warning: the set has {self.train_set.num_classes} classes and the model {recipe.model.num_classes}: "
+                f"--set model.num_classes={self.train_set.num_classes}, if the set is whole"
+            )
         if not is_cached(decode_chunk):
             notes.append(
                 "the kernels are being compiled, once on this machine: some 20 s until the first batch"
@@ -113,17 +124,22 @@ class Training:
             last = epoch + 1 == recipe.schedule.epochs
             due = self.val_set is not None and (last or is_due(recipe.eval.every, epoch + 1))
             accuracy, averages = self.validate() if due else None, self.meter.read()
-            self.log.epoch(epoch, self.precision.learning_rate, averages, accuracy, self.clock)
+            values = dict[str, float]()
+            if recipe.data.on_error == "skip":  # by what the meter counted, which a stop does not cut short
+                in_all = self.steps_per_epoch * recipe.data.global_batch_size
+                values["skipped_in_epoch"] = in_all - averages.samples
+            self.log.epoch(epoch, self.precision.learning_rate, averages, accuracy, self.clock, **values)
             self.meter.clear()
             self.cursor = {"epoch": epoch + 1, "step": 0}
 
-            is_best = accuracy is not None and (self.best_acc1 is None or accuracy.acc1 > self.best_acc1)
+            before = self.best_acc1
+            is_best = accuracy is not None and (before is None or accuracy.acc1 > before)
             if accuracy is not None and is_best:
                 self.best_acc1 = accuracy.acc1
             every = recipe.checkpoint.every_epochs
             is_kept = every > 0 and (last or is_best or is_due(every, epoch + 1))
-            if is_kept and self.save() and is_best:
-                self.keeper.keep_best()
+            if is_kept and not self.save(is_best):
+                self.best_acc1 = before  # the best is one that is kept
 
         if accuracy is None and self.val_set is not None:  # resumed behind its last epoch
             accuracy = self.validate()
@@ -140,6 +156,7 @@ class Training:
         precision.model.train()
         with self.clock.training(), closing(self.feed(self.train_set)) as batches:
             waited_s = self.train_set.wait_s
+            self.data_wait.go_on()
             for step, (images, labels) in enumerate(islice(batches, steps - first), first):
                 logits = precision.forward(images)
                 loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.optim.label_smoothing)
@@ -190,12 +207,16 @@ class Training:
                 number, where + ("saved, --resume auto goes on" if saved else "not saved, see above")
             )
 
-    def save(self) -> bool:
-        """Make how things stand at the cursor the last checkpoint; False where they are not finite, on all ranks."""
+    def save(self, is_best: bool = False) -> bool:
+        """Make how things stand at the cursor the last checkpoint; False where they are not finite, on all ranks.
+
+        is_best: and the best.
+        """
         recipe, averages = self.recipe, self.meter.read()
-        progress = Progress(self.cursor, [self.meter.state_dict()], self.best_acc1)
+        skipped = self.all_skipped()
+        progress = Progress(self.cursor, [self.meter.state_dict()], self.best_acc1, skipped)
         dumped = recipe.model_dump(mode="json")
-        if averages.nonfinite_steps == 0 and self.keeper.save(self.precision, progress, dumped):
+        if averages.nonfinite_steps == 0 and self.keeper.save(self.precision, progress, dumped, is_best):
             return True
         steps = self.cursor["epoch"] * self.steps_per_epoch + self.cursor["step"]
         check_finite(recipe, averages, steps, weights=averages.nonfinite_steps > 0)
@@ -204,22 +225,27 @@ class Training:
 
     def tell_skipped(self) -> None:
         """Say which training samples were left out, when there are new ones among them.  Every rank has to call this."""
-        if self.recipe.data.on_error == "skip":
-            before, self.skipped = len(self.skipped), all_skipped(self.world, self.train_set)
-            if len(self.skipped) > before:
-                self.log.say(f'data.on_error = "skip": {told(self.skipped)}')
+        before, self.skipped = len(self.skipped), self.all_skipped()
+        if len(self.skipped) > before:
+            self.log.say(f'data.on_error = "skip": {told(self.skipped)}')
+
+    def all_skipped(self) -> list[Skipped]:
+        """What this run and those that it goes on from left out, on rank 0.  Every rank has to call this."""
+        if self.recipe.data.on_error != "skip":
+            return self.skipped_before
+        return all_skipped(self.world, self.train_set, self.skipped_before)
 
     def describe(self) -> str:
         """What is about to run, in one line."""
         recipe, sets = self.recipe, f"{self.train_set.num_samples:,} training samples"
         if self.train_set.dropped:
-            sets += f" ({self.train_set.dropped} of each epoch's last batch left out)"
+            sets += f" ({self.train_set.dropped} left over each epoch)"
         if self.val_set is not None:
             sets += f", {self.val_set.num_samples:,} to evaluate on"
         return (
             f"{recipe.run.name}: AlexNet, {recipe.model.num_classes} classes, {recipe.precision.level}, "
             f"{recipe.data.size} px, on {self.where}; {sets}; "
-            f"{recipe.schedule.epochs} epochs of {self.steps_per_epoch} steps of "
+            f"{several(recipe.schedule.epochs, 'epoch')} of {several(self.steps_per_epoch, 'step')} of "
             f"{recipe.data.global_batch_size}; results in {self.folder}"
         )
 
@@ -251,9 +277,15 @@ class Training:
             versions=metrics.versions(),
             recipe=recipe.model_dump(mode="json"),
         )
-        if self.world.is_first:
+        before = metrics.read_report(self.folder / metrics.REPORT) if averages is None else None
+        if before is not None:  # it has trained all its epochs, and told so
+            self.log.say(
+                f"{recipe.run.name} was finished before: its report stays as it is; to train on, raise schedule.epochs "
+                f"= {recipe.schedule.epochs}"
+            )
+        elif self.world.is_first:
             report.write(self.folder / metrics.REPORT)
-        for line in report.closing_lines():
+        for line in metrics.closing_lines(before or report.figures()):
             self.log.say(line)
         return report
 
@@ -272,7 +304,7 @@ def evaluate_only(recipe: Recipe, resume: str | None = None) -> Accuracy:
     result = {"checkpoint": str(path), "acc1": accuracy.acc1, "acc5": accuracy.acc5, **asdict(accuracy)}
     result["full_batches"] = metrics.full_batches(accuracy)
     if world.is_first:
-        metrics.write_text(make_folder(recipe) / "eval.json", json.dumps(result, indent=2) + "\n")
+        metrics.write_text(make_folder(recipe) / metrics.EVALUATION, json.dumps(result, indent=2) + "\n")
         print(f"{path} on {recipe.data.val}: {accuracy.samples:,} samples, loss {accuracy.loss:.4f}")
         print("\n".join(metrics.accuracy_lines(accuracy)))
     return accuracy

@@ -127,7 +127,7 @@ def test_two_ranks_of_which_one_is_told_to_stop_stop_together_and_end_with_the_s
     alone = load(toml(stopped), ["distributed.nproc=1", "schedule.epochs=2"])
     assert launch.run(Layout(1), ranked.train_each, [alone], 1, "auto") == 0
     out = capfd.readouterr().out
-    assert "saved by 2 rank(s) and gone on with by 1" in out and "Epoch: [1]" in out
+    assert "saved by 2 ranks and gone on with by 1" in out and "Epoch: [1]" in out
 
 
 def test_two_hosts_of_two_ranks_under_torchrun_train_as_one_rank_does(

@@ -24,7 +24,7 @@ from PIL import Image
 
 from alexnet_fast import reference
 from alexnet_fast import train as command
-from alexnet_fast.engine import checkpoint
+from alexnet_fast.engine import checkpoint, takeover
 from alexnet_fast.engine.alexnet import AlexNet
 from alexnet_fast.engine.evaluate import Hits, evaluate
 from alexnet_fast.engine.ranks import World
@@ -530,7 +530,7 @@ def test_momenta_that_are_not_sgds_begin_anew(tmp_path: Path) -> None:
         "optimizer": {"state": {0: {"fused": 1}}},
     }
     torch.save(saved, tmp_path / "apex.pt")
-    progress, has_momenta = checkpoint.take_over(checkpoint.load(tmp_path / "apex.pt"), precision)
+    progress, has_momenta = takeover.take_over(checkpoint.load(tmp_path / "apex.pt"), precision)
     assert not has_momenta and not precision.optimizer.state
     assert progress.cursor == {"epoch": 4, "step": 0} and progress.best_acc1 is None
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,8 @@ from alexnet_fast import parts, training
 from alexnet_fast import train as command
 from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.engine import checkpoint, evaluate, keeping
-from alexnet_fast.engine.checkpoint import LAST
+from alexnet_fast.engine.checkpoint import BEST, LAST
+from alexnet_fast.engine.claim import LOCK, claimed
 from alexnet_fast.engine.ranks import World
 from alexnet_fast.engine.stopping import Stopping
 from alexnet_fast.recipe import dump, load
@@ -168,7 +173,7 @@ def test_a_signal_during_anything_saves_and_the_run_goes_on_to_the_bit(
     told = signal.Signals(number).name
     epoch, step = stands_at
     assert capfd.readouterr().err.splitlines() == [
-        f"{told}: the run saves what it has and stops; SIGINT once more ends it at once",
+        f"{told}: the run saves what it has and stops; Ctrl-C once more ends it at once",
         f"stopped by {told} at epoch {epoch}, step {step}: saved, --resume auto goes on",
     ]
     assert cursor(folder / LAST) == stands_at and not (folder / "report.json").exists()
@@ -223,6 +228,22 @@ def test_ctrl_c_while_torch_is_imported_leaves_no_traceback() -> None:
     assert (process.returncode, out, error) == (-signal.SIGINT, "", "")
 
 
+def test_ctrl_c_that_ends_tee_as_well_saves_all_the_same(tmp_path: Path, sets: Path, folder: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "tools/attack/narrow.py", str(recipe_in(tmp_path, sets)), "--set", "schedule.epochs=9999",
+         "--set", "checkpoint.every_epochs=9999", "--set", "eval.every=0"],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    while b"Epoch: [1]" not in (line := process.stdout.readline()):
+        assert line, "it ended"
+    process.stdout.close()  # tee's end of `2>&1 | tee log`
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert cursor(folder / LAST) > (1, 0) and not list(folder.glob("*.partial"))
+
+
 # --- which checkpoints are kept, and which is taken ----------------------------------------------------------------
 
 
@@ -243,6 +264,24 @@ def test_the_last_keep_checkpoints_stay_and_each_is_one_to_go_on_from(
     check_same(folder, let_alone)
 
 
+def test_at_no_moment_does_the_last_checkpoint_know_of_a_better_one_than_the_best(
+    main: Main, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = os.replace, list[float]()
+
+    def replace(source: Any, target: Any) -> None:
+        real(source, target)
+        if (folder / LAST).exists():
+            last = checkpoint.load(folder / LAST)["best_acc1"]
+            best = checkpoint.load(folder / BEST)["best_acc1"]
+            assert best >= last, "a kill now would lose the best"
+            seen.append(best)
+
+    monkeypatch.setattr(os, "replace", replace)
+    assert main("checkpoint.every_epochs=1", "checkpoint.keep=1") == 0
+    assert seen
+
+
 def test_a_run_that_begins_anew_says_whose_checkpoints_it_replaces_and_mixes_no_two_pasts(
     main: Main, folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,7 +292,7 @@ def test_a_run_that_begins_anew_says_whose_checkpoints_it_replaces_and_mixes_no_
     with monkeypatch.context() as patched:
         strike(patched, training.Meter, "add", 2, signal.SIGTERM)
         assert main("checkpoint.keep=9") == 143
-    assert "has checkpoints of an earlier run, which this one's first replaces" in capfd.readouterr().out
+    assert "is of an earlier run, whose report goes now" in capfd.readouterr().out
     assert numbered(folder) == [] and cursor(folder / LAST) == (0, 2)
     assert not list(folder.glob("*.partial"))
 
@@ -298,6 +337,90 @@ def test_a_flipped_bit_in_a_weight_is_noticed_and_the_checkpoint_before_taken_al
     assert "has no other checkpoint that is whole: move it away to begin anew" in capfd.readouterr().err
 
 
+# --- another run in the folder -------------------------------------------------------------------------------------
+
+
+def test_two_runs_are_not_let_into_one_folder_and_the_second_names_the_first(
+    main: Main, folder: Path, capfd: Any
+) -> None:
+    folder.mkdir()
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    with claimed(folder, 0, print):
+        assert main("distributed.stop_s=1", "--resume", "auto") == 2
+        assert os.listdir(folder) == [LOCK], "nothing of the first is touched"
+    out, error = capfd.readouterr()
+    assert out == f"{folder} is in use by {holder}: waiting for it to end, at most 1 s\n"
+    assert error == (
+        f"error: {folder} is in use by {holder}, which did not end in 1 s: wait for it, stop it, or set run.name\n"
+    )
+
+
+def test_an_evaluation_does_not_wait_for_a_run_that_trains(main: Main, folder: Path, let_alone: Path) -> None:
+    folder.mkdir()
+    with claimed(folder, 0, print):
+        assert main("--eval", "--resume", str(let_alone / LAST)) == 0
+
+
+def test_a_run_waits_for_its_predecessor_to_save_and_end(tmp_path: Path) -> None:
+    with ExitStack() as predecessor:
+        predecessor.enter_context(claimed(tmp_path, 0, print))
+        said: list[str] = []
+
+        def end(sentence: str) -> None:
+            said.append(sentence)
+            predecessor.close()
+
+        with claimed(tmp_path, 600, end):
+            assert len(said) == 1 and (tmp_path / LOCK).exists()
+    assert not list(tmp_path.iterdir()), "the lock goes with its run"
+
+
+def test_a_lock_that_a_killed_run_left_behind_keeps_nobody_out(main: Main, folder: Path, capfd: Any) -> None:
+    folder.mkdir()
+    (folder / LOCK).write_text("process 1 on nowhere")
+    assert main("schedule.epochs=1") == 0
+    assert "in use" not in capfd.readouterr().out and not (folder / LOCK).exists()
+
+
+def test_where_the_file_system_has_no_locks_runs_go_on_without(
+    main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(file: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert main("schedule.epochs=1") == 0
+
+
+# --- samples that are left out -------------------------------------------------------------------------------------
+
+
+def test_what_was_left_out_before_a_stop_is_told_after_it(
+    main: Main, tmp_path: Path, sets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jpegs = [encode_jpeg(betons.picture(72, 64, k), Encoding()) for k in range(18)]
+    entries = [betons.Entry(b"no image" if k in (3, 7, 11) else jpeg, 72, 64) for k, jpeg in enumerate(jpegs)]
+    betons.write(tmp_path / "broken.beton", entries, [k % 10 for k in range(18)])
+    skipping = [f"data.train={tmp_path / 'broken.beton'}", "data.on_error=skip"]
+    assert main(*skipping, "run.name=whole") == 0
+    for at in (3, STEPS + 3):  # in either epoch
+        with monkeypatch.context() as patched:
+            strike(patched, training.Meter, "add", at, signal.SIGTERM)
+            assert main(*skipping, f"run.name=stopped{at}") == 143
+        assert main(*skipping, f"run.name=stopped{at}", "--resume", "auto") == 0
+        assert left_out(tmp_path / f"stopped{at}") == left_out(tmp_path / "whole")
+    samples, in_epochs = left_out(tmp_path / "whole")
+    assert {sample["index"] for sample in samples} <= {3, 7, 11} and samples
+    assert all(0 < count <= 3 for count in in_epochs) and len(in_epochs) == EPOCHS
+
+
+def left_out(folder: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The samples that the report lists, and how many metrics.jsonl says of each epoch."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    counts = [line["skipped_in_epoch"] for line in lines if line["kind"] == "epoch"]
+    return json.loads((folder / "report.json").read_text())["skipped_samples"], counts
+
+
 # --- a loss that is no number --------------------------------------------------------------------------------------
 
 
@@ -340,6 +463,14 @@ def test_weights_that_are_no_numbers_stop_the_run_where_it_would_save_them(
     assert main("schedule.warmup_epochs=0") == 2
     assert "error: the weights are no longer finite: stopped" in capfd.readouterr().err
     assert cursor(folder / LAST) == (1, 0) and all(tensor.isfinite().all() for tensor in weights(folder))
+
+
+def test_an_epoch_that_cannot_be_kept_is_not_the_best(
+    main: Main, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, range(STEPS - 1, STEPS), weights=False)
+    assert main("optim.lr=0.0") == 0  # the next is as good, not better
+    assert cursor(folder / BEST) == (EPOCHS, 0)
 
 
 def test_a_loss_that_recovers_or_is_let_be_goes_on(

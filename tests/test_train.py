@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_a_run_leaves_its_files_and_the_lines_that_scripts_read(finished: tuple[
     assert speed == f"Final Performance images/sec : {report['img_per_s']:.2f}"
     assert accuracy == f"Final Train Accuracy : {report['acc1']:.3f}"
     assert seconds.startswith("E2E Training Duration sec : ")
-    assert "13 training samples (1 of each epoch's last batch left out), 7 to evaluate on" in out
+    assert "13 training samples (1 left over each epoch), 7 to evaluate on" in out
 
 
 def test_its_checkpoint_loads_in_a_plain_alexnet(finished: tuple[Path, str]) -> None:
@@ -148,6 +149,18 @@ def test_a_finished_run_resumed_only_evaluates(finished: tuple[Path, str], recip
     assert report["acc1"] == json.loads((finished[0] / "report.json").read_text())["acc1"]
 
 
+def test_a_finished_run_resumed_leaves_its_report_as_it_is(
+    finished: tuple[Path, str], recipe: Path, capsys: Any
+) -> None:
+    shutil.copytree(finished[0], recipe.parent / "small")
+    assert command.main([str(recipe), "--resume", "auto"]) == 0
+    out = capsys.readouterr().out
+    assert "small was finished before: its report stays as it is; to train on, raise schedule.epochs" in out
+    assert out.splitlines()[-3:] == finished[1].splitlines()[-3:]
+    before, after = (folder / "small" / "report.json" for folder in (finished[0].parent, recipe.parent))
+    assert after.read_bytes() == before.read_bytes()
+
+
 def test_eval_counts_the_same_and_its_flag_and_key_are_one(
     finished: tuple[Path, str], recipe: Path, capsys: Any
 ) -> None:
@@ -164,9 +177,12 @@ def test_eval_counts_the_same_and_its_flag_and_key_are_one(
 
 
 def test_resume_auto_with_nothing_to_resume_says_so_and_begins(recipe: Path, capsys: Any) -> None:
+    (recipe.parent / "small").mkdir()
+    (recipe.parent / "small" / "eval.json").write_text("of other weights")
     assert command.main([str(recipe), "--resume", "auto", "--set", "schedule.steps_per_epoch=1", "--set",
                          "schedule.epochs=1", "--set", "checkpoint.every_epochs=0"]) == 0  # fmt: skip
     out = capsys.readouterr().out
+    assert not (recipe.parent / "small" / "eval.json").exists()
     assert "checkpoint_last.pt does not exist, so the run begins anew" in out and out.count("Epoch: [") == 1
     assert not list((recipe.parent / "small").glob("*.pt"))
 

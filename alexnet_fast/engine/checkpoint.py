@@ -11,6 +11,7 @@ A checkpoint is a torch file with these keys:
     meter            per rank, what it had counted of the epoch so far
     rng              per rank, {"cpu": state, "device": state or None}: dropout goes on where it was
     best_acc1        the best top-1 so far in percent, or None
+    skipped_samples  what data.on_error = "skip" left out so far: index, path, reason, epoch; absent in older files
     recipe           the resolved recipe
 
 The learning rate is a pure function of the step (schedule.py), so it needs no place here.  The weights are the
@@ -20,18 +21,20 @@ at it when it loads; `load` does (0.14 s for the 456 MB of ten classes), so that
 The weights alone (a state_dict, or a dict that holds one under "state_dict", with or without the prefix
 "module." that DataParallel gives) load as well: they have no cursor, so they start a run or are evaluated.
 The PyTorch ImageNet example's files, and those of its ports, hold more: "epoch" (the next one, from 0),
-"best_acc1" and "optimizer"; `take_over` goes on from there.
+"best_acc1" and "optimizer"; takeover.py goes on from there.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import re
+import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -39,6 +42,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..files import sync_folder
+from ..pipeline.broken import Skipped
 from .device import Device
 from .precision import Precision
 from .ranks import World
@@ -70,11 +75,13 @@ class Progress:
     """What a run has to remember besides weights and optimizer.
 
     meters: what this rank has counted of the epoch; several where it takes over from other ranks.
+    skipped_samples: of all ranks; the first rank's count.
     """
 
     cursor: Cursor
     meters: list[dict[str, Any]]
     best_acc1: float | None
+    skipped_samples: Sequence[Skipped] = ()
 
 
 def snapshot(
@@ -98,6 +105,7 @@ def snapshot(
         "meter": [meters for meters, _ in ranks],
         "rng": [generators for _, generators in ranks],
         "best_acc1": progress.best_acc1,
+        "skipped_samples": [asdict(sample) for sample in progress.skipped_samples],
         "recipe": recipe,
     }
 
@@ -124,7 +132,8 @@ def restore(
         own = meters[world.rank]
     else:
         own = [meter for rank in meters for meter in rank] if world.is_first else []
-    return Progress(checkpoint["cursor"], own, checkpoint["best_acc1"])
+    skipped_samples = tuple(Skipped(**sample) for sample in checkpoint.get("skipped_samples", ()))
+    return Progress(checkpoint["cursor"], own, checkpoint["best_acc1"], skipped_samples)
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
@@ -149,7 +158,7 @@ def put(partial: Path, path: Path) -> None:
     """Make `path` the file that was written as `partial`."""
     with _writing(path, partial):
         os.replace(partial, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def set_aside(path: Path, name: Path) -> None:
@@ -182,13 +191,14 @@ def _writing(path: Path, partial: Path | None = None) -> Iterator[None]:
         if partial is not None:
             partial.unlink(missing_ok=True)
         raise UserError(
-            f"the checkpoint {path} could not be written ({error}): make room or set run.out"
+            f"the checkpoint {path} could not be written ({_why(error, path)}): make room or set run.out"
         ) from error
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, is_ours: bool = False) -> dict[str, Any]:
     """The checkpoint at `path`, its tensors on the CPU; weights alone come as {"state_dict": ...}.
 
+    is_ours: as for `find_damage`.
     Raises UserError where the file is missing or holds no weights, Damaged where it is damaged.  Only data is loaded
     (`weights_only`), so that a checkpoint from elsewhere cannot run anything.
     """
@@ -196,7 +206,7 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(
             f"there is no checkpoint {path}: give the path of a checkpoint_*.pt, or --resume auto"
         )
-    if (damage := find_damage(path)) is not None:
+    if (damage := find_damage(path, is_ours)) is not None:
         raise Damaged(path, damage)
     try:
         with torch.serialization.safe_globals(NPU_GLOBALS):
@@ -206,8 +216,8 @@ def load(path: Path) -> dict[str, Any]:
             f"{path} is no checkpoint of data alone ({_first_line(error)}): it is damaged, or holds objects "
             "that loading would have to run"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise Damaged(path, _first_line(error)) from error
+    except Exception as error:  # whatever torch makes of garbage
+        raise Damaged(path, f"torch cannot read it: {type(error).__name__} {_first_line(error)}") from error
     if not isinstance(loaded, Mapping):
         raise UserError(f"{path} holds a {type(loaded).__name__}, not a checkpoint or a state_dict")
     weights = loaded.get("state_dict", loaded)
@@ -234,14 +244,17 @@ def load(path: Path) -> dict[str, Any]:
     return {"state_dict": state}
 
 
-def find_damage(path: Path) -> str | None:
+def find_damage(path: Path, is_ours: bool = False) -> str | None:
     """What is wrong with the bytes of a file of torch's zip format, in few words; None where nothing is.
 
     Files of torch's format before 1.6 have no checksums: of them, as of whatever else is no zip, nothing is known.
+    is_ours: a run of ours wrote it, so that it is a zip or damaged.
     """
     with open(path, "rb") as file:
         if file.read(4) != b"PK\x03\x04":
-            return None if file.tell() else "it is empty"
+            if not file.tell():
+                return "it is empty"
+            return "it does not begin as a checkpoint does" if is_ours else None
     try:
         with zipfile.ZipFile(path) as records:
             damaged = records.testzip()
@@ -257,39 +270,6 @@ def find_damage(path: Path) -> str | None:
 def holds_run(checkpoint: dict[str, Any]) -> bool:
     """Whether a run of ours can go on from it; otherwise it is weights alone, or the reference's."""
     return "cursor" in checkpoint
-
-
-def is_the_references(checkpoint: dict[str, Any]) -> bool:
-    """Whether the ImageNet example, or a port of it, wrote the file: weights with the epoch that comes next."""
-    return "epoch" in checkpoint
-
-
-def take_over(checkpoint: dict[str, Any], precision: Precision) -> tuple[Progress, bool]:
-    """Go on from a checkpoint of the reference, at the epoch that it names; and whether its momenta came along.
-
-    They do where it holds torch's SGD state, one "momentum_buffer" a parameter.  The loss scale begins anew.
-    Raises UserError where it was another model's.
-    """
-    precision.load_state_dict(checkpoint["state_dict"])
-    params = [param for group in precision.optimizer.param_groups for param in group["params"]]
-    momenta = _momenta(checkpoint["optimizer"])
-    has_momenta = [momentum.shape for momentum in momenta] == [param.shape for param in params]
-    if has_momenta:
-        for param, momentum in zip(params, momenta, strict=True):
-            # Into a tensor laid out as the parameter, as the fused kernels want it.
-            precision.optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param).copy_(momentum)
-    best = checkpoint["best_acc1"]
-    best_acc1 = None if best is None else float(best)
-    return Progress({"epoch": checkpoint["epoch"], "step": 0}, [], best_acc1), has_momenta
-
-
-def _momenta(optimizer: Any) -> list[Tensor]:
-    """The momenta of a saved torch.optim.SGD in the order of its parameters; empty where there are none."""
-    try:
-        order = [key for group in optimizer["param_groups"] for key in group["params"]]
-        return [optimizer["state"][key]["momentum_buffer"] for key in order]
-    except (KeyError, TypeError):
-        return []
 
 
 def _npu_tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
@@ -317,13 +297,13 @@ def _to_cpu(value: Any) -> Any:
     return value
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _why(error: Exception, path: Path) -> str:
+    """What kept a checkpoint from being written; torch says of a full disk that a position was unexpected."""
+    with suppress(OSError):
+        free = shutil.disk_usage(path.parent).free
+        if getattr(error, "errno", None) == errno.ENOSPC or "unexpected pos" in str(error):
+            return f"no space is left on the disk, {free / 1e6:,.0f} MB are free"
+    return _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

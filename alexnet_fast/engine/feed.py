@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .device import Device
-from .marks import Marks
+from .marks import COPY, NORMALISE, STEP, Marks
 
 # ImageNet's mean and standard deviation per channel, in units of 0..255.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -95,7 +95,7 @@ class Feed:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Bytes on the device to `(images - MEAN) / STD` in `dtype` and the device's memory format."""
-        with self._span("step", "normalise"):
+        with self._span(STEP, NORMALISE):
             return self._normalise(images)
 
     def _normalise(self, images: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class Feed:
         count = len(batch.labels)
         with self._copy_stream:
             slot.normalised.wait(self._copy_stream)
-            with self._span("copy", "copy"):
+            with self._span(COPY, COPY):
                 slot.images[:count].copy_(batch.images, non_blocking=True)
                 slot.labels[:count].copy_(batch.labels, non_blocking=True)
             slot.copied.record(self._copy_stream)

@@ -45,7 +45,7 @@ def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
     found, notes = in_folder(folder), list[str]()
     for at, path in enumerate(found):
         try:
-            return path, checkpoint.load(path), notes
+            return path, checkpoint.load(path, is_ours=True), notes
         except Damaged as error:
             before = f"{found[at + 1]}, the one before it" if at + 1 < len(found) else None
             notes.append(f"{path} is damaged ({error.reason}): taking {before}")
@@ -59,12 +59,12 @@ def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
 
 def load(path: Path) -> dict[str, Any]:
     """The checkpoint at `path`; raises UserError, which for a damaged one names the one before it that is whole."""
+    found = in_folder(path.parent)
     try:
-        return checkpoint.load(path)
+        return checkpoint.load(path, is_ours=path in found)
     except Damaged as error:
-        found = in_folder(path.parent)
         before = found[found.index(path) + 1 :] if path in found else found
-        whole = next((other for other in before if checkpoint.find_damage(other) is None), None)
+        whole = next((other for other in before if checkpoint.find_damage(other, is_ours=True) is None), None)
         if whole is None:
             raise
         raise UserError(
@@ -94,25 +94,31 @@ class Keeper:
             for partial in folder.glob("*.partial"):
                 partial.unlink(missing_ok=True)
 
-    def save(self, precision: Precision, progress: Progress, recipe: dict[str, Any]) -> bool:
+    def save(
+        self, precision: Precision, progress: Progress, recipe: dict[str, Any], is_best: bool = False
+    ) -> bool:
         """Make the run as it stands the last checkpoint; False, on all ranks, where a weight or momentum is not finite.
 
+        is_best: make it the best as well, and that first: the last one says how good the best is, so that a run that
+        is killed between the two and goes on from it would wait in vain to be as good again.
         Nothing is written where the last one stands there already.  Raises UserError where it cannot be written.
         """
-        if self._last == progress.cursor:
+        if self._last == progress.cursor:  # never so behind an evaluation, which moves the cursor on
             return True
         snapshot = checkpoint.snapshot(precision, progress, recipe, self._world)
         fails = snapshot is not None and not is_finite(snapshot)
         if self._world.sum(torch.tensor(int(fails))):
             return False
         if snapshot is not None:
-            self._write(snapshot)
+            self._write(snapshot, is_best)
         self._last = progress.cursor
         return True
 
-    def _write(self, snapshot: dict[str, Any]) -> None:
+    def _write(self, snapshot: dict[str, Any], is_best: bool) -> None:
         last = self._folder / LAST
         partial = checkpoint.write_partial(last, snapshot)
+        if is_best:
+            checkpoint.copy(partial, self._folder / BEST)
         self._remove_all_but(self._past)  # what is of another past goes before this one's first is in place
         if self._last is not None and self._keep > 1 and last.exists():
             self._past.append(numbered(self._last))
@@ -120,11 +126,6 @@ class Keeper:
         checkpoint.put(partial, last)
         self._past = self._past[-(self._keep - 1) :] if self._keep > 1 else []
         self._remove_all_but(self._past)
-
-    def keep_best(self) -> None:
-        """Let the last checkpoint be the best as well."""
-        if self._world.is_first:
-            checkpoint.copy(self._folder / LAST, self._folder / BEST)
 
     def _remove_all_but(self, past: list[str]) -> None:
         for path in in_folder(self._folder):

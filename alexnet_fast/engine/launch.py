@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import multiprocessing
 import multiprocessing.util
 import os
 import re
@@ -169,6 +170,10 @@ def _run_as_rank(folder: Path, entry: Callable[..., Any], arguments: tuple[Any, 
         finally:
             faulthandler.unregister(signal.SIGUSR1)
     Record(rank, "done", "", time.time()).write(folder)
+    launcher = multiprocessing.parent_process()
+    if launcher is not None and not launcher.is_alive():  # torch would wait for its leave to end
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def _run_as_joined(entry: Callable[..., Any], *arguments: Any) -> int:

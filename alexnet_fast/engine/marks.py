@@ -11,6 +11,9 @@ import torch
 
 from .device import Device
 
+STEP, COPY = "step", "copy"  # lanes
+NORMALISE = "normalise"  # a step's first part
+
 Stamp = float | torch.Event
 """A moment: of the host's clock on a CPU, of a stream elsewhere."""
 

@@ -20,7 +20,7 @@ from .ranks import World
 class Averages:
     """Loss of the last step; mean loss and accuracies in percent over the epoch so far; all ranks together.
 
-    nonfinite_steps: how many steps, up to the last, have had a loss that was not finite.
+    nonfinite_steps: how many steps, up to the last, have had a loss that was not finite.  samples: of the epoch so far.
     """
 
     last_loss: float
@@ -28,6 +28,7 @@ class Averages:
     acc1: float
     acc5: float
     nonfinite_steps: int = 0
+    samples: int = 0
 
 
 class Meter:
@@ -60,6 +61,7 @@ class Meter:
             acc1=100 * top1 / max(1, samples),
             acc5=100 * top5 / max(1, samples),
             nonfinite_steps=-(-nonfinite // self._world.world_size),
+            samples=samples,
         )
 
     def clear(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -16,12 +18,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from .. import __version__
-from ..errors import UserError
+from ..errors import UserError, mute
+from ..files import sync_folder
 from .checkpoint import Cursor
 from .evaluate import Accuracy
 from .meter import Averages, Clock
 
-METRICS, REPORT = "metrics.jsonl", "report.json"
+METRICS, REPORT, EVALUATION = "metrics.jsonl", "report.json", "eval.json"
+NARROW = 110  # columns, below which the live line leaves out what the log lines say
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,8 @@ class Report:
     versions: dict[str, str]
     recipe: dict[str, Any]
 
-    def write(self, path: Path) -> None:
-        """Write as JSON, whole or not at all; accuracies in percent."""
+    def figures(self) -> dict[str, Any]:
+        """As report.json holds them; accuracies in percent."""
         values, accuracy, training = asdict(self), self.accuracy, self.training
         del values["accuracy"], values["training"]
         figures = {
@@ -64,21 +68,46 @@ class Report:
             "train_acc1": training.acc1 if training else None,
             "train_loss": training.loss if training else None,
         }
-        write_text(path, json.dumps({"name": values.pop("name"), **figures, **values}, indent=2) + "\n")
+        return {"name": values.pop("name"), **figures, **values}
 
-    def closing_lines(self) -> list[str]:
-        """The lines that scripts around the reference read."""
-        return [
-            f"Final Performance images/sec : {self.img_per_s:.2f}",
-            f"Final Train Accuracy : {f'{self.accuracy.acc1:.3f}' if self.accuracy else 'not evaluated'}",
-            f"E2E Training Duration sec : {self.seconds:.1f}",
-        ]
+    def write(self, path: Path) -> None:
+        """Write as JSON, whole or not at all."""
+        write_text(path, json.dumps(self.figures(), indent=2) + "\n")
+
+
+def read_report(path: Path) -> dict[str, Any] | None:
+    """The figures of a report.json; None where there is none that can be read."""
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        closing_lines(figures)
+        return figures
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def closing_lines(figures: Mapping[str, Any]) -> list[str]:
+    """The lines that scripts around the reference read, from a report's figures."""
+    accuracy = "not evaluated" if figures["acc1"] is None else f"{figures['acc1']:.3f}"
+    return [
+        f"Final Performance images/sec : {figures['img_per_s']:.2f}",
+        f"Final Train Accuracy : {accuracy}",
+        f"E2E Training Duration sec : {figures['seconds']:.1f}",
+    ]
+
+
+class _Console(Console):
+    """A console for which a run does not end: where its reader is gone, it is quiet from then on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        mute(sys.stdout)
 
 
 class Log:
     """The console, metrics.jsonl and TensorBoard.  Only rank 0 has one that speaks.
 
-    On a terminal a live line stands below the log; elsewhere there are the log lines alone.
+    On a terminal a live line stands below the log; elsewhere there are the log lines alone.  A console that cannot be
+    written to is quiet from then on, and the run goes on.
 
     going_on_from: where a resume goes on; what metrics.jsonl holds of later steps, or of the epoch's end where
         that is still to come, happened in a past that was lost, and goes.  The very beginning begins the file anew.
@@ -100,13 +129,14 @@ class Log:
     ) -> None:
         self._ceiling = ceiling_img_per_s
         self._folder, self._epochs, self._steps_per_epoch = folder, epochs, steps_per_epoch
-        self._console = Console(quiet=not speaks, highlight=False, soft_wrap=True)
+        self._console = _Console(quiet=not speaks, highlight=False, soft_wrap=True)
         self._file = _open_metrics(folder / METRICS, going_on_from, steps_per_epoch) if speaks else None
         self._tensorboard = _summary_writer(folder) if tensorboard and speaks else None
         self._headed = False
+        self._narrow = self._console.width < NARROW
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]} step {task.fields[at]}"),
-            BarColumn(bar_width=24),
+            *([] if self._narrow else [BarColumn(bar_width=24)]),
             TextColumn("{task.fields[figures]}"),
             console=self._console,
             refresh_per_second=2,
@@ -118,7 +148,10 @@ class Log:
         self._progress.start()
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        try:
+            self._console.print(text, markup=False)
+        except OSError:  # a full disk, a terminal that is gone
+            self._console.on_broken_pipe()
 
     def advance(self, epoch: int, step: int) -> None:
         """Move the live line on; reads nothing from the device."""
@@ -148,10 +181,12 @@ class Log:
         )
         if self._ceiling is not None:
             values["ceiling_share"] = line.img_per_s / self._ceiling
+        wait, left = f"{100 * line.data_wait_share:.0f} %", _duration(left_s)
         self._progress.update(
             self._task,
-            figures=f"loss {averages.loss:.3f}  {line.img_per_s:.0f} img/s{of_ceiling}"
-            f"  data wait {100 * line.data_wait_share:.0f} %  {_duration(left_s)} left",
+            figures=f"{line.img_per_s:.0f} img/s{of_ceiling} wait {wait} {left}"
+            if self._narrow
+            else f"loss {averages.loss:.3f}  {line.img_per_s:.0f} img/s{of_ceiling}  data wait {wait}  {left} left",
         )
         self._record(
             "step",
@@ -167,9 +202,15 @@ class Log:
         )
 
     def epoch(
-        self, epoch: int, learning_rate: float, averages: Averages, accuracy: Accuracy | None, clock: Clock
+        self,
+        epoch: int,
+        learning_rate: float,
+        averages: Averages,
+        accuracy: Accuracy | None,
+        clock: Clock,
+        **values: float,
     ) -> None:
-        """The epoch's row in the table, and the lines FPS@all and [AVG-ACC]."""
+        """The epoch's row in the table, and the lines FPS@all and [AVG-ACC]; `values` go into the metrics as they are."""
         span = clock.epoch
         self.say(f"[gpu id: 0 ] * FPS@all {span.img_per_s:.3f}")
         if accuracy is not None:
@@ -184,11 +225,8 @@ class Log:
             f"{span.img_per_s:.1f}", f"{100 * span.data_wait_share:.1f} %", f"{span.seconds:.1f}",
         )  # fmt: skip
         self.say("  ".join(f"{value:>9}" for value in row))
-        values = (
-            {}
-            if accuracy is None
-            else {"acc1": accuracy.acc1, "acc5": accuracy.acc5, "val_loss": accuracy.loss}
-        )
+        if accuracy is not None:
+            values |= {"acc1": accuracy.acc1, "acc5": accuracy.acc5, "val_loss": accuracy.loss}
         self._record(
             "epoch",
             (epoch + 1) * self._steps_per_epoch,
@@ -208,7 +246,8 @@ class Log:
             self.say(line)
 
     def close(self) -> None:
-        self._progress.stop()
+        with suppress(OSError):  # as in `say`
+            self._progress.stop()
         if self._file is not None:
             self._file.close()
         if self._tensorboard is not None:
@@ -250,13 +289,14 @@ def versions() -> dict[str, str]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that `path` is at any moment the old one or the new one."""
+    """Write a text file so that `path` is at any moment the old one or the new one, also after a power cut."""
     partial = path.with_name(path.name + ".partial")
     with open(partial, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+    sync_folder(path.parent)
 
 
 def _open_metrics(path: Path, going_on_from: Cursor, steps_per_epoch: int) -> Any:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -74,5 +75,7 @@ class Stopping:
         if not is_joined():
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # the system's answer waits for no line of Python
         if self._world.is_first:  # not by print, which may be what was interrupted
-            name, again = signal.Signals(number).name, "once more ends it at once"
-            os.write(2, f"{name}: the run saves what it has and stops; SIGINT {again}\n".encode())
+            name, again = signal.Signals(number).name, "Ctrl-C once more ends it at once"
+            line = "\n" if os.isatty(2) else ""  # below the live one
+            with suppress(OSError):  # its reader may have had the same Ctrl-C, as in `2>&1 | tee log`
+                os.write(2, f"{line}{name}: the run saves what it has and stops; {again}\n".encode())

@@ -11,15 +11,17 @@ from attack.training import Fault, attack
 from components import ROOT
 
 
-def test_struck_by_sigterm_and_by_sigkill_a_run_ends_as_if_it_had_been_let_alone(
+def test_struck_by_ctrl_c_and_by_sigkill_a_run_ends_as_if_it_had_been_let_alone(
     tmp_path: Path, tiny_beton: Path
 ) -> None:
-    faults = [Fault("SIGTERM", "launcher"), Fault("SIGKILL", "launcher")]
+    faults = [Fault("SIGINT", "launcher"), Fault("SIGKILL", "launcher")]
     assert attack(tmp_path, tiny_beton, 1, faults, seed=3) == ""
 
 
-def test_two_ranks_of_which_one_is_killed_do_too(tmp_path: Path, tiny_beton: Path) -> None:
-    assert attack(tmp_path, tiny_beton, 2, [Fault("SIGKILL", "rank")], seed=3) == ""
+def test_two_ranks_whose_launcher_is_killed_and_that_go_on_at_once_do_too(
+    tmp_path: Path, tiny_beton: Path
+) -> None:
+    assert attack(tmp_path, tiny_beton, 2, [Fault("SIGKILL", "launcher")], seed=3) == ""
 
 
 def test_every_file_of_weights_is_loaded_as_data_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alexnet_fast.engine import checkpoint
+from alexnet_fast.engine import checkpoint, keeping
 from alexnet_fast.engine.checkpoint import Progress
 from alexnet_fast.engine.device import resolve
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.engine.ranks import World
 from alexnet_fast.errors import UserError
+from alexnet_fast.pipeline.broken import Skipped
 
 CPU = resolve("cpu")
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, fused=True)
+
+
+PROGRESS = Progress({"epoch": 2, "step": 7}, [{"loss": 1.5}], 61.5, (Skipped(3, "cat/3.JPEG", "no JPEG", 1),))
 
 
 def make(level: Any = "O2", loss_scale: Any = "dynamic") -> Precision:
@@ -41,9 +46,7 @@ def train(precision: Precision, steps: int) -> list[float]:
 
 
 def snapshot(precision: Precision) -> dict[str, Any]:
-    return checkpoint.snapshot(
-        precision, Progress({"epoch": 2, "step": 7}, [{"loss": 1.5}], 61.5), {"run": {"seed": 1}}
-    )
+    return checkpoint.snapshot(precision, PROGRESS, {"run": {"seed": 1}})
 
 
 @pytest.mark.parametrize("level", ["O0", "O1", "O2"])
@@ -59,7 +62,7 @@ def test_a_run_goes_on_to_the_bit_dropout_momentum_and_loss_scale_included(
     other = make(level)
     train(other, 1)
     progress = checkpoint.restore(checkpoint.load(tmp_path / "last.pt"), other, CPU)
-    assert progress == Progress({"epoch": 2, "step": 7}, [{"loss": 1.5}], 61.5)
+    assert progress == PROGRESS
     assert train(other, 4) == expected
     for key, tensor in precision.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[key]), key
@@ -76,7 +79,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint_and_no_debris(tmp_path: Pa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(UserError, match="No space left on device"):
+    with pytest.raises(UserError, match="no space is left on the disk, .* MB are free"):
         checkpoint.save(path, snapshot(precision))
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["last.pt"]
 
@@ -118,6 +121,38 @@ def test_a_file_that_is_something_else_is_refused_by_name(tmp_path: Path) -> Non
         checkpoint.load(tmp_path / "empty.pt")
 
 
+def test_damage_in_the_first_bytes_makes_way_for_the_checkpoint_before(tmp_path: Path) -> None:
+    last, before, whole = (
+        tmp_path / checkpoint.LAST,
+        tmp_path / "checkpoint_e0001_s000000.pt",
+        tmp_path / "w.pt",
+    )
+    checkpoint.save(whole, snapshot(make()))
+    content, rng = whole.read_bytes(), random.Random(0)
+    before.write_bytes(content)
+    flipped = [
+        bytes([*content[:at], content[at] ^ 1 << bit, *content[at + 1 :]])
+        for at in range(4)
+        for bit in range(8)
+    ]
+    lost = [page + content[4096:] for page in (bytes(4096), *(rng.randbytes(4096) for _ in range(32)))]
+    for damaged in (*flipped, *lost, b""):
+        last.write_bytes(damaged)
+        found = keeping.newest_whole(tmp_path)
+        assert found is not None and found[0] == before and "damaged (it " in found[2][0]
+        with pytest.raises(UserError, match=f"{before}, the one before it, is whole"):
+            keeping.load(last)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_whatever_torch_makes_of_garbage_it_is_refused_by_name(tmp_path: Path) -> None:
+    path, rng = tmp_path / "garbage.pt", random.Random(0)
+    for _ in range(300):
+        path.write_bytes(bytes([rng.choice(b"PKpk(c}]).\x80")]) + rng.randbytes(rng.randrange(100)))
+        with pytest.raises(UserError, match="garbage.pt"):
+            checkpoint.load(path)
+
+
 def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run_it(tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> Any:
@@ -151,6 +186,7 @@ def test_a_later_format_is_refused(tmp_path: Path) -> None:
 def test_the_first_format_which_knew_one_rank_only_is_read(tmp_path: Path) -> None:
     now = snapshot(make())
     before = now | {"format": 1, "meter": now["meter"][0][0], "rng": now["rng"][0]}
+    del before["skipped_samples"]  # as all had it until there were such
     checkpoint.save(tmp_path / "old.pt", before)
     loaded, other = checkpoint.load(tmp_path / "old.pt"), make()
     assert checkpoint.restore(loaded, other, CPU).meters == [{"loss": 1.5}]

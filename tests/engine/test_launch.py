@@ -63,26 +63,41 @@ def test_a_users_mistake_on_any_rank_is_one_sentence(capfd: Any) -> None:
 
 @pytest.mark.parametrize("when", ["while they import", "while they train"])
 def test_ctrl_c_ends_every_rank_with_130_and_one_word(when: str, tmp_path: Path) -> None:
+    launcher = launched(tmp_path, "waits")
+    pids = await_ranks(tmp_path, launcher) if when == "while they train" else await_processes(launcher)
+    os.killpg(launcher.pid, signal.SIGINT)  # as the terminal does
+    out, error = launcher.communicate(timeout=30)
+    assert (launcher.returncode, out, error) == (130, "", "interrupted\n")
+    assert not any(lives(pid) for pid in pids)
+
+
+def test_ranks_that_are_done_when_their_launcher_is_killed_end_too(tmp_path: Path) -> None:
+    launcher = launched(tmp_path, "ends_behind_its_killed_launcher")
+    pids = await_ranks(tmp_path, launcher)
+    assert launcher.wait(timeout=60) == -signal.SIGKILL
+    deadline = time.monotonic() + 30
+    while any(lives(pid) for pid in pids):
+        assert time.monotonic() < deadline, "ranks outlive their launcher"
+        time.sleep(0.1)
+
+
+def launched(folder: Path, entry: str) -> subprocess.Popen[str]:
+    """A process that runs a function of ranked.py, which is given `folder`, as two ranks."""
     code = (
         "import sys\nfrom pathlib import Path\nimport ranked\nfrom alexnet_fast.engine import launch\n"
         "from alexnet_fast.errors import exit_code\n"
         "if __name__ == '__main__':\n"
-        f"    sys.exit(exit_code(lambda: launch.run(launch.Layout(2), ranked.waits, Path({str(tmp_path)!r}))))\n"
+        f"    sys.exit(exit_code(lambda: launch.run(launch.Layout(2), ranked.{entry}, Path({str(folder)!r}))))\n"
     )
-    (tmp_path / "go.py").write_text(code)
-    launcher = subprocess.Popen(
-        [sys.executable, str(tmp_path / "go.py")],
+    (folder / "go.py").write_text(code)
+    return subprocess.Popen(
+        [sys.executable, str(folder / "go.py")],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tools")))},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    pids = await_ranks(tmp_path, launcher) if when == "while they train" else await_processes(launcher)
-    os.killpg(launcher.pid, signal.SIGINT)  # as the terminal does
-    out, error = launcher.communicate(timeout=30)
-    assert (launcher.returncode, out, error) == (130, "", "interrupted\n")
-    assert not any(lives(pid) for pid in pids)
 
 
 @pytest.mark.parametrize(

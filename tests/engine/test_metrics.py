@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from alexnet_fast.engine import checkpoint
 from alexnet_fast.engine.device import resolve
 from alexnet_fast.engine.evaluate import Accuracy
-from alexnet_fast.engine.meter import Averages, Clock
-from alexnet_fast.engine.metrics import METRICS, Log, Report, versions
+from alexnet_fast.engine.meter import Averages, Clock, Span
+from alexnet_fast.engine.metrics import METRICS, Log, Report, closing_lines, versions, write_text
 
 AVERAGES = Averages(last_loss=2.25, loss=2.5, acc1=12.5, acc5=50.0)
 ACCURACY = Accuracy(samples=500, top1=350, top5=480, loss=1.0)
@@ -57,11 +63,46 @@ def test_the_log_lines_are_those_that_scripts_read(
     assert "[AVG-ACC] * Acc@1 70.000 Acc@5 96.000\n" in out
 
 
+@pytest.mark.parametrize("columns", [80, 140])
+def test_the_live_line_has_room_for_all_that_one_looks_for(
+    columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    for name, value in {"COLUMNS": str(columns), "FORCE_COLOR": "1", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    speaking = log(tmp_path, steps_per_epoch=10_010, epochs=90, ceiling_img_per_s=100_000)
+    speaking.advance(89, 10_009)
+    at_full_speed = SimpleNamespace(line=lambda: Span(1, 99_999, 1.0, 0.0), epoch=Span(1, 99_999, 1.0, 0.0))
+    speaking.step(89, 10_009, AVERAGES, at_full_speed)  # type: ignore[arg-type]
+    speaking.close()
+    line = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", capsys.readouterr().out).rstrip().splitlines()[-1]
+    assert "epoch 90/90 step 10009/10010" in line and "(100 % of ceiling)" in line and "wait 0 %" in line
+    assert re.search(r"0:00:00( left)?$", line) and "…" not in line and len(line) <= columns
+
+
 def test_a_rank_that_is_not_the_first_says_and_writes_nothing(tmp_path: Path, capsys: Any) -> None:
     silent = log(tmp_path, speaks=False)
     silent.step(0, 0, AVERAGES, clock(), lr=0.01)
     silent.close()
     assert capsys.readouterr().out == "" and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["a pipe without a reader", "a full disk"])
+def test_a_console_that_cannot_be_written_to_is_quiet_and_the_run_goes_on(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if where == "a full disk":
+        descriptor = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, descriptor = os.pipe()
+        os.close(reader)
+    with open(descriptor, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        speaking = log(tmp_path)
+        for step in range(2):
+            speaking.step(0, step, AVERAGES, clock())
+        speaking.close()
+        print("and what is left in its buffer goes nowhere")
+    assert [record["step"] for record in records(tmp_path)] == [1, 2]
 
 
 def test_metrics_are_one_json_object_a_line_with_the_runs_step(tmp_path: Path) -> None:
@@ -85,6 +126,27 @@ def test_a_resumed_run_drops_what_came_after_its_checkpoint_and_half_lines(tmp_p
     assert [record["step"] for record in records(tmp_path)] == [1, 2]
     log(tmp_path).close()
     assert records(tmp_path) == []
+
+
+@pytest.mark.parametrize(("write", "content"), [(write_text, "text"), (checkpoint.save, {"weights": 1})])
+def test_what_is_written_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(
+    write: Callable[[Path, Any], None], content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "content")
+        fsync(descriptor)
+
+    def renamed(source: Any, target: Any) -> None:
+        done.append("name")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    write(tmp_path / "file", content)
+    assert done == ["content", "name", "folder"]
 
 
 def test_tensorboard_gets_the_same_figures(tmp_path: Path) -> None:
@@ -113,7 +175,7 @@ def test_a_report_holds_the_figures_flat_and_the_closing_lines_have_their_names(
         2.5,
     )
     assert values["recipe"] == {"run": {"seed": 1}} and values["versions"]["torch"]
-    assert report.closing_lines() == [
+    assert closing_lines(report.figures()) == [
         "Final Performance images/sec : 123.46",
         "Final Train Accuracy : 70.000",
         "E2E Training Duration sec : 12.3",
