@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.profile:
             from .throughput.run import profile  # with Pillow, which training does not need
 
-            return launch.run(where, profile, recipe, arguments.seconds)
+            return launch.run(where, profile, recipe, *([arguments.seconds] if arguments.seconds else []))
         entry = evaluate_only if arguments.eval or recipe.eval.only else train
         return launch.run(where, entry, recipe, arguments.resume)
 
@@ -99,13 +99,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seconds",
         type=at_least_one,
-        default=60.0,
         metavar="S",
         help="about how long --profile measures (60)",
     )
     parser.add_argument("--keys", action="store_true", help="list the recipe's keys and stop")
     reference.add_flags(parser)
-    return reference.settle(parser.parse(argv), parser)
+    arguments = reference.settle(parser.parse(argv), parser)
+    if arguments.profile and (arguments.eval or arguments.resume):
+        parser.error("--profile measures in place of training: leave out --eval and --resume")
+    if arguments.seconds and not arguments.profile:
+        parser.error("--seconds says how long --profile measures: give --profile too")
+    return arguments
 
 
 def at_least_one(text: str) -> float:

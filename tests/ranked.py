@@ -204,6 +204,23 @@ def waits(folder: Path) -> None:
         world.sum(torch.ones(1))
 
 
+def ends_behind_its_killed_launcher(folder: Path) -> None:
+    """Hear of the launcher's end too late to stop for it, as behind the last step."""
+    told: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: told.append(number))
+    rank = os.environ["RANK"]
+    (folder / f"{rank}.waiting").write_text(str(os.getpid()))
+    while len(list(folder.glob("*.waiting"))) < 2:
+        time.sleep(0.01)
+    if rank == "0":
+        time.sleep(0.5)
+        os.kill(os.getppid(), signal.SIGKILL)
+    while not told:
+        time.sleep(0.01)
+    time.sleep(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def kills_itself_on(rank: int) -> None:
     with world_of(2) as world:
         if world.rank == rank:
@@ -266,7 +283,8 @@ def train_each(recipes: list[Recipe], nproc: int, resume: str | None = None) -> 
 
 
 def profiles_with_slow_sums(train: str, out: str) -> None:
-    """Profile a run whose gradients take long to be summed."""
+    """Profile a run whose gradients take long to be summed, on ranks with unequal shares of the cores."""
+    ranks.bind_rank = lambda local_rank, ranks: 1 + local_rank  # type: ignore[assignment]
     average = ranks.average_in_float32
 
     def late_average(size: int, bucket: Any) -> Any:
@@ -278,7 +296,7 @@ def profiles_with_slow_sums(train: str, out: str) -> None:
     recipe = validate(
         {
             "run": {"name": "slow-sums", "out": out, "device": "cpu"},
-            "data": {"train": train, "size": 64, "global_batch_size": 16},
+            "data": {"train": train, "size": 64, "global_batch_size": 16, "on_error": "skip"},
             "precision": {"level": "O0", "reduce": "float32"},
             "distributed": {"nproc": 2},
         }
@@ -287,4 +305,6 @@ def profiles_with_slow_sums(train: str, out: str) -> None:
     text = found.verdict.text
     assert found.verdict.binding == "all-reduce", text
     assert "precision.reduce" in text and "gradients" in text
-    assert len(found.stages.decode.scaling) == 1 and found.machine["ranks"] == 2
+    assert [point.threads for point in found.stages.decode.scaling] == [1, 2]
+    assert (found.stages.cores, found.machine["ranks"]) == (3, 2)
+    assert "JPEG, 500 px" in {mode.name for mode in found.stages.modes}

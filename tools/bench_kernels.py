@@ -25,7 +25,7 @@ from alexnet_fast.pipeline import turbojpeg
 from alexnet_fast.pipeline.crop import Cropping
 from alexnet_fast.pipeline.decode import sample_table
 from alexnet_fast.pipeline.order import epoch_order
-from alexnet_fast.pipeline.stages import ALL, CHUNK, CUT, PLANES, Stages
+from alexnet_fast.pipeline.stages import ALL, CHUNK, CUT, PLANES, DecodeStages
 
 
 class File:
@@ -37,7 +37,7 @@ class File:
             raise UserError(f"{path} holds raw pixels (sample {raw[0]}); this measures the decoding of JPEGs")
         cropping = Cropping(True, size, size, np.uint64(0), (0.08, 1.0), (3 / 4, 4 / 3), 0.5)
         samples = sample_table(beton)[epoch_order(beton.num_samples, 0, 0)[:images]]
-        self.path, self.stages = path, Stages(beton.map, samples, cropping)
+        self.path, self.stages = path, DecodeStages(beton.map, samples, cropping)
         self.least_s = np.full((3, len(self.stages.chunks)), np.inf)
 
     def measure(self, k: int) -> None:

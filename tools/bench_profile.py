@@ -19,13 +19,11 @@ from typing import Any
 import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 
 # isort: split
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from alexnet_fast.engine.device import resolve
 from alexnet_fast.engine.feed import Feed
-from alexnet_fast.engine.marks import Marks, Span
+from alexnet_fast.engine.marks import Marks
 from alexnet_fast.errors import exit_code
 from alexnet_fast.parts import build, join, open_train_set
 from alexnet_fast.pipeline.chunks import CHUNK
@@ -56,8 +54,8 @@ def recipe_of(options: argparse.Namespace, folder: str, **data: Any) -> Recipe:
     )
 
 
-def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Figure, Figure]:
-    """Steps a second and CPU seconds a step, each with marks over without, one value a round.
+def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Figure, Figure, Figure]:
+    """Steps a second and CPU seconds a step, each with marks over without, one value a round; and `marking_us`.
 
     The second says more on a shared machine, where the first counts what the neighbours do.
     """
@@ -88,31 +86,28 @@ def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Figure, Fig
                 else:
                     recorder.stop()
                 took[marked] = block(steps)
-            marks.read()
+            recorder.spans(0)
             speed.append(took[False][0] / took[True][0])
             cpu.append(took[True][1] / took[False][1])
-        return Figure.of(np.array(speed)), Figure.of(np.array(cpu))
+        recorder.stop()
+        parts = len(PARTS) + (0 if device.is_host else 1)
+        return Figure.of(speed), Figure.of(cpu), marking_us(recorder, marks, parts)
 
 
-def marking_us(device_name: str) -> Figure:
+def marking_us(recorder: Recorder, marks: Marks, parts: int) -> Figure:
     """What marking one step takes of the host, in microseconds: its parts, its copy, and the decoding of a batch of 256."""
-    device = resolve(device_name)
-    device.use()
-    marks, spans, chunks = Marks(device), len(PARTS) + (0 if device.is_host else 1), 256 // CHUNK
-    watched: list[Span] = []
     rounds = []
     for _ in range(7):
         started = time.perf_counter()
         for _ in range(STEPS_MARKED):
-            for _ in range(spans):
+            for _ in range(parts):
                 with marks.span("lane", "part"):
                     pass
-            for _ in range(2 * chunks):  # each decoded, each waited for
-                watched.append(Span("decode-0", "decode", time.perf_counter(), time.perf_counter(), (0, 0)))
+            for _ in range(2 * (256 // CHUNK)):  # each decoded, each waited for
+                recorder.watch("decode-0", "decode", time.perf_counter(), time.perf_counter(), (0, 0))
         rounds.append((time.perf_counter() - started) * 1e6 / STEPS_MARKED)
-        marks.read()
-        watched.clear()
-    return Figure.of(np.array(rounds[1:]))
+        recorder.spans(0)
+    return Figure.of(rounds[1:])
 
 
 def main() -> int:
@@ -147,14 +142,13 @@ def main() -> int:
                 f"{100 * verdict.share_of_ceiling:.1f} %",
                 f"{found.seconds:.0f}",
             )
-        speed, cpu = marks_cost(recipe_of(options, folder, **MARKED), options.rounds, 2.0)
+        speed, cpu, marking = marks_cost(recipe_of(options, folder, **MARKED), options.rounds, 2.0)
     console.print(table)
     for name, figure in (("speed", speed), ("CPU seconds a step", cpu)):
         console.print(
             f"{name} with marks over without, {MARKED['size']} px, batch {MARKED['global_batch_size']}: "
             f"{figure.median:.4f} ({figure.least:.4f} to {figure.most:.4f}, n = {figure.n})"
         )
-    marking = marking_us(options.device)
     console.print(
         f"marking a step takes {marking.median:.0f} us ({marking.least:.0f} to {marking.most:.0f}, n = {marking.n})"
     )

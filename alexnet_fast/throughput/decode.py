@@ -9,21 +9,22 @@ import numpy as np
 
 from ..beton.reader import Beton
 from ..engine.ranks import World
+from ..errors import UserError
 from ..pipeline.crop import Cropping
 from ..pipeline.decode import sample_table
 from ..pipeline.loader import Loader
 from ..pipeline.order import epoch_order
 from ..pipeline.ring import Batch
-from ..pipeline.stages import ALL, CUT, PLANES, Stages
+from ..pipeline.stages import ALL, CUT, PLANES, DecodeStages
 from .rate import WINDOWS, Figure, averaged, throughput, together
-from .read import small_share, touch
+from .read import ORDER_SEED, small_share, touch
 
 SPLIT_SAMPLES = 60
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """What the loaders of all ranks give together with so many decoding threads on each."""
+    """What the loaders of all ranks give together with so many decoding threads on each, or as many as it may have."""
 
     threads: int
     img_per_s: Figure
@@ -47,7 +48,8 @@ class Split:
 class Decode:
     """The loaders alone, on samples that lie in the page cache.
 
-    threads: that the recipe gives each rank.  scaling: with fewer threads, and with as many as the rank may have.
+    threads: that the recipe gives a rank, the most of all ranks where they differ.  scaling: with fewer threads, and
+    with as many as a rank may have.
     """
 
     threads: int
@@ -59,11 +61,11 @@ class Decode:
         """With the recipe's threads."""
         return next(point.img_per_s.median for point in self.scaling if point.threads == self.threads)
 
-    def pooled(self, later: Scaling) -> Decode:
+    def pooled(self, later: Figure) -> Decode:
         """With a later measurement at the recipe's threads."""
         scaling = [
-            replace(point, img_per_s=point.img_per_s.pooled(later.img_per_s))
-            if point.threads == later.threads
+            replace(point, img_per_s=point.img_per_s.pooled(later))
+            if point.threads == self.threads
             else point
             for point in self.scaling
         ]
@@ -73,9 +75,8 @@ class Decode:
 def measure(
     open_loader: Callable[[int, np.ndarray], Loader],
     training: Loader,
-    most_threads: int,
+    cores: int,
     batches_ahead: int,
-    cropping: Cropping,
     seconds: float,
     world: World,
     say: Callable[[str], None],
@@ -83,15 +84,19 @@ def measure(
     """Decode a part of the file, small enough to lie in the page cache, for about `seconds`.
 
     open_loader: called with a number of threads and the places of samples.  training: the run's loader, which rests.
+    cores: that this rank may use.
     """
     places = few_places(training, batches_ahead, world)
-    counts = thread_counts(training.threads, most_threads)
+    most = max(cores, training.threads)
+    # Ranks may have unequal shares of the cores, and all have to measure as often.
+    used = int(world.most(training.threads))
+    counts = thread_counts(used, int(world.most(most)))
     scaling = []
     for count in counts:
         say(f"decoding on {count} thread{'s' if count > 1 else ''}")
-        with open_loader(count, places) as loader:
-            scaling.append(alone(loader, seconds / len(counts), world))
-    return Decode(training.threads, scaling, split(training.beton, cropping, world))
+        with open_loader(min(count, most), places) as loader:
+            scaling.append(Scaling(count, alone(loader, seconds / len(counts), world)))
+    return Decode(used, scaling, split(training.beton, training.cropping, world))
 
 
 def few_places(training: Loader, batches_ahead: int, world: World) -> np.ndarray:
@@ -100,15 +105,25 @@ def few_places(training: Loader, batches_ahead: int, world: World) -> np.ndarray
     A few times what the threads hold ahead, so that not each epoch ends as it begins; else as little as possible.
     """
     beton, wanted = training.beton, world.world_size * training.batch_size * (2 * batches_ahead + 4)
-    places = epoch_order(beton.num_samples, 0, 0)[:wanted]
-    touch(beton, places[world.rank :: world.world_size])
+    places = epoch_order(beton.num_samples, ORDER_SEED, 0)[:wanted]
+    touch(beton, places[world.local_rank :: world.local_world_size])
     return places
 
 
-def alone(loader: Loader, seconds: float, world: World) -> Scaling:
-    """What this loader and the other ranks' give together, with nothing beside them."""
-    batches = forever(loader)
-    return Scaling(loader.threads, throughput(lambda: len(next(batches).labels), seconds, world))
+def alone(loader: Loader, seconds: float, world: World) -> Figure:
+    """Images a second that this loader and the other ranks' decode together, with nothing beside them.
+
+    What threads decode counts, not what is taken from them: after a pause of whoever takes, batches lie ready.
+    """
+    batches, decoded = forever(loader), 0
+
+    def work() -> int:
+        nonlocal decoded
+        next(batches)
+        before, decoded = decoded, sum(activity.samples for activity in loader.activities)
+        return decoded - before
+
+    return throughput(work, seconds, world)
 
 
 def thread_counts(used: int, most: int) -> list[int]:
@@ -127,11 +142,26 @@ def forever(loader: Loader) -> Iterator[Batch]:
         yield from loader
 
 
+def some_samples(beton: Beton, most: int, cropping: Cropping, world: World) -> np.ndarray:
+    """Samples all over the file, others on each rank, (most or fewer,) decode.SAMPLE; broken ones are left to training.
+
+    Raises UserError where none of them can be decoded.
+    """
+    samples = sample_table(beton)[small_share(beton, world, 1 << 40)[:most]]
+    sound = DecodeStages(beton.map, samples, cropping).sound()
+    if len(sound) == 0:
+        raise UserError(
+            f"none of {len(samples)} samples of {beton.path} that were tried can be decoded: pack it again"
+        )
+    return sound
+
+
 def split(beton: Beton, cropping: Cropping, world: World) -> Split:
     """The stages' times on one thread of each rank."""
-    samples = sample_table(beton)[small_share(beton, world, 1 << 40)[:SPLIT_SAMPLES]]
-    stages = Stages(beton.map, samples, cropping)
-    kinds = (ALL,) if stages.raw else (CUT, PLANES, ALL)
+    samples = some_samples(beton, SPLIT_SAMPLES, cropping, world)
+    stages = DecodeStages(beton.map, samples, cropping)
+    raw = bool(world.most(stages.raw))  # each rank has samples of its own
+    kinds = (ALL,) if raw else (CUT, PLANES, ALL)
     for stage in kinds:  # compiled, and into the caches
         for number in range(len(stages.chunks)):
             stages.time(number, stage)
@@ -145,13 +175,13 @@ def split(beton: Beton, cropping: Cropping, world: World) -> Split:
             for _ in range(WINDOWS)
         ]
     )
-    if stages.raw:
+    if raw:
         everything = averaged(rounds_us[:, 0].tolist(), world)
         return Split(None, None, everything, everything)
     cut, planes, everything = rounds_us.T
     return Split(
         averaged(cut.tolist(), world),
-        averaged((planes - cut).tolist(), world),
-        averaged((everything - planes).tolist(), world),
+        averaged((planes - cut).clip(0).tolist(), world),
+        averaged((everything - planes).clip(0).tolist(), world),
         averaged(everything.tolist(), world),
     )

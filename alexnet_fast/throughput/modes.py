@@ -13,10 +13,10 @@ from ..beton.encode import Encoding, encode_jpeg, shrunk
 from ..beton.reader import Beton
 from ..engine.ranks import World
 from ..pipeline.crop import Cropping
-from ..pipeline.decode import SAMPLE, sample_table
-from ..pipeline.stages import ALL, Stages
+from ..pipeline.decode import SAMPLE
+from ..pipeline.stages import ALL, DecodeStages
+from .decode import some_samples
 from .rate import WINDOWS, Figure, averaged
-from .read import small_share
 
 SAMPLES = 40
 OTHERS = {
@@ -41,16 +41,16 @@ class Mode:
 
 def measure(beton: Beton, cropping: Cropping, world: World) -> list[Mode]:
     """The set as it is, first, and every other way that makes its samples smaller to decode."""
-    places = small_share(beton, world, 1 << 40)[:SAMPLES]
-    samples = sample_table(beton)[places]
-    largest = int(max(samples["width"].max(), samples["height"].max()))
-    is_raw = bool((samples["raw"] == fmt.RAW).any())
+    samples = some_samples(beton, SAMPLES, cropping, world)
+    # Each rank has samples of its own, and all have to measure the same ways.
+    largest = world.most(max(samples["width"].max(), samples["height"].max()))
+    is_raw = bool(world.most((samples["raw"] == fmt.RAW).any()))
     candidates = {"as it is": (beton.map, samples)}
     for name, encoding in OTHERS.items():
         smaller = encoding.max_resolution < largest
         if (smaller or (encoding.mode == "raw" and not is_raw)) and not (is_raw and encoding.mode != "raw"):
             candidates[name] = _packed_again(beton, samples, encoding)
-    stages = {name: Stages(file, table, cropping) for name, (file, table) in candidates.items()}
+    stages = {name: DecodeStages(file, table, cropping) for name, (file, table) in candidates.items()}
     rounds_us: dict[str, list[float]] = {name: [] for name in stages}
     for number in range(WINDOWS + 1):
         for name, each in stages.items():
@@ -82,7 +82,7 @@ def _picture(beton: Beton, sample: np.void) -> Image.Image:
     payload = beton.payload(int(sample["index"])).tobytes()
     if sample["raw"] == fmt.RAW:
         return Image.frombytes("RGB", (int(sample["width"]), int(sample["height"])), payload)
-    return Image.open(io.BytesIO(payload))
+    return Image.open(io.BytesIO(payload), formats=("JPEG",))
 
 
 def _options(encoding: Encoding | None) -> str:

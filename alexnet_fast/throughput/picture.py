@@ -196,7 +196,7 @@ def _draw_scaling(document: Document, figure: Any) -> None:
     ring: dict[str, Any] = {"markersize": 13, "markerfacecolor": "none", "markeredgecolor": ORANGE}
     (recipe,) = ax.plot(threads[used], rates[used], "o", **ring, markeredgewidth=2.5, label="the recipe's")
     stepping = ax.axhline(step, color=PURPLE, linewidth=2)  # out of sight where it stands above
-    stepping.set_label(f"the step: {step:,.0f}" + (" (above)" if step > top else ""))
+    stepping.set_label(f"the step: {step:,.0f} img/s" + (" (above)" if step > top else ""))
     ax.set_xlim(0, ideal[1])
     ax.set_ylim(0, top)
     ax.set_xticks(threads, _thinned(threads, used))
@@ -232,7 +232,7 @@ def _sample_rows(document: Document) -> list[Row]:
         part: split[f"{part}_us"] for part in ("cut", "libjpeg", "render") if split[f"{part}_us"] is not None
     }
     return _in_turn(known) + [
-        (f"as {mode['name']}", 0.0, mode["decode_us"]["median"], GREY) for mode in others
+        (f"if {mode['name']}", 0.0, mode["decode_us"]["median"], GREY) for mode in others
     ]
 
 

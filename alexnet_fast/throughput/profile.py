@@ -10,7 +10,8 @@ from typing import Any
 
 from ..engine import metrics
 from .live import FORMAT, PROFILE
-from .verdict import Stages, Verdict
+from .model import Stages
+from .verdict import Verdict
 
 PICTURE, TIMELINE = "throughput.png", "timeline.json"
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 
 from ..engine.feed import Feed
-from ..engine.marks import Marks, Span
+from ..engine.marks import STEP, Marks, Span
 from ..pipeline.loader import Loader
 from ..pipeline.ring import Batch
-from .step import PARTS, STEP, Stepper
+from .step import PARTS, Stepper
 
 HOST = "host"  # the lane of whoever waits for batches
 
@@ -29,12 +29,16 @@ class Recorder:
         """first_step: how many steps came before the first that is marked."""
         self._first_step = first_step
         self._feed.marks = self._stepper.marks = self._marks
-        self._loader.watch = self._watch
+        self._loader.watch = self.watch
         self._runs = True
 
     def stop(self) -> None:
         self._feed.marks = self._stepper.marks = self._loader.watch = None
         self._runs = False
+
+    def watch(self, thread: str, what: str, begin_s: float, end_s: float, key: tuple[int, int]) -> None:
+        """The loader's Watch."""
+        self._beside.append(Span(thread, what, begin_s, end_s, None if what == "wait" else key))
 
     def of_waits(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """`batches`, each wait for one of them a span on the lane HOST."""
@@ -49,22 +53,18 @@ class Recorder:
             yield batch
 
     def spans(self, origin_s: float) -> list[Span]:
-        """All that was collected, in seconds since `origin_s`; waits for the device."""
+        """All that was collected, in seconds since `origin_s`, which is then forgotten; waits for the device."""
+        beside, self._beside = self._beside, []
         steps = (self._key(self._first_step + number // len(PARTS)) for number in count())
-        copies = (
-            span.batch for span in self._beside if span.lane == HOST
-        )  # each right after the wait for it
+        copies = (span.batch for span in beside if span.lane == HOST)  # each right after the wait for it
         marked = [
             span._replace(batch=next(steps if span.lane == STEP else copies)) for span in self._marks.read()
         ]
         return [
             span._replace(begin_s=max(0.0, span.begin_s - origin_s), end_s=span.end_s - origin_s)
-            for span in marked + self._beside
+            for span in marked + beside
             if span.end_s > origin_s
         ]
-
-    def _watch(self, thread: str, what: str, begin_s: float, end_s: float, key: tuple[int, int]) -> None:
-        self._beside.append(Span(thread, what, begin_s, end_s, None if what == "wait" else key))
 
     def _key(self, number: int) -> tuple[int, int]:
         """(epoch, step) of the batch that is taken as that one."""

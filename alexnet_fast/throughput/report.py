@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from ..words import several
 from .profile import Profile
 from .rate import Figure
 
@@ -13,7 +14,7 @@ def show(profile: Profile, console: Console) -> None:
     """Print what each stage could do, what the whole does, and why."""
     stages, verdict = profile.stages, profile.verdict
     table = Table(
-        title=f"{profile.machine['device']}, {profile.machine['ranks']} rank(s), {stages.cores} cores"
+        title=f"{profile.machine['device']}, {several(stages.ranks, 'rank')}, {several(stages.cores, 'core')}"
     )
     table.add_column("stage")
     table.add_column("img/s", justify="right", no_wrap=True)
@@ -37,7 +38,9 @@ def details(profile: Profile) -> dict[str, str]:
     """Per stage, what its ceiling is made of."""
     stages = profile.stages
     read, decode, step, copy = stages.read, stages.decode, stages.step, stages.copy
-    disk = f"{read.disk_bytes_per_s.median / 1e6:,.0f} MB/s" if read.disk_bytes_per_s else "not measured"
+    disk = "not measured"
+    if (rate := read.disk_bytes_per_s) is not None:
+        disk = f"{rate.median / 1e6:,.0f} MB/s ({rate.least / 1e6:,.0f} to {rate.most / 1e6:,.0f})"
     threads = ", ".join(f"{point.threads}: {point.img_per_s.median:,.0f}" for point in decode.scaling)
     split = decode.split
     stages_us = (

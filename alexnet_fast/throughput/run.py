@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,14 +20,15 @@ from ..engine.marks import Marks, Span
 from ..engine.ranks import World
 from ..errors import UserError
 from ..parts import build, join, open_train_set
+from ..pipeline.chunks import kernels
 from ..pipeline.cores import allowed_cores
-from ..pipeline.crop import Cropping
 from ..pipeline.loader import Loader
 from ..recipe import Recipe
 from . import copy, decode, modes, picture, read, report, step, timeline, whole
 from .live import PROFILE, machine_of
+from .model import Stages
 from .profile import PICTURE, TIMELINE, Profile
-from .verdict import Stages, judge
+from .verdict import judge
 
 SHARES = {"read": 0.05, "decode": 0.22, "copy": 0.06, "step": 0.15, "whole": 0.33}  # of the time
 # Decoding and the step are measured again behind the whole, so that a machine that slows down does so for both.
@@ -90,20 +93,15 @@ class _Profiling:
 
     def run(self) -> Profile:
         recipe, world, device, seconds = self.recipe, self.world, self.device, self.seconds
+        if world.is_first:
+            self.check_folder()
         loader = self.stack.enter_context(open_train_set(recipe, world, device))
         cores = world.threads or allowed_cores()
+        self.say("loading the decoder")
+        kernels.wait(lambda: False)  # compiling, once on a machine, takes a core
 
         self.say("reading samples")
         reading = read.measure(loader, seconds["read"], world)
-        cropping = Cropping(
-            True,
-            recipe.data.size,
-            recipe.data.size,
-            np.uint64(recipe.run.seed),
-            recipe.data.scale,
-            recipe.data.ratio,
-            recipe.data.flip,
-        )
 
         def open_loader(threads: int, places: np.ndarray) -> Loader:
             return open_train_set(recipe, world, device, threads=threads, indices=places)
@@ -111,23 +109,23 @@ class _Profiling:
         decoding = decode.measure(
             open_loader,
             loader,
-            max(cores, loader.threads),
+            cores,
             recipe.data.batches_ahead,
-            cropping,
             seconds["decode"],
             world,
             self.say,
         )
         self.say("decoding other ways to store the set")
-        stored = modes.measure(loader.beton, cropping, world)
-        self.say("copying to the device")
+        stored = modes.measure(loader.beton, loader.cropping, world)
+        if not device.is_host:
+            self.say("copying to the device")
         copying = copy.measure(device, loader.batch_size, loader.size, seconds["copy"], world)
 
         self.say("training on what lies on the device")
         precision = build(recipe, world, device)
         feed = Feed(device, precision.dtype)
-        feed.marks = marks = Marks(device)
-        stepper = step.Stepper(precision, recipe.optim.label_smoothing, world, marks)
+        feed.marks = Marks(device)
+        stepper = step.Stepper(precision, recipe.optim.label_smoothing, world, feed.marks)
         batch = step.random_batch(
             loader.batch_size, loader.size, recipe.model.num_classes, device.torch_device
         )
@@ -141,7 +139,7 @@ class _Profiling:
         places = decode.few_places(loader, recipe.data.batches_ahead, world)
         with open_loader(loader.threads, places) as again:
             decoding = decoding.pooled(decode.alone(again, self.again["decode"], world))
-        feed.marks = stepper.marks = marks
+        feed.marks = stepper.marks = Marks(device)  # a device's clock is coarse behind a long time
         stepping = stepping.pooled(
             step.measure(stepper, feed, precision, batch, cores, self.again["step"], world)
         )
@@ -154,7 +152,7 @@ class _Profiling:
             stepping,
             everything,
             world.world_size,
-            cores * world.world_size,
+            int(world.sum(torch.tensor(cores))),
         )
         self.say("writing")
         result = Profile(
@@ -175,19 +173,34 @@ class _Profiling:
         if self.progress.disable:
             self.console.print(f"{what} ...")
 
-    def write(self, result: Profile, spans_of_ranks: list[list[Span]]) -> None:
-        """The three files, and the verdict on the console."""
+    def check_folder(self) -> None:
+        """Raise UserError for a folder that cannot be written, before minutes of measuring."""
         folder = self.recipe.folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            result.write(folder)
-            timeline.write(folder / TIMELINE, spans_of_ranks)
         except OSError as error:
-            raise UserError(f"the folder {folder} cannot be written ({error}): set run.out") from error
-        drawn = picture.draw(result.document(), folder / PICTURE)
+            raise _unwritable(folder, error) from error
+        if not os.access(folder, os.W_OK):
+            raise _unwritable(folder, "no permission")
+
+    def write(self, result: Profile, spans_of_ranks: list[list[Span]]) -> None:
+        """The verdict on the console, and the three files."""
         self.progress.stop()
         report.show(result, self.console)
+        folder = self.recipe.folder
+        try:
+            result.write(folder)
+            timeline.write(folder / TIMELINE, spans_of_ranks)
+            drawn = picture.draw(result.document(), folder / PICTURE)
+            if not drawn:
+                (folder / PICTURE).unlink(missing_ok=True)  # of an older profile
+        except OSError as error:
+            raise _unwritable(folder, error) from error
         files = [PROFILE, *([PICTURE] if drawn else []), TIMELINE]
         self.console.print(f"in {folder}: {', '.join(files)}", markup=False)
         if not drawn:
             self.console.print(f"no {PICTURE}: it wants matplotlib; pip install matplotlib")
+
+
+def _unwritable(folder: Path, why: object) -> UserError:
+    return UserError(f"the folder {folder} cannot be written ({why}): set run.out")

@@ -12,16 +12,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..engine.feed import Feed
-from ..engine.marks import Marks
+from ..engine.marks import NORMALISE, STEP, Marks
 from ..engine.meter import Meter
 from ..engine.precision import Precision
 from ..engine.ranks import World
-from .rate import WINDOWS, Figure, agreed, mean_over_ranks, together
+from .rate import WARM_UP_SHARE, WINDOWS, Figure, agreed, mean_over_ranks, together
 
-STEP = "step"  # the lane on which a step's parts lie
-PARTS = ("normalise", "forward", "backward", "optimizer")
+PARTS = (NORMALISE, "forward", "backward", "optimizer")
 WARM_UP_STEPS = 3  # a CPU's first steps fault their memory in
-LEAST_STEPS, MOST_STEPS = WINDOWS, 200
+LEAST_STEPS, MOST_STEPS = WINDOWS, 5000
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,11 @@ def measure(
 
     together(world)
     warm_ms = run(WARM_UP_STEPS)[-1].sum()
+    # A fast device goes on warming up: its clocks settle in time, not in steps.
+    if (more := int(agreed(WARM_UP_SHARE * seconds * 1e3 / warm_ms, world)) - WARM_UP_STEPS) > 0:
+        warm_ms = np.median(run(min(more, MOST_STEPS)).sum(1))
     is_one = world.world_size == 1
-    wanted = seconds * 1e3 / (warm_ms if is_one else 2 * warm_ms)
+    wanted = (1 - WARM_UP_SHARE) * seconds * 1e3 / (warm_ms if is_one else 2 * warm_ms)
     steps = int(agreed(min(max(wanted, LEAST_STEPS), MOST_STEPS), world)) // WINDOWS
     if not is_one:
         with precision.unsummed():

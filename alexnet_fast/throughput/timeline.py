@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..engine.marks import Span
+from ..engine.marks import COPY, STEP, Span
 from ..engine.metrics import write_text
 from .recorder import HOST
-from .step import PARTS, STEP
+from .step import PARTS
 
-COPY = "copy"
 LANES = {STEP: "training steps", COPY: "copy stream", HOST: "host: waits for batches"}  # in their order
 MOST_LANES = 1000  # of a rank
 # Names that chrome://tracing knows; the other viewers choose colours themselves, by a slice's name without its digits.

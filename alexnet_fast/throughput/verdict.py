@@ -1,19 +1,14 @@
-"""From what the stages can do to what the whole can do, which stage binds, and what would lift it."""
+"""Which stage binds, and what would lift it, in words."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
-from .copy import Copy
-from .decode import Decode
-from .modes import Mode
-from .read import Read
-from .step import Step
-from .whole import Whole
+from .model import Prediction, Stage, Stages, predict
+from .step import PARTS
 
-Stage = Literal["read", "decode", "copy", "step", "all-reduce"]
 WORDS: dict[str, str] = {
     "read": "reading samples",
     "decode": "decoding",
@@ -22,51 +17,23 @@ WORDS: dict[str, str] = {
     "all-reduce": "summing gradients over the ranks",
 }
 AGREES = 0.15  # a difference from the model that it explains
-
-
-@dataclass(frozen=True)
-class Stages:
-    """Every stage's measurement, and the cores that decoding and, on a CPU, the step share."""
-
-    read: Read
-    decode: Decode
-    modes: list[Mode]
-    copy: Copy | None
-    step: Step
-    whole: Whole
-    ranks: int
-    cores: int
-    """Of all ranks together."""
-
-    @property
-    def shares_cores(self) -> bool:
-        """Whether the step computes on the cores that decode."""
-        return self.copy is None
-
-    @property
-    def decode_threads(self) -> int:
-        """Of all ranks together, as many as there are cores for."""
-        return min(self.decode.threads * self.ranks, self.cores)
-
-    def ceilings(self) -> dict[str, float]:
-        """What each stage could do alone, as things stand, in img/s over all ranks."""
-        read = self.read.at(self.whole.resident_share)
-        found = {"read": read, "decode": self.decode.img_per_s, "step": self.step.img_per_s.median}
-        if self.copy is not None:
-            found["copy"] = self.copy.img_per_s
-        return found
+GAINS = 1.1  # times as fast; advice for less is none
+SUMS_MATTER = 0.1  # of a step
+SUM_LESS = 'a larger batch on each rank, precision.reduce = "half" where it is "float32", or a faster link between ranks'
 
 
 @dataclass(frozen=True)
 class Verdict:
     """binding: the stage that sets the speed.  predicted_img_per_s: what the stages' ceilings make together.
 
+    later_epochs_img_per_s: the same from the second epoch on, when the file lies in the page cache if memory has room for it.
     model: how.  share_of_ceiling: end to end over what was predicted.  text: for a reader.
     """
 
     binding: Stage
-    ceilings_img_per_s: dict[str, float]
+    ceilings_img_per_s: dict[Stage, float]
     predicted_img_per_s: float
+    later_epochs_img_per_s: float
     model: str
     share_of_ceiling: float
     text: str
@@ -74,152 +41,167 @@ class Verdict:
 
 def judge(stages: Stages) -> Verdict:
     """Name what binds."""
-    ceilings = stages.ceilings()
-    lowest = min(ceilings, key=ceilings.__getitem__)
-    predicted, binding, model = (
-        ceilings[lowest],
-        lowest,
-        "the lowest ceiling: the stages run beside each other",
-    )
-    if stages.shares_cores:
-        # Core-seconds an image, over the cores: the step's and the decoding threads' add up where both are busy.
-        step_s = stages.step.cpu_share / ceilings["step"]
-        decode_s = stages.decode_threads / stages.cores / ceilings["decode"]
-        if step_s + decode_s > 1 / predicted:
-            predicted = 1 / (step_s + decode_s)
-            binding = "step" if step_s > decode_s else "decode"
-            model = "decoding and the step share the cores, so their core-seconds an image add up"
-    summing = stages.step.all_reduce_ms
-    if binding == "step" and summing is not None and summing.median > stages.step.step_ms.median / 2:
-        binding = "all-reduce"
-    share = stages.whole.img_per_s.median / predicted
-    verdict = Verdict(binding, ceilings, predicted, model, share, "")  # type: ignore[arg-type]
-    return Verdict(binding, ceilings, predicted, model, share, in_words(stages, verdict))  # type: ignore[arg-type]
-
-
-def in_words(stages: Stages, verdict: Verdict) -> str:
-    """The paragraph."""
-    whole, ceilings, binding = stages.whole, verdict.ceilings_img_per_s, verdict.binding
-    others = {
-        name: rate
-        for name, rate in ceilings.items()
-        if name != binding and (binding, name) != ("all-reduce", "step")
-    }
-    sentences = [
-        f"{WORDS[binding].capitalize()} is the limit: training makes {whole.img_per_s.median:,.0f} img/s, "
-        f"{100 * verdict.share_of_ceiling:.0f} % of the {verdict.predicted_img_per_s:,.0f} img/s that the stages allow together.",
-        "Alone, "
-        + ", ".join(
-            f"{WORDS[name]} would make {rate:,.0f}"
-            for name, rate in sorted(others.items(), key=lambda item: item[1])
-        )
-        + f"; {WORDS[binding]} makes {ceilings['step' if binding == 'all-reduce' else binding]:,.0f}.",
-        f"The step waits for data {100 * whole.data_wait_share:.0f} % of its time.",
-    ]
-    if stages.shares_cores:
-        sentences.append("Decoding and the step share the cores, so each makes less than alone.")
-    if abs(verdict.share_of_ceiling - 1) > AGREES:
-        sentences.append(
-            f"End to end is {'less' if verdict.share_of_ceiling < 1 else 'more'} than the stages explain: see timeline.json, "
-            "and whether something else was busy on this machine."
-        )
-    advise = {
-        "read": _more_bytes,
-        "decode": _more_pixels,
-        "copy": _more_link,
-        "step": _more_step,
-        "all-reduce": _more_sums,
-    }
-    wanted = min(others.values())
-    return " ".join([*sentences, *advise[binding](stages, wanted)])
-
-
-def _more_pixels(stages: Stages, wanted: float) -> list[str]:
-    """How many cores, or which storage mode, would lift decoding to `wanted` img/s."""
-    decode, said = stages.decode, []
-    now, threads = decode.img_per_s, stages.decode_threads
-    best = max(decode.scaling, key=lambda point: point.img_per_s.median)
-    if best.threads > decode.threads and best.img_per_s.median > 1.1 * now:
-        said.append(
-            f"data.threads = {decode.threads} leaves cores idle: {best.threads} threads a rank made "
-            f"{best.img_per_s.median:,.0f} img/s; set data.threads = 0."
-        )
-        now, threads = best.img_per_s.median, min(best.threads * stages.ranks, stages.cores)
-    if now < wanted:
-        cores = math.ceil(wanted / (now / threads))
-        said.append(
-            f"To reach the next limit, {wanted:,.0f} img/s, it takes about {cores} cores in place of {threads} "
-            f"({now / threads:,.0f} img/s each)" + _or_modes(stages, now, wanted) + "."
-        )
-    return said
-
-
-def _or_modes(stages: Stages, now: float, wanted: float) -> str:
-    as_it_is, *others = stages.modes
-    found = [
-        f"packed as {mode.name} ({mode.options}) the same cores would make {now * factor:,.0f}"
-        for mode in others
-        if (factor := as_it_is.decode_us.median / mode.decode_us.median) > 1.1
-    ]
-    return (
-        "; or, decoded here from some of these samples packed again, " + ", and ".join(found) if found else ""
+    found = predict(stages, stages.ceilings())
+    later = predict(stages, stages.ceilings(1.0)) if stages.fits_into_memory else found
+    return Verdict(
+        found.binding,
+        stages.ceilings(),
+        found.img_per_s,
+        later.img_per_s,
+        "the lowest ceiling: the stages run beside each other"
+        if found.cores_s is None
+        else "decoding and the step share the cores, so their core-seconds an image add up",
+        stages.whole.img_per_s.median / found.img_per_s,
+        " ".join([*in_words(stages, found), *ADVICE[found.binding](stages, found)]),
     )
 
 
-def _more_bytes(stages: Stages, wanted: float) -> list[str]:
-    read = stages.read
-    rate = read.disk_bytes_per_s.median if read.disk_bytes_per_s else read.cached_bytes_per_s.median
+def in_words(stages: Stages, found: Prediction) -> list[str]:
+    """What was found."""
+    whole, limit = stages.whole, WORDS[found.binding]
+    share, waits = whole.img_per_s.median / found.img_per_s, f"{100 * whole.data_wait_share:.0f} %"
+    shared = f"The cores are the limit, mostly for {limit}"
+    alone = sorted(stages.ceilings().items(), key=lambda item: item[1])
     said = [
-        f"{100 * (1 - stages.whole.resident_share):.0f} % of the file comes from the disk, which gives {rate / 1e6:,.0f} MB/s; "
-        f"{wanted:,.0f} img/s want {wanted * read.sample_bytes / 1e6:,.0f} MB/s of samples of {read.sample_bytes / 1e3:,.0f} kB."
+        (f"{limit.capitalize()} is the limit" if found.cores_s is None else shared)
+        + f": training makes {whole.img_per_s.median:,.0f} img/s, {100 * share:.0f} % of the "
+        f"{found.img_per_s:,.0f} img/s that the stages allow together.",
+        f"Alone they make, in img/s: {listed(f'{WORDS[name]} {rate:,.0f}' for name, rate in alone)}.",
+        f"The step waits for data {waits} of its time."
+        if stages.shares_cores
+        else f"The device is idle {100 * whole.idle_share:.0f} % of the time, and the host waits for data {waits}.",
     ]
-    if read.file_bytes <= read.available_bytes:
+    if abs(share - 1) > AGREES:
         said.append(
-            f"The file ({read.file_bytes / 1e9:,.1f} GB) fits into the memory that is free ({read.available_bytes / 1e9:,.1f} GB), so this "
-            f"holds for the first epoch only: from the page cache it would make {read.at(1.0):,.0f} img/s."
-        )
-    else:
-        said.append(
-            f"The file ({read.file_bytes / 1e9:,.1f} GB) does not fit into the memory that is free ({read.available_bytes / 1e9:,.1f} GB): "
-            "put it on a faster disk, or pack it smaller."
-        )
-    as_it_is, *others = stages.modes
-    if smaller := [mode for mode in others if mode.sample_bytes < 0.9 * as_it_is.sample_bytes]:
-        least = min(smaller, key=lambda mode: mode.sample_bytes)
-        said.append(
-            f"Packed as {least.name} ({least.options}) a sample takes {least.sample_bytes / 1e3:,.0f} kB."
+            f"End to end is {'less' if share < 1 else 'more'} than the stages explain: the decoding threads worked "
+            f"{100 * whole.decode_busy_share:.0f} % of the time and had a core for {100 * whole.decode_cpu_share:.0f} % of that; "
+            "see timeline.json, and whether something else was busy on this machine."
         )
     return said
 
 
-def _more_link(stages: Stages, wanted: float) -> list[str]:
-    copy = stages.copy
-    assert copy is not None
+def faster_steps(stages: Stages, found: Prediction) -> list[str]:
+    """Where a step's time goes, and what shortens it."""
+    step, sums = stages.step, stages.summing_share > SUMS_MATTER
+    parts = zip(PARTS, (step.normalise_ms, step.forward_ms, step.backward_ms, step.optimizer_ms))
+    said = f"A step takes {step.step_ms.median:,.1f} ms: {listed(f'{part} {figure.median:,.1f}' for part, figure in parts)}"
+    if sums:
+        said += f"; of it, {stages.summing_share * step.step_ms.median:,.1f} ms sum gradients over the ranks"
+    if found.cores_s is not None:
+        return [f"{said}.", *less_for_the_cores(stages, found)]
+    would = "faster cores" if stages.shares_cores else "a faster device"
+    if sums:  # more of them would sum more
+        would = SUM_LESS if found.binding == "all-reduce" else f"{would}, {SUM_LESS}"
+    elif not stages.shares_cores or step.cpu_share > 0.7:  # else it has more cores than it uses
+        would += ", or more of them,"
+    return [f"{said}.", f"More pipeline would not help: {would} would."]
+
+
+def less_for_the_cores(stages: Stages, found: Prediction) -> list[str]:
+    """Where decoding and the step add up: what each takes, and what more cores or smaller samples would make."""
+    assert found.cores_s is not None
+    cores, most = stages.cores, min(2 * found.img_per_s, stages.ceilings()["read"])
+    step, decode = (f"{cores * seconds * 1e3:,.2f}" for seconds in found.cores_s)
+    said = [
+        f"Decoding and the step share the cores: an image takes {step} ms of a core for the step and {decode} for decoding. "
+        f"With {2 * cores} cores in place of {cores} training would make up to {most:,.0f} img/s."
+    ]
+    said += packed_otherwise(stages, found)
+    if stages.summing_share > SUMS_MATTER:
+        said.append(f"Summing gradients costs less with {SUM_LESS}.")
+    return said
+
+
+def faster_decoding(stages: Stages, found: Prediction) -> list[str]:
+    """How many threads or cores, or which way to store the set, would lift decoding to the next limit."""
+    said, decode, most = [], stages.decode, stages.decode.scaling[-1]
+    held_back = found.cores_s is None and most.threads > decode.threads
+    if held_back and most.img_per_s.median > GAINS * decode.img_per_s:
+        stages = replace(stages, decode=replace(decode, threads=most.threads))
+        found = predict(stages, stages.ceilings())
+        said.append(
+            f"data.threads = {decode.threads} leaves cores idle: with data.threads = 0, {most.threads} a rank, decoding alone made "
+            f"{most.img_per_s.median:,.0f} img/s, and training would make {found.img_per_s:,.0f}."
+        )
+    if found.cores_s is not None:
+        return said + less_for_the_cores(stages, found)
+    if found.binding == "decode" and not stages.shares_cores:
+        wanted, threads = without(stages, "decode"), stages.decode_threads
+        each = stages.decode.img_per_s / threads
+        said.append(
+            f"To reach the next limit, {wanted:,.0f} img/s, it takes about {math.ceil(wanted / each)} cores in place of "
+            f"{threads} ({each:,.0f} img/s each)."
+        )
+    return said + packed_otherwise(stages, found)
+
+
+def faster_reading(stages: Stages, found: Prediction) -> list[str]:
+    """What storage would have to give, and whether memory could hold the file."""
+    read, resident, wanted = stages.read, stages.whole.resident_share, without(stages, "read")
+    cached, disk = f"{read.cached_bytes_per_s.median / 1e6:,.0f} MB/s", read.disk_bytes_per_s
+    free = f"the memory that is free ({read.available_bytes / 1e9:,.1f} GB)"
+    then = f"The file ({read.file_bytes / 1e9:,.1f} GB) "
+    gives = f"{100 * (1 - resident):.0f} % of the file comes from the disk, which "
+    gives += (
+        f"could not be measured and is taken to be as fast as the page cache, {cached}"
+        if disk is None
+        else f"gives {disk.median / 1e6:,.0f} MB/s"
+    )
+    if resident > 0.99:
+        gives = f"The file lies in the page cache, and copying out of it gives {cached}"
+        then = "Memory is the limit: smaller samples would help, or ranks on their own NUMA node (python -m alexnet_fast.doctor)."
+    elif stages.fits_into_memory:
+        later = predict(stages, stages.ceilings(1.0)).img_per_s
+        then += f"fits into {free}, so this holds for the first epoch only: from the page cache training would make {later:,.0f}."
+    else:
+        then += f"does not fit into {free}: put it on a faster disk, or pack it smaller."
+    want = f"{wanted:,.0f} img/s want {wanted * read.sample_bytes / 1e6:,.0f} MB/s of samples of {read.sample_bytes / 1e3:,.0f} kB."
+    lasts = resident > 0.99 or not stages.fits_into_memory
+    return [f"{gives}; {want}", then, *(packed_otherwise(stages, found) if lasts else [])]
+
+
+def faster_copies(stages: Stages, found: Prediction) -> list[str]:
+    """What the link gives, and what it should."""
+    assert stages.copy is not None
     return [
-        f"The link carries {copy.pinned_bytes_per_s.median / 1e9:,.2f} GB/s from page-locked memory, and images are bytes already: "
+        f"The link carries {stages.copy.pinned_bytes_per_s.median / 1e9:,.2f} GB/s from page-locked memory, and images are bytes already: "
         "see that each card has its own full-width slot and that ranks lie on their card's NUMA node "
         "(python -m alexnet_fast.doctor), or train with a smaller data.size."
     ]
 
 
-def _more_step(stages: Stages, wanted: float) -> list[str]:
-    step = stages.step
-    parts = {
-        "the forward pass": step.forward_ms,
-        "the backward pass": step.backward_ms,
-        "the optimizer": step.optimizer_ms,
-    }
-    said = "A step takes {:,.1f} ms: {}.".format(
-        step.step_ms.median, ", ".join(f"{name} {figure.median:,.1f}" for name, figure in parts.items())
-    )
-    return [said, "More pipeline would not help: a faster device, or more of them, would."]
+def packed_otherwise(stages: Stages, found: Prediction) -> list[str]:
+    """Which other ways to store the set would make training faster on the same machine."""
+    as_it_is, *others = stages.modes
+    ceilings, better = stages.ceilings(), []
+    for mode in others:
+        changed = ceilings | {
+            "decode": ceilings["decode"] * as_it_is.decode_us.median / mode.decode_us.median,
+            "read": ceilings["read"] * as_it_is.sample_bytes / mode.sample_bytes,
+        }
+        made = predict(stages, changed).img_per_s
+        if made > GAINS * found.img_per_s:
+            how = f"{mode.name} ({mode.options}; {mode.sample_bytes / 1e3:,.0f} kB a sample)"
+            better.append(f"{made:,.0f} as {how}")
+    if not better:
+        return []
+    return [f"Packed and decoded again, as some of these samples were, it would make {listed(better)}."]
 
 
-def _more_sums(stages: Stages, wanted: float) -> list[str]:
-    step = stages.step
-    assert step.all_reduce_ms is not None
-    return [
-        f"Summing gradients adds {step.all_reduce_ms.median:,.1f} ms to a step that takes {step.step_ms.median:,.1f}: a larger "
-        'batch on each rank sums less often, precision.reduce = "half" halves the traffic where it is "float32", and a faster link '
-        "between ranks helps."
-    ]
+def without(stages: Stages, stage: Stage) -> float:
+    """Images a second if one stage took no time: the next limit."""
+    return predict(stages, {**stages.ceilings(), stage: math.inf}).img_per_s
+
+
+def listed(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+ADVICE = {
+    "read": faster_reading,
+    "decode": faster_decoding,
+    "copy": faster_copies,
+    "step": faster_steps,
+    "all-reduce": faster_steps,
+}

@@ -12,14 +12,14 @@ import torch
 
 from ..doctor import storage
 from ..engine.feed import Feed
-from ..engine.marks import Marks, Span, Stamp
+from ..engine.marks import STEP, Marks, Span, Stamp
 from ..engine.ranks import World
 from ..pipeline.loader import Loader
 from .decode import forever
 from .live import Totals
 from .rate import WINDOWS, Figure, agreed, mean_over_ranks, summed, together, windows
 from .recorder import Recorder
-from .step import STEP, Stepper
+from .step import Stepper
 
 TRACED_STEPS = 100
 TRIED_STEPS = 2  # to find how many fit into the time
@@ -52,7 +52,7 @@ def measure(
     loader: Loader, feed: Feed, stepper: Stepper, queued: int, seconds: float, world: World
 ) -> tuple[Whole, list[Span]]:
     """Train for about `seconds` and at least WINDOWS steps; also what this rank's threads and streams did in the first
-    TRACED_STEPS of them, in seconds since they began.
+    TRACED_STEPS of them, in seconds since they began; on one host, since the first rank's did.
 
     queued: batches that are ready before the first step, which go by before anything counts.  Every rank has to call this.
     """
@@ -97,6 +97,8 @@ def measure(
     at = [(0, origin_s)]
     for images, stamp in done:
         at.append((at[-1][0] + images, marks.when(stamp)))
+    if world.local_world_size == world.world_size:  # hosts' clocks differ
+        origin_s = -world.most(-origin_s)
     spans = recorder.spans(origin_s)
     shares = [
         waited_s / elapsed_s,

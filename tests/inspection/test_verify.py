@@ -70,7 +70,7 @@ def test_the_other_modes_are_compared_with_their_source_too(images: Path, tmp_pa
     what = (
         "its coefficients are not its source's"
         if mode == "lossless"
-        else "its bytes are not its source's, encoded again"
+        else "its pixels are not its source's, encoded again"
     )
     assert listed(verdict) == [f"sample 1 (ant/ant_1.JPEG): {what}"]
 

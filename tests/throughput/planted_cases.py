@@ -32,6 +32,7 @@ from alexnet_fast.recipe import Recipe, validate
 from alexnet_fast.throughput import decode as decoding
 from alexnet_fast.throughput import run
 from alexnet_fast.throughput.profile import Profile
+from alexnet_fast.throughput.verdict import WORDS
 
 STANDIN = torch.npu.standin
 SECONDS = float(os.environ.get("ALEXNET_FAST_PROFILE_SECONDS", 1))
@@ -115,7 +116,10 @@ def check_files(recipe: Recipe) -> None:
     names = {path.name for path in recipe.folder.iterdir()}
     assert names <= {"throughput.json", "throughput.png", "timeline.json"} and "throughput.json" in names
     document = json.loads((recipe.folder / "throughput.json").read_text())
-    assert document["verdict"]["text"].count(".") > 2
+    assert WORDS[document["verdict"]["binding"]] in document["verdict"]["text"].lower()
+    assert (
+        0.5 < document["verdict"]["share_of_ceiling"] < 2
+    )  # tools/bench_profile.py says how near it really is
 
 
 def test_a_slow_reader_is_named(

@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast.engine.meter import Span
+from alexnet_fast.doctor import storage
+from alexnet_fast.engine import meter
+from alexnet_fast.engine.device import resolve
+from alexnet_fast.engine.meter import Clock
 from alexnet_fast.recipe import Recipe, validate
-from alexnet_fast.throughput.live import FORMAT, DataWait, Totals, ceiling_img_per_s, reason
+from alexnet_fast.throughput.live import FORMAT, DataWait, ceiling_img_per_s
 
 MACHINE = {"processor": "one", "cores": 2, "device": "one", "kind": "cpu", "ranks": 1}
+FILE_BYTES = 1000
 
 
 def recipe_in(folder: Path, **sections: dict[str, Any]) -> Recipe:
@@ -29,18 +33,28 @@ def profiled(tmp_path: Path) -> Path:
         "format": FORMAT,
         "machine": MACHINE,
         "recipe": recipe.model_dump(mode="json"),
-        "verdict": {"predicted_img_per_s": 500.0},
+        "read": {"file_bytes": FILE_BYTES},
+        "verdict": {"predicted_img_per_s": 100.0, "later_epochs_img_per_s": 500.0},
     }
     (recipe.folder / "throughput.json").write_text(json.dumps(document))
     return tmp_path
 
 
 def test_the_ceiling_is_that_of_the_same_recipe_on_the_same_machine(profiled: Path) -> None:
-    assert ceiling_img_per_s(recipe_in(profiled), MACHINE) == 500
-    assert ceiling_img_per_s(recipe_in(profiled, optim={"lr": 0.5}, schedule={"epochs": 3}), MACHINE) == 500
-    assert ceiling_img_per_s(recipe_in(profiled, data={"size": 64}), MACHINE) is None
-    assert ceiling_img_per_s(recipe_in(profiled, precision={"level": "O0"}), MACHINE) is None
-    assert ceiling_img_per_s(recipe_in(profiled), MACHINE | {"cores": 4}) is None
+    def ceiling(machine: dict[str, Any] = MACHINE, **sections: dict[str, Any]) -> float | None:
+        return ceiling_img_per_s(recipe_in(profiled, **sections), machine, FILE_BYTES)
+
+    assert ceiling() == 500, (
+        "what it makes from the second epoch on, not what the disk gave while the cache was cold"
+    )
+    assert ceiling(optim={"lr": 0.5}, schedule={"epochs": 3}) == 500
+    assert ceiling(data={"size": 64}) is None
+    assert ceiling(precision={"level": "O0"}) is None
+    assert ceiling(MACHINE | {"cores": 4}) is None
+
+
+def test_a_profile_of_a_file_that_has_been_packed_again_since_gives_no_ceiling(profiled: Path) -> None:
+    assert ceiling_img_per_s(recipe_in(profiled), MACHINE, FILE_BYTES - 1) is None
 
 
 @pytest.mark.parametrize(
@@ -51,34 +65,129 @@ def test_a_profile_that_is_none_gives_no_ceiling(tmp_path: Path, text: str | Non
     recipe.folder.mkdir()
     if text is not None:
         (recipe.folder / "throughput.json").write_text(text)
-    assert ceiling_img_per_s(recipe, MACHINE) is None
+    assert ceiling_img_per_s(recipe, MACHINE, FILE_BYTES) is None
 
 
-def loader_that(busy_s: float) -> Any:
-    """A loader whose two threads have worked so long."""
-    activities = [SimpleNamespace(busy_s=busy_s, cpu_s=busy_s, faults=0) for _ in range(2)]
-    return SimpleNamespace(activities=activities, threads=2, wait_s=busy_s)
+class Run:
+    """A training run of 2 decoding threads whose clock goes by what the test lets it do; a log line every 10 steps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, world_size: int = 1) -> None:
+        self.now_s = 0.0
+        monkeypatch.setattr(meter.time, "perf_counter", lambda: self.now_s)
+        monkeypatch.setattr(storage, "resident_share", self.resident_share)
+        self.resident, self.looks = 1.0, 0
+        self.threads = [SimpleNamespace(busy_s=0.0, cpu_s=0.0, faults=0) for _ in range(2)]
+        beton = SimpleNamespace(path=Path("any.beton"))
+        self.loader: Any = SimpleNamespace(activities=self.threads, threads=2, wait_s=0.0, beton=beton)
+        self.wait = DataWait(self.loader, world_size)
+        self.clock = Clock(resolve("cpu"), warmup_steps=5)
+
+    def resident_share(self, path: Path) -> float:
+        self.looks += 1
+        return self.resident
+
+    def decode(self, seconds: float, busy: float, on_core: float, faults: int = 0) -> None:
+        for thread in self.threads:
+            thread.busy_s += busy * seconds
+            thread.cpu_s += busy * on_core * seconds
+            thread.faults += faults
+
+    def epoch(
+        self,
+        wait: float,
+        busy: float = 1.0,
+        on_core: float = 1.0,
+        *,
+        steps: int = 50,
+        step_s: float = 0.2,
+        own_wait: float | None = None,
+        faults: int = 0,
+    ) -> list[str]:
+        """Steps that wait so much of their time, and what the threads do in it, as shares; then an evaluation of 20 s.
+
+        Returns what was said.  own_wait: of this rank, where another waits longer.
+        """
+        said = []
+        with self.clock.training():
+            self.wait.go_on()
+            for step in range(steps):
+                self.now_s += step_s
+                self.decode(step_s, busy, on_core, faults)
+                self.loader.wait_s += step_s * (wait if own_wait is None else own_wait)
+                self.clock.step(10, step_s * wait)
+                if (step % 10 == 0 or step + 1 == steps) and (late := self.wait.warning(self.clock.steady)):
+                    said.append(late)
+        self.now_s += 20
+        self.decode(20, busy=0.5, on_core=0.1)  # beside an evaluation, which takes the cores
+        return said
 
 
-def test_a_run_that_waits_for_data_says_so_once_and_why() -> None:
-    loader = loader_that(0.0)
-    wait = DataWait(loader)
-    assert wait.warning(Span(5, 100, 1.0, 0.5)) is None, "too few steps to judge"
-    for activity in loader.activities:
-        activity.busy_s = activity.cpu_s = 100.0
-    loader.wait_s = 100.0
-    said = wait.warning(Span(30, 600, 10.0, 4.0))
-    assert said is not None and "waits for data 40 %" in said and "decoding is the limit" in said
-    assert wait.warning(Span(60, 1200, 20.0, 8.0)) is None
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    return Run(monkeypatch)
 
 
-def test_a_run_that_waits_a_little_says_nothing() -> None:
-    assert DataWait(loader_that(1.0)).warning(Span(100, 1000, 10.0, 0.9)) is None
+def test_a_run_that_waits_for_data_says_so_once_and_why(run: Run) -> None:
+    said = [late for _ in range(4) for late in run.epoch(wait=0.4)]
+    assert (
+        len(said) == 1 and "waits for data 40 % of its time" in said[0] and "decoding is the limit" in said[0]
+    )
 
 
-def test_why_data_is_late_follows_from_what_the_threads_did() -> None:
-    assert "decoding is the limit" in reason(Totals(19.5, 19.0, 0), seconds=10, threads=2)
-    assert "disk" in reason(Totals(19.5, 4.0, 900), seconds=10, threads=2)
-    assert "waiting for a core" in reason(Totals(19.5, 4.0, 0), seconds=10, threads=2)
-    assert "batches_ahead" in reason(Totals(3.0, 3.0, 0), seconds=10, threads=2)
-    assert "the one decoding thread is" in reason(Totals(9.9, 9.9, 0), seconds=10, threads=1)
+def test_evaluations_do_not_change_the_reason(run: Run) -> None:
+    said = [late for _ in range(4) for late in run.epoch(wait=0.12, steps=16)]
+    assert len(said) == 1, "though no epoch is long enough by itself"
+    assert "2 decoding threads are busy 100 % of the time, so decoding is the limit" in said[0]
+
+
+def test_a_run_that_turns_slow_late_says_so(run: Run) -> None:
+    assert not [late for _ in range(20) for late in run.epoch(wait=0.02)]
+    assert len(run.epoch(wait=0.4)) == 1
+
+
+def test_another_reason_is_said_too_and_each_but_once(run: Run) -> None:
+    said = []
+    for _ in range(2):
+        said += run.epoch(wait=0.4, busy=0.4) + run.epoch(wait=0.4) + run.epoch(wait=0.4, on_core=0.3)
+    assert ["batches_ahead" in said[0], "the limit" in said[1], "for a core" in said[2]] == [True] * 3
+    assert len(said) == 3 and "busy only 40 % of the time" in said[0]
+
+
+def test_a_run_that_waits_a_little_says_nothing(run: Run) -> None:
+    assert not run.epoch(wait=0.09, steps=1000)
+
+
+@pytest.mark.parametrize(("steps", "step_s"), [(20, 0.5), (100, 0.01)])
+def test_a_few_steps_or_a_second_may_wait_by_chance(run: Run, steps: int, step_s: float) -> None:
+    assert not run.epoch(wait=0.5, steps=steps, step_s=step_s)
+
+
+def test_another_rank_is_blamed_only_where_there_is_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "another rank" not in run.epoch(wait=0.4, own_wait=0.01)[0]
+    two = Run(monkeypatch, world_size=2)
+    assert "another rank's batches come late" in two.epoch(wait=0.4, own_wait=0.01, busy=0.5)[0]
+    assert "decoding is the limit" in two.epoch(wait=0.4)[0]
+
+
+def test_a_slow_disk_is_named_though_no_page_faults_as_the_loader_reads_ahead(run: Run) -> None:
+    run.resident = 0.4
+    said = [late for _ in range(4) for late in run.epoch(wait=0.4, on_core=0.2)]
+    assert len(said) == 1 and "80 % of that is waiting for the disk" in said[0]
+    assert run.looks == 1, "the file's pages are looked at when it is about to be said, and no more"
+
+
+def test_page_faults_name_the_disk_without_a_look_at_the_file(run: Run) -> None:
+    assert "for the disk" in run.epoch(wait=0.4, on_core=0.2, faults=10)[0] and run.looks == 0
+
+
+def test_a_file_that_is_gone_does_not_end_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_gone(path: Path) -> float:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(storage, "resident_share", is_gone)
+    assert "waiting for a core" in run.epoch(wait=0.4, on_core=0.2)[0]
+
+
+def test_one_decoding_thread_is_spoken_of_as_one(run: Run) -> None:
+    run.loader.threads, run.loader.activities = 1, run.threads[:1]
+    assert "the one decoding thread is busy 100 %" in run.epoch(wait=0.4)[0]

@@ -16,12 +16,13 @@ from alexnet_fast.recipe import Recipe, validate
 from alexnet_fast.throughput import picture
 from alexnet_fast.throughput.copy import Copy
 from alexnet_fast.throughput.decode import Decode, Scaling, Split
+from alexnet_fast.throughput.model import Stages
 from alexnet_fast.throughput.modes import Mode
 from alexnet_fast.throughput.profile import Profile
 from alexnet_fast.throughput.rate import Figure
 from alexnet_fast.throughput.read import Read
 from alexnet_fast.throughput.step import Step
-from alexnet_fast.throughput.verdict import Stages, judge
+from alexnet_fast.throughput.verdict import judge
 from alexnet_fast.throughput.whole import Whole
 
 

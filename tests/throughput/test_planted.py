@@ -8,7 +8,9 @@ import pytest
 
 import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 import ranked
+from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.engine.launch import Layout, run
+from betons import Entry, picture, write
 from standin import cases
 
 CASES = "throughput/planted_cases.py"
@@ -19,6 +21,9 @@ def test_on_the_stand_in_npu(name: str) -> None:
     cases.check(CASES, name)
 
 
-def test_slow_sums_between_ranks_are_named(photo_beton: Path, tmp_path: Path) -> None:
-    assert run(Layout(nproc=2), ranked.profiles_with_slow_sums, str(photo_beton), str(tmp_path)) == 0
+def test_slow_sums_between_ranks_are_named(tmp_path: Path) -> None:
+    """Of a set of which one rank alone meets the only large photo, and a broken one."""
+    small, large = encode_jpeg(picture(160, 120), Encoding()), encode_jpeg(picture(600, 450), Encoding())
+    path = write(tmp_path / "mixed.beton", [large, Entry(b"no image", 160, 120), *[small] * 62], [0] * 64)
+    assert run(Layout(nproc=2), ranked.profiles_with_slow_sums, str(path), str(tmp_path)) == 0
     assert {path.name for path in (tmp_path / "slow-sums").iterdir()} >= {"throughput.json", "timeline.json"}

@@ -12,6 +12,7 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 # isort: split
 import trace_events
 from alexnet_fast import parts, train
+from alexnet_fast.throughput import run
 from attack.narrow import NarrowAlexNet
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.toml"
@@ -20,6 +21,7 @@ RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.toml"
 def test_a_profile_leaves_its_three_files_and_a_run_after_it_tells_its_share_of_the_ceiling(
     photo_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("matplotlib")
     monkeypatch.setattr(parts, "AlexNet", NarrowAlexNet)
     folder = tmp_path / "it"
     folder.mkdir()
@@ -57,3 +59,26 @@ def test_seconds_that_are_none_are_refused(capfd: pytest.CaptureFixture[str]) ->
         with pytest.raises(SystemExit) as stopped:
             train.main([str(RECIPE), "--profile", "--seconds", wrong])
         assert stopped.value.code == 2 and "--seconds" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--profile", "--eval"], ["--profile", "--resume", "auto"], ["--seconds", "9"]]
+)
+def test_flags_that_a_profile_would_ignore_are_refused(
+    arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train.main([str(RECIPE), *arguments])
+    assert stopped.value.code == 2 and "--profile" in capfd.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
+    photo_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "open_train_set", None)
+    (tmp_path / "taken").touch()
+    keys = {"run.out": tmp_path / "taken", "run.device": "cpu", "data.train": photo_beton}
+    assert (
+        train.main([str(RECIPE), "--profile", *(f"--set={key}={value}" for key, value in keys.items())]) == 2
+    )
+    assert "set run.out" in capfd.readouterr().err

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import SimpleNamespace
+
 import pytest
 
 from alexnet_fast.engine.ranks import World
+from alexnet_fast.pipeline.activity import Activity
+from alexnet_fast.throughput import rate
+from alexnet_fast.throughput.decode import alone
 from alexnet_fast.throughput.rate import Figure, throughput, windows
 
 
@@ -21,13 +27,38 @@ def test_windows_hold_all_that_was_done_and_none_is_empty() -> None:
     assert rates[0] == pytest.approx(1 / 9)
 
 
-def test_throughput_counts_units_and_leaves_out_the_warm_up() -> None:
-    calls = []
+def test_throughput_counts_units_and_leaves_out_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
 
     def work() -> int:
-        calls.append(1)
-        return 7
+        clock.now_s += 1 if clock.now_s < 2 else 0.5
+        return 1 if clock.now_s <= 2 else 7
 
-    figure = throughput(work, 0.05, World())
-    assert figure.n == 5 and 0 < figure.least <= figure.median <= figure.most
-    assert len(calls) > 5
+    assert throughput(work, 10, World()) == Figure(14, 14, 14, 5)
+    assert clock.now_s == 10
+
+
+def test_decoding_counts_what_threads_decode_and_not_what_lies_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer that was away finds batches ready, and takes them in no time."""
+    clock, thread = Clock(monkeypatch), Activity("decode-0")
+
+    class Loader:
+        activities = (thread,)
+
+        def __iter__(self) -> Iterator[SimpleNamespace]:
+            for k in range(1000):
+                paused = k % 4 == 0
+                clock.now_s += 0.97 if paused else 0.01
+                thread.samples += 97 if paused else 1
+                yield SimpleNamespace(labels=range(25))
+
+    figure = alone(Loader(), 10, World())  # type: ignore[arg-type]
+    assert (figure.least, figure.most) == pytest.approx((100, 100))
+
+
+class Clock:
+    """What tells the time to whoever measures."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 0.0
+        monkeypatch.setattr(rate, "time", SimpleNamespace(perf_counter=lambda: self.now_s))
