@@ -34,6 +34,7 @@ quickstart: $(BASE) $(PACKED) ## Make a small labelled set, pack it, train on it
 	@echo "Results:  runs/quickstart/report.json (accuracy, img/s), metrics.jsonl (every log line), recipe.toml (as resolved)"
 	@echo "Weights:  runs/quickstart/checkpoint_best.pt"
 	@echo "Images:   $(IMAGES)    packed: data/quickstart"
+	@echo "By hand:  . $(VENV)/bin/activate"
 
 test: $(TEST) $(PEERS) ## Run the tests (ARGS="-k loader" for some of them)
 	$(RUN) -m pytest $(ARGS)
@@ -54,7 +55,7 @@ $(BASE): requirements.txt setup.cfg .ci/system.sh
 	@sh .ci/system.sh base $(PYTHON)
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(PIP) -r requirements.txt
-	$(PIP) --no-deps --no-build-isolation --use-pep517 --editable .
+	$(PIP) --no-deps --no-build-isolation --use-pep517 --editable . --config-settings editable_mode=compat
 	@sh .ci/system.sh codec $(RUN)
 	@touch $@
 

@@ -109,7 +109,7 @@ def test_planted_faults_are_each_named_with_a_remedy(tmp_path: Path) -> None:
     assert nowhere in codec.found and f"unset {software.TURBOJPEG_ENVIRONMENT}" in codec.remedy
     locked = found["locked memory"]
     assert locked.status == "warning"
-    assert "limit 64 KB" in locked.found and "--ulimit memlock=-1" in locked.remedy
+    assert "limit 64 KiB" in locked.found and "--ulimit memlock=-1" in locked.remedy
     files = found["open files"]
     assert (files.status, files.remedy) == ("warning", "ulimit -n 256")
     cores = found["cores"]
@@ -181,7 +181,7 @@ def test_a_cgroups_memory_limit_counts_and_its_page_cache_does_not(tmp_path: Pat
     )
     found = host.memory(Machine(cgroup=tmp_path))
     assert found.status == "warning"
-    assert found.found.startswith("1.5 GB of 2 GB available (the cgroup's limit")
+    assert found.found.startswith("1.5 GiB of 2 GiB available (the cgroup's limit")
     assert "raise the container's limit" in found.remedy
 
 
@@ -279,8 +279,14 @@ def test_a_recipes_file_is_told_with_its_cache_and_its_disk(tiny_beton: Path) ->
     found = examined("train", tiny_beton / "train.beton", asked)
     assert [each.status for each in found.values()] == ["ok"] * 3
     assert "200 samples, labels 0 to 9" in found["train set"].found
-    assert re.match(r"\d+% of it", found["train cache"].found)
+    assert re.match(r"\d+ % of it", found["train cache"].found)
     assert re.search(r"img/s from a cold cache|not measured", found["train disk"].found)
+
+
+def test_a_model_of_many_more_classes_than_the_set_is_a_warning(tiny_beton: Path) -> None:
+    asked = recipe(model={"num_classes": 1000}, data={"global_batch_size": 64})
+    found = examined("train", tiny_beton / "train.beton", asked)["train set"]
+    assert found.status == "warning" and "--set model.num_classes=10" in found.remedy
 
 
 @pytest.mark.parametrize(

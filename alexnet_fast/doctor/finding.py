@@ -42,10 +42,10 @@ def look(name: str, probe: Callable[[], Finding | Iterable[Finding]]) -> list[Fi
 
 
 def size(count: float) -> str:
-    """Bytes for a reader: "24 GB", "64 KB" (powers of 1024, as `free -h` counts)."""
+    """Bytes for a reader: "24 GiB", "64 KiB", as `free -h` counts; speeds and files' sizes elsewhere are decimal."""
     unit = "bytes"
-    for unit in ("bytes", "KB", "MB", "GB", "TB"):
-        if count < 1024 or unit == "TB":
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1024 or unit == "TiB":
             break
         count /= 1024
     return (
@@ -53,8 +53,3 @@ def size(count: float) -> str:
         if count >= 100 or unit == "bytes" or count == int(count)
         else f"{count:.1f} {unit}"
     )
-
-
-def several(count: int, noun: str) -> str:
-    """ "1 core", "2 cores"."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

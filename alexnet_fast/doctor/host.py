@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import resource
 
-from .finding import Finding, ok, several, size, warning
+from ..words import several
+from .finding import Finding, ok, size, warning
 from .machine import Machine
 
 GIB = 1 << 30

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import UserError
+from ..words import several
 from .accelerators import Torch
-from .finding import Finding, fault, ok, several, size, warning
+from .finding import Finding, fault, ok, size, warning
 from .machine import Machine
 
 if TYPE_CHECKING:
     from ..beton.reader import Beton
     from ..recipe import Recipe
 
-# Measured on 2 cores of an AMD EPYC (README): 500 px JPEGs of 67 KB at 2,462 img/s a core, 256 px raw ones at 11,132.
+CACHED = 0.9  # of a file: what its disk gives hardly matters any more
+# Measured on 2 cores of an AMD EPYC (README): 500 px JPEGs of 67 kB at 2,462 img/s a core, 256 px raw ones at 11,132.
 DECODED_BYTES_PER_S = {0: 165e6, 1: 1.7e9}  # by the images' mode, JPEG and raw
 TRAINED_IMG_PER_S = (
     300  # by one core of a CPU at 64 px, its fastest: there the step is the limit, not the disk
@@ -42,9 +44,7 @@ class Use(NamedTuple):
 def use_of(recipe: Recipe, torch: Torch) -> Use:
     device = recipe.run.device.partition(":")[0]
     asked = recipe.distributed
-    return Use(
-        torch.kind if device == "auto" else device, asked.nproc * getattr(asked, "hosts", 1), asked.nproc
-    )
+    return Use(torch.kind if device == "auto" else device, asked.nproc * asked.hosts, asked.nproc)
 
 
 def device(recipe: Recipe, use: Use, torch: Torch) -> Finding:
@@ -205,6 +205,12 @@ def _contents(file: File, beton: Beton, recipe: Recipe, use: Use) -> Finding:
             f"{text}; fewer than data.global_batch_size = {file.batch}",
             f"--set data.global_batch_size={max(1, beton.num_samples // use.world_size) * use.world_size}",
         )
+    if 2 * classes < recipe.model.num_classes:
+        return warning(
+            f"{file.name} set",
+            f"{text}, but the model has {recipe.model.num_classes} classes, most of which it never sees",
+            f"--set model.num_classes={classes}, if the set is whole",
+        )
     if classes < recipe.model.num_classes:
         text += f" of {recipe.model.num_classes}"
     return ok(f"{file.name} set", text)
@@ -222,7 +228,7 @@ def _cached(file: File, beton: Beton, use: Use, machine: Machine, reads_disk: bo
         if share == 1
         else f", the rest {'fits' if fits else 'does not fit'} into the {size(machine.available_bytes)} available"
     )
-    yield ok(f"{file.name} cache", f"{share:.0%} of it in the page cache{room}")
+    yield ok(f"{file.name} cache", f"{100 * share:.0f} % of it in the page cache{room}")
     if not reads_disk:
         return
 
@@ -238,11 +244,11 @@ def _cached(file: File, beton: Beton, use: Use, machine: Machine, reads_disk: bo
         return
     mean = float(beton.sizes.mean())
     text = (
-        f"{kind}, {rate.bytes_per_s / 1e6:,.0f} MB/s in random reads of {storage.BLOCK >> 10} KB, or "
+        f"{kind}, {rate.bytes_per_s / 1e6:,.0f} MB/s in random reads of {storage.BLOCK >> 10} KiB, or "
         f"{rate.bytes_per_s / mean:,.0f} img/s from a cold cache ({rate.read_bytes / 1e6:.0f} MB read)"
     )
     wanted = _read_bytes_per_s(beton, use, machine)
-    if rate.bytes_per_s >= wanted or missing == 0:
+    if rate.bytes_per_s >= wanted or (fits and share > CACHED):
         yield ok(name, text)
         return
     remedy = (

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 import textwrap
 from collections.abc import Sequence
 from typing import TextIO
 
 from .. import __version__
-from .finding import Finding, several
+from ..words import several
+from .finding import Finding
 
 WIDEST, NARROWEST = 100, 60
 COLOURS = {"ok": "32", "warning": "33", "fault": "1;31"}
@@ -21,7 +21,7 @@ def write(findings: Sequence[Finding], file: TextIO) -> None:
     """A line or more for each finding, remedies below, and at the end what it comes to.
 
     ok       cores          2 of 2 processors can be kept busy
-    warning  locked memory  limit 64 KB, too little for ...
+    warning  locked memory  limit 64 KiB, too little for ...
                             -> ulimit -l unlimited
     """
     width = min(WIDEST, max(NARROWEST, shutil.get_terminal_size((WIDEST, 24)).columns))
@@ -64,7 +64,3 @@ def _wrapped(text: str, width: int, first: str) -> list[str]:
         break_on_hyphens=False,
         break_long_words=False,
     ) or [first]
-
-
-if __name__ == "__main__":
-    sys.exit("python -m alexnet_fast.doctor")

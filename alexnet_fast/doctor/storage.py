@@ -19,7 +19,7 @@ PAGE = mmap.PAGESIZE
 WINDOW_PAGES = 1024
 WINDOWS = 4096  # 16 GiB in 4 KiB pages: a larger file is sampled, since each page costs some 45 ns
 BLOCK = 128 << 10  # about what a photo takes, and what a loader asks for at random
-BUDGET_S, MOST_BYTES, THREADS, TRIES = 1.0, 256 << 20, 16, 256
+BUDGET_S, LEAST_BYTES, MOST_BYTES, THREADS, TRIES = 1.0, 64 << 20, 256 << 20, 16, 256
 
 
 class Rate(NamedTuple):
@@ -48,8 +48,8 @@ def disk_rate(path: Path) -> Rate | None:
     """What the disk gives of a file, in at most about BUDGET_S seconds and MOST_BYTES; None where only its cached pages could be read.
 
     O_DIRECT goes around the page cache.  Where the file system has none, pages that are not cached are read, and
-    given back.  Blocks that are cached are left alone as long as there are others: some file systems drop them
-    when they are read directly.
+    given back.  Blocks that are cached are left alone as long as there are LEAST_BYTES of others, fewer of which say
+    little: some file systems drop them when they are read directly.
     """
     length = path.stat().st_size
     blocks = np.arange(length // BLOCK)
@@ -59,11 +59,12 @@ def disk_rate(path: Path) -> Rate | None:
     except OSError:
         descriptor, direct = os.open(path, os.O_RDONLY), False
     try:
-        candidates = blocks[~cached] if not direct or not cached.all() else blocks
+        uncached = blocks[~cached]
+        candidates = blocks if direct and len(uncached) * BLOCK < LEAST_BYTES else uncached
         if direct and len(candidates) and not _reads_directly(descriptor):
             os.close(descriptor)
             descriptor, direct = os.open(path, os.O_RDONLY), False
-            candidates = blocks[~cached]
+            candidates = uncached
         if not len(candidates):
             return None
         chosen = random.sample(range(len(candidates)), min(MOST_BYTES // BLOCK, len(candidates)))
