@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alexnet_fast.engine.feed import Feed
-from alexnet_fast.engine.marks import Marks
+from alexnet_fast.engine.marks import STEP, Marks
 from alexnet_fast.errors import exit_code
 from alexnet_fast.parts import build, join, open_train_set
 from alexnet_fast.pipeline.chunks import CHUNK
@@ -101,7 +101,7 @@ def marking_us(recorder: Recorder, marks: Marks, parts: int) -> Figure:
         started = time.perf_counter()
         for _ in range(STEPS_MARKED):
             for _ in range(parts):
-                with marks.span("lane", "part"):
+                with marks.span(STEP, "part"):
                     pass
             for _ in range(2 * (256 // CHUNK)):  # each decoded, each waited for
                 recorder.watch("decode-0", "decode", time.perf_counter(), time.perf_counter(), (0, 0))
@@ -142,8 +142,8 @@ def main() -> int:
                 f"{100 * verdict.share_of_ceiling:.1f} %",
                 f"{found.seconds:.0f}",
             )
+        console.print(table)
         speed, cpu, marking = marks_cost(recipe_of(options, folder, **MARKED), options.rounds, 2.0)
-    console.print(table)
     for name, figure in (("speed", speed), ("CPU seconds a step", cpu)):
         console.print(
             f"{name} with marks over without, {MARKED['size']} px, batch {MARKED['global_batch_size']}: "
