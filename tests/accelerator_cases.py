@@ -383,8 +383,8 @@ def test_a_whole_run_of_1p_packs_trains_evaluates_and_resumes(
 
     save = training.Training.save
 
-    def save_and_stop(training: training.Training) -> None:
-        save(training)
+    def save_and_stop(training: training.Training, is_best: bool = False) -> None:
+        save(training, is_best)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:  # stopped after its first epoch, to go on in the second
