@@ -104,7 +104,7 @@ def run(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
             f"host {layout.host} of {layout.hosts} waits for the others at {layout.address}", file=sys.stderr
         )
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(layout.stop_s)  # older agents wait for 30 s
-    with tempfile.TemporaryDirectory(prefix="ranks-") as name, _silent_agent(), _deaf_beginnings() as spawned:
+    with tempfile.TemporaryDirectory(prefix="ranks-") as name, _silent_agent(), _whole_beginnings() as begun:
         folder = Path(name)
         try:
             elastic_launch(_config(layout), _run_as_rank)(folder, entry, arguments)
@@ -112,7 +112,7 @@ def run(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
             print(f"error: {explain(error.failures, folder, layout.hosts)}", file=sys.stderr)
             return 1
         except SignalException as told:
-            _kill(spawned)  # what a second signal left alive, or the first before the agent knew of it
+            _kill(begun)  # what a second signal left alive, or the first before the agent knew of it
             if (stopped := stop_of(Record.all_in(folder))) is not None:
                 raise stopped from None
             if told.sigval == signal.SIGINT:
@@ -225,34 +225,54 @@ def _speaks_for_host() -> bool:
 
 
 @contextmanager
-def _deaf_beginnings() -> Iterator[list[int]]:
-    """Ranks begin with SIGINT blocked: one that comes while they import is kept until then.  Yields their process ids.
+def _whole_beginnings() -> Iterator[list[int]]:
+    """No signal strikes between two halves of a rank's beginning.  Yields the process ids of those that have begun.
 
-    The mask is inherited, as multiprocessing itself uses it for its resource tracker.
+    Ours waits until a rank has been given all that it is to read: half of it would be a traceback.  A rank begins with
+    SIGINT blocked: one that comes while it imports is kept until then.  The mask is inherited, as multiprocessing itself
+    uses it for its resource tracker.
     """
-    spawn = multiprocessing.util.spawnv_passfds
-    spawned: list[int] = []
+    start, spawn = SpawnProcess.start, multiprocessing.util.spawnv_passfds
+    begun: list[int] = []
+
+    def start_whole(process: SpawnProcess) -> None:
+        with _signals_held():
+            start(process)
+            begun.append(process.pid)  # type: ignore[arg-type]
 
     def spawn_deaf(path: bytes, command: list[str], pipes: Any) -> int:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            pid = spawn(path, command, pipes)
-            if "--multiprocessing-fork" in command:  # not the resource tracker, which ends by itself
-                spawned.append(pid)
-            return pid
+            return spawn(path, command, pipes)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+    SpawnProcess.start = start_whole  # type: ignore[assignment, method-assign]
     multiprocessing.util.spawnv_passfds = spawn_deaf  # type: ignore[assignment]
     try:
-        yield spawned
+        yield begun
     finally:
         multiprocessing.util.spawnv_passfds = spawn
+        SpawnProcess.start = start  # type: ignore[method-assign]
 
 
-def _kill(spawned: list[int]) -> None:
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Handle what comes meanwhile at the end.  A mask would not do: torch's threads would take it, and Python handle it here."""
+    held: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: held.append(number)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for late in held:
+            signal.raise_signal(late)
+
+
+def _kill(begun: list[int]) -> None:
     """End those that live; the id of one whose end was taken note of may be a stranger's by now."""
-    for pid in spawned:
+    for pid in begun:
         with suppress(ChildProcessError, ProcessLookupError):
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             os.kill(pid, signal.SIGKILL)

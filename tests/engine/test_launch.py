@@ -71,6 +71,27 @@ def test_ctrl_c_ends_every_rank_with_130_and_one_word(when: str, tmp_path: Path)
     await_their_end(pids)
 
 
+def test_ctrl_c_between_the_halves_of_a_ranks_beginning_is_one_word_too(tmp_path: Path) -> None:
+    """The rank is there, and has not yet been given what it is to run."""
+    launcher = launched(
+        tmp_path,
+        "waits",
+        "import os, signal, threading, time\n"
+        "from multiprocessing import util\n"
+        "spawn = util.spawnv_passfds\n"
+        "def spawn_and_interrupt(path, command, pipes):\n"
+        "    pid = spawn(path, command, pipes)\n"
+        "    if '--multiprocessing-fork' in command:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(0.2)\n"
+        "    return pid\n"
+        "util.spawnv_passfds = spawn_and_interrupt\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()  # takes it where the first has it blocked\n",
+    )
+    out, error = launcher.communicate(timeout=60)
+    assert (launcher.returncode, out, error) == (130, "", "interrupted\n")
+
+
 def test_ranks_that_are_done_when_their_launcher_is_killed_end_too(tmp_path: Path) -> None:
     launcher = launched(tmp_path, "ends_behind_its_killed_launcher")
     pids = await_ranks(tmp_path, launcher)
@@ -86,11 +107,12 @@ def await_their_end(pids: list[int]) -> None:
         time.sleep(0.05)
 
 
-def launched(folder: Path, entry: str) -> subprocess.Popen[str]:
-    """A process that runs a function of ranked.py, which is given `folder`, as two ranks."""
+def launched(folder: Path, entry: str, first: str = "") -> subprocess.Popen[str]:
+    """A process that runs `first`, then a function of ranked.py, which is given `folder`, as two ranks."""
     code = (
         "import sys\nfrom pathlib import Path\nimport ranked\nfrom alexnet_fast.engine import launch\n"
         "from alexnet_fast.errors import exit_code\n"
+        f"{first}"
         "if __name__ == '__main__':\n"
         f"    sys.exit(exit_code(lambda: launch.run(launch.Layout(2), ranked.{entry}, Path({str(folder)!r}))))\n"
     )
