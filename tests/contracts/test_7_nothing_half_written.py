@@ -16,6 +16,7 @@ from alexnet_fast.beton.reader import BetonError
 from alexnet_fast.beton.writer import Split, write_beton
 from alexnet_fast.errors import UserError
 from attack import packing
+from attack import photos as found
 from attack.packing import Packing, kill_at_random, own_mounts
 from betons import Entry, picture, write
 from components import ROOT
@@ -48,7 +49,7 @@ def test_a_packing_that_stops_anywhere_leaves_no_beton(tmp_path: Path) -> None:
 def test_a_packing_that_is_killed_again_and_again_ends_with_the_same_bytes(
     photos: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL of the whole process group, at random moments; in full: tools/attack/packing.py."""
+    """SIGKILL of the whole process group, at random moments; in full: attack.packing."""
     kills = kill_at_random(Packing(photos, "--limit", 200), tmp_path, tries=3, seed=0, workers=(1, 2))
     assert (kills.kills, kills.survived) == (3, True) and kills.resumed, kills
 
@@ -59,7 +60,8 @@ def test_a_packing_whose_disk_is_full_is_refused_and_goes_on_when_there_is_room(
     except UserError as error:
         pytest.skip(str(error))
     attack = [
-        ROOT / "tools/attack/packing.py",
+        "-m",
+        "attack.packing",
         "--data",
         photos,
         "--limit",
@@ -71,7 +73,7 @@ def test_a_packing_whose_disk_is_full_is_refused_and_goes_on_when_there_is_room(
     ]
     run = subprocess.run(
         [sys.executable, *map(str, attack)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"},
         capture_output=True,
         text=True,
         check=False,
@@ -84,11 +86,11 @@ def test_a_packing_whose_disk_is_full_is_refused_and_goes_on_when_there_is_room(
 def test_the_attack_on_packings_says_in_a_sentence_what_it_cannot_pack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "FOLDERS", (tmp_path / "none", tmp_path / "photos"))
+    monkeypatch.setattr(found, "FOLDERS", (tmp_path / "none", tmp_path / "photos"))
     with pytest.raises(UserError, match="neither .*none nor .*photos: give --data FOLDER, which has train/"):
         packing.main(["--tries", "1"])
     (tmp_path / "photos/train/ant").mkdir(parents=True)
-    assert packing.found_folder() == tmp_path / "photos"
+    assert found.found_folder("--data") == tmp_path / "photos"
     with pytest.raises(UserError) as caught:
         packing.main(["--tries", "1"])
     said = str(caught.value)

@@ -39,8 +39,8 @@ from alexnet_fast.pipeline.decode import SAMPLE, Scratch, sample_table
 from . import jpegs, layout
 from .guarded import PAGE, fill, guarded, guarded_scratch
 from .onlookers import Onlookers
+from .photos import EITHER, ROOT, found_folder
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZE = 64  # px: an image is three whole pages, so that both of its ends are at a guard
 MORE_MEMORY = (
     768 << 20
@@ -239,9 +239,8 @@ def _count(result: Result, number: int, told: dict[str, Any]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    data = os.environ.get("ALEXNET_FAST_DATA", ROOT.parent / "shared/data")
     parser.add_argument(
-        "--photos", type=Path, default=Path(data, "imagenet-samples/train"), help="folder of *.JPEG files"
+        "--photos", type=Path, metavar="DIR", help=f"folder of *.JPEG files; without it {EITHER}"
     )
     parser.add_argument("--tries", type=int, default=10_000, metavar="N", help="files")
     parser.add_argument("--seed", type=int, default=0)
@@ -249,11 +248,12 @@ def main() -> int:
     parser.add_argument("--no-ffcv", action="store_true", help="leave out files that FFCV's own writer began")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    photos = options.photos or found_folder("--photos")
     if options.worker:
         numbers = range(options.first, options.first + options.tries)
-        work(options.photos, options.seed, numbers, with_ffcv=not options.no_ffcv)
+        work(photos, options.seed, numbers, with_ffcv=not options.no_ffcv)
         return 0
-    result = attack(options.photos, options.tries, options.seed, options.first, with_ffcv=not options.no_ffcv)
+    result = attack(photos, options.tries, options.seed, options.first, with_ffcv=not options.no_ffcv)
     print(json.dumps(asdict(result)))
     print(
         f"{result.files} damaged betons: {result.loaded} loaded ({result.broken} of {result.samples} samples broken), "

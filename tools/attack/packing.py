@@ -1,4 +1,7 @@
-"""Kill a packing at random moments, and let its disk run full: resumed each time, the file must be the one of a packing left alone."""
+"""Kill a packing at random moments, and let its disk run full: resumed each time, the file must be the one of a packing left alone.
+
+PYTHONPATH=.:tools python -m attack.packing [--tries 30] [--seed 0] [--data FOLDER]
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,8 @@ from alexnet_fast.beton.journal import images_logged
 from alexnet_fast.command import Defaults
 from alexnet_fast.errors import UserError, exit_code
 
-ROOT = Path(__file__).resolve().parents[2]
-# Photos, where they are; else what `make quickstart` makes.
-FOLDERS = (
-    Path(os.environ.get("ALEXNET_FAST_DATA", ROOT.parent / "shared/data"), "imagenet-samples"),
-    ROOT / "data/quickstart-images",
-)
+from .photos import EITHER, ROOT, found_folder
+
 FULL_AT = (0.2, 0.5, 0.8, 0.99)  # of the room that the file takes: sizes of the disk, one after another
 
 
@@ -180,21 +179,6 @@ def fill_up(
     return found
 
 
-def found_folder() -> Path:
-    """A folder of images to pack.
-
-    Raises:
-        UserError: there is none.
-    """
-    for folder in FOLDERS:
-        if (folder / "train").is_dir():
-            return folder
-    raise UserError(
-        f"there is neither {' nor '.join(map(str, FOLDERS))}: give --data FOLDER, which has train/<class>/*, "
-        "or run make quickstart, which makes the last"
-    )
-
-
 def left_alone(packing: Packing, out: Path, workers: int) -> None:
     """Pack with nobody attacking.
 
@@ -226,11 +210,13 @@ def own_mounts() -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Defaults)
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n\n")[0], formatter_class=Defaults
+    )
     parser.add_argument(
         "--data",
         type=Path,
-        help=f"folder with train/; without it the first that is there of {', '.join(map(str, FOLDERS))}",
+        help=f"folder with train/; without it {EITHER}",
     )
     parser.add_argument("--tries", type=int, default=30, help="kills; 0 = none")
     parser.add_argument("--seed", type=int, default=0)
@@ -251,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     limit = ["--limit", str(options.limit)] if options.limit else []
-    data = options.data or found_folder()
+    data = options.data or found_folder("--data")
     packing = Packing(data.resolve(), *limit)
     survived = True
     with tempfile.TemporaryDirectory(prefix="attack-packing-") as folder:
@@ -260,11 +246,11 @@ def main(argv: list[str] | None = None) -> int:
         if options.tries:
             survived = attack_by_kills(packing, Path(folder), options.tries, options.seed)
     if options.full == "yes":
-        again = [sys.executable, __file__, "--data", data, "--full", "inside", *limit]
+        again = [sys.executable, "-m", "attack.packing", "--data", data, "--full", "inside", *limit]
         sizes = ["--full-at", *map(str, options.full_at)]
         inside = subprocess.run(
             [*own_mounts(), *map(str, again), *sizes],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"},
             check=False,
         )
         survived &= inside.returncode == 0

@@ -34,9 +34,9 @@ from alexnet_fast.pipeline.status import OK
 
 from . import jpegs
 from .guarded import guarded, guarded_bytes, guarded_scratch
+from .photos import EITHER, ROOT, found_folder
 from .strict import Strict, copied, python_form
 
-ROOT = Path(__file__).resolve().parents[2]
 CAPACITY = 1 << 12  # tiles
 SIDE = 1024  # px: a larger image than its square is cut and not decoded
 MOST_BYTES = 70_000
@@ -258,9 +258,8 @@ def fuzz(photos: Path, seconds: int, seed: int, corpus: Path | None = None) -> R
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    data = os.environ.get("ALEXNET_FAST_DATA", ROOT.parent / "shared/data")
     parser.add_argument(
-        "--photos", type=Path, default=Path(data, "imagenet-samples/train"), help="folder of *.JPEG files"
+        "--photos", type=Path, metavar="DIR", help=f"folder of *.JPEG files; without it {EITHER}"
     )
     parser.add_argument("--seconds", type=int, default=600, metavar="S", help="how long to fuzz, guided")
     parser.add_argument(
@@ -272,12 +271,13 @@ def main() -> int:
     )
     parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    photos = options.photos or found_folder("--photos")
     if options.child:
-        guided(options.photos, options.seconds, options.seed, *options.child)
+        guided(photos, options.seconds, options.seed, *options.child)
     if options.tries:
-        result = attack(options.photos, options.tries, options.seed)
+        result = attack(photos, options.tries, options.seed)
     else:
-        result = fuzz(options.photos, options.seconds, options.seed, options.corpus)
+        result = fuzz(photos, options.seconds, options.seed, options.corpus)
     print(json.dumps(asdict(result)))
     print(f"{result.inputs} inputs in {result.seconds:.0f} s: {len(result.findings)} findings")
     return 1 if result.findings else 0
