@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError, features
 from ..errors import UserError
 from . import format as fmt
 from .errors import CannotRead, UnreadableImage
+from .folder import IMAGE_FORMATS
 from .lossless import (
     SOS,
     Frame,
@@ -95,7 +96,7 @@ def encode_file(path: Path, encoding: Encoding) -> Sample:
         with warnings.catch_warnings():
             # Odd EXIF or palettes; the pixels are checked by load().
             warnings.simplefilter("ignore", UserWarning)
-            with Image.open(io.BytesIO(source)) as image:
+            with Image.open(io.BytesIO(source), formats=IMAGE_FORMATS) as image:
                 if image.format in ("JPEG", "MPO"):
                     check_scans(source, *image.size)
                 converted_from = frame.obstacle if frame else describe_conversion(image, path)
@@ -109,7 +110,7 @@ def encode_file(path: Path, encoding: Encoding) -> Sample:
         raise
     except UnidentifiedImageError as error:  # its own words are of a buffer in memory
         raise UnreadableImage(
-            f"cannot read the image {path}: it is not an image that Pillow knows"
+            f"cannot read the image {path}: it is none of {', '.join(IMAGE_FORMATS)}"
         ) from error
     except OSError as error:
         if error.errno in (None, *NO_FILE):  # Pillow's own have no number

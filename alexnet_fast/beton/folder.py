@@ -13,6 +13,8 @@ from ..errors import UserError
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 )
+IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+"""Pillow's names for them. It must try no other, whatever a file is called: for an EPS it would start Ghostscript."""
 
 
 class FolderError(UserError):
