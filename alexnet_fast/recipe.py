@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -234,18 +234,25 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(
             f"the recipe {shown(str(path))} cannot be read ({told}): expected a TOML text file"
         ) from error
-    for override in overrides:
-        _apply(table, override)
-    return validate(table, str(path))
+    return validate(table, str(path), {_apply(table, override): override for override in overrides})
 
 
-def validate(table: dict[str, Any], source: str = "the recipe") -> Recipe:
-    """A recipe from nested tables; raises UserError for the first thing that is wrong in it."""
+def validate(
+    table: dict[str, Any], source: str = "the recipe", overrides: Mapping[str, str] | None = None
+) -> Recipe:
+    """A recipe from nested tables; raises UserError for the first thing that is wrong in it.
+
+    Args:
+        source: whence the tables come.
+        overrides: name -> "section.key=value" of the keys that come from the command line.
+    """
     try:
         # By way of JSON, where an array is a tuple and a number with no fraction a float, yet "3" no number.
         return Recipe.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
-        raise UserError(f"{source}: {_sentence(error)}") from None
+        name, sentence = _sentence(error)
+        override = (overrides or {}).get(name)
+        raise UserError(f"{f'--set {shown(override)}' if override else source}: {sentence}") from None
     except RecursionError:
         raise UserError(f"{source} is no recipe: its tables nest too deeply") from None
     except ValueError as error:
@@ -286,8 +293,8 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _apply(table: dict[str, Any], override: str) -> None:
-    """Set one "section.key=value"; the value is TOML, or text as it stands."""
+def _apply(table: dict[str, Any], override: str) -> str:
+    """Set one "section.key=value", the value TOML or text as it stands; return the key's name."""
     name, equals, text = override.partition("=")
     section, dot, key = name.strip().partition(".")
     if not equals or not dot:
@@ -301,19 +308,20 @@ def _apply(table: dict[str, Any], override: str) -> None:
         given = shown(repr(values))
         raise UserError(f"{section} = {given} is no section: write [{section}] and its keys below it")
     values[key] = value
+    return f"{section}.{key}"
 
 
-def _sentence(error: ValidationError) -> str:
-    """The first mistake in one sentence; unknown keys first, since they explain the others."""
+def _sentence(error: ValidationError) -> tuple[str, str]:
+    """The first mistake: its key, and one sentence. Unknown keys come first, since they explain the others."""
     mistakes = sorted(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
     mistake = mistakes[0]
     name = shown(".".join(str(part) for part in mistake["loc"][:2]))
     if mistake["type"] == "json_invalid":  # deeper than pydantic goes, or text that is no Unicode
-        return f"it is no recipe ({shown(mistake['msg'])})"
+        return name, f"it is no recipe ({shown(mistake['msg'])})"
     if mistake["type"] == "extra_forbidden":
-        return f"unknown {'key' if '.' in name else 'section'} {name}{_nearest(name)}"
+        return name, f"unknown {'key' if '.' in name else 'section'} {name}{_nearest(name)}"
     given = shown(json.dumps(mistake["input"], default=str))
-    return f"{name} = {given} is not accepted: expected {_expected(name, mistake)}"
+    return name, f"{name} = {given} is not accepted: expected {_expected(name, mistake)}"
 
 
 def _expected(name: str, mistake: Any) -> str:
