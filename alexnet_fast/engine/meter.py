@@ -82,7 +82,7 @@ class Meter:
 
 
 @dataclass
-class Span:
+class Interval:
     """Steps, the samples in them, and seconds."""
 
     steps: int = 0
@@ -126,14 +126,14 @@ class Clock:
 
     def __init__(self, device: Device, warmup_steps: int, world: World | None = None) -> None:
         self._device, self._warmup, self._world = device, warmup_steps, world or World()
-        self._spans = {"all": Span(), "warm": Span(), "epoch": Span(), "line": Span()}
+        self._intervals = {"all": Interval(), "warm": Interval(), "epoch": Interval(), "line": Interval()}
         self._steps = 0
 
     @contextmanager
     def training(self) -> Iterator[None]:
         """Time runs inside; an epoch's figures begin."""
-        self._spans["epoch"] = Span()
-        self._spans["line"] = Span()
+        self._intervals["epoch"] = Interval()
+        self._intervals["line"] = Interval()
         self._last = time.perf_counter()
         yield
         self._device.synchronize()
@@ -156,30 +156,35 @@ class Clock:
 
     def _lap(self, steps: int, samples: int, waited_s: float) -> None:
         now = time.perf_counter()
-        for name, span in self._spans.items():
+        for name, interval in self._intervals.items():
             if name != "warm" or (self._steps - steps) >= self._warmup:
-                span.add(steps, samples, now - self._last, waited_s)
+                interval.add(steps, samples, now - self._last, waited_s)
         self._last = now
 
-    def line(self) -> Span:
+    def line(self) -> Interval:
         """The steps since the last call in this epoch.  Every rank has to call this, after as many steps."""
-        span = self._spans["line"]
-        longer_s = self._world.most(span.waited_s) - span.waited_s
-        for name in ("line", "epoch", "all", *(["warm"] if self._steps - span.steps >= self._warmup else [])):
-            self._spans[name].waited_s += longer_s
-        self._spans["line"] = Span()
-        return span
+        interval = self._intervals["line"]
+        longer_s = self._world.most(interval.waited_s) - interval.waited_s
+        for name in (
+            "line",
+            "epoch",
+            "all",
+            *(["warm"] if self._steps - interval.steps >= self._warmup else []),
+        ):
+            self._intervals[name].waited_s += longer_s
+        self._intervals["line"] = Interval()
+        return interval
 
     @property
-    def epoch(self) -> Span:
-        return self._spans["epoch"]
+    def epoch(self) -> Interval:
+        return self._intervals["epoch"]
 
     @property
-    def steady(self) -> Span:
+    def steady(self) -> Interval:
         """All steps but the first `warmup_steps`; none yet where there are no more."""
-        return self._spans["warm"]
+        return self._intervals["warm"]
 
     @property
-    def run(self) -> Span:
+    def run(self) -> Interval:
         """All steps but the first `warmup_steps`, or all where there are no more."""
-        return self._spans["warm"] if self._spans["warm"].steps else self._spans["all"]
+        return self._intervals["warm"] if self._intervals["warm"].steps else self._intervals["all"]

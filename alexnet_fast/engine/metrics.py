@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from .. import __version__
-from ..errors import UserError, mute
+from ..console import Console
+from ..errors import UserError
 from ..files import sync_folder
 from .checkpoint import Cursor
 from .evaluate import Accuracy
@@ -95,14 +94,6 @@ def closing_lines(figures: Mapping[str, Any]) -> list[str]:
     ]
 
 
-class _Console(Console):
-    """A console for which a run does not end: where its reader is gone, it is quiet from then on."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        mute(sys.stdout)
-
-
 class Log:
     """The console, metrics.jsonl and TensorBoard.  Only rank 0 has one that speaks.
 
@@ -129,7 +120,7 @@ class Log:
     ) -> None:
         self._ceiling = ceiling_img_per_s
         self._folder, self._epochs, self._steps_per_epoch = folder, epochs, steps_per_epoch
-        self._console = _Console(quiet=not speaks, highlight=False, soft_wrap=True)
+        self._console = Console(quiet=not speaks, highlight=False, soft_wrap=True)
         self._file = _open_metrics(folder / METRICS, going_on_from, steps_per_epoch) if speaks else None
         self._tensorboard = _summary_writer(folder) if tensorboard and speaks else None
         self._headed = False
@@ -143,22 +134,24 @@ class Log:
             disable=not (self._console.is_terminal and speaks),
         )
         self._task = self._progress.add_task(
-            "", total=epochs * steps_per_epoch, epoch=1, epochs=epochs, at=f"0/{steps_per_epoch}", figures=""
+            "",
+            total=epochs * steps_per_epoch,
+            epoch=going_on_from["epoch"],
+            epochs=epochs,
+            at=f"0/{steps_per_epoch}",
+            figures="",
         )
         self._progress.start()
 
     def say(self, text: str) -> None:
-        try:
-            self._console.print(text, markup=False)
-        except OSError:  # a full disk, a terminal that is gone
-            self._console.on_broken_pipe()
+        self._console.print(text, markup=False)
 
     def advance(self, epoch: int, step: int) -> None:
         """Move the live line on; reads nothing from the device."""
         self._progress.update(
             self._task,
             completed=epoch * self._steps_per_epoch + step,
-            epoch=epoch + 1,
+            epoch=epoch,
             at=f"{step}/{self._steps_per_epoch}",
         )
 
@@ -211,8 +204,8 @@ class Log:
         **values: float,
     ) -> None:
         """The epoch's row in the table, and the lines FPS@all and [AVG-ACC]; `values` go into the metrics as they are."""
-        span = clock.epoch
-        self.say(f"[gpu id: 0 ] * FPS@all {span.img_per_s:.3f}")
+        interval = clock.epoch
+        self.say(f"[gpu id: 0 ] * FPS@all {interval.img_per_s:.3f}")
         if accuracy is not None:
             self.accuracy(accuracy)
         if not self._headed:
@@ -222,7 +215,7 @@ class Log:
         row = (
             f"{epoch + 1}/{self._epochs}", f"{learning_rate:.5f}", f"{averages.loss:.4f}",
             f"{averages.acc1:.2f}", val1, val5,
-            f"{span.img_per_s:.1f}", f"{100 * span.data_wait_share:.1f} %", f"{span.seconds:.1f}",
+            f"{interval.img_per_s:.1f}", f"{100 * interval.data_wait_share:.1f} %", f"{interval.seconds:.1f}",
         )  # fmt: skip
         self.say("  ".join(f"{value:>9}" for value in row))
         if accuracy is not None:
@@ -235,9 +228,9 @@ class Log:
             epoch_loss=averages.loss,
             train_acc1=averages.acc1,
             train_acc5=averages.acc5,
-            img_per_s=span.img_per_s,
-            data_wait_share=span.data_wait_share,
-            seconds=span.seconds,
+            img_per_s=interval.img_per_s,
+            data_wait_share=interval.data_wait_share,
+            seconds=interval.seconds,
             **values,
         )
 

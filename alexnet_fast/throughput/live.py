@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..doctor import storage
 from ..engine.device import Device, processor_name
-from ..engine.meter import Span
+from ..engine.meter import Interval
 from ..engine.ranks import World
 from ..pipeline.activity import Activity
 from ..pipeline.cores import allowed_cores
@@ -100,7 +100,7 @@ class DataWait:
 
     def __init__(self, loader: Loader, world_size: int) -> None:
         self._loader, self._world_size = loader, world_size
-        self._steady = Span()  # as it stood at the last log line
+        self._steady = Interval()  # as it stood at the last log line
         self._said: set[Cause] = set()
         self.go_on()
         self._begin_window()
@@ -110,9 +110,9 @@ class DataWait:
         self._before = Totals.of(self._loader.activities), self._loader.wait_s
 
     def _begin_window(self) -> None:
-        self._window, self._done, self._own_wait_s = Span(), Totals(), 0.0
+        self._window, self._done, self._own_wait_s = Interval(), Totals(), 0.0
 
-    def warning(self, steady: Span) -> str | None:
+    def warning(self, steady: Interval) -> str | None:
         """To be asked at log lines, with all steps behind the warm-up; a sentence where the last ones waited too much."""
         (done, wait_s), before, window = self._before, self._steady, self._window
         self.go_on()

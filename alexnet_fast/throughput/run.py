@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from ..console import Console
 from ..engine.device import Device
 from ..engine.feed import Feed
 from ..engine.marks import Marks, Span

@@ -17,7 +17,7 @@ import pytest
 from alexnet_fast.engine import checkpoint
 from alexnet_fast.engine.device import resolve
 from alexnet_fast.engine.evaluate import Accuracy
-from alexnet_fast.engine.meter import Averages, Clock, Span
+from alexnet_fast.engine.meter import Averages, Clock, Interval
 from alexnet_fast.engine.metrics import METRICS, Log, Report, closing_lines, versions, write_text
 
 AVERAGES = Averages(last_loss=2.25, loss=2.5, acc1=12.5, acc5=50.0)
@@ -71,11 +71,13 @@ def test_the_live_line_has_room_for_all_that_one_looks_for(
         monkeypatch.setenv(name, value)
     speaking = log(tmp_path, steps_per_epoch=10_010, epochs=90, ceiling_img_per_s=100_000)
     speaking.advance(89, 10_009)
-    at_full_speed = SimpleNamespace(line=lambda: Span(1, 99_999, 1.0, 0.0), epoch=Span(1, 99_999, 1.0, 0.0))
+    at_full_speed = SimpleNamespace(
+        line=lambda: Interval(1, 99_999, 1.0, 0.0), epoch=Interval(1, 99_999, 1.0, 0.0)
+    )
     speaking.step(89, 10_009, AVERAGES, at_full_speed)  # type: ignore[arg-type]
     speaking.close()
     line = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", capsys.readouterr().out).rstrip().splitlines()[-1]
-    assert "epoch 90/90 step 10009/10010" in line and "(100 % of ceiling)" in line and "wait 0 %" in line
+    assert "epoch 89/90 step 10009/10010" in line and "(100 % of ceiling)" in line and "wait 0 %" in line
     assert re.search(r"0:00:00( left)?$", line) and "…" not in line and len(line) <= columns
 
 
