@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .doctor import plan
 from .engine import keeping, metrics, ranks
 from .engine.checkpoint import Progress
 from .engine.evaluate import Accuracy, evaluate
@@ -108,6 +109,8 @@ class Training:
                 f"warning: the set has {self.train_set.num_classes} classes and the model {recipe.model.num_classes}: "
                 f"--set model.num_classes={self.train_set.num_classes}, if the set is whole"
             )
+        if (room := plan.results(recipe)).status != "ok":
+            notes.append(f"warning: {room.found}: {room.remedy}")
         if not is_cached(decode_chunk):
             notes.append(
                 "the kernels are being compiled, once on this machine: some 20 s until the first batch"

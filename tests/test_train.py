@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -149,6 +150,20 @@ def test_a_finished_run_resumed_only_evaluates(finished: tuple[Path, str], recip
     assert report["acc1"] == json.loads((finished[0] / "report.json").read_text())["acc1"]
 
 
+def test_a_disk_that_will_not_hold_the_checkpoints_is_told_before_the_first(
+    finished: tuple[Path, str], recipe: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    (recipe.parent / "small").mkdir()
+    os.link(finished[0] / "checkpoint_last.pt", recipe.parent / "small" / "checkpoint_last.pt")
+    one = (finished[0] / "checkpoint_last.pt").stat().st_size
+    for free, enough in ((one, False), (9 * one, True)):
+        disk = SimpleNamespace(f_frsize=1, f_bavail=free)
+        monkeypatch.setattr(os, "statvfs", lambda path, disk=disk: disk)
+        assert command.main([str(recipe), "--resume", "auto"]) == 0
+        warned = "free, checkpoints take 1.3 GiB more: --set run.out=FOLDER, on a larger disk"
+        assert (warned in capsys.readouterr().out) is not enough
+
+
 def test_a_finished_run_resumed_leaves_its_report_as_it_is(
     finished: tuple[Path, str], recipe: Path, capsys: Any
 ) -> None:
@@ -180,8 +195,9 @@ def test_resume_auto_with_nothing_to_resume_says_so_and_begins(recipe: Path, cap
     (recipe.parent / "small").mkdir()
     (recipe.parent / "small" / "eval.json").write_text("of other weights")
     assert command.main([str(recipe), "--resume", "auto", "--set", "schedule.steps_per_epoch=1", "--set",
-                         "schedule.epochs=1", "--set", "checkpoint.every_epochs=0"]) == 0  # fmt: skip
+                         "schedule.epochs=1", "--set", "checkpoint.every_epochs=0", "--set", "model.num_classes=7"]) == 0  # fmt: skip
     out = capsys.readouterr().out
+    assert "warning: the set has 3 classes and the model 7: --set model.num_classes=3" in out
     assert not (recipe.parent / "small" / "eval.json").exists()
     assert "checkpoint_last.pt does not exist, so the run begins anew" in out and out.count("Epoch: [") == 1
     assert not list((recipe.parent / "small").glob("*.pt"))

@@ -5,11 +5,11 @@ Exit codes: 0 no fault (warnings there may be), 1 a fault, 2 something wrong wit
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 
+from ..command import Parser
 from ..errors import UserError, exit_code
 from . import report
 from .examination import examine
@@ -18,7 +18,7 @@ from .machine import Machine
 
 def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m alexnet_fast.doctor",
         description="What this machine gives a training run, what is wrong with it, and how to mend it.",
     )
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> i
         help="override one key; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="print a list of {name, status, found, remedy}")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse(argv)
 
     def run() -> int:
         if arguments.set and not arguments.recipe:

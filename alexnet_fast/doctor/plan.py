@@ -126,7 +126,7 @@ def memory(recipe: Recipe, use: Use, machine: Machine) -> Iterator[Finding]:
 
 
 def results(recipe: Recipe) -> Finding:
-    """Whether the run's folder can be written, and holds the checkpoints."""
+    """Whether the run's folder can be written, and its disk holds the checkpoints; training warns by this too."""
     folder = recipe.folder
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
@@ -138,11 +138,13 @@ def results(recipe: Recipe) -> Finding:
     # Masters and momenta in float32, in those that are kept and the best, and one that is being written.
     files = recipe.checkpoint.keep + 2 if recipe.checkpoint.every_epochs else 0
     wanted = files * 8 * (PARAMETERS + 4097 * recipe.model.num_classes)
+    present = {found.st_ino: found.st_size for found in map(os.stat, folder.glob("checkpoint_*.pt"))}
+    wanted -= sum(present.values())  # a run that goes on replaces them
     text = f"{folder}: {size(free)} free"
     if free >= wanted:
         return ok("results", text)
     return fault(
-        "results", f"{text}, checkpoints take {size(wanted)}", "--set run.out=FOLDER, on a larger disk"
+        "results", f"{text}, checkpoints take {size(wanted)} more", "--set run.out=FOLDER, on a larger disk"
     )
 
 
