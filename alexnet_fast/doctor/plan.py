@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ..recipe import Recipe
 
 CACHED = 0.9  # of a file: what its disk gives hardly matters any more
-# Measured on 2 cores of an AMD EPYC (README): 500 px JPEGs of 67 kB at 2,462 img/s a core, 256 px raw ones at 11,132.
-DECODED_BYTES_PER_S = {0: 165e6, 1: 1.7e9}  # by the images' mode, JPEG and raw
+# Measured on 2 cores of an AMD EPYC (README): 500 px JPEGs of 67 kB at 2,373 img/s a core, 256 px raw ones at 10,288.
+DECODED_BYTES_PER_S = {0: 159e6, 1: 1.6e9}  # by the images' mode, JPEG and raw
 TRAINED_IMG_PER_S = (
     300  # by one core of a CPU at 64 px, its fastest: there the step is the limit, not the disk
 )
