@@ -17,6 +17,7 @@ import pytest
 
 import components
 from components import ROOT
+from standin import cases
 
 THREAD_GRACE_S = 5.0
 
@@ -43,6 +44,21 @@ def _skip_as_failure(report: Any) -> Any:
         )
         report.outcome = "failed"
     return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("cases") is not None)  # who looks up comes last
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """The suite's longest wait, a minute and a half of one core, passes beside the first tests, which leave one idle."""
+    if not session.config.option.collectonly:
+        for file in {marker.args[0] for item in session.items for marker in item.iter_markers("cases")}:
+            cases.begin(file)
+
+
+def pytest_sessionfinish() -> None:
+    cases.stop()
 
 
 @pytest.fixture(scope="session")
