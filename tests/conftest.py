@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import beside
 import components
 from components import ROOT
-from standin import cases
 
 THREAD_GRACE_S = 5.0
 
@@ -47,18 +47,16 @@ def _skip_as_failure(report: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("cases") is not None)  # who looks up comes last
+    items.sort(key=lambda item: item.get_closest_marker("beside") is not None)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """The suite's longest wait, a minute and a half of one core, passes beside the first tests, which leave one idle."""
     if not session.config.option.collectonly:
-        for file in {marker.args[0] for item in session.items for marker in item.iter_markers("cases")}:
-            cases.begin(file)
+        beside.begin(beside.marked(session.items))
 
 
 def pytest_sessionfinish() -> None:
-    cases.stop()
+    beside.stop()
 
 
 @pytest.fixture(scope="session")

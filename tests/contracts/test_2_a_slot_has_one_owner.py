@@ -39,7 +39,7 @@ def test_who_keeps_nothing_uses_the_same_few_slots_for_ever(tmp_path: Path) -> N
         assert len({batch.images.data_ptr() for _ in range(8) for batch in loader}) <= 5
 
 
-@pytest.mark.cases("accelerator_cases.py")
+@pytest.mark.beside(cases.running("accelerator_cases.py"))
 @pytest.mark.parametrize(
     "case",
     [

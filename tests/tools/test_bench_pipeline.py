@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image
 
+import components
+from beside import Beside
+
 PEERS = ("ours", "limit", "ffcv", "ours-on-ffcv", "ffcv-ours", "pillow", "ours-raw")
 ON_FFCV = {"ffcv", "ours-on-ffcv", "ffcv-ours"}
 IMAGES, ROUNDS, EPOCHS = 40, 2, 2
@@ -31,15 +34,23 @@ class Bench(NamedTuple):
         return next(r for r in self.report["results"] if r["name"] == name)
 
 
-@pytest.fixture(scope="module")
-def bench(photos: Path, run_cli: Run, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def command(out: Path) -> list[object]:
     """40 photos at 256 px on one core, two rounds."""
-    out = tmp_path_factory.mktemp("bench")
+    photos = components.require("data") / "imagenet-samples"
     arguments = ["--data", photos, "--out", out, "--sides", 256, "--images", 49, "--batch", 20]
     arguments += ["--rounds", ROUNDS, "--epochs", EPOCHS, "--peers", ",".join(PEERS)]
-    finished = run_cli("tools/bench_pipeline.py", *arguments)
+    return ["tools/bench_pipeline.py", *arguments]
+
+
+COMMAND = Beside(command)
+pytestmark = pytest.mark.beside(COMMAND)
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    finished = COMMAND.finished()
     assert finished.code == 0, finished.stderr
-    return Bench(out, finished, json.loads((out / "bench.json").read_text()))
+    return Bench(finished.folder, finished, json.loads((finished.folder / "bench.json").read_text()))
 
 
 def test_every_pipeline_that_is_installed_is_measured_and_the_others_are_named_as_absent(bench: Bench):

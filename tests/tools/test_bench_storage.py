@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+import components
 from alexnet_fast.beton.reader import Beton
 from bench.grown import write_repeated
+from beside import Beside
 from betons import Entry, jpeg, picture, write
 
 Run = Callable[..., Any]
@@ -27,27 +29,24 @@ class Bench(NamedTuple):
     inputs: Path
 
 
+def command(folder: Path) -> list[object]:
+    arguments: list[object] = ["--data", components.require("data") / "imagenet-samples"]
+    arguments += ["--out", folder / "out", "--work", folder / "work", "--images", 40, "--batch", 20]
+    arguments += ["--gigabytes", 0.03, "--rounds", ROUNDS, "--batches", 3, "--threads", 1]
+    arguments += ["--read-ahead-mib", "1,4", "--samples", SAMPLES, "--epochs", EPOCHS]
+    return ["tools/bench_storage.py", *arguments]
+
+
+COMMAND = Beside(command)
+pytestmark = pytest.mark.beside(COMMAND)
+
+
 @pytest.fixture(scope="module")
-def bench(photos: Path, run_cli: Run, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    out = tmp_path_factory.mktemp("storage")
-    arguments = [
-        "--data",
-        photos,
-        "--out",
-        out / "out",
-        "--work",
-        out / "work",
-        "--images",
-        40,
-        "--batch",
-        20,
-        "--gigabytes",
-        0.03,
-    ]
-    arguments += ["--rounds", ROUNDS, "--batches", 3, "--threads", 1, "--read-ahead-mib", "1,4"]
-    finished = run_cli("tools/bench_storage.py", *arguments, "--samples", SAMPLES, "--epochs", EPOCHS)
+def bench() -> Bench:
+    finished = COMMAND.finished()
     assert finished.code == 0, finished.stderr
-    return Bench(finished, json.loads((out / "out/storage.json").read_text()), out / "work")
+    report = json.loads((finished.folder / "out/storage.json").read_text())
+    return Bench(finished, report, finished.folder / "work")
 
 
 def test_cold_and_warm_with_read_ahead_and_without_take_turns(bench: Bench) -> None:
