@@ -40,7 +40,8 @@ def _beton(path: Path) -> object:
 def _loader(path: Path) -> object:
     from alexnet_fast import Loader
 
-    return Loader(path, 256, train=True, threads=1)
+    # Its thread decodes at once, and the pages that it touches would count: small batches, few pages.
+    return Loader(path, 16, train=True, threads=1)
 
 
 def _status_bytes(name: str) -> int:
