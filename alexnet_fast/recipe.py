@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -234,25 +234,22 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(
             f"the recipe {shown(str(path))} cannot be read ({told}): expected a TOML text file"
         ) from error
-    return validate(table, str(path), {_apply(table, override): override for override in overrides})
+    return validate(table, str(path), [_apply(table, override) for override in overrides])
 
 
-def validate(
-    table: dict[str, Any], source: str = "the recipe", overrides: Mapping[str, str] | None = None
-) -> Recipe:
+def validate(table: dict[str, Any], source: str = "the recipe", overridden: Collection[str] = ()) -> Recipe:
     """A recipe from nested tables; raises UserError for the first thing that is wrong in it.
 
     Args:
         source: whence the tables come.
-        overrides: name -> "section.key=value" of the keys that come from the command line.
+        overridden: names of the keys that do not come thence, but from the command line (--set or a flag).
     """
     try:
         # By way of JSON, where an array is a tuple and a number with no fraction a float, yet "3" no number.
         return Recipe.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         name, sentence = _sentence(error)
-        override = (overrides or {}).get(name)
-        raise UserError(f"{f'--set {shown(override)}' if override else source}: {sentence}") from None
+        raise UserError(f"{'on the command line' if name in overridden else source}: {sentence}") from None
     except RecursionError:
         raise UserError(f"{source} is no recipe: its tables nest too deeply") from None
     except ValueError as error:

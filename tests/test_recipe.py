@@ -134,8 +134,8 @@ def test_a_mistake_in_set_is_named_too(tiny: Path) -> None:
     for override, sentence in (
         ("optim.lr", "expected section.key=value"),
         ("lr=3", "expected section.key=value"),
-        ("optim.lr=fast", '--set optim.lr=fast: optim.lr = "fast" is not accepted: expected a number'),
-        ("optim.lrs=3", "--set optim.lrs=3: unknown key optim.lrs; did you mean optim.lr?"),
+        ("optim.lr=fast", 'on the command line: optim.lr = "fast" is not accepted: expected a number'),
+        ("optim.lrs=3", "on the command line: unknown key optim.lrs; did you mean optim.lr?"),
     ):
         with pytest.raises(UserError) as caught:
             load(tiny, [override])

@@ -165,12 +165,8 @@ class Clock:
         """The steps since the last call in this epoch.  Every rank has to call this, after as many steps."""
         interval = self._intervals["line"]
         longer_s = self._world.most(interval.waited_s) - interval.waited_s
-        for name in (
-            "line",
-            "epoch",
-            "all",
-            *(["warm"] if self._steps - interval.steps >= self._warmup else []),
-        ):
+        warm = ["warm"] if self._steps - interval.steps >= self._warmup else []
+        for name in ("line", "epoch", "all", *warm):
             self._intervals[name].waited_s += longer_s
         self._intervals["line"] = Interval()
         return interval

@@ -1,6 +1,8 @@
 """Kill a packing at random moments, and let its disk run full: resumed each time, the file must be the one of a packing left alone.
 
-PYTHONPATH=.:tools python -m attack.packing [--tries 30] [--seed 0] [--data FOLDER]
+    PYTHONPATH=.:tools python -m attack.packing [--tries 30] [--seed 0] [--data FOLDER]
+
+The disk is a small tmpfs in a mount namespace of its own, for which one has to be root, or be let have a user namespace.
 """
 
 from __future__ import annotations
