@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -199,7 +200,7 @@ def test_so_many_batches_are_copied_ahead_and_no_more_are_held(device: Device, a
 
 @needs_standin
 def test_who_leaves_early_has_waited_for_the_copies_under_way(device: Device, late: Any) -> None:
-    late(copies_s=LATE_S)
+    late(copies_s=10 * LATE_S)  # four copies are under way, and this thread may be put aside
     feed, batches = Feed(device, torch.float32), PinnedBatches([4] * 9)
     with closing(feed(batches)) as few:
         next(few)
@@ -462,12 +463,13 @@ def test_the_stand_in_refuses_what_the_real_npu_refuses(device: Device, tmp_path
 
 
 @needs_standin
-def test_the_stand_in_gives_garbage_to_who_does_not_wait(device: Device, late: Any) -> None:
-    late(compute_s=20 * LATE_S)  # this thread may be put aside for longer than once LATE_S
-    stream, ones = device.stream(), torch.ones(1000, device=device.torch_device)
-    with stream:
-        twos = ones + ones
-    unready = twos.cpu()
-    stream.synchronize()
+def test_the_stand_in_gives_garbage_to_who_does_not_wait(device: Device) -> None:
+    stream, gate, ones = device.stream(), Event(), torch.ones(1000, device=device.torch_device)
     device.synchronize()
-    assert not torch.equal(unready, twos.cpu())
+    with stream:
+        STANDIN.launch(STANDIN.COMPUTE, gate.wait)
+        twos = ones + ones
+    unready = twos.cpu()  # waits for the default stream alone
+    gate.set()
+    device.synchronize()
+    assert not torch.equal(unready, twos.cpu()) and torch.equal(twos.cpu(), torch.full((1000,), 2.0))
