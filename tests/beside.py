@@ -1,36 +1,26 @@
 """Long commands that run beside the first tests, one after another, on the core that those leave idle.
 
 A test or module that is marked ``beside(COMMAND)`` has it begun before the session's first test, comes last itself, and
-asks ``COMMAND.finished()``.  Three minutes of a suite that took eleven to thirteen on two cores.
+asks ``COMMAND.finished()``.  They are some two and a half minutes of a suite that took eleven to thirteen on two cores.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 
-from components import ROOT
-
-MOST_S = 600
-
-
-class Finished(NamedTuple):
-    """What a command left behind, and the folder that was its own."""
-
-    code: int
-    stdout: str
-    stderr: str
-    folder: Path
+import command_line
+from command_line import Finished
 
 
 class Beside:
@@ -38,63 +28,43 @@ class Beside:
 
     Args:
         arguments: given a folder of its own, the command line; may skip or fail for a component that is not here.
-        path: where Python looks for modules.
+        env: variables that are changed for it.
     """
 
-    def __init__(self, arguments: Callable[[Path], Iterable[object]], path: Path = ROOT) -> None:
-        self._arguments, self._path = arguments, path
-        self._process: subprocess.Popen[bytes] | None = None
-        self._ended, self._finished, self._error = threading.Event(), None, None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+    future: Future[Finished] | None = None
+    folder: Path
 
-    def run(self) -> None:
-        """Run it and wait for its end; whatever goes wrong is raised where it is asked for."""
-        try:
-            self._folder = tempfile.TemporaryDirectory()
-            folder = Path(self._folder.name)
-            self._finished = self._run(folder)
-        except BaseException as error:  # pytest's skip and failure are no Exceptions
-            self._error = error
-        finally:
-            self._ended.set()
+    def __init__(
+        self, arguments: Callable[[Path], Iterable[object]], env: dict[str, str | None] | None = None
+    ) -> None:
+        self._arguments, self._env = arguments, env
+        self._process: subprocess.Popen[str] | None = None
 
-    def _run(self, folder: Path) -> Finished:
-        (folder / "own").mkdir()
-        command = [sys.executable, *map(str, self._arguments(folder / "own"))]
-        with open(folder / "stdout", "w") as out, open(folder / "stderr", "w") as error:
-            self._process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(self._path), "COLUMNS": "200"},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=error,
-                start_new_session=True,
-            )
-        code = self._process.wait(MOST_S)
-        return Finished(
-            code, (folder / "stdout").read_text(), (folder / "stderr").read_text(), folder / "own"
-        )
+    def run(self) -> Finished:
+        self._kept = tempfile.TemporaryDirectory()  # as long as this
+        self.folder = Path(self._kept.name)
+        arguments = self._arguments(self.folder)
+        self._process = command_line.start(*arguments, env=self._env, start_new_session=True)
+        return command_line.finish(self._process)
 
     def finished(self) -> Finished:
-        """What became of it; waits for that."""
-        if self not in _begun:
-            _begun.append(self)
-            self.run()
-        self._ended.wait()
-        if self._error is not None:
-            raise self._error
-        assert self._finished is not None
-        return self._finished
+        """What became of it; waits for that, and raises what went wrong."""
+        if self.future is None:
+            begin([self])
+        assert self.future is not None
+        return self.future.result()
 
-    def stop(self) -> None:
-        """Kill it and what it has started, and remove its folder."""
-        if self._process is not None:
+    def report(self, name: str) -> Any:
+        """The JSON that it has written into its folder; it has to have ended well."""
+        finished = self.finished()
+        assert finished.code == 0, finished.stderr
+        return json.loads((self.folder / name).read_text())
+
+    def kill(self) -> None:
+        """End it and all that it has started."""
+        if self._process is not None and self._process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        if self._folder is not None:
-            self._folder.cleanup()
 
 
 _begun: list[Beside] = []
@@ -107,25 +77,23 @@ def marked(items: Iterable[pytest.Item]) -> list[Beside]:
 
 def begin(commands: list[Beside]) -> None:
     """Run them one after another, beside whatever comes now."""
+    lane = ThreadPoolExecutor(1, "beside")
+    for command in commands:
+        command.future = lane.submit(command.run)
+    lane.shutdown(wait=False)
     _begun.extend(commands)
-
-    def run() -> None:
-        for command in commands:
-            if _begun:  # else nobody asks any more
-                command.run()
-
-    threading.Thread(target=run, name="beside", daemon=True).start()
 
 
 def await_all() -> None:
     """Nothing runs beside any more: for those who measure."""
-    for command in _begun:
-        command._ended.wait()
+    wait([command.future for command in _begun if command.future])
 
 
 def stop() -> None:
     """Nobody asks any more."""
-    stopped = _begun[:]
-    _begun.clear()
-    for command in stopped:
-        command.stop()
+    for command in _begun:
+        if command.future:
+            command.future.cancel()
+    for command in _begun:
+        command.kill()
+    await_all()

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 import beside
+import command_line
 import components
-from components import ROOT
+from command_line import Finished
 
 THREAD_GRACE_S = 5.0
 
@@ -116,14 +114,6 @@ def tiny_beton(tiny_imagenet: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-class Finished(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture(scope="session")
 def run_cli() -> Callable[..., Finished]:
     """run_cli("tools/write_beton.py", "--data", folder) or run_cli("-m", "alexnet_fast.train", ...): this Python, in a process.
@@ -131,21 +121,8 @@ def run_cli() -> Callable[..., Finished]:
     Keywords: cwd (the repository's root), env (variables that are added; None takes one away), timeout_s.
     """
 
-    def run(
-        *arguments: object, cwd: Path = ROOT, env: dict[str, str | None] | None = None, timeout_s: float = 600
-    ) -> Finished:
-        merged = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(env or {})}
-        done = subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            cwd=cwd,
-            env={name: value for name, value in merged.items() if value is not None},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-        return Finished(done.returncode, done.stdout, done.stderr)
+    def run(*arguments: object, timeout_s: float = 600, **options: Any) -> Finished:
+        return command_line.finish(command_line.start(*arguments, **options), timeout_s)
 
     return run
 

@@ -224,6 +224,7 @@ def test_env_names_hosts_by_the_environment_unless_torchrun_did(
         ("--world-size 2 --dist-url tcp://h:port", "expected tcp://host:port or env://"),
         ("--world-size 2 --dist-url env://", "MASTER_ADDR"),
         ("--mom 2", "optim.momentum = 2.0 is not accepted"),
+        ("--batch-size 0", "on the command line: data.global_batch_size = 0 is not accepted"),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_the_flag(argv: str, sentence: str, capsys: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+import command_line
 import components
 from alexnet_fast import engine
 from alexnet_fast.engine.device import resolve
@@ -106,11 +107,13 @@ def test_torch_npu_without_cann_ends_in_one_sentence(raised: str, command: list[
 
 def test_torch_npu_that_finds_no_npu_is_one_sentence(require: Callable[[str], Any]) -> None:
     require("compiler")
-    values = {name: value for name, value in environment().items() if value is not None}
     code = "from alexnet_fast.engine.device import resolve; assert resolve('auto').is_host; resolve('npu')"
     for hidden in ({"ASCEND_RT_VISIBLE_DEVICES": ""}, {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}):
         done = subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | values | hidden, capture_output=True, text=True
+            [sys.executable, "-c", code],
+            env=command_line.environment(environment() | hidden),
+            capture_output=True,
+            text=True,
         )
         sentence = done.stderr.strip().splitlines()[-1]
         assert "torch_npu is installed, but it finds no usable NPU: check npu-smi info" in sentence

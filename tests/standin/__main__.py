@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
+import command_line
+
 from .build import environment
 
-variables = os.environ | environment()
 os.execve(
     sys.executable,
     [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", *sys.argv[1:]],
-    {name: value for name, value in variables.items() if value is not None},
+    command_line.environment(environment()),
 )

@@ -43,7 +43,8 @@ def running(file: str) -> Beside:
     """The cases of a file, to mark tests with: begun before the first test."""
     options = "--junitxml={0}/report.xml", "--basetemp={0}/tmp"
     return Beside(
-        lambda folder: ["-m", "standin", TESTS / file, *(option.format(folder) for option in options)], TESTS
+        lambda folder: ["-m", "standin", TESTS / file, *(option.format(folder) for option in options)],
+        {"PYTHONPATH": str(TESTS)},
     )
 
 
@@ -52,7 +53,7 @@ def _outcomes(file: str) -> tuple[defaultdict[str, list[ElementTree.Element]], s
     """How each case went, by its name, and what was printed."""
     done = running(file).finished()
     by_name: defaultdict[str, list[ElementTree.Element]] = defaultdict(list)
-    if (report := done.folder / "report.xml").exists():
+    if (report := running(file).folder / "report.xml").exists():
         for case in ElementTree.parse(report).iter("testcase"):
             by_name[str(case.get("name")).partition("[")[0]].append(case)
     return by_name, done.stdout + done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,9 +47,8 @@ pytestmark = pytest.mark.beside(COMMAND)
 
 @pytest.fixture(scope="module")
 def bench() -> Bench:
-    finished = COMMAND.finished()
-    assert finished.code == 0, finished.stderr
-    return Bench(finished.folder, finished, json.loads((finished.folder / "bench.json").read_text()))
+    report = COMMAND.report("bench.json")
+    return Bench(COMMAND.folder, COMMAND.finished(), report)
 
 
 def test_every_pipeline_that_is_installed_is_measured_and_the_others_are_named_as_absent(bench: Bench):

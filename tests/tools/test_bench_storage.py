@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -43,10 +42,8 @@ pytestmark = pytest.mark.beside(COMMAND)
 
 @pytest.fixture(scope="module")
 def bench() -> Bench:
-    finished = COMMAND.finished()
-    assert finished.code == 0, finished.stderr
-    report = json.loads((finished.folder / "out/storage.json").read_text())
-    return Bench(finished, report, finished.folder / "work")
+    report = COMMAND.report("out/storage.json")
+    return Bench(COMMAND.finished(), report, COMMAND.folder / "work")
 
 
 def test_cold_and_warm_with_read_ahead_and_without_take_turns(bench: Bench) -> None:
