@@ -119,7 +119,7 @@ def ended(processes: Sequence[subprocess.Popen[str]]) -> list[Start]:
     """Wait for processes that must succeed."""
     found = []
     for process in processes:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
         report = json.loads(out)
         found.append(

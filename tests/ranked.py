@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 
 # isort: split
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -33,11 +35,11 @@ SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, fused=True)
 
 
 @contextmanager
-def world_of(size: int, timeout_s: float = 60) -> Any:
+def world_of(size: int) -> Any:
     """This rank's place, its group formed; one thread, since the ranks share few cores."""
     world = ranks.join(size)
     torch.set_num_threads(1)
-    with ranks.group(world, CPU, timeout_s=timeout_s):
+    with ranks.group(world, CPU, timeout_s=60):
         yield world
 
 
@@ -184,7 +186,9 @@ def leaves_with_3_on(rank: int) -> None:
 
 
 def hangs_on(rank: int) -> None:
-    with world_of(2, timeout_s=2) as world:
+    with world_of(2) as world:
+        world.sum(torch.ones(1))
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=2))  # not to meet in: that may take a while
         if world.rank == rank:
             gone_fishing()
         world.sum(torch.ones(1))

@@ -71,7 +71,7 @@ def test_a_worker_that_is_killed_while_its_answer_is_on_the_way_is_named_too() -
     results = in_order(bytes, [1, 1 << 26], 2, doing=doing)
     assert next(results) == b"\0"
     (worker,) = results.gi_frame.f_locals["team"]._workers
-    there, patience = array.array("i", [0]), time.monotonic() + 60
+    there, patience = array.array("i", [0]), time.monotonic() + 120
     while there[0] < 1000:
         fcntl.ioctl(worker.pipe.fileno(), termios.FIONREAD, there)
         assert time.monotonic() < patience

@@ -66,7 +66,7 @@ def test_ctrl_c_ends_every_rank_with_130_and_one_word(when: str, tmp_path: Path)
     launcher = launched(tmp_path, "waits")
     pids = await_ranks(tmp_path, launcher) if when == "while they train" else await_processes(launcher)
     os.killpg(launcher.pid, signal.SIGINT)  # as the terminal does
-    out, error = launcher.communicate(timeout=30)
+    out, error = launcher.communicate(timeout=120)
     assert (launcher.returncode, out, error) == (130, "", "interrupted\n")
     await_their_end(pids)
 
@@ -88,20 +88,20 @@ def test_ctrl_c_between_the_halves_of_a_ranks_beginning_is_one_word_too(tmp_path
         "util.spawnv_passfds = spawn_and_interrupt\n"
         "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()  # takes it where the first has it blocked\n",
     )
-    out, error = launcher.communicate(timeout=60)
+    out, error = launcher.communicate(timeout=120)
     assert (launcher.returncode, out, error) == (130, "", "interrupted\n")
 
 
 def test_ranks_that_are_done_when_their_launcher_is_killed_end_too(tmp_path: Path) -> None:
     launcher = launched(tmp_path, "ends_behind_its_killed_launcher")
     pids = await_ranks(tmp_path, launcher)
-    assert launcher.wait(timeout=60) == -signal.SIGKILL
+    assert launcher.wait(timeout=120) == -signal.SIGKILL
     await_their_end(pids)
 
 
 def await_their_end(pids: list[int]) -> None:
     """Of ranks, and of the process by which multiprocessing tracks their resources, which ends a moment after them."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while any(lives(pid) for pid in pids):
         assert time.monotonic() < deadline, "processes outlive their launcher"
         time.sleep(0.05)

@@ -309,7 +309,7 @@ def test_no_thread_is_left_after_an_exception(beton: Path) -> None:
 def test_whatever_way_a_loader_is_left_nothing_of_it_stays_behind(beton: Path, run_cli: Any) -> None:
     """Closed, dropped, in a cycle, under a held batch, by Ctrl-C: the short form of the attack, in a process of its own."""
     attack = ("tools/attack/loader.py", "--beton", beton, "--tries", 9)
-    run = run_cli(*attack, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"}, timeout_s=120)
+    run = run_cli(*attack, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"}, timeout_s=240)
     assert run.code == 0, run.stdout + run.stderr
     assert run.stdout.splitlines()[-1] == "54 loaders opened and left in 6 ways: 54 left nothing behind"
 
@@ -335,7 +335,7 @@ def test_a_process_ends_with_a_loader_open(beton: Path, run_cli: Any) -> None:
     run = run_cli(
         "-c",
         f"from alexnet_fast import Loader; it = iter(Loader({str(beton)!r}, 8, train=True)); next(it)",
-        timeout_s=60,
+        timeout_s=240,
     )
     assert (run.code, run.stderr) == (0, "")
 

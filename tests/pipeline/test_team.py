@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,12 @@ def test_the_status_of_each_sample_is_told(file: Path, tmp_path: Path) -> None:
 def test_when_one_thread_fails_the_others_have_ended_before_the_caller_hears_of_it(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began, ended = [], []
+    began, ended, numbers = [], [], count()
     whole = team.Worker.decode
 
     def failing(self: team.Worker, *arguments: Any) -> None:
         began.append(threading.get_ident())
-        if len(began) == 1:
+        if next(numbers) == 0:
             raise MemoryError("no room")
         time.sleep(0.01)
         whole(self, *arguments)

@@ -406,7 +406,7 @@ class Begun:
             # A shell lets what it starts in the background ignore SIGINT, and that is inherited.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        patience = time.monotonic() + 60
+        patience = time.monotonic() + 120
         while standing(out / "train.beton", 70) == before:
             assert self.process.poll() is None and time.monotonic() < patience
             time.sleep(0.02)
@@ -427,11 +427,11 @@ class Begun:
     def end(self, number: int, pid: int | None = None) -> tuple[int, str]:
         """Send a signal to one process, or to the group; the packer's code and what it said."""
         os.kill(pid, number) if pid else os.killpg(self.process.pid, number)
-        _, said = self.process.communicate(timeout=60)
+        _, said = self.process.communicate(timeout=120)
         return self.process.returncode, said
 
     def group_is_gone(self) -> bool:
-        patience = time.monotonic() + 30
+        patience = time.monotonic() + 120
         while time.monotonic() < patience:
             try:
                 os.killpg(self.process.pid, 0)
