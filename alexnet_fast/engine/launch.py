@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing import api as agent
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, get_error_handler
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -107,7 +107,7 @@ def run(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
     with tempfile.TemporaryDirectory(prefix="ranks-") as name, _silent_agent(), _whole_beginnings() as begun:
         folder = Path(name)
         try:
-            elastic_launch(_config(layout), _run_as_rank)(folder, entry, arguments)
+            elastic_launch(_config(layout, folder), _run_as_rank)(folder, entry, arguments)
         except ChildFailedError as error:
             print(f"error: {explain(error.failures, folder, layout.hosts)}", file=sys.stderr)
             return 1
@@ -127,7 +127,7 @@ def run(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
     return 0
 
 
-def _config(layout: Layout) -> LaunchConfig:
+def _config(layout: Layout, folder: Path) -> LaunchConfig:
     alone = layout.hosts == 1
     return LaunchConfig(
         min_nodes=layout.hosts,
@@ -140,6 +140,7 @@ def _config(layout: Layout) -> LaunchConfig:
         local_addr="127.0.0.1" if alone else None,
         max_restarts=0,
         start_method="spawn",
+        logs_specs=DefaultLogsSpecs(str(folder / "agent")),  # by default one in /tmp that stays
     )
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -43,14 +44,16 @@ def test_ranks_agree_on_sums_weights_overflows_and_what_differs(capfd: Any) -> N
     ],
 )
 def test_the_rank_at_fault_is_named_with_its_error_and_nothing_is_left(
-    entry: Any, told: list[str], capfd: Any
+    entry: Any, told: list[str], capfd: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     started, before = time.monotonic(), children()
     assert launch.run(TWO, entry, 1) == 1
     error = capfd.readouterr().err
     assert all(words in error for words in told), error
     assert error.startswith("error: ") and error.count("error: rank") == 1, "told once"
     assert "rank 0 on" not in error, "the one that merely lost the other is not blamed"
+    assert not list(tmp_path.iterdir())
     assert set(children()) <= set(before)  # the packer's fork server, where another test has packed
     assert time.monotonic() - started < 60
 
