@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from threading import Event
+from threading import Event, Timer
 from typing import Any
 
 import pytest
@@ -199,14 +199,16 @@ def test_so_many_batches_are_copied_ahead_and_no_more_are_held(device: Device, a
 
 
 @needs_standin
-def test_who_leaves_early_has_waited_for_the_copies_under_way(device: Device, late: Any) -> None:
-    late(copies_s=10 * LATE_S)  # four copies are under way, and this thread may be put aside
+def test_who_leaves_early_has_waited_for_the_copies_under_way(device: Device) -> None:
+    gate = Event()
     feed, batches = Feed(device, torch.float32), PinnedBatches([4] * 9)
     with closing(feed(batches)) as few:
         next(few)
+        with feed._copy_stream:
+            STANDIN.launch(STANDIN.COMPUTE, gate.wait)
         assert not feed._copy_stream.query() and batches.lent == 2
+        Timer(0.1, gate.set).start()
     assert feed._copy_stream.query() and batches.lent == 0
-    late()
     check_all_arrive(feed, batches)
 
 

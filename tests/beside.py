@@ -45,7 +45,7 @@ class Beside:
         self.folder = Path(self._kept.name)
         arguments = self._arguments(self.folder)
         self._process = command_line.start(*arguments, env=self._env, start_new_session=True)
-        return command_line.finish(self._process)
+        return command_line.finish(self._process, 3600)
 
     def finished(self) -> Finished:
         """What became of it; waits for that, and raises what went wrong."""

@@ -374,7 +374,10 @@ def drop(path: Path) -> None:
 
 
 # A machine short of memory may drop some of a file's pages at any time.
-def test_looking_at_a_file_leaves_it_in_or_out_of_the_page_cache(tmp_path: Path) -> None:
+def test_looking_at_a_file_leaves_it_in_or_out_of_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "BUDGET_S", 600.0)
     path = tmp_path / "file"
     path.write_bytes(os.urandom(8 * MIB))
     assert storage.resident_share(path) > 0.95
@@ -399,6 +402,7 @@ def test_where_mincore_does_not_tell_touched_pages_do(
     told = storage.resident_share(path)
     assert 0.7 < told < 0.8
     monkeypatch.setattr(storage, "_may_know", lambda path: False)
+    monkeypatch.setattr(storage, "BUDGET_S", 600.0)
     assert storage.resident_share(path) == pytest.approx(told, abs=0.12)
 
 
@@ -406,6 +410,7 @@ def test_a_file_system_without_direct_reads_gets_its_pages_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "_reads_directly", lambda descriptor: False)
+    monkeypatch.setattr(storage, "BUDGET_S", 600.0)
     path = tmp_path / "file"
     path.write_bytes(os.urandom(8 * MIB))
     storage.disk_rate(path)  # of what is cached, nothing is learnt, and nothing is dropped to learn it

@@ -44,7 +44,7 @@ def test_results_come_in_the_items_order(count: int) -> None:
 
 def test_a_slow_item_lets_others_be_done_ahead_but_not_without_end() -> None:
     """Results wait for the first item, which is slow; no more of them than the bound."""
-    items = [1.0] + [0.0] * 300
+    items = [2.0] + [0.0] * 300
     results = in_order(time.sleep, items, 2, doing=doing)
     team_of = results.gi_frame
     next(results)

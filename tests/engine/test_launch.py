@@ -166,11 +166,10 @@ def test_a_collective_that_fails_is_known_from_an_error_of_ones_own() -> None:
 def await_ranks(folder: Path, launcher: subprocess.Popen[str]) -> list[int]:
     """Process ids of the two ranks of `ranked.waits`, once both wait."""
     deadline = time.monotonic() + 120
-    while len(found := list(folder.glob("*.waiting"))) < 2:
+    while len(found := [pid for path in folder.glob("*.waiting") if (pid := path.read_text())]) < 2:
         assert time.monotonic() < deadline and launcher.poll() is None, launcher.communicate()
         time.sleep(0.05)
-    time.sleep(0.2)  # the second file's content
-    return [int(path.read_text()) for path in found]
+    return [int(pid) for pid in found]
 
 
 def await_processes(launcher: subprocess.Popen[str]) -> list[int]:
@@ -193,10 +192,19 @@ def lives(pid: int) -> bool:
 
 
 def children() -> list[str]:
-    """This process's children, but for multiprocessing's own tracker."""
+    """This process's children, but for multiprocessing's own tracker and for what runs beside, which has a session of its own."""
     table = subprocess.run(
         ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
     ).stdout
     return [
-        line for line in table.splitlines() if "resource_tracker" not in line and " ps " not in f" {line} "
+        line
+        for line in table.splitlines()
+        if "resource_tracker" not in line and " ps " not in f" {line} " and is_of_our_session(line.split()[0])
     ]
+
+
+def is_of_our_session(pid: str) -> bool:
+    try:
+        return os.getsid(int(pid)) == os.getsid(0)
+    except ProcessLookupError:
+        return False

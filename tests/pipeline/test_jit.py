@@ -56,7 +56,7 @@ def test_settings_that_change_the_code_have_code_of_their_own(tmp_path: Path) ->
 def test_of_processes_that_start_at_once_one_compiles_and_the_others_load(tmp_path: Path) -> None:
     package, gate = write_package(tmp_path), tmp_path / "gate"
     gate.mkdir()
-    processes = [start(package, gate=gate) for _ in range(PROCESSES)]
+    processes = [start(package, gate=gate, lock={"PATIENCE_S": 600.0}) for _ in range(PROCESSES)]
     while len(list(gate.iterdir())) < PROCESSES:
         assert all(process.poll() is None for process in processes)
         time.sleep(0.01)

@@ -134,22 +134,27 @@ def test_writing_into_a_batch_changes_no_later_one(beton: Path) -> None:
 
 def test_batches_may_be_let_go_in_another_thread(beton: Path) -> None:
     with Loader(beton, 4, train=True, size=64) as loader:
+        expected = {tuple(batch.labels.tolist()): batch.images.clone() for batch in loader}
         held: list[Batch] = []
-        stop = threading.Event()
+        stop, right = threading.Event(), []
 
         def drop() -> None:
             while not stop.is_set() or held:
                 if held:
-                    held.pop()
+                    batch = held.pop()
+                    right.append(torch.equal(batch.images, expected[tuple(batch.labels.tolist())]))
+                    del batch
 
         dropper = threading.Thread(target=drop)
         dropper.start()
         try:
             for _ in range(5):
+                loader.set_epoch(0)
                 held.extend(loader)
         finally:
             stop.set()
             dropper.join()
+        assert len(right) == 5 * len(expected) and all(right)
 
 
 def test_a_plan_that_is_dropped_half_way_writes_into_no_batch_of_the_next(beton: Path) -> None:

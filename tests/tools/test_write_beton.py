@@ -390,15 +390,29 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+SLOWLY = """
+import time
+from alexnet_fast.beton import encode
+
+def slowly(*given, at_once=encode.encode_jpeg):
+    time.sleep(0.1)
+    return at_once(*given)
+
+encode.encode_jpeg = slowly
+"""
+
+
 class Begun:
-    """A packing with two workers in a process group of its own, which has packed something."""
+    """A packing with two slow workers in a process group of its own, which has packed something."""
 
     def __init__(self, data: Path, out: Path) -> None:
+        (site := out / "../site").mkdir(exist_ok=True)
+        (site / "sitecustomize.py").write_text(SLOWLY)  # for the workers too
         command = [sys.executable, ROOT / "tools/write_beton.py", "--data", data, "--out", out]
         before = standing(out / "train.beton", 70)
         self.process = subprocess.Popen(
             [*map(str, command), "--workers", "2", "--max-resolution", "0"],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (site.resolve(), ROOT)))},
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
