@@ -144,9 +144,8 @@ class Crew:
             raise RuntimeError(f"the decoding thread {dead[0]} has ended, and not because it was told to")
         awaited = self._jobs[0].key if self._jobs else None
         what = "the next batch" if awaited is None else "epoch {}, step {}".format(*awaited)
-        loading_s = (
-            0.0 if self._loaded else LOADING_S
-        )  # before _moved_s: how long it took is no stall behind it
+        # Read before _moved_s, and set behind it: else the time that loading took would be a stall behind it.
+        loading_s = 0.0 if self._loaded else LOADING_S
         self._patience.check(max(began_s, self._moved_s), what, self.report, loading_s)
 
     def report(self) -> str:
@@ -186,7 +185,7 @@ class Crew:
             activity.begin("waiting for the kernels, which are being loaded or compiled")
             if not kernels.wait(give_up=lambda: self._closed):
                 return
-            self._moved_s = time.perf_counter()  # before _loaded: see _look_after
+            self._moved_s = time.perf_counter()
             self._loaded = True
             handle = open_handle()
             try:
