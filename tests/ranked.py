@@ -225,6 +225,24 @@ def ends_behind_its_killed_launcher(folder: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def is_done_at_sigterm(folder: Path) -> None:
+    """As a rank that is behind its last step."""
+    await_sigterm(folder)
+
+
+def cannot_save_at_sigterm(folder: Path) -> None:
+    await_sigterm(folder)
+    raise UserError("there is no room: make some")
+
+
+def await_sigterm(folder: Path) -> None:
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    (folder / f"{os.environ['RANK']}.waiting").write_text(str(os.getpid()))
+    while not told:
+        time.sleep(0.01)
+
+
 def kills_itself_on(rank: int) -> None:
     with world_of(2) as world:
         if world.rank == rank:

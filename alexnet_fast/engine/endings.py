@@ -66,6 +66,16 @@ def stop_of(records: list[Record]) -> Stopped | None:
     return Stopped(stops[0].number, stops[0].text) if stops and not failed else None
 
 
+def own_error(records: list[Record]) -> str | None:
+    """The first error that was a rank's own, for stderr; raises it where it is a UserError."""
+    own = next((record for record in records if record.kind in ("user", "error")), None)
+    if own is not None and own.kind == "user":
+        raise UserError(own.text)
+    if own is None:
+        return None
+    return f"rank {own.rank} on {socket.gethostname()} failed, and the others were stopped. Its error:\n{own.text}"
+
+
 def pid_file(folder: Path, rank: int) -> Path:
     """Where a rank says which process it is."""
     return folder / f"{rank}.pid"
@@ -116,11 +126,8 @@ def explain(failures: dict[int, ProcessFailure], folder: Path, hosts: int) -> st
             f"rank {rank} on {host} (process {failure.pid}) was killed by {signal.Signals(-code).name}{hint}; "
             "the others were stopped"
         )
-    own = next((record for record in records if record.kind in ("user", "error")), None)
-    if own is not None and own.kind == "user":
-        raise UserError(own.text)
-    if own is not None:
-        return f"rank {own.rank} on {host} failed, and the others were stopped. Its error:\n{own.text}"
+    if (error := own_error(records)) is not None:
+        return error
     lost = next((record for record in records if record.kind == "lost"), None)
     if lost is None or rank not in {record.rank for record in records}:
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name

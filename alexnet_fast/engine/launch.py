@@ -44,6 +44,7 @@ from .endings import (
     await_all,
     explain,
     lost_the_others,
+    own_error,
     pid_file,
     stack_file,
     stop_of,
@@ -52,7 +53,7 @@ from .ranks import is_joined
 
 LOST_GRACE_S = 4.0  # a rank that lost the others lets the one at fault be seen to end first
 GATHERING_S = 900  # how long hosts wait for each other at the start
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # that the agent handles
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # that end a run
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,14 @@ def run(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
             return 1
         except SignalException as told:
             _kill(begun)  # what a second signal left alive, or the first before the agent knew of it
-            if (stopped := stop_of(Record.all_in(folder))) is not None:
+            records = Record.all_in(folder)
+            if (stopped := stop_of(records)) is not None:
                 raise stopped from None
+            if (failure := own_error(records)) is not None:
+                print(f"error: {failure}", file=sys.stderr)
+                return 1
+            if [record.kind for record in records] == ["done"] * layout.nproc:
+                return 0  # it came behind the last step that looks for it
             if told.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
             raise Stopped(told.sigval, "without a save") from None
@@ -127,9 +134,14 @@ def run(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
     return 0
 
 
+def _heeded() -> tuple[signal.Signals, ...]:
+    """Those of SIGNALS that are not ignored, as nohup and a shell's & arrange, for the launcher and its ranks alike."""
+    return tuple(number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN)
+
+
 def _config(layout: Layout, folder: Path) -> LaunchConfig:
     alone = layout.hosts == 1
-    return LaunchConfig(
+    config = LaunchConfig(
         min_nodes=layout.hosts,
         max_nodes=layout.hosts,
         nproc_per_node=layout.nproc,
@@ -142,12 +154,15 @@ def _config(layout: Layout, folder: Path) -> LaunchConfig:
         start_method="spawn",
         logs_specs=DefaultLogsSpecs(str(folder / "agent")),  # by default one in /tmp that stays
     )
+    config.signals_to_handle = ",".join(number.name for number in _heeded())
+    return config
 
 
 def _run_as_rank(folder: Path, entry: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     """A rank's whole life in a process of its own."""
     rank = int(os.environ["RANK"])
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all processes; the launcher speaks for them
+    if signal.SIGINT in _heeded():  # Ctrl-C reaches all processes; the launcher speaks for them
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     with suppress(OSError):
         Path("/proc/self/comm").write_text(f"rank {rank}")  # what ps and top call it
@@ -158,7 +173,10 @@ def _run_as_rank(folder: Path, entry: Callable[..., Any], arguments: tuple[Any, 
             entry(*arguments)
         except BaseException as error:
             record = Record.of(rank, error)
-            record.write(folder)
+            try:
+                record.write(folder)
+            except OSError:  # the temporary folder is full, or was cleared behind a long run's back
+                print(f"rank {rank}: {record.text}", file=sys.stderr)
             if record.kind == "lost":
                 ask_the_silent(folder)
                 time.sleep(LOST_GRACE_S)
@@ -170,7 +188,8 @@ def _run_as_rank(folder: Path, entry: Callable[..., Any], arguments: tuple[Any, 
             os._exit(code)  # no clean-up that may wait for ranks that are gone
         finally:
             faulthandler.unregister(signal.SIGUSR1)
-    Record(rank, "done", "", time.time()).write(folder)
+    with suppress(OSError):
+        Record(rank, "done", "", time.time()).write(folder)
     launcher = multiprocessing.parent_process()
     if launcher is not None and not launcher.is_alive():  # torch would wait for its leave to end
         sys.stdout.flush()
@@ -261,7 +280,7 @@ def _whole_beginnings() -> Iterator[list[int]]:
 def _signals_held() -> Iterator[None]:
     """Handle what comes meanwhile at the end.  A mask would not do: torch's threads would take it, and Python handle it here."""
     held: list[int] = []
-    handlers = {number: signal.signal(number, lambda number, _: held.append(number)) for number in SIGNALS}
+    handlers = {number: signal.signal(number, lambda number, _: held.append(number)) for number in _heeded()}
     try:
         yield
     finally:

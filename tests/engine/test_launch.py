@@ -95,6 +95,35 @@ def test_ctrl_c_between_the_halves_of_a_ranks_beginning_is_one_word_too(tmp_path
     assert (launcher.returncode, out, error) == (130, "", "interrupted\n")
 
 
+def test_under_nohup_ranks_outlive_their_terminal_and_a_sigterm_behind_the_last_step_is_no_failure(
+    tmp_path: Path,
+) -> None:
+    launcher = launched(
+        tmp_path, "is_done_at_sigterm", "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    )
+    pids = await_ranks(tmp_path, launcher)
+    os.killpg(launcher.pid, signal.SIGHUP)
+    assert all(ignores(pid, signal.SIGHUP) for pid in (launcher.pid, *pids))
+    launcher.terminate()
+    out, error = launcher.communicate(timeout=120)
+    assert (launcher.returncode, out, error) == (0, "", "")
+
+
+def test_what_keeps_a_rank_from_saving_as_it_is_stopped_is_told(tmp_path: Path) -> None:
+    launcher = launched(tmp_path, "cannot_save_at_sigterm")
+    await_ranks(tmp_path, launcher)
+    launcher.terminate()
+    out, error = launcher.communicate(timeout=120)
+    assert (launcher.returncode, out, error) == (2, "", "error: there is no room: make some\n")
+
+
+def ignores(pid: int, number: signal.Signals) -> bool:
+    """Whether a process lives and ignores a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn"))
+    return lives(pid) and bool(int(mask, 16) >> (number - 1) & 1)
+
+
 def test_ranks_that_are_done_when_their_launcher_is_killed_end_too(tmp_path: Path) -> None:
     launcher = launched(tmp_path, "ends_behind_its_killed_launcher")
     pids = await_ranks(tmp_path, launcher)
