@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -295,6 +296,19 @@ def test_a_run_that_begins_anew_says_whose_checkpoints_it_replaces_and_mixes_no_
     assert "is of an earlier run, whose report goes now" in capfd.readouterr().out
     assert numbered(folder) == [] and cursor(folder / LAST) == (0, 2)
     assert not list(folder.glob("*.partial"))
+
+
+def test_the_best_of_another_past_goes_with_it_and_ones_own_stays(main: Main, folder: Path) -> None:
+    assert main() == 0 and (folder / BEST).exists()
+    more = f"schedule.epochs={EPOCHS + 1}", "eval.every=0"
+    assert main(*more, "--resume", "auto") == 0 and (folder / BEST).exists()
+    before = folder / "other.pt"
+    shutil.copy(folder / LAST, before)
+    checkpoint.save(before, checkpoint.load(before) | {"best_acc1": 1.0})
+    assert main(f"schedule.epochs={EPOCHS + 2}", "eval.every=0", "--resume", str(before)) == 0
+    assert not (folder / BEST).exists(), "this past knows of another"
+    assert main() == 0 and (folder / BEST).exists()
+    assert main("eval.every=0") == 0 and not (folder / BEST).exists()
 
 
 def flip(path: Path, share: float = 0.5) -> None:

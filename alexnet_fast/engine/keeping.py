@@ -78,7 +78,7 @@ class Keeper:
     Every rank has one, and calls it; the first writes.
 
     taken: the checkpoint of a run that this one goes on from, which stands at `cursor`; None where it begins anew.
-    What lies in the folder and is none of this run's past goes when its first checkpoint lies there whole.
+    What lies in the folder and is none of this run's past, the best included, goes when its first checkpoint lies there whole.
     What a killed run left half-written goes at once.
     """
 
@@ -90,8 +90,9 @@ class Keeper:
         if taken is not None and taken.name in found and taken.parent.resolve() == folder.resolve():
             self._past = [name for name in reversed(found[found.index(taken.name) :]) if name != LAST]
             self._last = cursor if taken.name == LAST else None
+        self._best_is_known = self._last is not None  # to be this run's
         if world.is_first:
-            for partial in folder.glob("*.partial"):
+            for partial in folder.glob("checkpoint_*.partial"):
                 partial.unlink(missing_ok=True)
 
     def save(
@@ -121,11 +122,25 @@ class Keeper:
             checkpoint.copy(partial, self._folder / BEST)
         self._remove_all_but(self._past)  # what is of another past goes before this one's first is in place
         if self._last is not None and self._keep > 1 and last.exists():
-            self._past.append(numbered(self._last))
-            checkpoint.set_aside(last, self._folder / self._past[-1])
+            name = numbered(self._last)
+            checkpoint.set_aside(last, self._folder / name)
+            self._past = [*(other for other in self._past if other != name), name]
         checkpoint.put(partial, last)
+        if not (is_best or self._best_is_known or self._best_is_of(snapshot)):
+            (self._folder / BEST).unlink(missing_ok=True)
+        self._best_is_known = True
         self._past = self._past[-(self._keep - 1) :] if self._keep > 1 else []
         self._remove_all_but(self._past)
+
+    def _best_is_of(self, snapshot: dict[str, Any]) -> bool:
+        """Whether the best is as good as this run's past says; one that cannot be read is left to whoever reads it."""
+        best = self._folder / BEST
+        if snapshot["best_acc1"] is None or not best.exists():
+            return False
+        try:
+            return bool(checkpoint.load(best, is_ours=True).get("best_acc1") == snapshot["best_acc1"])
+        except UserError:
+            return True
 
     def _remove_all_but(self, past: list[str]) -> None:
         for path in in_folder(self._folder):
