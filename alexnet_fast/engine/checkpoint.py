@@ -217,6 +217,7 @@ def load(path: Path, is_ours: bool = False) -> dict[str, Any]:
             "that loading would have to run"
         ) from error
     except Exception as error:  # whatever torch makes of garbage
+        _refuse_if_unread(path, error)
         raise Damaged(path, f"torch cannot read it: {type(error).__name__} {_first_line(error)}") from error
     if not isinstance(loaded, Mapping):
         raise UserError(f"{path} holds a {type(loaded).__name__}, not a checkpoint or a state_dict")
@@ -249,22 +250,35 @@ def find_damage(path: Path, is_ours: bool = False) -> str | None:
 
     Files of torch's format before 1.6 have no checksums: of them, as of whatever else is no zip, nothing is known.
     is_ours: a run of ours wrote it, so that it is a zip or damaged.
+    Raises UserError where the machine does not give the bytes.
     """
-    with open(path, "rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            if not file.tell():
-                return "it is empty"
-            return "it does not begin as a checkpoint does" if is_ours else None
     try:
+        with open(path, "rb") as file:
+            if file.read(4) != b"PK\x03\x04":
+                if not file.tell():
+                    return "it is empty"
+                return "it does not begin as a checkpoint does" if is_ours else None
         with zipfile.ZipFile(path) as records:
             damaged = records.testzip()
     except Exception as error:  # whatever the directory's bytes make of it
+        _refuse_if_unread(path, error)
         return (
             "it is cut short, or its directory is damaged"
             if isinstance(error, zipfile.BadZipFile)
             else _first_line(error)
         )
     return None if damaged is None else f"the checksum of its record {damaged} is wrong"
+
+
+def _refuse_if_unread(path: Path, error: Exception) -> None:
+    """Raise UserError for an error that says nothing of the file: taken for damage, it would cost a whole checkpoint."""
+    if isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+    ):
+        raise UserError(
+            f"the checkpoint {path} could not be read ({type(error).__name__}: {_first_line(error)}), which says nothing "
+            "of what it holds: see to the disk or the memory, and try again"
+        ) from error
 
 
 def holds_run(checkpoint: dict[str, Any]) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -142,6 +144,26 @@ def test_damage_in_the_first_bytes_makes_way_for_the_checkpoint_before(tmp_path:
         assert found is not None and found[0] == before and "damaged (it " in found[2][0]
         with pytest.raises(UserError, match=f"{before}, the one before it, is whole"):
             keeping.load(last)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("none left"), OSError(errno.EIO, "Input/output error"), OSError(errno.ESTALE, "stale")],
+)
+@pytest.mark.parametrize("where", [(zipfile.ZipFile, "testzip"), (torch, "load")])
+def test_an_error_that_says_nothing_of_the_file_is_no_damage(
+    error: Exception, where: tuple[Any, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the one before it would be taken, and the first save would replace the newest, which is whole."""
+    for name in (checkpoint.LAST, "checkpoint_e0001_s000000.pt"):
+        checkpoint.save(tmp_path / name, snapshot(make()))
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(*where, fails)
+    with pytest.raises(UserError, match="checkpoint_last.pt could not be read .* nothing of what it holds"):
+        keeping.newest_whole(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
