@@ -260,7 +260,7 @@ def find_weights(recipe: Recipe, resume: str | None) -> Path:
 
 def make_folder(recipe: Recipe, begins: bool = False) -> Path:
     """The run's folder, with the resolved recipe in it; begins: and without the results of an earlier run."""
-    with _writing(recipe.folder):
+    with writing(recipe.folder):
         for name in (metrics.REPORT, metrics.EVALUATION) if begins else ():
             (recipe.folder / name).unlink(missing_ok=True)
         metrics.write_text(recipe.folder / "recipe.toml", dump(recipe))
@@ -273,14 +273,15 @@ def claim_folder(recipe: Recipe, world: World, stack: ExitStack) -> None:
     Every rank has to call this; the first claims it.  Raises UserError where another run stays there.
     """
     if world.is_first:
-        with _writing(recipe.folder):
+        with writing(recipe.folder):
             patience_s = recipe.distributed.stop_s  # which is what a run that is told to stop may take
             stack.enter_context(claimed(recipe.folder, patience_s, partial(print, flush=True)))
     world.sum(torch.zeros(1))  # nobody looks for checkpoints before
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
+    """The run's folder, there to be written to; an OSError is the user's to mend."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield

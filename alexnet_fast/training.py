@@ -38,6 +38,7 @@ from .parts import (
     open_train_set,
     open_val_set,
     schedule,
+    writing,
 )
 from .pipeline.broken import Skipped, told
 from .pipeline.decode import decode_chunk
@@ -92,17 +93,18 @@ class Training:
         self.folder = make_folder(recipe, begins) if world.is_first else recipe.folder
         self.keeper = Keeper(self.folder, recipe.checkpoint.keep, world, taken, self.cursor)
         self.stopping = stack.enter_context(Stopping(world))
-        self.log = Log(
-            self.folder,
-            epochs=recipe.schedule.epochs,
-            steps_per_epoch=self.steps_per_epoch,
-            going_on_from=self.cursor,
-            tensorboard=recipe.log.tensorboard,
-            speaks=world.is_first,
-            ceiling_img_per_s=ceiling_img_per_s(
-                recipe, machine_of(device, world), self.train_set.beton.map.size
-            ),
-        )
+        with writing(self.folder):
+            self.log = Log(
+                self.folder,
+                epochs=recipe.schedule.epochs,
+                steps_per_epoch=self.steps_per_epoch,
+                going_on_from=self.cursor,
+                tensorboard=recipe.log.tensorboard,
+                speaks=world.is_first,
+                ceiling_img_per_s=ceiling_img_per_s(
+                    recipe, machine_of(device, world), self.train_set.beton.map.size
+                ),
+            )
         stack.callback(self.log.close)
         if 2 * self.train_set.num_classes < recipe.model.num_classes:
             notes.append(
@@ -287,7 +289,8 @@ class Training:
                 f"= {recipe.schedule.epochs}"
             )
         elif self.world.is_first:
-            report.write(self.folder / metrics.REPORT)
+            with writing(self.folder):
+                report.write(self.folder / metrics.REPORT)
         for line in metrics.closing_lines(before or report.figures()):
             self.log.say(line)
         return report
@@ -307,7 +310,8 @@ def evaluate_only(recipe: Recipe, resume: str | None = None) -> Accuracy:
     result = {"checkpoint": str(path), "acc1": accuracy.acc1, "acc5": accuracy.acc5, **asdict(accuracy)}
     result["full_batches"] = metrics.full_batches(accuracy)
     if world.is_first:
-        metrics.write_text(make_folder(recipe) / metrics.EVALUATION, json.dumps(result, indent=2) + "\n")
+        with writing(recipe.folder):
+            metrics.write_text(make_folder(recipe) / metrics.EVALUATION, json.dumps(result, indent=2) + "\n")
         print(f"{path} on {recipe.data.val}: {accuracy.samples:,} samples, loss {accuracy.loss:.4f}")
         print("\n".join(metrics.accuracy_lines(accuracy)))
     return accuracy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -121,7 +121,7 @@ class Log:
         self._ceiling = ceiling_img_per_s
         self._folder, self._epochs, self._steps_per_epoch = folder, epochs, steps_per_epoch
         self._console = Console(quiet=not speaks, highlight=False, soft_wrap=True)
-        self._file = _open_metrics(folder / METRICS, going_on_from, steps_per_epoch) if speaks else None
+        self._lines = _Lines(folder / METRICS, going_on_from, steps_per_epoch, self.say) if speaks else None
         self._tensorboard = _summary_writer(folder) if tensorboard and speaks else None
         self._headed = False
         self._narrow = self._console.width < NARROW
@@ -241,18 +241,54 @@ class Log:
     def close(self) -> None:
         with suppress(OSError):  # as in `say`
             self._progress.stop()
-        if self._file is not None:
-            self._file.close()
+        if self._lines is not None:
+            self._lines.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
 
     def _record(self, kind: str, step: int, **values: float) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-            self._file.flush()
+        if self._lines is not None:
+            self._lines.add(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         if self._tensorboard is not None:
             for name, value in values.items():
                 self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+
+class _Lines:
+    """metrics.jsonl, which holds only what happened before and is written line by line.
+
+    A run does not end for its metrics: lines that cannot be written, as on a full disk, wait in memory until they can.
+    """
+
+    def __init__(
+        self, path: Path, going_on_from: Cursor, steps_per_epoch: int, say: Callable[[str], None]
+    ) -> None:
+        self._path, self._say = path, say
+        _drop_what_is_to_come(path, going_on_from, steps_per_epoch)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed in close)
+        self._waiting, self._told = b"", False
+
+    def add(self, line: str) -> None:
+        self._waiting += line.encode()
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) or 0 :]
+            self._told = False
+        except OSError as error:
+            if not self._told:
+                self._told = True
+                self._say(
+                    f"{self._path} cannot be written ({error.strerror}): its lines wait until it can, and the run goes on"
+                )
+
+    def close(self) -> None:
+        self._told = True
+        self.add("")
+        if self._waiting:
+            lost = self._waiting.count(b"\n")
+            self._say(f"the last {lost:,} lines of {self._path} could not be written and are lost")
+        with suppress(OSError):
+            self._file.close()
 
 
 def accuracy_lines(accuracy: Accuracy) -> list[str]:
@@ -292,8 +328,8 @@ def write_text(path: Path, text: str) -> None:
     sync_folder(path.parent)
 
 
-def _open_metrics(path: Path, going_on_from: Cursor, steps_per_epoch: int) -> Any:
-    """metrics.jsonl, open for appending, holding only what happened before."""
+def _drop_what_is_to_come(path: Path, going_on_from: Cursor, steps_per_epoch: int) -> None:
+    """Have metrics.jsonl hold only what happened before."""
     kept: list[str] = []
     last = going_on_from["epoch"] * steps_per_epoch + going_on_from["step"]
     if last and path.exists():
@@ -306,7 +342,6 @@ def _open_metrics(path: Path, going_on_from: Cursor, steps_per_epoch: int) -> An
             except (ValueError, KeyError, TypeError):  # a line that a kill cut short
                 continue
     write_text(path, "".join(kept))
-    return open(path, "a", encoding="utf-8")
 
 
 def _summary_writer(folder: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -105,6 +106,37 @@ def test_a_console_that_cannot_be_written_to_is_quiet_and_the_run_goes_on(
         speaking.close()
         print("and what is left in its buffer goes nowhere")
     assert [record["step"] for record in records(tmp_path)] == [1, 2]
+
+
+class FullFor:
+    """A file on a disk that is full at its first writes, of which it takes a part each."""
+
+    def __init__(self, file: Any, writes: int) -> None:
+        self.file, self.writes, self.close = file, writes, file.close
+
+    def write(self, content: bytes) -> int:
+        self.writes -= 1
+        if self.writes < 0:
+            return int(self.file.write(content))
+        if self.writes % 2:
+            return int(self.file.write(content[:5]))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(("writes", "lost"), [(4, 0), (1000, 3)])
+def test_metrics_wait_for_room_on_a_full_disk_and_the_run_goes_on(
+    writes: int, lost: int, tmp_path: Path, capsys: Any
+) -> None:
+    speaking = log(tmp_path)
+    speaking._lines._file = FullFor(speaking._lines._file, writes)  # type: ignore[assignment, union-attr]
+    for step in range(3):
+        speaking.step(0, step, AVERAGES, clock())
+    speaking.close()
+    out = capsys.readouterr().out
+    assert out.count(f"{METRICS} cannot be written (No space left on device)") == 1
+    assert (f"the last {lost} lines of" in out) == (lost > 0)
+    if not lost:
+        assert [record["step"] for record in records(tmp_path)] == [1, 2, 3]
 
 
 def test_metrics_are_one_json_object_a_line_with_the_runs_step(tmp_path: Path) -> None:
