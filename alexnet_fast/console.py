@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from rich.console import Console as Plain
@@ -21,4 +20,4 @@ class Console(Plain):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        mute(sys.stdout)
+        mute(self.file)

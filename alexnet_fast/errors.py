@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TextIO
+from typing import IO, TextIO
 
 
 class UserError(ValueError):
@@ -58,7 +58,7 @@ def exit_code(command: Callable[[], int | None]) -> int:
         return 128 + signal.SIGPIPE
 
 
-def mute(stream: TextIO) -> None:
+def mute(stream: IO[str]) -> None:
     """Have all that is written to `stream`, and what it still holds, go nowhere: its reader is gone, or its disk is full.
 
     Otherwise Python would find it so again as it ends, and exit with 120.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .console import Console
 
 LINE_EVERY_S = 30.0
 
@@ -44,6 +44,6 @@ def progress_bar(name: str, total: int | None = None) -> Iterator[Callable[..., 
                 told = now
                 left_min = ((of or done) - done) / per_s / 60 if per_s else 0.0
                 line = f"{name}: {done:,} of {of or done:,}, {per_s:,.0f} img/s, {left_min:,.1f} min left"
-                print(line, file=sys.stderr, flush=True)
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
 
         yield progress

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
+import command_line
 from alexnet_fast import progress
+from components import ROOT
 
 
 def test_a_log_gets_lines_with_rate_and_time_left_and_what_was_done_before_is_no_speed(
@@ -21,6 +26,26 @@ def test_a_log_gets_lines_with_rate_and_time_left_and_what_was_done_before_is_no
         "packing train: 410 of 1,000, 0 img/s, 30.5 min left",
         "packing train: 700 of 1,000, 5 img/s, 1.0 min left",
     ]
+
+
+def test_work_whose_log_cannot_be_written_goes_on() -> None:
+    code = (
+        "from alexnet_fast import progress\n"
+        "progress.LINE_EVERY_S = 0\n"
+        "with progress.progress_bar('packing', 9) as told:\n"
+        "    for done in range(10):\n"
+        "        told(done)\n"
+        "print(done)\n"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            env=command_line.environment({"PYTHONPATH": str(ROOT)}),
+        )
+    assert (done.returncode, done.stdout) == (0, "9\n")
 
 
 def test_the_number_of_all_may_be_told_with_what_is_done(
