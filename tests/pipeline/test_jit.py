@@ -5,13 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
+import threading
 import time
 from pathlib import Path
 
 import numba
 import pytest
 
-from alexnet_fast.pipeline.jit import kernel
+from alexnet_fast.pipeline.jit import kernel, lock
 from alexnet_fast.pipeline.jit.lock import CompileLock
 from alexnet_fast.pipeline.jit.store import KEPT
 from kernels import ended, forbid_writing, read_only, run, start, write_package
@@ -80,6 +82,27 @@ def test_a_process_that_never_gives_up_its_turn_is_named_and_not_waited_for_for_
     assert f"waiting for another process to compile the kernels; it holds {place}" in found.said
     assert "compiling here too" in found.said
     assert run(package).misses == 0
+
+
+def test_a_child_that_is_forked_during_a_compilation_can_compile() -> None:
+    """The thread that compiles is not in it, and would hold numba's lock there for ever."""
+    begun = threading.Event()
+
+    def compiles() -> None:
+        with lock.compilation():
+            begun.set()
+            time.sleep(0.3)
+
+    compiler = threading.Thread(target=compiles)
+    compiler.start()
+    begun.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends it, where it waits in vain
+        with lock.compilation():
+            os._exit(lock._depth)
+    compiler.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 
 
 def test_a_compilation_that_fails_gives_its_turn_back(

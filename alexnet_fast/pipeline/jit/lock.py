@@ -73,6 +73,12 @@ class CompileLock:
         return True
 
 
+# A child that was forked in the middle of a compilation would wait for ever for the thread that it does not have.
+os.register_at_fork(
+    before=global_compiler_lock.acquire,
+    after_in_parent=global_compiler_lock.release,
+    after_in_child=global_compiler_lock.release,
+)
 _locks: dict[Path, CompileLock] = {}
 _depth = 0
 
