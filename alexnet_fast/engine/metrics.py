@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -272,7 +273,9 @@ class _Lines:
         self._waiting += line.encode()
         try:
             while self._waiting:
-                self._waiting = self._waiting[self._file.write(self._waiting) or 0 :]
+                if not (written := self._file.write(self._waiting)):
+                    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                self._waiting = self._waiting[written:]
             self._told = False
         except OSError as error:
             if not self._told:
