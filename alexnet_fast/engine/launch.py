@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import uuid
@@ -105,8 +106,12 @@ def run(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
             f"host {layout.host} of {layout.hosts} waits for the others at {layout.address}", file=sys.stderr
         )
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(layout.stop_s)  # older agents wait for 30 s
-    with tempfile.TemporaryDirectory(prefix="ranks-") as name, _silent_agent(), _whole_beginnings() as begun:
-        folder = Path(name)
+    with (
+        tempfile.TemporaryDirectory(prefix="ranks-") as name,
+        _silent_agent(),
+        _whole_beginnings() as begun,
+        _end_of_the_done(folder := Path(name)),
+    ):
         try:
             elastic_launch(_config(layout, folder), _run_as_rank)(folder, entry, arguments)
         except ChildFailedError as error:
@@ -188,11 +193,11 @@ def _run_as_rank(folder: Path, entry: Callable[..., Any], arguments: tuple[Any, 
             os._exit(code)  # no clean-up that may wait for ranks that are gone
         finally:
             faulthandler.unregister(signal.SIGUSR1)
+    sys.stdout.flush()  # once it has said that it is done it may be killed
     with suppress(OSError):
         Record(rank, "done", "", time.time()).write(folder)
     launcher = multiprocessing.parent_process()
     if launcher is not None and not launcher.is_alive():  # torch would wait for its leave to end
-        sys.stdout.flush()
         os._exit(0)
 
 
@@ -288,6 +293,38 @@ def _signals_held() -> Iterator[None]:
             signal.signal(number, handler)
         for late in held:
             signal.raise_signal(late)
+
+
+@contextmanager
+def _end_of_the_done(folder: Path) -> Iterator[None]:
+    """Ranks that are done end at once where the agent stops the others.
+
+    They wait for it to take their result, which it no longer does: it would wait `Layout.stop_s` for them in turn.
+    """
+    close = agent.MultiprocessContext._close
+
+    def end_the_done(closed: threading.Event) -> None:
+        while not closed.wait(0.05):
+            done = [record.rank for record in Record.all_in(folder) if record.kind == "done"]
+            _kill([int(pid_file(folder, rank).read_text()) for rank in done])
+
+    def close_at_once(
+        context: agent.MultiprocessContext, death_sig: signal.Signals, timeout: int = 30
+    ) -> None:
+        closed = threading.Event()
+        ending = threading.Thread(target=end_the_done, args=(closed,), name="end-the-done")
+        ending.start()
+        try:
+            close(context, death_sig, timeout)
+        finally:
+            closed.set()
+            ending.join()
+
+    agent.MultiprocessContext._close = close_at_once  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        agent.MultiprocessContext._close = close  # type: ignore[method-assign]
 
 
 def _kill(begun: list[int]) -> None:

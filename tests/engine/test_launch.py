@@ -105,7 +105,7 @@ def test_under_nohup_ranks_outlive_their_terminal_and_a_sigterm_behind_the_last_
     os.killpg(launcher.pid, signal.SIGHUP)
     assert all(ignores(pid, signal.SIGHUP) for pid in (launcher.pid, *pids))
     launcher.terminate()
-    out, error = launcher.communicate(timeout=120)
+    out, error = launcher.communicate(timeout=TWO.stop_s - 10)  # they are not waited for
     assert (launcher.returncode, out, error) == (0, "", "")
 
 
