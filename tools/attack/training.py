@@ -134,7 +134,8 @@ def attack(folder: Path, betons: Path, ranks: int, faults: Sequence[Fault], seed
     whole, let_alone = Run(f"whole{ranks}", folder, betons, ranks), None
     if not (whole.folder / "report.json").exists():
         let_alone = whole.start()  # beside the one that is struck
-    run = Run(f"struck{ranks}_{seed}", folder, betons, ranks)
+    run = Run(f"struck{ranks}_{faults[0].name}_{seed}", folder, betons, ranks)
+    assert not run.folder.exists(), f"{run.folder} is another run's: what is struck there may have ended"
     steps = sorted(rng.sample(range(1, EPOCHS * STEPS - 4), len(faults)))
     struck, processes = list[subprocess.Popen[str]](), list[int]()
     try:
