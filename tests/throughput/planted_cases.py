@@ -117,7 +117,7 @@ def check_files(recipe: Recipe) -> None:
     assert names <= {"throughput.json", "throughput.png", "timeline.json"} and "throughput.json" in names
     document = json.loads((recipe.folder / "throughput.json").read_text())
     assert WORDS[document["verdict"]["binding"]] in document["verdict"]["text"].lower()
-    assert 0.1 < document["verdict"]["share_of_ceiling"] < 10  # tools/bench_profile.py says how near it is
+    assert 0.5 < document["verdict"]["share_of_ceiling"] < 2  # tools/bench_profile.py says how near it is
 
 
 def test_a_slow_reader_is_named(
@@ -146,5 +146,5 @@ def test_a_slow_copy_is_named(all_photos_beton: Path, tmp_path: Path, late: Any)
 def test_a_slow_step_is_named(all_photos_beton: Path, tmp_path: Path, late: Any) -> None:
     late(compute_s=0.002)
     found = profile(all_photos_beton, tmp_path, "slow-step")
-    assert found.verdict.binding == "step" and found.stages.whole.data_wait_share < 0.5
+    assert found.verdict.binding == "step" and found.stages.whole.data_wait_share < 0.1
     assert "optimizer" in found.verdict.text

@@ -16,7 +16,7 @@ TOOL = Path(__file__).resolve().parents[2] / "tools/bench_kernels.py"
 
 def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, TOOL, "--rounds", "2", *map(str, arguments)], capture_output=True, text=True
+        [sys.executable, TOOL, "--rounds", "5", *map(str, arguments)], capture_output=True, text=True
     )
 
 
@@ -29,7 +29,7 @@ def test_the_stages_of_two_files_are_measured_side_by_side(tmp_path: Path) -> No
     assert [row["beton"] for row in figures] == [str(path) for path in files]
     for row in figures:
         assert row["images"] == 12
-        assert min(row["cut_us"], row["all_us"]) > 0
+        assert 0 < row["cut_us"] < row["cut_us"] + row["libjpeg_us"] < row["all_us"]
         assert row["cut_us"] + row["libjpeg_us"] + row["render_us"] == pytest.approx(row["all_us"])
 
 
