@@ -28,7 +28,7 @@ from alexnet_fast.engine.ranks import World
 from alexnet_fast.errors import Stopped, UserError
 from alexnet_fast.recipe import Recipe, validate
 from alexnet_fast.throughput import run as throughput
-from attack.narrow import NarrowAlexNet
+from stress.narrow_model import NarrowAlexNet
 
 CPU = resolve("cpu")
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, fused=True)

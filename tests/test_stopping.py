@@ -34,8 +34,8 @@ from alexnet_fast.engine.claim import LOCK, claimed
 from alexnet_fast.engine.ranks import World
 from alexnet_fast.engine.stopping import Stopping
 from alexnet_fast.recipe import dump, load
-from attack.narrow import NarrowAlexNet
 from components import ROOT
+from stress.narrow_model import NarrowAlexNet
 
 EPOCHS, STEPS = 2, 4
 Main = Callable[..., int]
@@ -231,7 +231,7 @@ def test_ctrl_c_while_torch_is_imported_leaves_no_traceback() -> None:
 
 def test_ctrl_c_that_ends_tee_as_well_saves_all_the_same(tmp_path: Path, sets: Path, folder: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "tools/attack/narrow.py", str(recipe_in(tmp_path, sets)), "--set", "schedule.epochs=9999",
+        [sys.executable, "tests/stress/narrow_model.py", str(recipe_in(tmp_path, sets)), "--set", "schedule.epochs=9999",
          "--set", "checkpoint.every_epochs=9999", "--set", "eval.every=0"],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -7,8 +7,8 @@ from pathlib import Path
 import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 
 # isort: split
-from attack.training import Fault, attack
 from components import ROOT
+from stress.kill_training import Fault, attack
 
 
 def test_struck_by_ctrl_c_and_by_sigkill_a_run_ends_as_if_it_had_been_let_alone(

@@ -15,11 +15,11 @@ from alexnet_fast.beton.encode import Encoding
 from alexnet_fast.beton.reader import BetonError
 from alexnet_fast.beton.writer import Split, write_beton
 from alexnet_fast.errors import UserError
-from attack import packing
-from attack import photos as found
-from attack.packing import Packing, kill_at_random, own_mounts
 from betons import Entry, picture, write
 from components import ROOT
+from stress import kill_packing
+from stress import sample_images as found
+from stress.kill_packing import Packing, kill_at_random, own_mounts
 
 
 class Stop(BaseException):
@@ -49,7 +49,7 @@ def test_a_packing_that_stops_anywhere_leaves_no_beton(tmp_path: Path) -> None:
 def test_a_packing_that_is_killed_again_and_again_ends_with_the_same_bytes(
     photos: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL of the whole process group, at random moments; in full: attack.packing."""
+    """SIGKILL of the whole process group, at random moments; in full: stress.kill_packing."""
     kills = kill_at_random(Packing(photos, "--limit", 200), tmp_path, tries=3, seed=0, workers=(1, 2))
     assert (kills.kills, kills.survived) == (3, True) and kills.resumed, kills
 
@@ -61,7 +61,7 @@ def test_a_packing_whose_disk_is_full_is_refused_and_goes_on_when_there_is_room(
         pytest.skip(str(error))
     attack = [
         "-m",
-        "attack.packing",
+        "stress.kill_packing",
         "--data",
         photos,
         "--limit",
@@ -73,7 +73,7 @@ def test_a_packing_whose_disk_is_full_is_refused_and_goes_on_when_there_is_room(
     ]
     run = subprocess.run(
         [sys.executable, *map(str, attack)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         capture_output=True,
         text=True,
         check=False,
@@ -88,11 +88,11 @@ def test_the_attack_on_packings_says_in_a_sentence_what_it_cannot_pack(
 ) -> None:
     monkeypatch.setattr(found, "FOLDERS", (tmp_path / "none", tmp_path / "photos"))
     with pytest.raises(UserError, match="neither .*none nor .*photos: give --data FOLDER, which has train/"):
-        packing.main(["--tries", "1"])
+        kill_packing.main(["--tries", "1"])
     (tmp_path / "photos/train/ant").mkdir(parents=True)
     assert found.found_folder("--data") == tmp_path / "photos"
     with pytest.raises(UserError) as caught:
-        packing.main(["--tries", "1"])
+        kill_packing.main(["--tries", "1"])
     said = str(caught.value)
     assert said.startswith("the packing that nobody attacks ended with code 2: ") and "holds no image" in said
     assert "\n" not in said and "error:" not in said

@@ -14,7 +14,7 @@ import pytest
 
 from alexnet_fast.errors import exit_code
 from alexnet_fast.recipe import load
-from attack import betons, recipes, slicer
+from stress import fuzz_betons, fuzz_recipes, fuzz_slicer
 
 
 @pytest.fixture(scope="module")
@@ -24,25 +24,25 @@ def photos(require: Callable[[str], Path]) -> Path:
 
 def test_damaged_betons_load_or_are_refused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a write where none may be is noticed: at the last file the worker makes one."""
-    monkeypatch.setenv(betons.SABOTAGE, "150")
-    result = betons.attack(photos, 151, seed=8, with_ffcv=False)
+    monkeypatch.setenv(fuzz_betons.SABOTAGE, "150")
+    result = fuzz_betons.attack(photos, 151, seed=8, with_ffcv=False)
     assert result.findings == ["file 150 ended the process with -11"] and result.files == 151
     assert result.loaded > 50 and result.refused > 10 and 100 < result.broken < result.samples - 100
 
 
 def test_damaged_recipes_load_or_are_refused_in_one_sentence() -> None:
-    result = recipes.attack(100, seed=8)
+    result = fuzz_recipes.attack(100, seed=8)
     assert result.findings == [] and result.loaded > 5 and result.refused > 50
 
 
 def test_parser_and_slicer_agree_with_their_python_form_and_with_a_decode_of_the_whole(photos: Path) -> None:
-    result = slicer.attack(photos, 60, seed=8)
+    result = fuzz_slicer.attack(photos, 60, seed=8)
     assert result.findings == {} and result.inputs > 60
     assert min(result.reached[kind] for kind in ("tiles", "rows", "whole", "decoder")) > 0
 
 
 def test_an_index_beyond_the_end_or_below_zero_is_noticed() -> None:
-    array = slicer.Strict(b"abc")
+    array = fuzz_slicer.Strict(b"abc")
     for wrong in (3, -1, slice(2, 4), slice(-1, 2), slice(2, 1)):
         with pytest.raises(IndexError):
             array[wrong]

@@ -27,9 +27,9 @@ from alexnet_fast.pipeline.status import (
     WRONG_SIZE,
     BrokenSample,
 )
-from attack.guarded import fill, guarded_bytes, guarded_scratch
-from attack.jpegs import frame_at, replaced
 from betons import Entry, jpeg, jpegtran, marks, picture, segments, write
+from stress.guard_pages import fill, guarded_bytes, guarded_scratch
+from stress.jpeg_mutations import frame_at, replaced
 
 SIZE = (256, 192)
 

@@ -12,8 +12,8 @@ from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.pipeline.broken import Skipped, told
 from alexnet_fast.pipeline.order import epoch_order
 from alexnet_fast.pipeline.status import BrokenSample
-from attack.samples import WAYS, damage
 from betons import Entry, loaded, picture, write
+from stress.broken_samples import WAYS, damage
 
 BROKEN = dict(zip(range(7, 1000, 100), [*WAYS, "truncated", "wrong size", "not a JPEG", "lying header"]))
 BATCH = 50

@@ -13,7 +13,7 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 import trace_events
 from alexnet_fast import parts, train
 from alexnet_fast.throughput import run
-from attack.narrow import NarrowAlexNet
+from stress.narrow_model import NarrowAlexNet
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.toml"
 

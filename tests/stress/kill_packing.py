@@ -1,6 +1,6 @@
 """Kill a packing at random moments, and let its disk run full: resumed each time, the file must be the one of a packing left alone.
 
-    PYTHONPATH=.:tools python -m attack.packing [--tries 30] [--seed 0] [--data FOLDER]
+    PYTHONPATH=.:tests python -m stress.kill_packing [--tries 30] [--seed 0] [--data FOLDER]
 
 The disk is a small tmpfs in a mount namespace of its own, for which one has to be root, or be let have a user namespace.
 """
@@ -26,7 +26,7 @@ from alexnet_fast.beton.journal import images_logged
 from alexnet_fast.command import Defaults
 from alexnet_fast.errors import UserError, exit_code
 
-from .photos import EITHER, ROOT, found_folder
+from .sample_images import EITHER, ROOT, found_folder
 
 FULL_AT = (0.2, 0.5, 0.8, 0.99)  # of the room that the file takes: sizes of the disk, one after another
 
@@ -248,11 +248,11 @@ def main(argv: list[str] | None = None) -> int:
         if options.tries:
             survived = attack_by_kills(packing, Path(folder), options.tries, options.seed)
     if options.full == "yes":
-        again = [sys.executable, "-m", "attack.packing", "--data", data, "--full", "inside", *limit]
+        again = [sys.executable, "-m", "stress.kill_packing", "--data", data, "--full", "inside", *limit]
         sizes = ["--full-at", *map(str, options.full_at)]
         inside = subprocess.run(
             [*own_mounts(), *map(str, again), *sizes],
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
             check=False,
         )
         survived &= inside.returncode == 0

@@ -1,6 +1,6 @@
 """Stop a training run at random steps in every way, resume it each time, and compare its end with an uninterrupted one's.
 
-    PYTHONPATH=.:tools python -m attack.training --betons DIR [--tries 10] [--seed 0] [--ranks 1 2] [--faults SIGTERM SIGINT SIGKILL]
+    PYTHONPATH=.:tests python -m stress.kill_training --betons DIR [--tries 10] [--seed 0] [--ranks 1 2] [--faults SIGTERM SIGINT SIGKILL]
 
 DIR holds a train.beton and a val.beton of at most ten classes.  The run is the command in processes of its own, on
 a CPU, with a narrow AlexNet (narrow.py), at O2 with dropout, a checkpoint every third step and an evaluation each epoch.
@@ -87,7 +87,7 @@ class Run:
         self.before = self.file()
         sets = [word for argument in self.arguments for word in ("--set", argument)]
         return subprocess.Popen(
-            [sys.executable, str(ROOT / "tools/attack/narrow.py"), str(ROOT / "recipes/tiny.toml"), *sets,
+            [sys.executable, str(ROOT / "tests/stress/narrow_model.py"), str(ROOT / "recipes/tiny.toml"), *sets,
              "--resume", "auto"],
             env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -1,6 +1,6 @@
 """``python -m alexnet_fast.train`` with 8 in place of AlexNet's 4,096 hidden units: the same in all but the time it takes.
 
-    PYTHONPATH=. python tools/attack/narrow.py RECIPE [--set section.key=value ...]
+    PYTHONPATH=. python tests/stress/narrow_model.py RECIPE [--set section.key=value ...]
 
 Its ranks, which import this file as they start, are narrow too.
 """

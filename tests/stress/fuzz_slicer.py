@@ -1,7 +1,7 @@
 """Fuzz the JPEG header parser and the tile slicer, guided by what code each input reaches.
 
     pip install atheris
-    PYTHONPATH=.:tools python -m attack.slicer --seconds 600
+    PYTHONPATH=.:tests python -m stress.fuzz_slicer --seconds 600
 
 The kernels run in their Python form on memory that refuses an index below zero or beyond the end (numpy would count it
 from the other end, compiled code would follow it), then compiled on guarded memory; both must say the same.  What is
@@ -32,10 +32,10 @@ from alexnet_fast.pipeline import decode, header, planes, tiles, turbojpeg
 from alexnet_fast.pipeline.chunks import open_handle
 from alexnet_fast.pipeline.status import OK
 
-from . import jpegs
-from .guarded import guarded, guarded_bytes, guarded_scratch
-from .photos import EITHER, ROOT, found_folder
-from .strict import Strict, copied, python_form
+from . import jpeg_mutations
+from .checked_kernels import Strict, copied, python_form
+from .guard_pages import guarded, guarded_bytes, guarded_scratch
+from .sample_images import EITHER, ROOT, found_folder
 
 CAPACITY = 1 << 12  # tiles
 SIDE = 1024  # px: a larger image than its square is cut and not decoded
@@ -164,7 +164,7 @@ class Attack:
 
 def small_seeds(photos: Path) -> list[bytes]:
     """The smaller seeds: the Python form takes a microsecond or two for each byte that it looks at."""
-    return [jpeg for jpeg in jpegs.seeds(photos).values() if len(jpeg) < 2000]
+    return [jpeg for jpeg in jpeg_mutations.seeds(photos).values() if len(jpeg) < 2000]
 
 
 def attack(photos: Path, tries: int, seed: int = 0) -> Result:
@@ -172,7 +172,7 @@ def attack(photos: Path, tries: int, seed: int = 0) -> Result:
     found, attack = small_seeds(photos), Attack(seed)
     for data in found:
         attack.try_one(data)
-    for data, _ in zip(jpegs.damages(np.random.default_rng(seed), found), range(tries)):
+    for data, _ in zip(jpeg_mutations.damages(np.random.default_rng(seed), found), range(tries)):
         attack.try_one(data)
     return attack.told()
 
@@ -205,7 +205,7 @@ def guided(photos: Path, seconds: int, seed: int, corpus: Path, told: Path) -> N
         rng = np.random.default_rng(number)
         if rng.random() < 0.5 or len(data) < 5:
             return bytes(atheris.Mutate(data, most))
-        return jpegs.damaged(rng, data, found[int(rng.integers(len(found)))])[:most]
+        return jpeg_mutations.damaged(rng, data, found[int(rng.integers(len(found)))])[:most]
 
     options = [
         f"-max_total_time={seconds}",
@@ -236,7 +236,7 @@ def fuzz(photos: Path, seconds: int, seed: int, corpus: Path | None = None) -> R
         seed,
         "--child",
     ]
-    paths = [str(ROOT), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     with tempfile.TemporaryDirectory() as name:
         told, corpus = Path(name, "told.json"), corpus or Path(name, "corpus")
         corpus.mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .jpegs import SIDES, Random, damaged, frame_size, seeds
+from .jpeg_mutations import SIDES, Random, damaged, frame_size, seeds
 
 FIELDS = struct.pack("<B16s1024x", 2, b"image") + struct.pack("<B16s1024x", 1, b"label")
 RECORDS_AT = 24 + len(FIELDS)

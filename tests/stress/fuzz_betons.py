@@ -1,6 +1,6 @@
 """Open damaged betons and decode all of their samples: each must load or be refused by an error of ours.
 
-    PYTHONPATH=.:tools python -m attack.betons --tries 10000 --seed 0
+    PYTHONPATH=.:tests python -m stress.fuzz_betons --tries 10000 --seed 0
 
 File number n is made from (seed, n) alone, so a finding can be made again: ``--first n --tries 1``.  Worker processes,
 under a limit on their memory, decode each sample twice into memory that ends at pages which nobody may touch: with
@@ -36,10 +36,10 @@ from alexnet_fast.pipeline import chunks, turbojpeg
 from alexnet_fast.pipeline.crop import Cropping
 from alexnet_fast.pipeline.decode import SAMPLE, Scratch, sample_table
 
-from . import jpegs, layout
-from .guarded import PAGE, fill, guarded, guarded_scratch
-from .onlookers import Onlookers
-from .photos import EITHER, ROOT, found_folder
+from . import beton_mutations, jpeg_mutations
+from .guard_pages import PAGE, fill, guarded, guarded_scratch
+from .other_readers import Onlookers
+from .sample_images import EITHER, ROOT, found_folder
 
 SIZE = 64  # px: an image is three whole pages, so that both of its ends are at a guard
 MORE_MEMORY = (
@@ -76,7 +76,7 @@ class Decoder:
     def __init__(self, poison: bytes, leavings: int) -> None:
         self.handle, self.leavings = chunks.open_handle(), leavings
         self.poison = np.frombuffer(poison, np.uint8)
-        self.sample = np.array([(0, len(poison), *jpegs.frame_size(poison), 0, 0)], SAMPLE)
+        self.sample = np.array([(0, len(poison), *jpeg_mutations.frame_size(poison), 0, 0)], SAMPLE)
         self.out, self.status = guarded((1, 3, SIZE, SIZE)), guarded(1)
         self.scratch: Scratch = chunks.first_scratch(self.handle, SIZE)
 
@@ -142,11 +142,11 @@ def work(photos: Path, seed: int, numbers: range, *, with_ffcv: bool) -> None:
     turbojpeg.load()
     vars(chunks)["make_scratch"] = guarded_scratch
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
-        files = layout.Files(photos, seed, Path(name), with_ffcv=with_ffcv)
-        onlookers = Onlookers(Path(name), files.jpegs[0], layout.COUNT)
+        files = beton_mutations.Files(photos, seed, Path(name), with_ffcv=with_ffcv)
+        onlookers = Onlookers(Path(name), files.jpegs[0], beton_mutations.COUNT)
         path = onlookers.path
         decoders = Decoder(files.jpegs[0], 0x00), Decoder(files.jpegs[11], 0xFF)
-        path.write_bytes(layout.laid_out([layout.Sample.of(jpeg) for jpeg in files.jpegs]))
+        path.write_bytes(beton_mutations.laid_out([beton_mutations.Sample.of(jpeg) for jpeg in files.jpegs]))
         became = attack_one(onlookers, decoders, True)  # everything is compiled by now
         assert became == ("loaded", len(files.jpegs), 0), f"undamaged samples: {became}"
         limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MORE_MEMORY
@@ -184,7 +184,7 @@ def _one_worker(photos: Path, numbers: range, result: Result, options: list[str]
     """Run a worker until it ends; returns the first number that it has not dealt with."""
     command = [sys.executable, "-m", __spec__.name, "--photos", photos, "--seed", result.seed]
     command += ["--first", numbers.start, "--tries", len(numbers), "--worker", *options]
-    paths = [str(ROOT), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     worker = subprocess.Popen(
         list(map(str, command)),
         stdout=subprocess.PIPE,
