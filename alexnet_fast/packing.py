@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 from .beton.errors import Busy, CannotWrite, Changed, InTheWay, PackingError, UnreadableImage, WorkerDied
 from .beton.reader import Beton
+from .common.cpus import allowed_cores
+from .common.files import turn
+from .common.progress import progress_bar
+from .common.untrusted import shown
 from .errors import Stopped, UserError
-from .files import turn
-from .foreign import shown
-from .pipeline.cores import allowed_cores
-from .progress import progress_bar
 
 SPLITS = ("train", "val")
 SHUFFLE_SEED = 0  # neighbours in the file are of mixed classes

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .common.text import several
 from .engine import checkpoint, keeping, metrics, ranks, takeover
 from .engine.alexnet import AlexNet
 from .engine.checkpoint import BEST, LAST, Cursor, Progress
@@ -25,7 +26,6 @@ from .errors import UserError
 from .pipeline.broken import Skipped
 from .pipeline.loader import Loader
 from .recipe import Recipe, differences, dump
-from .words import several
 
 # What a step's number within an epoch depends on.
 FIXED_WITHIN_EPOCH = ("run.seed", "data.train", "data.global_batch_size", "schedule.steps_per_epoch")

@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from .common.untrusted import read_text, shown
 from .errors import UserError
-from .foreign import read_text, shown
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from . import command
+from .common import cli
+from .common.cpus import allowed_cores
 from .errors import UserError
 from .packing import SPLITS, open_folder
-from .pipeline.cores import allowed_cores
 from .recipe import Recipe
 
 PORT = 29688  # where the reference's ranks meet, if --dist-url names no other
@@ -69,7 +69,7 @@ INSTEAD = {
 }
 
 
-class Parser(command.Parser):
+class Parser(cli.Parser):
     """The parser of a command line that has the reference's flags."""
 
     instead = INSTEAD

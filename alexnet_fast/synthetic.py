@@ -28,11 +28,11 @@ from .beton import format as fmt
 from .beton.pages import ENTRY, Pages
 from .beton.reader import Beton, BetonError
 from .beton.workers import in_order
+from .common.cpus import allowed_cores
+from .common.files import turn
+from .common.progress import progress_bar
 from .errors import UserError
-from .files import turn
 from .packing import SPLITS
-from .pipeline.cores import allowed_cores
-from .progress import progress_bar
 from .recipe import Recipe
 
 STEPS = 100  # of an epoch, where the recipe names no number: enough for a figure

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .common.text import several
 from .doctor import plan
 from .engine import keeping, metrics, ranks
 from .engine.checkpoint import Progress
@@ -46,7 +47,6 @@ from .pipeline.jit import is_cached
 from .pipeline.loader import Loader
 from .recipe import Recipe
 from .throughput.live import DataWait, ceiling_img_per_s, machine_of
-from .words import several
 
 Pair = tuple[Tensor, Tensor]  # images and labels on the device
 

@@ -86,7 +86,7 @@ def all_photos_beton(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """All 1,000 photos as ``write_beton.py`` packs them: longest side 500 px, quality 90, restart markers."""
     from alexnet_fast.beton.encode import Encoding
     from alexnet_fast.beton.writer import scan_folder, write_beton
-    from alexnet_fast.pipeline.cores import allowed_cores
+    from alexnet_fast.common.cpus import allowed_cores
 
     path = tmp_path_factory.mktemp("all-photos") / "train.beton"
     return write_beton(scan_folder(photos / "train"), path, Encoding(), workers=allowed_cores()).path
@@ -97,7 +97,7 @@ def photo_beton(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """200 of the photos, of as many classes: longest side 500 px, quality 90, restart markers."""
     from alexnet_fast.beton.encode import Encoding
     from alexnet_fast.beton.writer import scan_folder, write_beton
-    from alexnet_fast.pipeline.cores import allowed_cores
+    from alexnet_fast.common.cpus import allowed_cores
 
     path = tmp_path_factory.mktemp("photos") / "train.beton"
     split = scan_folder(photos / "train").shuffled(0).limited(200)
@@ -109,7 +109,7 @@ def tiny_beton(tiny_imagenet: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """Folder of a train.beton and a val.beton: the first 20 images of each of Tiny ImageNet's ten classes, mixed."""
     from alexnet_fast.beton.encode import Encoding
     from alexnet_fast.beton.writer import scan_folder, write_beton
-    from alexnet_fast.pipeline.cores import allowed_cores
+    from alexnet_fast.common.cpus import allowed_cores
 
     folder = tmp_path_factory.mktemp("tiny")
     for name in ("train", "val"):

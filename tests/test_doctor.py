@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast.doctor import accelerators, finding, host, inside, plan, report, software, storage
+from alexnet_fast.common import page_cache
+from alexnet_fast.doctor import accelerators, finding, host, inside, plan, report, software
 from alexnet_fast.doctor.accelerators import Torch
 from alexnet_fast.doctor.finding import Finding
 from alexnet_fast.doctor.machine import Machine
@@ -312,8 +313,8 @@ def test_a_disk_slower_than_the_cores_is_a_warning(
     class Here(Machine):
         available_bytes = room
 
-    monkeypatch.setattr(storage, "resident_share", lambda path: 0.0)
-    monkeypatch.setattr(storage, "disk_rate", lambda path: storage.Rate(1e5, 10**5))
+    monkeypatch.setattr(page_cache, "resident_share", lambda path: 0.0)
+    monkeypatch.setattr(page_cache, "disk_rate", lambda path: page_cache.Rate(1e5, 10**5))
     asked = recipe(model={"num_classes": 10}, data={"global_batch_size": 64})
     found = examined("train", tiny_beton / "train.beton", asked, Here())["train disk"]
     assert found.status == "warning"
@@ -369,7 +370,7 @@ def drop(path: Path) -> None:
     os.fsync(descriptor)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(descriptor)
-    if storage.resident_share(path) > 0:
+    if page_cache.resident_share(path) > 0:
         pytest.skip("this file system keeps its files in memory")
 
 
@@ -377,17 +378,17 @@ def drop(path: Path) -> None:
 def test_looking_at_a_file_leaves_it_in_or_out_of_the_page_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "BUDGET_S", 600.0)
+    monkeypatch.setattr(page_cache, "BUDGET_S", 600.0)
     path = tmp_path / "file"
     path.write_bytes(os.urandom(8 * MIB))
-    assert storage.resident_share(path) > 0.95
-    storage.disk_rate(path)
-    assert storage.resident_share(path) > 0.95  # the user's warm file is still warm
+    assert page_cache.resident_share(path) > 0.95
+    page_cache.disk_rate(path)
+    assert page_cache.resident_share(path) > 0.95  # the user's warm file is still warm
 
     drop(path)
-    rate = storage.disk_rate(path)
+    rate = page_cache.disk_rate(path)
     assert rate is not None and rate.read_bytes == 8 * MIB
-    assert storage.resident_share(path) < 0.05
+    assert page_cache.resident_share(path) < 0.05
 
 
 def test_where_mincore_does_not_tell_touched_pages_do(
@@ -399,26 +400,26 @@ def test_where_mincore_does_not_tell_touched_pages_do(
     with open(path, "rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         file.read(6 * MIB)
-    told = storage.resident_share(path)
+    told = page_cache.resident_share(path)
     assert 0.7 < told < 0.8
-    monkeypatch.setattr(storage, "_may_know", lambda path: False)
-    monkeypatch.setattr(storage, "BUDGET_S", 600.0)
-    assert storage.resident_share(path) == pytest.approx(told, abs=0.12)
+    monkeypatch.setattr(page_cache, "_may_know", lambda path: False)
+    monkeypatch.setattr(page_cache, "BUDGET_S", 600.0)
+    assert page_cache.resident_share(path) == pytest.approx(told, abs=0.12)
 
 
 def test_a_file_system_without_direct_reads_gets_its_pages_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "_reads_directly", lambda descriptor: False)
-    monkeypatch.setattr(storage, "BUDGET_S", 600.0)
+    monkeypatch.setattr(page_cache, "_reads_directly", lambda descriptor: False)
+    monkeypatch.setattr(page_cache, "BUDGET_S", 600.0)
     path = tmp_path / "file"
     path.write_bytes(os.urandom(8 * MIB))
-    storage.disk_rate(path)  # of what is cached, nothing is learnt, and nothing is dropped to learn it
-    assert storage.resident_share(path) > 0.95
+    page_cache.disk_rate(path)  # of what is cached, nothing is learnt, and nothing is dropped to learn it
+    assert page_cache.resident_share(path) > 0.95
     drop(path)
-    rate = storage.disk_rate(path)
+    rate = page_cache.disk_rate(path)
     assert rate is not None and rate.read_bytes == 8 * MIB
-    assert storage.resident_share(path) < 0.1
+    assert page_cache.resident_share(path) < 0.1
 
 
 def test_the_report_is_readable_at_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -33,8 +33,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from alexnet_fast.common.cpus import allowed_cores
 from alexnet_fast.errors import UserError, exit_code
-from alexnet_fast.pipeline.cores import allowed_cores
 from bench.chart import draw
 from bench.contestants import NAMES, PEERS
 from bench.inputs import choose_photos

@@ -139,9 +139,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write every round's figures here")
     given = parser.parse_args(argv)
 
+    from alexnet_fast.common.cpus import allowed_cores
     from alexnet_fast.engine.metrics import versions
     from alexnet_fast.errors import UserError
-    from alexnet_fast.pipeline.cores import allowed_cores
 
     try:
         from alexnet_fast.engine.device import resolve

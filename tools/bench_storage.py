@@ -26,8 +26,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from alexnet_fast.common.cpus import allowed_cores
 from alexnet_fast.errors import UserError, exit_code
-from alexnet_fast.pipeline.cores import allowed_cores
 from bench import cold, opening
 from bench.grown import IMAGENET, write_repeated, write_sparse
 from bench.growth import after_each_epoch

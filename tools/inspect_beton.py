@@ -8,7 +8,7 @@ from pathlib import Path
 
 try:
     from alexnet_fast.beton.reader import Beton
-    from alexnet_fast.command import Defaults, Parser
+    from alexnet_fast.common.cli import Defaults, Parser
     from alexnet_fast.errors import UserError, exit_code
     from alexnet_fast.inspection.survey import survey, text
 except ModuleNotFoundError as missing:

@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from alexnet_fast.common.cpus import allowed_cores
 from alexnet_fast.errors import UserError, exit_code
-from alexnet_fast.pipeline.cores import allowed_cores
 
 # A shape is a signed distance: coordinates (u, v) in units of the object's radius -> negative inside, positive outside.
 Shape = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..foreign import shown
+from ..common.untrusted import shown
 from .errors import InTheWay
 from .journal import journal_path
 from .plan import Plan, differing, listed

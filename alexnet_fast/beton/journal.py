@@ -24,7 +24,7 @@ from types import TracebackType
 
 import numpy as np
 
-from ..files import locked
+from ..common.files import locked
 from .errors import Busy, Changed
 from .pages import ENTRY
 from .plan import Plan

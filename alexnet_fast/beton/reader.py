@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ..common.untrusted import open_regular, read_json, shown
 from ..errors import UserError
-from ..foreign import open_regular, read_json, shown
 from . import format as fmt
 
 PART = 1 << 16

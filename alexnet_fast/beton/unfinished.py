@@ -12,7 +12,7 @@ from types import TracebackType
 
 import numpy as np
 
-from ..files import sync_folder
+from ..common.files import sync_folder
 from . import format as fmt
 from .errors import Changed
 from .journal import Done, Journal, read_at, write_at

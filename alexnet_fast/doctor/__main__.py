@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from ..command import Parser
+from ..common.cli import Parser
 from ..errors import UserError, exit_code
 from . import report
 from .examination import examine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 
-from ..words import several
+from ..common.text import several
 from .finding import Finding, ok, size, warning
 from .machine import Machine
 

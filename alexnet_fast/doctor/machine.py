@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from ..pipeline import cores
+from ..common import cpus
 
 NO_LIMIT = 1 << 60  # cgroup v1 writes the largest multiple of a page for "none"
 CAP_IPC_LOCK = 1 << 14  # linux/capability.h
@@ -47,8 +47,8 @@ class Machine:
 
     def __init__(
         self,
-        cgroup: Path = cores.CGROUP,
-        system: Path = cores.SYSTEM,
+        cgroup: Path = cpus.CGROUP,
+        system: Path = cpus.SYSTEM,
         proc: Path = Path("/proc"),
         pci: Path = Path("/sys/bus/pci/devices"),
         dev: Path = Path("/dev"),
@@ -76,7 +76,7 @@ class Machine:
         """The tightest CPU quota of the cgroups that this process lies in, or None."""
         found = []
         for folder in self._cgroups("cpu"):
-            limit = cores.folder_quota(folder)
+            limit = cpus.folder_quota(folder)
             if limit is not None:
                 found.append(Quota(limit, folder, _throttled(folder)))
         return min(found, default=None)
@@ -169,7 +169,7 @@ class Machine:
         return kind
 
     def _cgroups(self, controller: str) -> Iterator[Path]:
-        return cores.cgroup_folders(controller, self.cgroup, self.proc / "self/cgroup")
+        return cpus.cgroup_folders(controller, self.cgroup, self.proc / "self/cgroup")
 
 
 def _throttled(folder: Path) -> float | None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..common.text import several
 from ..errors import UserError
-from ..words import several
 from .accelerators import Torch
 from .finding import Finding, fault, ok, size, warning
 from .machine import Machine
@@ -219,10 +219,10 @@ def _contents(file: File, beton: Beton, recipe: Recipe, use: Use) -> Finding:
 
 
 def _cached(file: File, beton: Beton, use: Use, machine: Machine, reads_disk: bool) -> Iterator[Finding]:
-    from . import storage
+    from ..common import page_cache
 
-    length, share = len(beton.map), storage.resident_share(beton.path)
-    rate = storage.disk_rate(beton.path) if reads_disk else None
+    length, share = len(beton.map), page_cache.resident_share(beton.path)
+    rate = page_cache.disk_rate(beton.path) if reads_disk else None
     missing = round(length * (1 - share))
     fits = missing <= machine.available_bytes
     room = (
@@ -239,14 +239,14 @@ def _cached(file: File, beton: Beton, use: Use, machine: Machine, reads_disk: bo
     if rate is None:
         cause = (
             "too small to measure"
-            if length < storage.BLOCK
+            if length < page_cache.BLOCK
             else "not measured: all of it is cached, and this file system reads nothing around the cache"
         )
         yield ok(name, f"{kind}, {cause}")
         return
     mean = float(beton.sizes.mean())
     text = (
-        f"{kind}, {rate.bytes_per_s / 1e6:,.0f} MB/s in random reads of {storage.BLOCK >> 10} KiB, or "
+        f"{kind}, {rate.bytes_per_s / 1e6:,.0f} MB/s in random reads of {page_cache.BLOCK >> 10} KiB, or "
         f"{rate.bytes_per_s / mean:,.0f} img/s from a cold cache ({rate.read_bytes / 1e6:.0f} MB read)"
     )
     wanted = _read_bytes_per_s(beton, use, machine)

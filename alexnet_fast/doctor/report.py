@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from .. import __version__
-from ..words import several
+from ..common.text import several
 from .finding import Finding
 
 WIDEST, NARROWEST = 100, 60

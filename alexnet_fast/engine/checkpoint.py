@@ -41,8 +41,8 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from ..common.files import sync_folder
 from ..errors import UserError
-from ..files import sync_folder
 from ..pipeline.broken import Skipped
 from .device import Device
 from .precision import Precision

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..common.files import locked
 from ..errors import UserError
-from ..files import locked
 
 LOCK = "run.lock"  # beside the checkpoints, while the run lives; it says whose it is
 POLL_S = 0.05

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
+from ..common.cpus import allowed_cores
 from ..errors import UserError
-from ..pipeline.cores import allowed_cores
 
 KINDS = ("npu", "cuda", "cpu")
 POLL_S = 1e-4  # between two looks at an event: far less than a step, far more than a look costs

@@ -17,9 +17,9 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn
 
 from .. import __version__
-from ..console import Console
+from ..common.console import Console
+from ..common.files import sync_folder
 from ..errors import UserError
-from ..files import sync_folder
 from .checkpoint import Cursor
 from .evaluate import Accuracy
 from .meter import Averages, Clock

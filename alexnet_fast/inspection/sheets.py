@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..beton import format as fmt
 from ..beton.reader import Beton
+from ..common.untrusted import shown
 from ..errors import UserError
-from ..foreign import shown
 from ..pipeline.crop import Cropping
 from ..pipeline.status import MEANING, OK
 from .survey import Histogram, Survey, class_name, evenly

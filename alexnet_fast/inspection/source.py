@@ -12,8 +12,8 @@ from ..beton.errors import UnreadableImage
 from ..beton.folder import scan_folder
 from ..beton.reader import Beton, sidecar_path
 from ..beton.sidecar import facts, names
+from ..common.untrusted import shown
 from ..errors import UserError
-from ..foreign import shown
 from .coefficients import same_coefficients
 
 MODES = ("reencode", "raw", "lossless")

@@ -12,7 +12,7 @@ from ..beton import format as fmt
 from ..beton.lossless import segments
 from ..beton.reader import Beton
 from ..beton.sidecar import facts, names
-from ..foreign import shown
+from ..common.untrusted import shown
 
 BINS = 12
 MOST_NAMED = 100

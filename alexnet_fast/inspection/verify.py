@@ -12,8 +12,8 @@ from ..beton.errors import WorkerDied
 from ..beton.reader import Beton, BetonError
 from ..beton.sidecar import checksums, names
 from ..beton.workers import in_order
+from ..common.untrusted import shown
 from ..errors import UserError
-from ..foreign import shown
 from ..pipeline.status import MEANING, OK
 from .source import Source
 from .whole import Decoder

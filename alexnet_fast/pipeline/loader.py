@@ -11,11 +11,11 @@ from types import TracebackType
 import numpy as np
 
 from ..beton.reader import Beton
+from ..common.cpus import allowed_cores
 from ..errors import UserError
 from . import turbojpeg
 from .activity import Activity, Watch
 from .broken import OnError, Sieve, Skipped
-from .cores import allowed_cores
 from .crew import Crew
 from .crop import Cropping
 from .decode import sample_table

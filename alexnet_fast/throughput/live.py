@@ -9,12 +9,12 @@ from operator import add, sub
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ..doctor import storage
+from ..common import page_cache
+from ..common.cpus import allowed_cores
 from ..engine.device import Device, processor_name
 from ..engine.meter import Interval
 from ..engine.ranks import World
 from ..pipeline.activity import Activity
-from ..pipeline.cores import allowed_cores
 from ..pipeline.loader import Loader
 from ..recipe import Recipe, differences
 
@@ -178,6 +178,6 @@ def in_words(
 def is_cached(path: Path) -> bool:
     """Whether nearly all of a file lies in the page cache; takes up to a second."""
     try:
-        return storage.resident_share(path) >= CACHED
+        return page_cache.resident_share(path) >= CACHED
     except OSError:  # it was moved meanwhile, and a run that trains goes on
         return True

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..beton.reader import Beton
-from ..doctor import storage
+from ..common import page_cache
 from ..doctor.machine import Machine
 from ..engine.ranks import World
 from ..pipeline.loader import Loader
@@ -55,8 +55,8 @@ class Read:
 def measure(loader: Loader, seconds: float, world: World) -> Read:
     """Read samples of the loader's file for about `seconds`; what lies in the page cache stays there."""
     beton, path = loader.beton, loader.beton.path
-    resident_share = storage.resident_share(path)  # before anything of it is touched
-    disk = [rate.bytes_per_s for _ in range(DISK_TRIES) if (rate := storage.disk_rate(path))]
+    resident_share = page_cache.resident_share(path)  # before anything of it is touched
+    disk = [rate.bytes_per_s for _ in range(DISK_TRIES) if (rate := page_cache.disk_rate(path))]
     everywhere = int(world.sum(torch.tensor(int(len(disk) == DISK_TRIES)))) == world.world_size
     return Read(
         cached_bytes_per_s=_from_page_cache(beton, loader.threads, seconds, world),

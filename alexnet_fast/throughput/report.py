@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from ..words import several
+from ..common.text import several
 from .profile import Profile
 from .rate import Figure
 

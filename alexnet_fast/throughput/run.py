@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from ..console import Console
+from ..common.console import Console
+from ..common.cpus import allowed_cores
 from ..engine.device import Device
 from ..engine.feed import Feed
 from ..engine.marks import Marks, Span
@@ -21,7 +22,6 @@ from ..engine.ranks import World
 from ..errors import UserError
 from ..parts import build, join, open_train_set
 from ..pipeline.chunks import kernels
-from ..pipeline.cores import allowed_cores
 from ..pipeline.loader import Loader
 from ..recipe import Recipe
 from . import copy, decode, modes, picture, read, report, step, timeline, whole

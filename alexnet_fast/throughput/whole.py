@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from ..doctor import storage
+from ..common import page_cache
 from ..engine.feed import Feed
 from ..engine.marks import STEP, Marks, Span, Stamp
 from ..engine.ranks import World
@@ -56,7 +56,7 @@ def measure(
 
     queued: batches that are ready before the first step, which go by before anything counts.  Every rank has to call this.
     """
-    resident_share = storage.resident_share(loader.beton.path)
+    resident_share = page_cache.resident_share(loader.beton.path)
     marks = Marks(feed.device)
     recorder = Recorder(loader, feed, stepper, marks)
     with closing(feed(recorder.of_waits(forever(loader)))) as batches:

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from alexnet_fast.beton.journal import images_logged
-from alexnet_fast.command import Defaults
+from alexnet_fast.common.cli import Defaults
 from alexnet_fast.errors import UserError, exit_code
 
 from .sample_images import EITHER, ROOT, found_folder

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_fast import parts
-from alexnet_fast.doctor import storage
+from alexnet_fast.common import page_cache
 from alexnet_fast.pipeline import crew
 from alexnet_fast.pipeline.decode import SAMPLE, sample_table
 from alexnet_fast.recipe import Recipe, validate
@@ -73,8 +73,8 @@ class SlowDisk:
 
         monkeypatch.setattr(crew, "decode", read_and_decode)
         monkeypatch.setattr(decoding, "touch", lambda beton, places: self.read(sample_table(beton)[places]))
-        monkeypatch.setattr(storage, "resident_share", lambda path: 0.0)
-        monkeypatch.setattr(storage, "disk_rate", lambda path: storage.Rate(self.rate(), 1))
+        monkeypatch.setattr(page_cache, "resident_share", lambda path: 0.0)
+        monkeypatch.setattr(page_cache, "disk_rate", lambda path: page_cache.Rate(self.rate(), 1))
 
     def read(self, samples: np.ndarray) -> None:
         with self.lock:

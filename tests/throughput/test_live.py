@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast.doctor import storage
+from alexnet_fast.common import page_cache
 from alexnet_fast.engine import meter
 from alexnet_fast.engine.device import resolve
 from alexnet_fast.engine.meter import Clock
@@ -74,7 +74,7 @@ class Run:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, world_size: int = 1) -> None:
         self.now_s = 0.0
         monkeypatch.setattr(meter.time, "perf_counter", lambda: self.now_s)
-        monkeypatch.setattr(storage, "resident_share", self.resident_share)
+        monkeypatch.setattr(page_cache, "resident_share", self.resident_share)
         self.resident, self.looks = 1.0, 0
         self.threads = [SimpleNamespace(busy_s=0.0, cpu_s=0.0, faults=0) for _ in range(2)]
         beton = SimpleNamespace(path=Path("any.beton"))
@@ -184,7 +184,7 @@ def test_a_file_that_is_gone_does_not_end_the_run(run: Run, monkeypatch: pytest.
     def is_gone(path: Path) -> float:
         raise FileNotFoundError(path)
 
-    monkeypatch.setattr(storage, "resident_share", is_gone)
+    monkeypatch.setattr(page_cache, "resident_share", is_gone)
     assert "waiting for a core" in run.epoch(wait=0.4, on_core=0.2)[0]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from alexnet_fast.pipeline.cores import allowed_cores
+from alexnet_fast.common.cpus import allowed_cores
 from bench.contestants import CONTESTANTS, OURS, PEERS, RAW_INPUTS, Contestant
 from bench.inputs import InputAbsent, Inputs, Photos
 from bench.peer import Task

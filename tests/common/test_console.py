@@ -12,7 +12,7 @@ from components import ROOT
 
 SPEAKS = (
     "import sys\n"
-    "from alexnet_fast.console import Console\n"
+    "from alexnet_fast.common.console import Console\n"
     "console = Console()\n"
     "for line in 'ab':\n"
     "    console.print(line)\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_fast.pipeline import cores
-from alexnet_fast.pipeline.cores import allowed_cores, bind_rank, cgroup_quota, cut_by_quota, rank_cores
+from alexnet_fast.common import cpus
+from alexnet_fast.common.cpus import allowed_cores, bind_rank, cgroup_quota, cut_by_quota, rank_cores
 
 AFFINITY = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -118,5 +118,5 @@ def test_a_rank_is_bound_to_its_share_unless_somebody_bound_it_before(
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, mask: bound.append(set(mask)))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert bind_rank(1, 2, system=tmp_path, cgroup_root=tmp_path) == 4 and bound == [{4, 5, 6, 7}]
-    monkeypatch.setattr(cores, "_affinity_of_parent", lambda: set(range(64)))
+    monkeypatch.setattr(cpus, "_affinity_of_parent", lambda: set(range(64)))
     assert bind_rank(1, 2, system=tmp_path, cgroup_root=tmp_path) == 8 and len(bound) == 1

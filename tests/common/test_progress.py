@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import command_line
-from alexnet_fast import progress
+from alexnet_fast.common import progress
 from components import ROOT
 
 

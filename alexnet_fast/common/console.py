@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console as Plain
 
-from .errors import mute
+from ..errors import mute
 
 
 class Console(Plain):

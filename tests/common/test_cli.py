@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from alexnet_fast.command import Defaults, Parser
+from alexnet_fast.common.cli import Defaults, Parser
 
 
 class Example(Parser):

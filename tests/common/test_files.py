@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_fast.files import locked, sync_folder, turn
+from alexnet_fast.common.files import locked, sync_folder, turn
 
 
 def test_who_finds_a_lock_taken_is_told_and_waits_even_if_its_holder_deletes_the_file(tmp_path: Path) -> None:

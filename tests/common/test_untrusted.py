@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_fast.foreign import open_regular, read_json, read_text, shown
+from alexnet_fast.common.untrusted import open_regular, read_json, read_text, shown
 
 
 def test_a_text_of_at_most_so_many_bytes_is_read(tmp_path: Path) -> None:
