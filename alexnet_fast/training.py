@@ -26,6 +26,7 @@ from .engine.precision import Precision
 from .engine.ranks import World
 from .engine.stopping import Stopping
 from .errors import Stopped
+from .kernel_cache import is_cached
 from .parts import (
     agree,
     all_skipped,
@@ -43,7 +44,6 @@ from .parts import (
 )
 from .pipeline.broken import Skipped, told
 from .pipeline.decode import decode_chunk
-from .pipeline.jit import is_cached
 from .pipeline.loader import Loader
 from .recipe import Recipe
 from .throughput.live import DataWait, ceiling_img_per_s, machine_of

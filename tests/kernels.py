@@ -15,7 +15,7 @@ import pytest
 from components import ROOT
 
 WORK = """
-from alexnet_fast.pipeline.jit import is_cached, kernel
+from alexnet_fast.kernel_cache import is_cached, kernel
 from .constants import FACTOR
 
 @kernel
@@ -33,7 +33,7 @@ def outer(x):
 PROGRAM = """
 import json, logging, os, sys, time
 from pathlib import Path
-from alexnet_fast.pipeline.jit import lock
+from alexnet_fast.kernel_cache import lock
 from small.work import inner, is_cached, outer
 
 settings = json.loads(sys.argv[1])

@@ -120,11 +120,11 @@ def kernels() -> dict[str, Any]:
 
     import numba
 
+    from ..kernel_cache import folders, is_cached
     from ..pipeline import decode
-    from ..pipeline.jit import is_cached, places
 
     folder = Path(decode.__file__).parent
-    lasting, place = list(places._lasting(folder)), places.writable(folder)
+    lasting, place = list(folders._lasting(folder)), folders.writable(folder)
     kept = is_cached(decode.decode_chunk)
     return {
         "version": numba.__version__,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..kernel_cache import kernel
 from . import turbojpeg
 from .crop import BOX, Cropping, draw_boxes
 from .decode import SAMPLE, Scratch, decode_chunk, make_scratch
-from .jit import kernel
 from .order import epoch_order
 from .readahead import PAGE, WILLNEED, will_need
 from .warmup import WarmUp

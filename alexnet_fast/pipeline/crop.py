@@ -7,7 +7,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from .jit import kernel
+from ..kernel_cache import kernel
 from .splitmix import sample_key, uniform
 
 BOX = np.dtype(

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..beton.format import RAW
 from ..beton.reader import Beton
+from ..kernel_cache import kernel
 from .header import is_too_small
-from .jit import kernel
 from .lanes import LANES, blend, copy_bytes
 from .planes import ALIGN, GREY, YCBCR, Axis, jpeg_planes, raw_planes
 from .resample import most_taps, narrow, support, triangle_taps, ycbcr_row

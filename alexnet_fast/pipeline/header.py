@@ -7,7 +7,7 @@ from collections import namedtuple
 import numpy as np
 
 from ..beton.format import TILE_MAGIC, TILE_MARKER
-from .jit import kernel
+from ..kernel_cache import kernel
 from .status import NO_TABLE, NOT_JPEG, OK, TOO_SMALL, UNSUPPORTED, WRONG_SIZE
 
 MAGIC = np.frombuffer(TILE_MAGIC, np.uint8)

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .jit import kernel
+from ..kernel_cache import kernel
 
 LANES = 16  # pixels of one step: one vector register of any machine
 U = np.uintp

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .jit import kernel
+from ..kernel_cache import kernel
 from .splitmix import sample_key
 
 SALT = 0x6F72646572  # "order": keeps the order's keys apart from the crops' of the same seed

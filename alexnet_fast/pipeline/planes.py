@@ -6,9 +6,9 @@ from collections import namedtuple
 
 import numpy as np
 
+from ..kernel_cache import kernel
 from . import turbojpeg
 from .header import agrees, read_header
-from .jit import kernel
 from .lanes import LANES, split_rgb
 from .resample import support
 from .status import DECODER, OK

@@ -23,8 +23,8 @@ from typing import TypeVar
 import numpy as np
 from numba import types
 
+from ..kernel_cache import kernel
 from .activity import Activity
-from .jit import kernel
 from .stall import POLL_S, STALL_S, Patience, close_all, describe
 
 Key = TypeVar("Key")

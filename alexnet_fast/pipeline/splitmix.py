@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import kernel
+from ..kernel_cache import kernel
 
 U64 = np.uint64
 GOLDEN = U64(0x9E3779B97F4A7C15)

@@ -9,11 +9,11 @@ import numpy as np
 
 from ..beton.format import RAW
 from ..errors import UserError
+from ..kernel_cache import kernel
 from .chunks import close_handle, open_handle
 from .crop import BOX, Cropping, draw_boxes
 from .decode import decode_chunk, make_scratch
 from .header import read_header
-from .jit import kernel
 from .planes import Axis, jpeg_planes, reach
 from .status import MEANING
 from .tiles import cut

@@ -12,8 +12,8 @@ from collections import namedtuple
 
 import numpy as np
 
+from ..kernel_cache import kernel
 from .header import MOST_PX, TABLE_FIRST
-from .jit import kernel
 from .lanes import copy_bytes
 from .status import BAD_TABLE, BAD_TILES, OK
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alexnet_fast.pipeline.jit import kernel
+from alexnet_fast.kernel_cache import kernel
 from alexnet_fast.pipeline.lanes import LANES, blend, copy_bytes, split_rgb
 from alexnet_fast.pipeline.resample import triangle_taps, turn, ycbcr_row
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numba
 import pytest
 
-from alexnet_fast.pipeline.jit import kernel, lock
-from alexnet_fast.pipeline.jit.lock import CompileLock
-from alexnet_fast.pipeline.jit.store import KEPT
+from alexnet_fast.kernel_cache import kernel, lock
+from alexnet_fast.kernel_cache.lock import CompileLock
+from alexnet_fast.kernel_cache.store import KEPT
 from kernels import ended, forbid_writing, read_only, run, start, write_package
 
 PROCESSES = 4

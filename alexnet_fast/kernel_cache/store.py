@@ -28,7 +28,7 @@ from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 
-from . import places
+from . import folders
 from .lock import lock_of
 from .sources import version_of
 
@@ -55,7 +55,7 @@ class KernelStore(_Cache):  # type: ignore[misc]
     @property
     def cache_path(self) -> str:
         """Where it would best lie."""
-        return str(next(places.readable(self._folder)))
+        return str(next(folders.readable(self._folder)))
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """The compiled kernel, or None when it is for the caller to compile; waits for a process that compiles it already."""
@@ -64,7 +64,7 @@ class KernelStore(_Cache):  # type: ignore[misc]
         target_context.refresh()
         key = self._key(signature)
         reduced = self._read(key)
-        if reduced is None and (place := places.writable(self._folder)) is not None:
+        if reduced is None and (place := folders.writable(self._folder)) is not None:
             reduced = lock_of(place).wait(lambda: self._read(key))
         return None if reduced is None else CompileResult._rebuild(target_context, *reduced)
 
@@ -76,7 +76,7 @@ class KernelStore(_Cache):  # type: ignore[misc]
             )
             logger.warning("each start compiles %s, for %s", self._label, cause)
             return
-        if (place := places.writable(self._folder)) is None:
+        if (place := folders.writable(self._folder)) is None:
             return
         key = self._key(signature)
         payload = dumps((key, result._reduce()))
@@ -109,7 +109,7 @@ class KernelStore(_Cache):  # type: ignore[misc]
 
     def _read(self, key: tuple[str, ...]) -> Any:
         """What numba made of the compiled function, from the first file that is there and whole; else None."""
-        for place in places.readable(self._folder):
+        for place in folders.readable(self._folder):
             folder = place / str(self._version)
             try:
                 content = memoryview((folder / self._name(key)).read_bytes())
@@ -128,7 +128,7 @@ class KernelStore(_Cache):  # type: ignore[misc]
 
     def _files(self) -> Iterator[Path]:
         if self._version is not None:
-            for place in places.readable(self._folder):
+            for place in folders.readable(self._folder):
                 yield from (place / self._version).glob(f"{self._label}-{_short(self._machine)}-*")
 
     def _key(self, signature: Any) -> tuple[str, ...]:
