@@ -30,12 +30,12 @@ import numpy as np
 
 from .beton.format import RAW
 from .beton.reader import Beton, BetonError
+from .decode import turbojpeg
+from .decode.crop import BOX, Cropping, draw_boxes
+from .decode.decoder import MOST_PIXELS
+from .decode.kernel import SAMPLE
+from .decode.status import MEANING, TOO_LARGE, BrokenSample
 from .errors import UserError
-from .pipeline import turbojpeg
-from .pipeline.chunks import MOST_PIXELS
-from .pipeline.crop import BOX, Cropping, draw_boxes
-from .pipeline.decode import SAMPLE
-from .pipeline.status import MEANING, TOO_LARGE, BrokenSample
 from .pipeline.team import Team
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .common.text import several
+from .decode.kernel import decode_chunk
 from .doctor import plan
 from .engine import keeping, metrics, ranks
 from .engine.checkpoint import Progress
@@ -43,7 +44,6 @@ from .parts import (
     writing,
 )
 from .pipeline.broken import Skipped, told
-from .pipeline.decode import decode_chunk
 from .pipeline.loader import Loader
 from .recipe import Recipe
 from .throughput.live import DataWait, ceiling_img_per_s, machine_of

@@ -21,8 +21,8 @@ from PIL import Image
 
 import components
 from alexnet_fast import Loader
-from alexnet_fast.pipeline.crop import flips, random_resized_crop
-from alexnet_fast.pipeline.splitmix import sample_key
+from alexnet_fast.decode.counter_rng import sample_key
+from alexnet_fast.decode.crop import flips, random_resized_crop
 
 PAGE = 1 << 21
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)

@@ -63,7 +63,7 @@ def _torchvision() -> Any:
 
 
 def _turbojpeg() -> Any:
-    turbojpeg = importlib.import_module("alexnet_fast.pipeline.turbojpeg")
+    turbojpeg = importlib.import_module("alexnet_fast.decode.turbojpeg")
     turbojpeg.load()
     return turbojpeg
 

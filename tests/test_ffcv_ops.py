@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from alexnet_fast.beton.encode import Encoding, encode_jpeg
+from alexnet_fast.decode.status import BrokenSample
 from alexnet_fast.errors import UserError
-from alexnet_fast.pipeline.status import BrokenSample
 from betons import (
     Entry,
     difference,

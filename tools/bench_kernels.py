@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from alexnet_fast.beton.reader import Beton
+from alexnet_fast.decode import turbojpeg
+from alexnet_fast.decode.crop import Cropping
+from alexnet_fast.decode.kernel import sample_table
+from alexnet_fast.decode.stages import ALL, CHUNK, CUT, PLANES, DecodeStages
 from alexnet_fast.errors import UserError, exit_code
-from alexnet_fast.pipeline import turbojpeg
-from alexnet_fast.pipeline.crop import Cropping
-from alexnet_fast.pipeline.decode import sample_table
 from alexnet_fast.pipeline.order import epoch_order
-from alexnet_fast.pipeline.stages import ALL, CHUNK, CUT, PLANES, DecodeStages
 
 
 class File:

@@ -120,12 +120,12 @@ def kernels() -> dict[str, Any]:
 
     import numba
 
+    from ..decode import kernel
     from ..kernel_cache import folders, is_cached
-    from ..pipeline import decode
 
-    folder = Path(decode.__file__).parent
+    folder = Path(kernel.__file__).parent
     lasting, place = list(folders._lasting(folder)), folders.writable(folder)
-    kept = is_cached(decode.decode_chunk)
+    kept = is_cached(kernel.decode_chunk)
     return {
         "version": numba.__version__,
         "jit": not numba.config.DISABLE_JIT,
@@ -141,7 +141,7 @@ def codec() -> dict[str, Any]:
     import re
     from pathlib import Path
 
-    from ..pipeline import turbojpeg
+    from ..decode import turbojpeg
 
     name = turbojpeg.load()
     library = ctypes.CDLL(name)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..pipeline import turbojpeg
+from ..decode import turbojpeg
 
 NO_OUTPUT = 16  # TJXOPT_NOOUTPUT
 

@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from ..beton import format as fmt
 from ..beton.reader import Beton
 from ..common.untrusted import shown
+from ..decode.crop import Cropping
+from ..decode.status import MEANING, OK
 from ..errors import UserError
-from ..pipeline.crop import Cropping
-from ..pipeline.status import MEANING, OK
 from .survey import Histogram, Survey, class_name, evenly
 from .whole import Decoder
 

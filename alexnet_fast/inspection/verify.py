@@ -13,8 +13,8 @@ from ..beton.reader import Beton, BetonError
 from ..beton.sidecar import checksums, names
 from ..beton.workers import in_order
 from ..common.untrusted import shown
+from ..decode.status import MEANING, OK
 from ..errors import UserError
-from ..pipeline.status import MEANING, OK
 from .source import Source
 from .whole import Decoder
 

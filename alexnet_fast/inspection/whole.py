@@ -7,10 +7,10 @@ import weakref
 import numpy as np
 
 from ..beton.reader import Beton
-from ..pipeline import turbojpeg
-from ..pipeline.chunks import MOST_PIXELS, close_handle, first_scratch, grown, open_handle
-from ..pipeline.crop import BOX, Cropping, draw_boxes
-from ..pipeline.decode import decode_chunk, sample_table
+from ..decode import turbojpeg
+from ..decode.crop import BOX, Cropping, draw_boxes
+from ..decode.decoder import MOST_PIXELS, close_handle, first_scratch, grown, open_handle
+from ..decode.kernel import decode_chunk, sample_table
 
 
 class Decoder:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ..beton.reader import Beton
-from .status import MEANING, OK, BrokenSample
+from ..decode.status import MEANING, OK, BrokenSample
 
 if TYPE_CHECKING:
     from .crew import Job

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..decode.crop import Cropping
+from ..decode.decoder import CHUNK, close_handle, decode, first_scratch, kernels, open_handle
+from ..decode.kernel import Scratch
 from ..errors import UserError
 from .activity import Activity, Watch, usage
 from .bell import Bell
-from .chunks import CHUNK, close_handle, decode, first_scratch, kernels, open_handle
-from .crop import Cropping
-from .decode import Scratch
 from .stall import LOADING_S, POLL_S, Patience, close_all, describe
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ import numpy as np
 
 from ..beton.reader import Beton
 from ..common.cpus import allowed_cores
+from ..decode import turbojpeg
+from ..decode.crop import Cropping
+from ..decode.kernel import sample_table
 from ..errors import UserError
-from . import turbojpeg
 from .activity import Activity, Watch
 from .broken import OnError, Sieve, Skipped
 from .crew import Crew
-from .crop import Cropping
-from .decode import sample_table
 from .order import Share
 from .plan import Plan, places_of
 from .readahead import ReadAhead, bytes_of

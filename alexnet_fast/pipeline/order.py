@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..decode.counter_rng import sample_key
 from ..kernel_cache import kernel
-from .splitmix import sample_key
 
 SALT = 0x6F72646572  # "order": keeps the order's keys apart from the crops' of the same seed
 

@@ -13,10 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
-from .chunks import START_PX, close_handle, open_handle
-from .decode import Scratch, decode_chunk, make_scratch, plane_bytes
-from .interleave import interleave
-from .status import TOO_LARGE
+from ..decode.decoder import START_PX, close_handle, open_handle
+from ..decode.interleave import interleave
+from ..decode.kernel import Scratch, decode_chunk, make_scratch, plane_bytes
+from ..decode.status import TOO_LARGE
 
 CHUNK = 16  # samples a call: their planar images, 2.4 MB at 224 px, are still near when they are interleaved
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..beton.reader import Beton
+from ..decode.crop import Cropping
+from ..decode.kernel import sample_table
+from ..decode.stages import ALL, CUT, PLANES, DecodeStages
 from ..engine.ranks import World
 from ..errors import UserError
-from ..pipeline.crop import Cropping
-from ..pipeline.decode import sample_table
 from ..pipeline.loader import Loader
 from ..pipeline.order import epoch_order
 from ..pipeline.ring import Batch
-from ..pipeline.stages import ALL, CUT, PLANES, DecodeStages
 from .rate import WINDOWS, Figure, averaged, throughput, together
 from .read import ORDER_SEED, small_share, touch
 

@@ -11,10 +11,10 @@ from PIL import Image
 from ..beton import format as fmt
 from ..beton.encode import Encoding, encode_jpeg, shrunk
 from ..beton.reader import Beton
+from ..decode.crop import Cropping
+from ..decode.kernel import SAMPLE
+from ..decode.stages import ALL, DecodeStages
 from ..engine.ranks import World
-from ..pipeline.crop import Cropping
-from ..pipeline.decode import SAMPLE
-from ..pipeline.stages import ALL, DecodeStages
 from .decode import some_samples
 from .rate import WINDOWS, Figure, averaged
 

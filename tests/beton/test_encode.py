@@ -24,7 +24,7 @@ from alexnet_fast.beton.encode import (
     target_size,
 )
 from alexnet_fast.beton.lossless import JpegtranMissing
-from alexnet_fast.pipeline import chunks
+from alexnet_fast.decode import decoder
 from betons import check_tiles, cjpeg, difference, jpeg, picture, pixels, segments, without_segment
 
 ODD_SIZES = [
@@ -331,7 +331,7 @@ def test_what_is_no_image_is_said_in_words(tmp_path: Path, content: bytes, said:
 def test_an_image_of_more_pixels_than_the_loader_takes_is_unreadable(
     tmp_path: Path, mode: Literal["reencode", "raw", "lossless"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert fmt.MOST_PIXELS == chunks.MOST_PIXELS
+    assert fmt.MOST_PIXELS == decoder.MOST_PIXELS
     monkeypatch.setattr(fmt, "MOST_PIXELS", 90 * 70)
     for width, fits in ((90, True), (91, False)):
         (tmp_path / "a.JPEG").write_bytes(jpeg(picture(width, 70)))

@@ -20,9 +20,9 @@ from alexnet_fast.beton.errors import CannotRead, WorkerDied
 from alexnet_fast.beton.lossless import JpegtranMissing, read_frame
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.beton.writer import Split, write_beton
+from alexnet_fast.decode.jpeg_header import read_header
+from alexnet_fast.decode.status import OK, UNSUPPORTED
 from alexnet_fast.errors import UserError
-from alexnet_fast.pipeline.header import read_header
-from alexnet_fast.pipeline.status import OK, UNSUPPORTED
 from betons import (
     check_tiles,
     cjpeg,

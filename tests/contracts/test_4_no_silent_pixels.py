@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_fast import Loader
 from alexnet_fast.beton.encode import Encoding, encode_jpeg
-from alexnet_fast.pipeline.status import BrokenSample
+from alexnet_fast.decode.status import BrokenSample
 from betons import Entry, loaded, picture, write
 
 GOOD = [encode_jpeg(picture(200, 150, seed), Encoding()) for seed in range(12)]

@@ -12,7 +12,7 @@ import pytest
 
 from alexnet_fast import Loader, UserError
 from alexnet_fast.beton.encode import Encoding, encode_jpeg
-from alexnet_fast.pipeline.status import BrokenSample
+from alexnet_fast.decode.status import BrokenSample
 from betons import Entry, jpeg, jpegtran, loaded, marks, picture, segments, without_segment, write
 
 SIZE = (256, 192)  # 16 x 12 MCUs: 4 tiles of 4 in each row

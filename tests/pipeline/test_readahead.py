@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from alexnet_fast import Beton, Loader
+from alexnet_fast.decode.kernel import SAMPLE, sample_table
 from alexnet_fast.pipeline import plan, readahead
-from alexnet_fast.pipeline.decode import SAMPLE, sample_table
 from alexnet_fast.pipeline.readahead import PAGE, WILLNEED, ReadAhead, will_need
 from bench import cold
 from bench.grown import write_repeated

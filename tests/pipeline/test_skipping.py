@@ -9,9 +9,9 @@ import pytest
 
 from alexnet_fast import Loader
 from alexnet_fast.beton.encode import Encoding, encode_jpeg
+from alexnet_fast.decode.status import BrokenSample
 from alexnet_fast.pipeline.broken import Skipped, told
 from alexnet_fast.pipeline.order import epoch_order
-from alexnet_fast.pipeline.status import BrokenSample
 from betons import Entry, loaded, picture, write
 from stress.broken_samples import WAYS, damage
 

@@ -16,7 +16,7 @@ PROGRAM = """
 import json, sys
 from numba.core.dispatcher import Dispatcher
 from alexnet_fast import Loader
-from alexnet_fast.pipeline.chunks import load_kernels
+from alexnet_fast.decode.decoder import load_kernels
 
 load_kernels()
 def kernels():

@@ -31,10 +31,10 @@ import numpy as np
 
 from alexnet_fast import Loader
 from alexnet_fast.beton.reader import Beton, sidecar_path
+from alexnet_fast.decode import decoder, turbojpeg
+from alexnet_fast.decode.crop import Cropping
+from alexnet_fast.decode.kernel import SAMPLE, Scratch, sample_table
 from alexnet_fast.errors import UserError, exit_code
-from alexnet_fast.pipeline import chunks, turbojpeg
-from alexnet_fast.pipeline.crop import Cropping
-from alexnet_fast.pipeline.decode import SAMPLE, Scratch, sample_table
 
 from . import beton_mutations, jpeg_mutations
 from .guard_pages import PAGE, fill, guarded, guarded_scratch
@@ -74,17 +74,17 @@ class Decoder:
     """A decoder that has been left full of another image: its tables in libjpeg, and one byte all over the scratch."""
 
     def __init__(self, poison: bytes, leavings: int) -> None:
-        self.handle, self.leavings = chunks.open_handle(), leavings
+        self.handle, self.leavings = decoder.open_handle(), leavings
         self.poison = np.frombuffer(poison, np.uint8)
         self.sample = np.array([(0, len(poison), *jpeg_mutations.frame_size(poison), 0, 0)], SAMPLE)
         self.out, self.status = guarded((1, 3, SIZE, SIZE)), guarded(1)
-        self.scratch: Scratch = chunks.first_scratch(self.handle, SIZE)
+        self.scratch: Scratch = decoder.first_scratch(self.handle, SIZE)
 
     def decode(self, file: np.ndarray, samples: np.ndarray, train: bool) -> tuple[int, np.ndarray | None]:
         """(status, pixels) of one sample."""
         self._decode(self.poison, self.sample, train)
         if len(self.scratch.planes) > 16 << 20:  # filling it would take longer than decoding
-            self.scratch = chunks.first_scratch(self.handle, SIZE)
+            self.scratch = decoder.first_scratch(self.handle, SIZE)
         fill(self.scratch, self.leavings)
         self.out[...] = self.leavings
         self._decode(file, samples, train)
@@ -94,7 +94,7 @@ class Decoder:
     def _decode(self, file: np.ndarray, samples: np.ndarray, train: bool) -> None:
         cropping = Cropping(train, SIZE, 73, np.uint64(1), (0.08, 1.0), (3 / 4, 4 / 3), 0.5)
         self.status[0] = 255
-        self.scratch = chunks.decode(
+        self.scratch = decoder.decode(
             file, samples, 0, cropping, self.handle, self.scratch, self.out, self.status
         )
 
@@ -140,7 +140,7 @@ def attack_one(
 def work(photos: Path, seed: int, numbers: range, *, with_ffcv: bool) -> None:
     """A worker: one line of JSON before and one after each file."""
     turbojpeg.load()
-    vars(chunks)["make_scratch"] = guarded_scratch
+    vars(decoder)["make_scratch"] = guarded_scratch
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
         files = beton_mutations.Files(photos, seed, Path(name), with_ffcv=with_ffcv)
         onlookers = Onlookers(Path(name), files.jpegs[0], beton_mutations.COUNT)

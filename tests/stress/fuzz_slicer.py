@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_fast.decode import jpeg_header, jpeg_tiles, kernel, planes, turbojpeg
+from alexnet_fast.decode.decoder import open_handle
+from alexnet_fast.decode.status import OK
 from alexnet_fast.errors import UserError, exit_code
-from alexnet_fast.pipeline import decode, header, planes, tiles, turbojpeg
-from alexnet_fast.pipeline.chunks import open_handle
-from alexnet_fast.pipeline.status import OK
 
 from . import jpeg_mutations
 from .checked_kernels import Strict, copied, python_form
@@ -52,8 +52,8 @@ class Oracle:
 
     def __init__(self) -> None:
         turbojpeg.load()
-        self.header = python_form(header, I64=int)
-        self.tiles = python_form(tiles, I64=int, U=same, copy_bytes=copied)
+        self.header = python_form(jpeg_header, I64=int)
+        self.tiles = python_form(jpeg_tiles, I64=int, U=same, copy_bytes=copied)
         self.scratch = guarded_scratch(open_handle(), MOST_BYTES, SIDE, SIDE, 64)
         self.reached: Counter[str] = Counter()
 
@@ -61,7 +61,7 @@ class Oracle:
         """Raises AssertionError or IndexError for a finding."""
         parsed = self.header.read_header(Strict(data))
         jpeg = guarded_bytes(data)
-        compiled = header.read_header(jpeg)
+        compiled = jpeg_header.read_header(jpeg)
         assert parsed == compiled, f"header: {parsed} and compiled {compiled}"
         status = parsed.status or self.header.agrees(parsed, parsed.width, parsed.height, len(data))
         if status != OK:
@@ -75,7 +75,9 @@ class Oracle:
         out, ends = Strict(bytes(len(data) + 2)), Strict([0] * CAPACITY)
         small = self.tiles.cut(Strict(data), parsed, *crop, out, ends)
         room = guarded(len(data) + 2)
-        compiled = tiles.cut(jpeg, header.JpegHeader(*parsed), *crop, room, guarded(CAPACITY, np.int64))
+        compiled = jpeg_tiles.cut(
+            jpeg, jpeg_header.JpegHeader(*parsed), *crop, room, guarded(CAPACITY, np.int64)
+        )
         assert small == compiled, f"cut {crop}: {small} and compiled {compiled}"
         if small.status != OK:
             self.reached[f"cut, status {small.status}"] += 1
@@ -87,7 +89,7 @@ class Oracle:
         assert small.top + small.height >= crop[2] and small.left + small.width >= crop[3], (
             f"cut {crop} is too small: {small}"
         )
-        if parsed.width * parsed.height <= SIDE * SIDE and decode.fits(
+        if parsed.width * parsed.height <= SIDE * SIDE and kernel.fits(
             self.scratch, parsed.width, parsed.height
         ):
             self._check_pixels(jpeg, room[: small.bytes], parsed, small)
@@ -102,7 +104,7 @@ class Oracle:
         for one, other in zip(*found):
             assert np.array_equal(one, other), f"{kind}: pixels that the decoder did not write"
         self.reached[kind] += 1
-        everything = self._decoded(jpeg, parsed, tiles.whole(parsed), 0x55)
+        everything = self._decoded(jpeg, parsed, jpeg_tiles.whole(parsed), 0x55)
         for k, (one, image) in enumerate(zip(found[0], everything or ())):
             across, down = (parsed.across, parsed.down) if k else (1, 1)
             there = image[small.top // down :, small.left // across :][: one.shape[0], : one.shape[1]]
@@ -188,8 +190,8 @@ def guided(photos: Path, seconds: int, seed: int, corpus: Path, told: Path) -> N
     for form in (attack.oracle.header, attack.oracle.tiles):
         for value in list(vars(form).values()):
             if isinstance(value, FunctionType) and value.__globals__.get("__name__") in (
-                header.__name__,
-                tiles.__name__,
+                jpeg_header.__name__,
+                jpeg_tiles.__name__,
             ):
                 atheris.instrument_func(value)
     last = time.monotonic()

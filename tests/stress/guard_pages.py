@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_fast.pipeline.decode import Scratch, make_scratch
+from alexnet_fast.decode.kernel import Scratch, make_scratch
 
 PAGE = mmap.PAGESIZE
 _libc = ctypes.CDLL(None, use_errno=True)

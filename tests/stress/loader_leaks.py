@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_fast import Loader
+from alexnet_fast.decode.decoder import kernels
 from alexnet_fast.errors import exit_code
-from alexnet_fast.pipeline.chunks import kernels
 from bench.growth import own_bytes
 
 Open = Callable[[], Loader]

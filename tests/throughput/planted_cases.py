@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from alexnet_fast import parts
 from alexnet_fast.common import page_cache
+from alexnet_fast.decode.kernel import SAMPLE, sample_table
 from alexnet_fast.pipeline import crew
-from alexnet_fast.pipeline.decode import SAMPLE, sample_table
 from alexnet_fast.recipe import Recipe, validate
 from alexnet_fast.throughput import decode as decoding
 from alexnet_fast.throughput import run

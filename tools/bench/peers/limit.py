@@ -12,13 +12,13 @@ import numba
 import numpy as np
 
 from alexnet_fast.beton.reader import Beton
-from alexnet_fast.pipeline import turbojpeg
-from alexnet_fast.pipeline.chunks import CHUNK, START_PX, grown, open_handle
-from alexnet_fast.pipeline.crop import BOX, Cropping, draw_boxes
-from alexnet_fast.pipeline.decode import fits, make_scratch, sample_table
+from alexnet_fast.decode import turbojpeg
+from alexnet_fast.decode.crop import BOX, Cropping, draw_boxes
+from alexnet_fast.decode.decoder import CHUNK, START_PX, grown, open_handle
+from alexnet_fast.decode.kernel import fits, make_scratch, sample_table
+from alexnet_fast.decode.planes import Axis, jpeg_planes
+from alexnet_fast.decode.status import MEANING, OK, TOO_LARGE
 from alexnet_fast.pipeline.order import epoch_order
-from alexnet_fast.pipeline.planes import Axis, jpeg_planes
-from alexnet_fast.pipeline.status import MEANING, OK, TOO_LARGE
 from bench.peer import FLIP, RATIO, SCALE, SIZE_PX, Peer, Tally, Task
 
 SEED = 0  # the loader's default

@@ -11,7 +11,7 @@ import numba
 import torch
 
 import alexnet_fast
-from alexnet_fast.pipeline import turbojpeg
+from alexnet_fast.decode import turbojpeg
 from alexnet_fast.pipeline.loader import Loader
 from bench.peer import FLIP, RATIO, SCALE, SIZE_PX, Peer, Tally, Task
 

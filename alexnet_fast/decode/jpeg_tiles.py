@@ -13,8 +13,8 @@ from collections import namedtuple
 import numpy as np
 
 from ..kernel_cache import kernel
-from .header import MOST_PX, TABLE_FIRST
-from .lanes import copy_bytes
+from .jpeg_header import MOST_PX, TABLE_FIRST
+from .simd import copy_bytes
 from .status import BAD_TABLE, BAD_TILES, OK
 
 U = np.uintp

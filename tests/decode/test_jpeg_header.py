@@ -13,11 +13,11 @@ from PIL import Image
 
 from alexnet_fast import Loader
 from alexnet_fast.beton.encode import Encoding, encode_jpeg
-from alexnet_fast.pipeline import planes
-from alexnet_fast.pipeline.chunks import first_scratch, grown, open_handle
-from alexnet_fast.pipeline.decode import SAMPLE, fits, plane_bytes
-from alexnet_fast.pipeline.header import read_header
-from alexnet_fast.pipeline.status import (
+from alexnet_fast.decode import planes
+from alexnet_fast.decode.decoder import first_scratch, grown, open_handle
+from alexnet_fast.decode.jpeg_header import read_header
+from alexnet_fast.decode.kernel import SAMPLE, fits, plane_bytes
+from alexnet_fast.decode.status import (
     DECODER,
     NO_TABLE,
     NOT_JPEG,

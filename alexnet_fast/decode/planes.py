@@ -8,11 +8,11 @@ import numpy as np
 
 from ..kernel_cache import kernel
 from . import turbojpeg
-from .header import agrees, read_header
-from .lanes import LANES, split_rgb
+from .jpeg_header import agrees, read_header
+from .jpeg_tiles import cut, whole
 from .resample import support
+from .simd import LANES, split_rgb
 from .status import DECODER, OK
-from .tiles import cut, whole
 
 U8, U64, I32 = np.uint8, np.uint64, np.int32
 YCBCR, GREY, RGB = 0, 1, 2

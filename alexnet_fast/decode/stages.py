@@ -10,13 +10,13 @@ import numpy as np
 from ..beton.format import RAW
 from ..errors import UserError
 from ..kernel_cache import kernel
-from .chunks import close_handle, open_handle
 from .crop import BOX, Cropping, draw_boxes
-from .decode import decode_chunk, make_scratch
-from .header import read_header
+from .decoder import close_handle, open_handle
+from .jpeg_header import read_header
+from .jpeg_tiles import cut
+from .kernel import decode_chunk, make_scratch
 from .planes import Axis, jpeg_planes, reach
 from .status import MEANING
-from .tiles import cut
 
 CUT, PLANES, ALL = range(3)
 """Stages, each with those before it: header and tiles; libjpeg's planes of the tiles; resampling and colour."""

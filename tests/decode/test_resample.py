@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from alexnet_fast.decode.resample import triangle_taps, turn, ycbcr_row
+from alexnet_fast.decode.simd import LANES, blend, copy_bytes, split_rgb
 from alexnet_fast.kernel_cache import kernel
-from alexnet_fast.pipeline.lanes import LANES, blend, copy_bytes, split_rgb
-from alexnet_fast.pipeline.resample import triangle_taps, turn, ycbcr_row
 
 U = np.uintp
 GUARD = 77

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alexnet_fast.pipeline.interleave import interleave
+from alexnet_fast.decode.interleave import interleave
 
 
 @pytest.mark.parametrize("size", [1, 15, 16, 17, 33, 64, 224])

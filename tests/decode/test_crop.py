@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_fast.pipeline.crop import resized_centre_crop
+from alexnet_fast.decode.crop import resized_centre_crop
 from betons import RATIO, SCALE, drawn_crop, eval_geometry, eval_reference, picture
 
 DRAWS = 4000

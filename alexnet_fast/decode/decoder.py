@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from ..kernel_cache import kernel
+from ..pipeline.order import epoch_order
+from ..pipeline.readahead import PAGE, WILLNEED, will_need
+from ..pipeline.warmup import WarmUp
 from . import turbojpeg
 from .crop import BOX, Cropping, draw_boxes
-from .decode import SAMPLE, Scratch, decode_chunk, make_scratch
-from .order import epoch_order
-from .readahead import PAGE, WILLNEED, will_need
-from .warmup import WarmUp
+from .kernel import SAMPLE, Scratch, decode_chunk, make_scratch
 
 CHUNK = 32  # samples a call: about 14 ms at 500 px, which hides the call and the lock
 START_PX = 512  # a thread's scratch fits this side at first, and grows with its images

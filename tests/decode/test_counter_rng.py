@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from alexnet_fast.pipeline.splitmix import mix, sample_key, uniform
+from alexnet_fast.decode.counter_rng import mix, sample_key, uniform
 
 # The first outputs of Vigna's splitmix64.c for the state 1234567 (prng.di.unimi.it).
 PUBLISHED = [

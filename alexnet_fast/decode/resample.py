@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..kernel_cache import kernel
-from .lanes import BLOCK, LANES, blend, copy_bytes, turn_block, ycbcr_to_rgb
+from .simd import BLOCK, LANES, blend, copy_bytes, turn_block, ycbcr_to_rgb
 
 # Unsigned indices: a signed one costs a test for "counted from the end" at every access.
 U = np.uintp

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from alexnet_fast import Loader
+from alexnet_fast.decode import turbojpeg
 from alexnet_fast.errors import UserError
-from alexnet_fast.pipeline import turbojpeg
 from betons import jpeg, picture, write
 
 PACKAGES = (

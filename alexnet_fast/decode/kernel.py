@@ -10,10 +10,10 @@ import numpy as np
 from ..beton.format import RAW
 from ..beton.reader import Beton
 from ..kernel_cache import kernel
-from .header import is_too_small
-from .lanes import LANES, blend, copy_bytes
+from .jpeg_header import is_too_small
 from .planes import ALIGN, GREY, YCBCR, Axis, jpeg_planes, raw_planes
 from .resample import most_taps, narrow, support, triangle_taps, ycbcr_row
+from .simd import LANES, blend, copy_bytes
 from .status import OK, TOO_LARGE
 
 U8, U64, I32, I64 = np.uint8, np.uint64, np.int32, np.int64

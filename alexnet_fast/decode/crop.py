@@ -8,7 +8,7 @@ from collections import namedtuple
 import numpy as np
 
 from ..kernel_cache import kernel
-from .splitmix import sample_key, uniform
+from .counter_rng import sample_key, uniform
 
 BOX = np.dtype(
     [
