@@ -11,7 +11,7 @@ from ffcv.fields.basics import IntDecoder
 from ffcv.loader import Loader, OrderOption
 from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToTensor
 
-from alexnet_fast import ffcv_ops
+from alexnet_fast.ffcv_ops import decoders as ffcv_ops
 from bench.peer import FLIP, RATIO, SCALE, SIZE_PX, Peer, Tally, Task
 
 

@@ -42,13 +42,13 @@ def ops(require: Callable[[str], Any]) -> Iterator[Any]:
     require("turbojpeg")
     from tqdm import tqdm
 
-    from alexnet_fast import ffcv_ops
+    from alexnet_fast.ffcv_ops import decoders
 
     tqdm.monitor_interval = (
         0  # FFCV's writer shows a progress bar, whose monitor would stay behind as a thread
     )
     threads = torch.get_num_threads()
-    yield ffcv_ops
+    yield decoders
     torch.set_num_threads(threads)
 
 

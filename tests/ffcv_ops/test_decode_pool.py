@@ -16,7 +16,7 @@ from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.decode.crop import BOX, Cropping, draw_boxes
 from alexnet_fast.decode.kernel import sample_table
 from alexnet_fast.decode.status import NOT_JPEG
-from alexnet_fast.pipeline import team
+from alexnet_fast.ffcv_ops import decode_pool
 from betons import RATIO, SCALE, Entry, loaded, picture, write
 
 SIZES = [(200, 150), (96, 130), (333, 250), (65, 33), (640, 600)] * 8
@@ -39,7 +39,7 @@ def decoded(path: Path, height: int, width: int, threads: int) -> np.ndarray:
     beton = Beton(path)
     samples = sample_table(beton)
     out = np.empty((len(samples), height, width, 3), np.uint8)
-    assert not team.Team().decode(beton.map, samples, drawn(samples), out, threads).any()
+    assert not decode_pool.Team().decode(beton.map, samples, drawn(samples), out, threads).any()
     return out
 
 
@@ -63,7 +63,7 @@ def test_the_status_of_each_sample_is_told(file: Path, tmp_path: Path) -> None:
     samples = sample_table(beton)
     out = np.empty((20, 16, 16, 3), np.uint8)
     for threads in (1, 2):
-        statuses = team.Team().decode(beton.map, samples, drawn(samples), out, threads)
+        statuses = decode_pool.Team().decode(beton.map, samples, drawn(samples), out, threads)
         assert statuses.tolist() == [NOT_JPEG if k % 7 == 0 else 0 for k in range(20)]
 
 
@@ -71,9 +71,9 @@ def test_when_one_thread_fails_the_others_have_ended_before_the_caller_hears_of_
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began, ended, numbers = [], [], count()
-    whole = team.Worker.decode
+    whole = decode_pool.Worker.decode
 
-    def failing(self: team.Worker, *arguments: Any) -> None:
+    def failing(self: decode_pool.Worker, *arguments: Any) -> None:
         began.append(threading.get_ident())
         if next(numbers) == 0:
             raise MemoryError("no room")
@@ -81,7 +81,7 @@ def test_when_one_thread_fails_the_others_have_ended_before_the_caller_hears_of_
         whole(self, *arguments)
         ended.append(threading.get_ident())
 
-    monkeypatch.setattr(team.Worker, "decode", failing)
+    monkeypatch.setattr(decode_pool.Worker, "decode", failing)
     with pytest.raises(MemoryError, match="no room"):
         decoded(file, 32, 32, 3)
     assert len(ended) == len(began) - 1 > 1
@@ -90,7 +90,7 @@ def test_when_one_thread_fails_the_others_have_ended_before_the_caller_hears_of_
 def test_workers_are_kept_and_no_more_of_them_than_threads(file: Path) -> None:
     beton = Beton(file)
     samples = sample_table(beton)
-    ours = team.Team()
+    ours = decode_pool.Team()
     for size in (32, 48, 32):
         out = np.empty((len(samples), size, size, 3), np.uint8)
         ours.decode(beton.map, samples, drawn(samples), out, 3)

@@ -28,15 +28,15 @@ from typing import Any
 
 import numpy as np
 
-from .beton.format import RAW
-from .beton.reader import Beton, BetonError
-from .decode import turbojpeg
-from .decode.crop import BOX, Cropping, draw_boxes
-from .decode.decoder import MOST_PIXELS
-from .decode.kernel import SAMPLE
-from .decode.status import MEANING, TOO_LARGE, BrokenSample
-from .errors import UserError
-from .pipeline.team import Team
+from ..beton.format import RAW
+from ..beton.reader import Beton, BetonError
+from ..decode import turbojpeg
+from ..decode.crop import BOX, Cropping, draw_boxes
+from ..decode.decoder import MOST_PIXELS
+from ..decode.kernel import SAMPLE
+from ..decode.status import MEANING, TOO_LARGE, BrokenSample
+from ..errors import UserError
+from .decode_pool import Team
 
 
 class FfcvMissing(UserError, ImportError):

@@ -1,0 +1,8 @@
+"""FFCV's crop decoders by our kernels, for FFCV's own Loader.
+
+from alexnet_fast.ffcv_ops import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
+"""
+
+from .decoders import CenterCropRGBImageDecoder, FfcvMissing, RandomResizedCropRGBImageDecoder
+
+__all__ = ["CenterCropRGBImageDecoder", "FfcvMissing", "RandomResizedCropRGBImageDecoder"]
