@@ -10,9 +10,9 @@ __all__ = ["Beton", "Loader", "UserError", "__version__"]
 if TYPE_CHECKING:
     from .beton.reader import Beton
     from .errors import UserError
-    from .pipeline.loader import Loader
+    from .loader.loader import Loader
 
-_HOMES = {"Beton": ".beton.reader", "Loader": ".pipeline.loader", "UserError": ".errors"}
+_HOMES = {"Beton": ".beton.reader", "Loader": ".loader.loader", "UserError": ".errors"}
 
 
 def __getattr__(name: str) -> object:

@@ -23,8 +23,8 @@ from .engine.precision import Precision, fused_or_foreach
 from .engine.ranks import World
 from .engine.schedule import Schedule
 from .errors import UserError
-from .pipeline.broken import Skipped
-from .pipeline.loader import Loader
+from .loader.bad_samples import Skipped
+from .loader.loader import Loader
 from .recipe import Recipe, differences, dump
 
 # What a step's number within an epoch depends on.

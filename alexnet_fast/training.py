@@ -19,7 +19,6 @@ from .doctor import plan
 from .engine import keeping, metrics, ranks
 from .engine.checkpoint import Progress
 from .engine.evaluate import Accuracy, evaluate
-from .engine.feed import Feed
 from .engine.keeping import Keeper
 from .engine.meter import Averages, Clock, Meter
 from .engine.metrics import Log, Report
@@ -28,6 +27,9 @@ from .engine.ranks import World
 from .engine.stopping import Stopping
 from .errors import Stopped
 from .kernel_cache import is_cached
+from .loader.bad_samples import Skipped, told
+from .loader.device_prefetcher import Feed
+from .loader.loader import Loader
 from .parts import (
     agree,
     all_skipped,
@@ -43,8 +45,6 @@ from .parts import (
     schedule,
     writing,
 )
-from .pipeline.broken import Skipped, told
-from .pipeline.loader import Loader
 from .recipe import Recipe
 from .throughput.live import DataWait, ceiling_img_per_s, machine_of
 

@@ -36,10 +36,10 @@ from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.engine import checkpoint
 from alexnet_fast.engine.alexnet import AlexNet
 from alexnet_fast.engine.device import Device, resolve
-from alexnet_fast.engine.feed import Feed
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.errors import UserError
-from alexnet_fast.pipeline.ring import Batch, Ring
+from alexnet_fast.loader.buffer_pool import Batch, Ring
+from alexnet_fast.loader.device_prefetcher import Feed
 from components import ROOT
 
 STANDIN = getattr(getattr(torch, "npu", None), "standin", None)

@@ -10,6 +10,6 @@ from pathlib import Path
 def test_it_is_found_from_a_folder_that_holds_a_clone_of_its_own_name(tmp_path: Path) -> None:
     """Python takes a folder for a namespace package, which comes before what setuptools' finder knows."""
     (tmp_path / "alexnet_fast").mkdir()
-    code = "from alexnet_fast import __version__; from alexnet_fast.pipeline import loader"
+    code = "from alexnet_fast import __version__; from alexnet_fast.loader import loader"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

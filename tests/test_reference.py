@@ -29,7 +29,7 @@ from alexnet_fast.engine.alexnet import AlexNet
 from alexnet_fast.engine.evaluate import Hits, evaluate
 from alexnet_fast.engine.ranks import World
 from alexnet_fast.errors import UserError
-from alexnet_fast.pipeline.order import Share
+from alexnet_fast.loader.sampler import Share
 from alexnet_fast.recipe import Recipe, load
 
 CLASSES = 3

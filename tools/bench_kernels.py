@@ -25,7 +25,7 @@ from alexnet_fast.decode.crop import Cropping
 from alexnet_fast.decode.kernel import sample_table
 from alexnet_fast.decode.stages import ALL, CHUNK, CUT, PLANES, DecodeStages
 from alexnet_fast.errors import UserError, exit_code
-from alexnet_fast.pipeline.order import epoch_order
+from alexnet_fast.loader.sampler import epoch_order
 
 
 class File:

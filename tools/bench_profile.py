@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from alexnet_fast.decode.decoder import CHUNK
-from alexnet_fast.engine.feed import Feed
 from alexnet_fast.engine.marks import STEP, Marks
 from alexnet_fast.errors import exit_code
+from alexnet_fast.loader.device_prefetcher import Feed
 from alexnet_fast.parts import build, join, open_train_set
 from alexnet_fast.recipe import Recipe, validate
 from alexnet_fast.throughput.decode import forever

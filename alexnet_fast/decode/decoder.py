@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ..kernel_cache import kernel
-from ..pipeline.order import epoch_order
-from ..pipeline.readahead import PAGE, WILLNEED, will_need
-from ..pipeline.warmup import WarmUp
+from ..loader.preload import WarmUp
+from ..loader.read_ahead import PAGE, WILLNEED, will_need
+from ..loader.sampler import epoch_order
 from . import turbojpeg
 from .crop import BOX, Cropping, draw_boxes
 from .kernel import SAMPLE, Scratch, decode_chunk, make_scratch

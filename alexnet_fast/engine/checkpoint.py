@@ -43,7 +43,7 @@ from torch import Tensor
 
 from ..common.files import sync_folder
 from ..errors import UserError
-from ..pipeline.broken import Skipped
+from ..loader.bad_samples import Skipped
 from .device import Device
 from .precision import Precision
 from .ranks import World

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..pipeline.order import Share
+from ..loader.sampler import Share
 from .ranks import World
 
 

@@ -13,9 +13,9 @@ from ..decode.kernel import sample_table
 from ..decode.stages import ALL, CUT, PLANES, DecodeStages
 from ..engine.ranks import World
 from ..errors import UserError
-from ..pipeline.loader import Loader
-from ..pipeline.order import epoch_order
-from ..pipeline.ring import Batch
+from ..loader.buffer_pool import Batch
+from ..loader.loader import Loader
+from ..loader.sampler import epoch_order
 from .rate import WINDOWS, Figure, averaged, throughput, together
 from .read import ORDER_SEED, small_share, touch
 

@@ -14,8 +14,8 @@ from ..common.cpus import allowed_cores
 from ..engine.device import Device, processor_name
 from ..engine.meter import Interval
 from ..engine.ranks import World
-from ..pipeline.activity import Activity
-from ..pipeline.loader import Loader
+from ..loader.loader import Loader
+from ..loader.thread_stats import Activity
 from ..recipe import Recipe, differences
 
 PROFILE = "throughput.json"

@@ -14,9 +14,9 @@ from ..beton.reader import Beton
 from ..common import page_cache
 from ..doctor.machine import Machine
 from ..engine.ranks import World
-from ..pipeline.loader import Loader
-from ..pipeline.order import epoch_order
-from ..pipeline.readahead import PAGE
+from ..loader.loader import Loader
+from ..loader.read_ahead import PAGE
+from ..loader.sampler import epoch_order
 from .rate import Figure, summed, throughput
 
 MOST_BYTES = 256 << 20  # of the set, on each rank, are read from the page cache again and again

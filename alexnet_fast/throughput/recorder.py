@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import count
 
-from ..engine.feed import Feed
 from ..engine.marks import STEP, Marks, Span
-from ..pipeline.loader import Loader
-from ..pipeline.ring import Batch
+from ..loader.buffer_pool import Batch
+from ..loader.device_prefetcher import Feed
+from ..loader.loader import Loader
 from .step import PARTS, Stepper
 
 HOST = "host"  # the lane of whoever waits for batches

@@ -17,12 +17,12 @@ from ..common.console import Console
 from ..common.cpus import allowed_cores
 from ..decode.decoder import kernels
 from ..engine.device import Device
-from ..engine.feed import Feed
 from ..engine.marks import Marks, Span
 from ..engine.ranks import World
 from ..errors import UserError
+from ..loader.device_prefetcher import Feed
+from ..loader.loader import Loader
 from ..parts import build, join, open_train_set
-from ..pipeline.loader import Loader
 from ..recipe import Recipe
 from . import copy, decode, modes, picture, read, report, step, timeline, whole
 from .live import PROFILE, machine_of

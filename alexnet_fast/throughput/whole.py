@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from ..common import page_cache
-from ..engine.feed import Feed
 from ..engine.marks import STEP, Marks, Span, Stamp
 from ..engine.ranks import World
-from ..pipeline.loader import Loader
+from ..loader.device_prefetcher import Feed
+from ..loader.loader import Loader
 from .decode import forever
 from .live import Totals
 from .rate import WINDOWS, Figure, agreed, mean_over_ranks, summed, together, windows

@@ -21,7 +21,7 @@ from alexnet_fast.engine.device import resolve
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.engine.ranks import World
 from alexnet_fast.errors import UserError
-from alexnet_fast.pipeline.broken import Skipped
+from alexnet_fast.loader.bad_samples import Skipped
 
 CPU = resolve("cpu")
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, fused=True)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from alexnet_fast import parts
 from alexnet_fast.common import page_cache
 from alexnet_fast.decode.kernel import SAMPLE, sample_table
-from alexnet_fast.pipeline import crew
+from alexnet_fast.loader import decode_workers
 from alexnet_fast.recipe import Recipe, validate
 from alexnet_fast.throughput import decode as decoding
 from alexnet_fast.throughput import run
@@ -65,13 +65,13 @@ class SlowDisk:
         self.bytes_per_s, self.cached_samples = bytes_per_s, cached_samples
         self.cached: OrderedDict[int, None] = OrderedDict()
         self.lock, self.unread = threading.Lock(), count(4, 4)
-        decode = crew.decode
+        decode = decode_workers.decode
 
         def read_and_decode(file: np.ndarray, samples: np.ndarray, *rest: Any) -> Any:
             self.read(samples)
             return decode(file, samples, *rest)
 
-        monkeypatch.setattr(crew, "decode", read_and_decode)
+        monkeypatch.setattr(decode_workers, "decode", read_and_decode)
         monkeypatch.setattr(decoding, "touch", lambda beton, places: self.read(sample_table(beton)[places]))
         monkeypatch.setattr(page_cache, "resident_share", lambda path: 0.0)
         monkeypatch.setattr(page_cache, "disk_rate", lambda path: page_cache.Rate(self.rate(), 1))

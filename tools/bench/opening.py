@@ -65,7 +65,7 @@ def main(path: Path, what: str) -> None:
     peak, own = _status_bytes("VmHWM") - before, _status_bytes("RssAnon") - own_before
     found = {"seconds": seconds, "peak_bytes": peak, "own_bytes": own}
     if what == "Loader":
-        from alexnet_fast.pipeline.order import epoch_order
+        from alexnet_fast.loader.sampler import epoch_order
 
         epoch_order(256, 0, 0)
         started = time.perf_counter()

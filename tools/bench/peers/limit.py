@@ -18,7 +18,7 @@ from alexnet_fast.decode.decoder import CHUNK, START_PX, grown, open_handle
 from alexnet_fast.decode.kernel import fits, make_scratch, sample_table
 from alexnet_fast.decode.planes import Axis, jpeg_planes
 from alexnet_fast.decode.status import MEANING, OK, TOO_LARGE
-from alexnet_fast.pipeline.order import epoch_order
+from alexnet_fast.loader.sampler import epoch_order
 from bench.peer import FLIP, RATIO, SCALE, SIZE_PX, Peer, Tally, Task
 
 SEED = 0  # the loader's default

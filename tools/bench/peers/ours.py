@@ -12,7 +12,7 @@ import torch
 
 import alexnet_fast
 from alexnet_fast.decode import turbojpeg
-from alexnet_fast.pipeline.loader import Loader
+from alexnet_fast.loader.loader import Loader
 from bench.peer import FLIP, RATIO, SCALE, SIZE_PX, Peer, Tally, Task
 
 

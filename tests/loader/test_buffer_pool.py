@@ -14,7 +14,7 @@ import torch
 
 from alexnet_fast import Loader
 from alexnet_fast.beton.encode import Encoding, encode_jpeg
-from alexnet_fast.pipeline.ring import Batch, Ring
+from alexnet_fast.loader.buffer_pool import Batch, Ring
 from betons import picture, write
 
 

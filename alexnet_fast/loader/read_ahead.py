@@ -24,8 +24,8 @@ import numpy as np
 from numba import types
 
 from ..kernel_cache import kernel
-from .activity import Activity
-from .stall import POLL_S, STALL_S, Patience, close_all, describe
+from .thread_stats import Activity
+from .watchdog import POLL_S, STALL_S, Patience, close_all, describe
 
 Key = TypeVar("Key")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alexnet_fast.engine.device import resolve
-from alexnet_fast.engine.feed import Feed
+from alexnet_fast.loader.device_prefetcher import Feed
 
 CPU = resolve("cpu")
 

@@ -17,8 +17,8 @@ import pytest
 
 import betons
 from alexnet_fast import Loader
-from alexnet_fast.pipeline import crew
-from alexnet_fast.pipeline.warmup import WarmUp
+from alexnet_fast.loader import decode_workers
+from alexnet_fast.loader.preload import WarmUp
 
 WAIT_S = 20.0
 
@@ -56,7 +56,7 @@ def test_a_loader_can_be_closed_while_the_kernels_are_compiled(
         gate.wait(WAIT_S)
 
     compiling = WarmUp(compile_, "load")
-    monkeypatch.setattr(crew, "kernels", compiling)
+    monkeypatch.setattr(decode_workers, "kernels", compiling)
     loader = Loader(beton, 1, train=False, threads=2)
     loader.close()
     assert not gate.is_set(), "the loader was closed before the kernels were there"
@@ -71,7 +71,7 @@ def test_a_failure_to_load_the_kernels_reaches_the_consumer(
     def fail() -> None:
         raise MemoryError("no room for machine code")
 
-    monkeypatch.setattr(crew, "kernels", WarmUp(fail, "load"))
+    monkeypatch.setattr(decode_workers, "kernels", WarmUp(fail, "load"))
     with (
         Loader(beton, 1, train=False) as loader,
         pytest.raises(RuntimeError, match="no room for machine code"),
@@ -113,8 +113,8 @@ def test_ctrl_c_at_any_line_of_what_ends_the_threads_leaves_none_that_waits_for_
     beton: Path, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The garbage collector stops a dropped loader's threads in the main thread, where nobody hears of the interruption."""
-    monkeypatch.setattr(crew, "POLL_S", 0.01)
-    crew.kernels.wait(give_up=lambda: False)
+    monkeypatch.setattr(decode_workers, "POLL_S", 0.01)
+    decode_workers.kernels.wait(give_up=lambda: False)
     for line in count():
         loader = Loader(beton, 1, train=True, threads=2)
         next(iter(loader))
@@ -137,7 +137,7 @@ def test_threads_that_wait_are_woken_by_the_garbage_collector(
     beton: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else each loader that is dropped would hold its threads, and its memory, until they look up by themselves."""
-    monkeypatch.setattr(crew, "POLL_S", 10 * WAIT_S)
+    monkeypatch.setattr(decode_workers, "POLL_S", 10 * WAIT_S)
     loader = Loader(beton, 1, train=True, threads=2)
     next(iter(loader))
     threads = loader._crew._threads

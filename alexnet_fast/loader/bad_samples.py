@@ -12,7 +12,7 @@ from ..beton.reader import Beton
 from ..decode.status import MEANING, OK, BrokenSample
 
 if TYPE_CHECKING:
-    from .crew import Job
+    from .decode_workers import Job
 
 OnError = Literal["raise", "skip"]
 

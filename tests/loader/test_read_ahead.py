@@ -12,8 +12,8 @@ import pytest
 
 from alexnet_fast import Beton, Loader
 from alexnet_fast.decode.kernel import SAMPLE, sample_table
-from alexnet_fast.pipeline import plan, readahead
-from alexnet_fast.pipeline.readahead import PAGE, WILLNEED, ReadAhead, will_need
+from alexnet_fast.loader import planner, read_ahead
+from alexnet_fast.loader.read_ahead import PAGE, WILLNEED, ReadAhead, will_need
 from bench import cold
 from bench.grown import write_repeated
 from betons import jpeg, loaded, picture, write
@@ -34,7 +34,7 @@ class Recorder:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[int] = []
-        monkeypatch.setattr(readahead, "will_need", self)
+        monkeypatch.setattr(read_ahead, "will_need", self)
 
     def __call__(self, file: np.ndarray, samples: np.ndarray, page: int, advice: int) -> None:
         self.asked += samples["index"].tolist()
@@ -134,7 +134,7 @@ def test_after_a_long_rest_it_asks_again(monkeypatch: pytest.MonkeyPatch) -> Non
     ahead.start()
     iterator = ahead.ahead_of(batches(20, 1, 1000))
     next(iterator)
-    monkeypatch.setattr(readahead, "PAUSE_S", -1.0)
+    monkeypatch.setattr(read_ahead, "PAUSE_S", -1.0)
     next(iterator)
     settle(ahead)
     assert recorder.asked == [0, 1, 2, 1, 2, 3]
@@ -190,8 +190,8 @@ def test_what_fails_in_it_reaches_the_consumer_with_its_cause(
     def broken(*arguments: object) -> None:
         raise MemoryError("no room for an order")
 
-    monkeypatch.setattr(readahead, "will_need", broken)
-    monkeypatch.setattr(plan, "epoch_order", broken if not read_ahead_bytes else plan.epoch_order)
+    monkeypatch.setattr(read_ahead, "will_need", broken)
+    monkeypatch.setattr(planner, "epoch_order", broken if not read_ahead_bytes else planner.epoch_order)
     path = write(tmp_path / "a.beton", [jpeg(picture(64, 48, seed)) for seed in range(12)])
     with (
         Loader(path, 4, train=True, size=32, read_ahead_bytes=read_ahead_bytes) as loader,

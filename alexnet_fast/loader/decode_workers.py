@@ -17,12 +17,12 @@ from ..decode.crop import Cropping
 from ..decode.decoder import CHUNK, close_handle, decode, first_scratch, kernels, open_handle
 from ..decode.kernel import Scratch
 from ..errors import UserError
-from .activity import Activity, Watch, usage
 from .bell import Bell
-from .stall import LOADING_S, POLL_S, Patience, close_all, describe
+from .thread_stats import Activity, Watch, usage
+from .watchdog import LOADING_S, POLL_S, Patience, close_all, describe
 
 if TYPE_CHECKING:
-    from .ring import Slot
+    from .buffer_pool import Slot
 
 
 class Job:

@@ -18,7 +18,7 @@ from alexnet_fast import Beton, Loader
 from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.beton.reader import BetonError
 from alexnet_fast.errors import UserError
-from alexnet_fast.pipeline.order import epoch_order
+from alexnet_fast.loader.sampler import epoch_order
 from betons import jpeg, loaded, picture, write
 from components import ROOT
 

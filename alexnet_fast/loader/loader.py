@@ -16,14 +16,14 @@ from ..decode import turbojpeg
 from ..decode.crop import Cropping
 from ..decode.kernel import sample_table
 from ..errors import UserError
-from .activity import Activity, Watch
-from .broken import OnError, Sieve, Skipped
-from .crew import Crew
-from .order import Share
-from .plan import Plan, places_of
-from .readahead import ReadAhead, bytes_of
-from .ring import Batch, Ring
-from .stall import STALL_S, Patience
+from .bad_samples import OnError, Sieve, Skipped
+from .buffer_pool import Batch, Ring
+from .decode_workers import Crew
+from .planner import Plan, places_of
+from .read_ahead import ReadAhead, bytes_of
+from .sampler import Share
+from .thread_stats import Activity, Watch
+from .watchdog import STALL_S, Patience
 
 
 class Loader:

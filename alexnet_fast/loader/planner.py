@@ -9,10 +9,10 @@ import numpy as np
 
 from ..beton.reader import Beton
 from ..errors import UserError
-from .crew import Job
-from .order import Share, epoch_order
-from .readahead import ReadAhead
-from .ring import Ring
+from .buffer_pool import Ring
+from .decode_workers import Job
+from .read_ahead import ReadAhead
+from .sampler import Share, epoch_order
 
 
 class Plan:

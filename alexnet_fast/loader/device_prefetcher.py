@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .device import Device
-from .marks import COPY, NORMALISE, STEP, Marks
+from ..engine.device import Device
+from ..engine.marks import COPY, NORMALISE, STEP, Marks
 
 # ImageNet's mean and standard deviation per channel, in units of 0..255.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from .activity import Activity
+from .thread_stats import Activity
 
 STALL_S = 120.0
 """Nothing for so long is worth telling: a chunk of 32 photos takes 14 ms, a hiccup of a network file system seconds to minutes."""

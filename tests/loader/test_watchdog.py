@@ -13,16 +13,16 @@ import pytest
 
 import betons
 from alexnet_fast import Loader
-from alexnet_fast.pipeline import crew, plan
-from alexnet_fast.pipeline.stall import GIVE_UP, LoaderStalled, Patience
-from alexnet_fast.pipeline.warmup import WarmUp
+from alexnet_fast.loader import decode_workers, planner
+from alexnet_fast.loader.preload import WarmUp
+from alexnet_fast.loader.watchdog import GIVE_UP, LoaderStalled, Patience
 
 WAIT_S = 20.0
 
 
 @pytest.fixture(scope="module")
 def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    crew.kernels.wait(give_up=lambda: False)  # or the first test would wait for them
+    decode_workers.kernels.wait(give_up=lambda: False)  # or the first test would wait for them
     image = betons.jpeg(betons.picture(64, 48))
     return betons.write(tmp_path_factory.mktemp("stall") / "a.beton", [image] * 40)
 
@@ -31,9 +31,9 @@ class Gate:
     """Stands in for crew.decode, and holds up whoever decodes a sample from ``first`` on until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, first: int = 0) -> None:
-        self._decode, self._first, self._opened = crew.decode, first, threading.Event()
+        self._decode, self._first, self._opened = decode_workers.decode, first, threading.Event()
         self._arrivals = threading.Semaphore(0)
-        monkeypatch.setattr(crew, "decode", self)
+        monkeypatch.setattr(decode_workers, "decode", self)
 
     def __call__(self, file: Any, samples: Any, *rest: Any) -> Any:
         if samples["index"][0] >= self._first:
@@ -91,7 +91,7 @@ def test_a_consumer_that_rests_is_no_stall(
     beton: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
 ) -> None:
     gate = Gate(monkeypatch, first=8)
-    monkeypatch.setattr(crew, "POLL_S", 0.05)
+    monkeypatch.setattr(decode_workers, "POLL_S", 0.05)
     with Loader(beton, 8, train=False, size=16, stall_s=1) as loader:
         batches = iter(loader)
         held = [next(batches)]
@@ -104,7 +104,7 @@ def test_a_consumer_that_rests_is_no_stall(
 def test_kernels_that_are_being_compiled_are_no_stall(
     beton: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
 ) -> None:
-    monkeypatch.setattr(crew, "kernels", WarmUp(lambda: time.sleep(1.2), "load"))
+    monkeypatch.setattr(decode_workers, "kernels", WarmUp(lambda: time.sleep(1.2), "load"))
     with Loader(beton, 8, train=False, size=16, stall_s=1) as loader:
         assert len(list(loader)) == 5
     assert not warnings
@@ -130,7 +130,7 @@ def test_what_was_given_up_once_is_not_waited_for_as_long_again(
 ) -> None:
     """Neither as the loader is closed nor at the interpreter's end, which closes it again: the thread of either kind may be stuck."""
     gate = Gate(monkeypatch)
-    monkeypatch.setattr(crew, "POLL_S", 0.05)
+    monkeypatch.setattr(decode_workers, "POLL_S", 0.05)
     loader = Loader(beton, 8, train=False, size=16, threads=2)
     loader._read_ahead.do(lambda: gate(None, {"index": [0]}))
 
@@ -169,7 +169,7 @@ def test_whatever_ends_a_decoding_thread_reaches_the_consumer(
     def fail(*arguments: Any) -> Any:
         raise failure
 
-    monkeypatch.setattr(crew, "decode", fail)
+    monkeypatch.setattr(decode_workers, "decode", fail)
     with Loader(beton, 8, train=False, size=16, threads=2) as loader:
         with pytest.raises(RuntimeError, match="a decoding thread failed") as caught:
             list(loader)
@@ -177,7 +177,7 @@ def test_whatever_ends_a_decoding_thread_reaches_the_consumer(
 
 
 def test_a_thread_that_ends_without_a_word_is_named(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew.Crew, "_work", lambda self, activity, bell: None)
+    monkeypatch.setattr(decode_workers.Crew, "_work", lambda self, activity, bell: None)
     with (
         Loader(beton, 8, train=False, size=16, threads=1) as loader,
         pytest.raises(RuntimeError, match="the decoding thread decode-0 has ended"),
@@ -189,7 +189,7 @@ def test_a_failure_to_plan_reaches_the_consumer(beton: Path, monkeypatch: pytest
     def fail(*arguments: object) -> None:
         raise MemoryError("no room for an order")
 
-    monkeypatch.setattr(plan, "epoch_order", fail)
+    monkeypatch.setattr(planner, "epoch_order", fail)
     with Loader(beton, 8, train=True, size=16) as loader, pytest.raises(RuntimeError) as caught:
         list(loader)
     assert isinstance(caught.value.__cause__, MemoryError)
@@ -212,13 +212,13 @@ def test_a_thread_that_cannot_be_started_leaves_none_behind(
 
 def test_the_others_decode_while_one_thread_plans(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An order of a million samples takes its time; what is planned is decoded and handed out meanwhile."""
-    handed_out, order = threading.Event(), plan.epoch_order
+    handed_out, order = threading.Event(), planner.epoch_order
 
     def slow(count: int, seed: int, epoch: int) -> Any:
         assert epoch != 1 or handed_out.wait(WAIT_S)
         return order(count, seed, epoch)
 
-    monkeypatch.setattr(plan, "epoch_order", slow)
+    monkeypatch.setattr(planner, "epoch_order", slow)
     with Loader(beton, 40, train=True, size=16, threads=2, read_ahead_bytes=0) as loader:
         assert len(next(iter(loader)).labels) == 40
         handed_out.set()

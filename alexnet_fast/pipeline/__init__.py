@@ -1,1 +1,0 @@
-"""Bytes to pixels in host memory."""
