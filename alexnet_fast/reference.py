@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from .common import cli
 from .common.cpus import allowed_cores
 from .errors import UserError
-from .packing import SPLITS, open_folder
+from .packing.data_folder import SPLITS, open_folder
 from .recipe import Recipe
 
 PORT = 29688  # where the reference's ranks meet, if --dist-url names no other

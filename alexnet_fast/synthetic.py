@@ -25,14 +25,14 @@ import numpy as np
 
 from . import __version__
 from .beton import format as fmt
-from .beton.pages import ENTRY, Pages
 from .beton.reader import Beton, BetonError
-from .beton.workers import in_order
 from .common.cpus import allowed_cores
 from .common.files import turn
 from .common.progress import progress_bar
 from .errors import UserError
-from .packing import SPLITS
+from .packing.data_folder import SPLITS
+from .packing.layout import ENTRY, Pages
+from .packing.worker_pool import in_order
 from .recipe import Recipe
 
 STEPS = 100  # of an epoch, where the recipe names no number: enough for a figure
@@ -114,7 +114,8 @@ def private_folder() -> Path:
 def digest(counts: Counts) -> str:
     """Names everything that the bytes of the sets depend on."""
     from . import scenery  # here and below: who has a dataset needs no Pillow
-    from .beton import encode, pages
+    from .packing import encode
+    from .packing import layout as pages
 
     encoding = encode.Encoding()
     told = {

@@ -32,7 +32,6 @@ from torch.nn import functional
 import betons
 from alexnet_fast import Loader, parts, training
 from alexnet_fast import train as command
-from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.engine import checkpoint
 from alexnet_fast.engine.alexnet import AlexNet
 from alexnet_fast.engine.device import Device, resolve
@@ -40,6 +39,7 @@ from alexnet_fast.engine.precision import Precision
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.buffer_pool import Batch, Ring
 from alexnet_fast.loader.device_prefetcher import Feed
+from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from components import ROOT
 
 STANDIN = getattr(getattr(torch, "npu", None), "standin", None)

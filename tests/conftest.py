@@ -84,9 +84,9 @@ def tiny_imagenet() -> Path:
 @pytest.fixture(scope="session")
 def all_photos_beton(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All 1,000 photos as ``write_beton.py`` packs them: longest side 500 px, quality 90, restart markers."""
-    from alexnet_fast.beton.encode import Encoding
-    from alexnet_fast.beton.writer import scan_folder, write_beton
     from alexnet_fast.common.cpus import allowed_cores
+    from alexnet_fast.packing.encode import Encoding
+    from alexnet_fast.packing.writer import scan_folder, write_beton
 
     path = tmp_path_factory.mktemp("all-photos") / "train.beton"
     return write_beton(scan_folder(photos / "train"), path, Encoding(), workers=allowed_cores()).path
@@ -95,9 +95,9 @@ def all_photos_beton(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def photo_beton(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """200 of the photos, of as many classes: longest side 500 px, quality 90, restart markers."""
-    from alexnet_fast.beton.encode import Encoding
-    from alexnet_fast.beton.writer import scan_folder, write_beton
     from alexnet_fast.common.cpus import allowed_cores
+    from alexnet_fast.packing.encode import Encoding
+    from alexnet_fast.packing.writer import scan_folder, write_beton
 
     path = tmp_path_factory.mktemp("photos") / "train.beton"
     split = scan_folder(photos / "train").shuffled(0).limited(200)
@@ -107,9 +107,9 @@ def photo_beton(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_beton(tiny_imagenet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a train.beton and a val.beton: the first 20 images of each of Tiny ImageNet's ten classes, mixed."""
-    from alexnet_fast.beton.encode import Encoding
-    from alexnet_fast.beton.writer import scan_folder, write_beton
     from alexnet_fast.common.cpus import allowed_cores
+    from alexnet_fast.packing.encode import Encoding
+    from alexnet_fast.packing.writer import scan_folder, write_beton
 
     folder = tmp_path_factory.mktemp("tiny")
     for name in ("train", "val"):

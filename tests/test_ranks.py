@@ -22,10 +22,10 @@ import torch
 
 import ranked
 from alexnet_fast import train as command
-from alexnet_fast.beton.encode import Encoding
-from alexnet_fast.beton.writer import scan_folder, write_beton
 from alexnet_fast.engine import checkpoint, launch
 from alexnet_fast.engine.launch import Layout
+from alexnet_fast.packing.encode import Encoding
+from alexnet_fast.packing.writer import scan_folder, write_beton
 from alexnet_fast.recipe import Recipe, dump, load
 from components import ROOT
 

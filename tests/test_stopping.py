@@ -27,12 +27,12 @@ import torch
 import betons
 from alexnet_fast import parts, training
 from alexnet_fast import train as command
-from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.engine import checkpoint, evaluate, keeping
 from alexnet_fast.engine.checkpoint import BEST, LAST
 from alexnet_fast.engine.claim import LOCK, claimed
 from alexnet_fast.engine.ranks import World
 from alexnet_fast.engine.stopping import Stopping
+from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from alexnet_fast.recipe import dump, load
 from components import ROOT
 from stress.narrow_model import NarrowAlexNet

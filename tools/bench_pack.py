@@ -15,9 +15,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from alexnet_fast.beton.encode import Encoding
-from alexnet_fast.beton.writer import Split, scan_folder, write_beton
 from alexnet_fast.errors import exit_code
+from alexnet_fast.packing.encode import Encoding
+from alexnet_fast.packing.writer import Split, scan_folder, write_beton
 
 
 class FolderDataset:

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import NoReturn
 
 try:
-    from alexnet_fast.beton.encode import Encoding
-    from alexnet_fast.beton.folder import FolderError, Split, scan_folder
-    from alexnet_fast.beton.journal import standing
-    from alexnet_fast.beton.writer import Packed, check_place, write_beton
     from alexnet_fast.common.cli import Defaults, Parser
     from alexnet_fast.common.cpus import allowed_cores
     from alexnet_fast.common.progress import progress_bar
     from alexnet_fast.errors import Stopped, UserError, exit_code
-    from alexnet_fast.packing import SHUFFLE_SEED, SPLITS
+    from alexnet_fast.packing.data_folder import SHUFFLE_SEED, SPLITS
+    from alexnet_fast.packing.encode import Encoding
+    from alexnet_fast.packing.image_folder import FolderError, Split, scan_folder
+    from alexnet_fast.packing.journal import standing
+    from alexnet_fast.packing.writer import Packed, check_place, write_beton
 except ModuleNotFoundError as missing:
     sys.stderr.write(
         f"error: {missing.name} is not installed in {sys.executable}: run make setup, then "

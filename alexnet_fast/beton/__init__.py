@@ -1,1 +1,1 @@
-"""The file: the FFCV v2 format, its reader, its writer."""
+"""The file: the FFCV v2 format and its reader."""

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from .journal import Done
-from .plan import Plan
+from ..packing.journal import Done
+from ..packing.manifest import Plan
 from .reader import Beton, BetonError, sidecar_path
 
 PARTIAL = ".partial"

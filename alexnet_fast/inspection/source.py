@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..beton.encode import Encoding, encode_file, encoder_versions
-from ..beton.errors import UnreadableImage
-from ..beton.folder import scan_folder
 from ..beton.reader import Beton, sidecar_path
 from ..beton.sidecar import facts, names
 from ..common.untrusted import shown
 from ..errors import UserError
+from ..packing.encode import Encoding, encode_file, encoder_versions
+from ..packing.errors import UnreadableImage
+from ..packing.image_folder import scan_folder
 from .coefficients import same_coefficients
 
 MODES = ("reencode", "raw", "lossless")

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..beton import format as fmt
-from ..beton.lossless import segments
 from ..beton.reader import Beton
 from ..beton.sidecar import facts, names
 from ..common.untrusted import shown
+from ..packing.lossless import segments
 
 BINS = 12
 MOST_NAMED = 100

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ..beton.errors import WorkerDied
 from ..beton.reader import Beton, BetonError
 from ..beton.sidecar import checksums, names
-from ..beton.workers import in_order
 from ..common.untrusted import shown
 from ..decode.status import MEANING, OK
 from ..errors import UserError
+from ..packing.errors import WorkerDied
+from ..packing.worker_pool import in_order
 from .source import Source
 from .whole import Decoder
 

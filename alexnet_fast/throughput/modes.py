@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 
 from ..beton import format as fmt
-from ..beton.encode import Encoding, encode_jpeg, shrunk
 from ..beton.reader import Beton
 from ..decode.crop import Cropping
 from ..decode.kernel import SAMPLE
 from ..decode.stages import ALL, DecodeStages
 from ..engine.ranks import World
+from ..packing.encode import Encoding, encode_jpeg, shrunk
 from .decode import some_samples
 from .rate import WINDOWS, Figure, averaged
 

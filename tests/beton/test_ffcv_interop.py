@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from alexnet_fast.beton import format as fmt
-from alexnet_fast.beton.encode import Encoding
 from alexnet_fast.beton.reader import Beton
-from alexnet_fast.beton.writer import Split, write_beton
+from alexnet_fast.packing.encode import Encoding
+from alexnet_fast.packing.writer import Split, write_beton
 from betons import difference, jpeg, picture, pixels, read_with_ffcv
 
 SIZES = [(64, 48), (48, 64), (65, 33), (100, 100), (200, 150), (17, 16)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alexnet_fast import Loader
-from alexnet_fast.beton.encode import Encoding, encode_jpeg
+from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import Entry, jpeg, picture, write
 
 COUNT = 230

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from alexnet_fast import Loader
-from alexnet_fast.beton.encode import Encoding, encode_jpeg
+from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import picture, write
 from standin import cases
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from alexnet_fast import Loader
-from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.decode.status import BrokenSample
+from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import Entry, loaded, picture, write
 
 GOOD = [encode_jpeg(picture(200, 150, seed), Encoding()) for seed in range(12)]

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from alexnet_fast import Beton, Loader
-from alexnet_fast.beton.encode import Encoding, encode_jpeg, shrunk
-from alexnet_fast.beton.writer import Split, write_beton
+from alexnet_fast.packing.encode import Encoding, encode_jpeg, shrunk
+from alexnet_fast.packing.writer import Split, write_beton
 from betons import difference, jpeg, photo_paths, pixels, read_with_ffcv
 
 DARKER = 1.3  # levels: ffcv's decoder is about one too dark in red and in blue, whoever wrote the JPEG

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from alexnet_fast import Beton
-from alexnet_fast.beton.encode import Encoding
 from alexnet_fast.beton.reader import BetonError
-from alexnet_fast.beton.writer import Split, write_beton
 from alexnet_fast.errors import UserError
+from alexnet_fast.packing.encode import Encoding
+from alexnet_fast.packing.writer import Split, write_beton
 from betons import Entry, picture, write
 from components import ROOT
 from stress import kill_packing

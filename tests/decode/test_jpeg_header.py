@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from alexnet_fast import Loader
-from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.decode import planes
 from alexnet_fast.decode.decoder import first_scratch, grown, open_handle
 from alexnet_fast.decode.jpeg_header import read_header
@@ -27,6 +26,7 @@ from alexnet_fast.decode.status import (
     WRONG_SIZE,
     BrokenSample,
 )
+from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import Entry, jpeg, jpegtran, marks, picture, segments, write
 from stress.guard_pages import fill, guarded_bytes, guarded_scratch
 from stress.jpeg_mutations import frame_at, replaced

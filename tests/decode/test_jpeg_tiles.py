@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.decode.jpeg_header import read_header
 from alexnet_fast.decode.jpeg_tiles import cut
 from alexnet_fast.decode.status import OK
+from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import jpeg, jpegtran, picture
 
 SIZE = (320, 240)

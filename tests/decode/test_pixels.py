@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_fast.beton.encode import Encoding, encode_jpeg, with_tile_table
 from alexnet_fast.beton.reader import Beton
-from alexnet_fast.beton.writer import Split, write_beton
+from alexnet_fast.packing.encode import Encoding, encode_jpeg, with_tile_table
+from alexnet_fast.packing.writer import Split, write_beton
 from betons import (
     Entry,
     cjpeg,

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from alexnet_fast import Beton
-from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.decode.crop import BOX, Cropping, draw_boxes
 from alexnet_fast.decode.kernel import sample_table
 from alexnet_fast.decode.status import NOT_JPEG
 from alexnet_fast.ffcv_ops import decode_pool
+from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import RATIO, SCALE, Entry, loaded, picture, write
 
 SIZES = [(200, 150), (96, 130), (333, 250), (65, 33), (640, 600)] * 8

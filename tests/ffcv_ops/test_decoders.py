@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.decode.status import BrokenSample
 from alexnet_fast.errors import UserError
+from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import (
     Entry,
     difference,

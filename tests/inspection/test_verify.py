@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_fast.beton.encode import Encoding
-from alexnet_fast.beton.lossless import JpegtranMissing, jpegtran
 from alexnet_fast.beton.reader import Beton
-from alexnet_fast.beton.writer import scan_folder, write_beton
 from alexnet_fast.errors import UserError
 from alexnet_fast.inspection.coefficients import geometry
 from alexnet_fast.inspection.verify import Fault, Verdict, verify
+from alexnet_fast.packing.encode import Encoding
+from alexnet_fast.packing.lossless import JpegtranMissing, jpegtran
+from alexnet_fast.packing.writer import scan_folder, write_beton
 from betons import jpeg, picture, write
 from folders import fill
 

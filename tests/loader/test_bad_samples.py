@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from alexnet_fast import Loader, UserError
-from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.decode.status import BrokenSample
+from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import Entry, jpeg, jpegtran, loaded, marks, picture, segments, without_segment, write
 
 SIZE = (256, 192)  # 16 x 12 MCUs: 4 tiles of 4 in each row

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from alexnet_fast import Loader
-from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.loader.buffer_pool import Batch, Ring
+from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import picture, write
 
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from alexnet_fast import Beton, Loader
-from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.beton.reader import BetonError
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.sampler import epoch_order
+from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import jpeg, loaded, picture, write
 from components import ROOT
 

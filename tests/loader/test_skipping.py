@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from alexnet_fast import Loader
-from alexnet_fast.beton.encode import Encoding, encode_jpeg
 from alexnet_fast.decode.status import BrokenSample
 from alexnet_fast.loader.bad_samples import Skipped, told
 from alexnet_fast.loader.sampler import epoch_order
+from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import Entry, loaded, picture, write
 from stress.broken_samples import WAYS, damage
 

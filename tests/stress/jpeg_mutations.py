@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from alexnet_fast.beton.encode import with_tile_table
 from alexnet_fast.errors import UserError
+from alexnet_fast.packing.encode import with_tile_table
 
 Random = np.random.Generator
 SOI, EOI, SOS, DRI, TABLE = 0xD8, 0xD9, 0xDA, 0xDD, 0xEA

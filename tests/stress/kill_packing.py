@@ -22,9 +22,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from alexnet_fast.beton.journal import images_logged
 from alexnet_fast.common.cli import Defaults
 from alexnet_fast.errors import UserError, exit_code
+from alexnet_fast.packing.journal import images_logged
 
 from .sample_images import EITHER, ROOT, found_folder
 

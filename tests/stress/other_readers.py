@@ -12,7 +12,7 @@ from alexnet_fast.errors import UserError
 from alexnet_fast.inspection import sheets
 from alexnet_fast.inspection.survey import survey, text
 from alexnet_fast.inspection.verify import verify
-from alexnet_fast.packing import open_folder
+from alexnet_fast.packing.data_folder import open_folder
 
 
 class Onlookers:

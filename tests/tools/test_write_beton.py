@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import pytest
 
 import write_beton
-from alexnet_fast.beton.encode import Encoding
-from alexnet_fast.beton.journal import standing
-from alexnet_fast.beton.lossless import JpegtranMissing, jpegtran
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import exit_code
+from alexnet_fast.packing.encode import Encoding
+from alexnet_fast.packing.journal import standing
+from alexnet_fast.packing.lossless import JpegtranMissing, jpegtran
 from betons import jpeg, picture
 from coefficients import same_coefficients
 from components import ROOT

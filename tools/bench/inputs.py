@@ -22,10 +22,10 @@ import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from alexnet_fast.beton.encode import Encoding
 from alexnet_fast.beton.reader import Beton, sidecar_path
-from alexnet_fast.beton.writer import Split, scan_folder, write_beton
 from alexnet_fast.errors import UserError
+from alexnet_fast.packing.encode import Encoding
+from alexnet_fast.packing.writer import Split, scan_folder, write_beton
 from bench import pack_ffcv
 from bench.runner import ROOT, TOOLS, child_environment
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_fast import packing
-from alexnet_fast.beton.errors import CannotWrite
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import Stopped, UserError
-from alexnet_fast.packing import Sets, open_folder
+from alexnet_fast.packing import data_folder
+from alexnet_fast.packing.data_folder import Sets, open_folder
+from alexnet_fast.packing.errors import CannotWrite
 from write_beton import main as write_beton_main
 
 
@@ -35,7 +35,7 @@ def raw(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "allowed_cores", lambda: 1)
+    monkeypatch.setattr(data_folder, "allowed_cores", lambda: 1)
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
@@ -49,8 +49,8 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
 
         yield progress
 
-    monkeypatch.setattr(packing, "allowed_cores", lambda: 1)
-    monkeypatch.setattr(packing, "progress_bar", bar)
+    monkeypatch.setattr(data_folder, "allowed_cores", lambda: 1)
+    monkeypatch.setattr(data_folder, "progress_bar", bar)
 
 
 def refusal(*arguments: Any) -> str:
@@ -133,7 +133,7 @@ def test_a_place_that_cannot_be_written_names_the_flag(raw: Path, monkeypatch: p
     def full(*_: Any, **__: Any) -> Any:
         raise CannotWrite("No space left on device", "choose another --out")
 
-    monkeypatch.setattr("alexnet_fast.beton.writer.write_beton", full)
+    monkeypatch.setattr("alexnet_fast.packing.writer.write_beton", full)
     sentence = refusal(raw, raw.with_name("elsewhere"))
     assert "No space left on device" in sentence and "--beton-dir" in sentence and "--out" not in sentence
 
@@ -164,7 +164,7 @@ def test_advice_names_what_who_trains_can_do(raw: Path, monkeypatch: pytest.Monk
     assert (
         f"leave it out with 'tools/write_beton.py --data {raw} --out {raw}-beton --on-error skip'" in sentence
     )
-    monkeypatch.setattr(packing, "allowed_cores", lambda: 2)
+    monkeypatch.setattr(data_folder, "allowed_cores", lambda: 2)
     assert write_beton_main(["--data", str(raw), "--out", f"{raw}-beton", "--on-error", "skip"]) == 0
     sets = open_folder(raw, say=lambda _: None)
     assert sets.train and Beton(sets.train).num_samples == 5
@@ -175,7 +175,7 @@ def test_a_file_that_came_between_is_not_replaced(raw: Path) -> None:
     assert sets.train is not None
     (raw / "train/a/0.png").unlink()
     with pytest.raises(UserError) as caught:
-        packing._pack(raw, "train", sets.train, lambda _: None)
+        data_folder._pack(raw, "train", sets.train, lambda _: None)
     assert "train.beton is finished, and" in str(caught.value) and "1 image (a/0.png) removed" in str(
         caught.value
     )
@@ -196,7 +196,7 @@ def test_of_two_that_start_at_once_one_packs_and_the_other_waits(
     raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packs, begun, told = [], threading.Event(), threading.Event()
-    pack = packing._pack
+    pack = data_folder._pack
 
     def slow_pack(data: Path, split: str, *rest: Any) -> None:
         packs.append(split)
@@ -204,7 +204,7 @@ def test_of_two_that_start_at_once_one_packs_and_the_other_waits(
         assert told.wait(10)
         pack(data, split, *rest)
 
-    monkeypatch.setattr(packing, "_pack", slow_pack)
+    monkeypatch.setattr(data_folder, "_pack", slow_pack)
     first = threading.Thread(target=open_folder, args=(raw,), kwargs={"say": lambda _: None})
     first.start()
     assert begun.wait(10)

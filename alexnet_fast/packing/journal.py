@@ -26,8 +26,8 @@ import numpy as np
 
 from ..common.files import locked
 from .errors import Busy, Changed
-from .pages import ENTRY
-from .plan import Plan
+from .layout import ENTRY
+from .manifest import Plan
 
 JOURNAL = ".journal"
 MAGIC = b"AFJ1"

@@ -18,13 +18,13 @@ import numpy as np
 from ..errors import UserError
 from .encode import Encoding, Sample, encode_file
 from .errors import CannotRead, CannotWrite, UnreadableImage, WorkerDied
-from .finished import finished
-from .folder import FolderError, Split, scan_folder
+from .existing_file import finished
+from .image_folder import FolderError, Split, scan_folder
 from .journal import remove_stale_journal, standing
 from .lossless import jpegtran
-from .plan import Plan
-from .unfinished import Unfinished
-from .workers import in_order
+from .manifest import Plan
+from .partial_file import Unfinished
+from .worker_pool import in_order
 
 __all__ = ["FolderError", "Packed", "Split", "check_place", "scan_folder", "write_beton"]
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from alexnet_fast.beton import format as fmt
-from alexnet_fast.beton.encode import Encoding
 from alexnet_fast.beton.reader import Beton
-from alexnet_fast.beton.writer import Split, write_beton
 from alexnet_fast.errors import UserError
+from alexnet_fast.packing.encode import Encoding
+from alexnet_fast.packing.writer import Split, write_beton
 from betons import picture
 from folders import listed
 

@@ -14,15 +14,15 @@ import pytest
 from PIL import Image
 
 from alexnet_fast.beton import format as fmt
-from alexnet_fast.beton import lossless
-from alexnet_fast.beton.encode import Encoding, Sample, UnreadableImage, encode_file, keep_jpeg
-from alexnet_fast.beton.errors import CannotRead, WorkerDied
-from alexnet_fast.beton.lossless import JpegtranMissing, read_frame
 from alexnet_fast.beton.reader import Beton
-from alexnet_fast.beton.writer import Split, write_beton
 from alexnet_fast.decode.jpeg_header import read_header
 from alexnet_fast.decode.status import OK, UNSUPPORTED
 from alexnet_fast.errors import UserError
+from alexnet_fast.packing import lossless
+from alexnet_fast.packing.encode import Encoding, Sample, UnreadableImage, encode_file, keep_jpeg
+from alexnet_fast.packing.errors import CannotRead, WorkerDied
+from alexnet_fast.packing.lossless import JpegtranMissing, read_frame
+from alexnet_fast.packing.writer import Split, write_beton
 from betons import (
     check_tiles,
     cjpeg,

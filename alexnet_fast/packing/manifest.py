@@ -11,7 +11,7 @@ from typing import Any
 
 from .encode import Encoding, encoder_versions
 from .errors import Changed
-from .folder import Split
+from .image_folder import Split
 
 
 @dataclass(frozen=True)

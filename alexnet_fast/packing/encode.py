@@ -14,20 +14,11 @@ import numpy as np
 import PIL
 from PIL import Image, UnidentifiedImageError, features
 
+from ..beton import format as fmt
 from ..errors import UserError
-from . import format as fmt
 from .errors import CannotRead, UnreadableImage
-from .folder import IMAGE_FORMATS
-from .lossless import (
-    SOS,
-    Frame,
-    JpegtranMissing,
-    check_scans,
-    jpegtran_version,
-    marked,
-    read_frame,
-    segments,
-)
+from .image_folder import IMAGE_FORMATS
+from .lossless import SOS, Frame, JpegtranMissing, check_scans, jpegtran_version, marked, read_frame, segments
 
 MCU_PX = (16, 16)  # width and height of an MCU in luma pixels at 4:2:0, the only subsampling we encode
 MOST_PX = 65_500  # a side of any image that libjpeg takes; the format's u2 holds little more

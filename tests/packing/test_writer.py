@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_fast.beton.encode import Encoding, UnreadableImage
-from alexnet_fast.beton.errors import CannotRead
 from alexnet_fast.beton.reader import Beton
-from alexnet_fast.beton.writer import Split, scan_folder, write_beton
 from alexnet_fast.errors import UserError
+from alexnet_fast.packing.encode import Encoding, UnreadableImage
+from alexnet_fast.packing.errors import CannotRead
+from alexnet_fast.packing.writer import Split, scan_folder, write_beton
 from betons import difference, jpeg, picture, pixels
 from folders import fill, listed
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast.beton import workers
-from alexnet_fast.beton.errors import WorkerDied
-from alexnet_fast.beton.workers import in_order
+from alexnet_fast.packing import worker_pool
+from alexnet_fast.packing.errors import WorkerDied
+from alexnet_fast.packing.worker_pool import in_order
 
 
 def doing(item: object) -> str:
@@ -49,7 +49,7 @@ def test_a_slow_item_lets_others_be_done_ahead_but_not_without_end() -> None:
     team_of = results.gi_frame
     next(results)
     team = team_of.f_locals["team"]
-    assert workers.AHEAD < team._given <= 1 + 2 * workers.AHEAD
+    assert worker_pool.AHEAD < team._given <= 1 + 2 * worker_pool.AHEAD
     assert sum(1 for _ in results) == 300
 
 
@@ -116,7 +116,7 @@ def test_leaving_early_leaves_no_worker() -> None:
 
 
 def test_workers_do_not_import_the_program_that_starts_them() -> None:
-    with workers._light_main():
+    with worker_pool._light_main():
         prepared = multiprocessing.spawn.get_preparation_data("worker")
     named = {"init_main_from_name", "init_main_from_path"}
     assert not named & prepared.keys()

@@ -12,14 +12,14 @@ from types import TracebackType
 
 import numpy as np
 
+from ..beton import format as fmt
+from ..beton.reader import Beton, sidecar_path
+from ..beton.sidecar import PARTIAL, File, compose, write_whole
 from ..common.files import sync_folder
-from . import format as fmt
 from .errors import Changed
 from .journal import Done, Journal, read_at, write_at
-from .pages import ENTRY, Pages
-from .plan import Plan
-from .reader import Beton, sidecar_path
-from .sidecar import PARTIAL, File, compose, write_whole
+from .layout import ENTRY, Pages
+from .manifest import Plan
 
 LOG_EVERY_S = 0.2  # the most that a kill costs
 SYNC_EVERY_S = 5.0  # what a power cut may cost

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..beton.reader import Beton, BetonError, sidecar_path
+from ..beton.sidecar import names
 from ..common.untrusted import shown
 from .errors import InTheWay
 from .journal import journal_path
-from .plan import Plan, differing, listed
-from .reader import Beton, BetonError, sidecar_path
-from .sidecar import names
-from .unfinished import partial_path
+from .manifest import Plan, differing, listed
+from .partial_file import partial_path
 
 
 def finished(path: Path, plan: Plan, root: Path) -> dict[str, Any] | None:

@@ -17,13 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from .beton.errors import Busy, CannotWrite, Changed, InTheWay, PackingError, UnreadableImage, WorkerDied
-from .beton.reader import Beton
-from .common.cpus import allowed_cores
-from .common.files import turn
-from .common.progress import progress_bar
-from .common.untrusted import shown
-from .errors import Stopped, UserError
+from ..beton.reader import Beton
+from ..common.cpus import allowed_cores
+from ..common.files import turn
+from ..common.progress import progress_bar
+from ..common.untrusted import shown
+from ..errors import Stopped, UserError
+from .errors import Busy, CannotWrite, Changed, InTheWay, PackingError, UnreadableImage, WorkerDied
 
 SPLITS = ("train", "val")
 SHUFFLE_SEED = 0  # neighbours in the file are of mixed classes
@@ -96,9 +96,9 @@ def _classes(data: Path, split: str) -> list[str]:
 
 def _pack(data: Path, split: str, path: Path, say: Say) -> None:
     """Pack one split with the defaults of tools/write_beton.py."""
-    from .beton.encode import Encoding  # here: who does not pack needs no Pillow
-    from .beton.journal import standing
-    from .beton.writer import scan_folder, write_beton
+    from .encode import Encoding  # here: who does not pack needs no Pillow
+    from .journal import standing
+    from .writer import scan_folder, write_beton
 
     folder = scan_folder(data / split, _classes(data, split)).shuffled(SHUFFLE_SEED)
     count, classes = len(folder.paths), len(folder.classes)
@@ -118,7 +118,7 @@ def _pack(data: Path, split: str, path: Path, say: Say) -> None:
 
 def _remedy(error: PackingError, data: Path, path: Path) -> str:
     """What somebody can do who did not call the packer himself."""
-    from .beton.unfinished import partial_path
+    from .partial_file import partial_path
 
     begin_anew = f"remove {partial_path(path)} to begin anew"
     if isinstance(error, UnreadableImage):
@@ -141,7 +141,7 @@ def _remedy(error: PackingError, data: Path, path: Path) -> str:
 
 def _check(path: Path, data: Path, split: str) -> str:
     """A sentence on a packed file that is about to be used; UserError where it was packed from something else."""
-    from .beton.encode import Encoding
+    from .encode import Encoding
 
     with Beton(path) as beton:
         sidecar, samples = beton.sidecar, beton.num_samples

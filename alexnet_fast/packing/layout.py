@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import format as fmt
+from ..beton import format as fmt
 from .errors import PackingError
 
 ENTRY = np.dtype([("size", "<u4"), ("checksum", "<u4"), ("width", "<u2"), ("height", "<u2"), ("mode", "u1")])

@@ -14,7 +14,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from alexnet_fast.beton import format as fmt
-from alexnet_fast.beton.encode import (
+from alexnet_fast.decode import decoder
+from alexnet_fast.packing.encode import (
     Encoding,
     Sample,
     UnreadableImage,
@@ -23,8 +24,7 @@ from alexnet_fast.beton.encode import (
     restart_interval,
     target_size,
 )
-from alexnet_fast.beton.lossless import JpegtranMissing
-from alexnet_fast.decode import decoder
+from alexnet_fast.packing.lossless import JpegtranMissing
 from betons import check_tiles, cjpeg, difference, jpeg, picture, pixels, segments, without_segment
 
 ODD_SIZES = [

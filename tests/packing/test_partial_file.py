@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast.beton import journal, plan, unfinished
-from alexnet_fast.beton.encode import Encoding, UnreadableImage
-from alexnet_fast.beton.errors import Busy, CannotWrite, Changed, InTheWay, PackingError
-from alexnet_fast.beton.journal import Journal
 from alexnet_fast.beton.reader import Beton, BetonError
-from alexnet_fast.beton.writer import Packed, Split, scan_folder, write_beton
+from alexnet_fast.packing import journal, manifest, partial_file
+from alexnet_fast.packing.encode import Encoding, UnreadableImage
+from alexnet_fast.packing.errors import Busy, CannotWrite, Changed, InTheWay, PackingError
+from alexnet_fast.packing.journal import Journal
+from alexnet_fast.packing.writer import Packed, Split, scan_folder, write_beton
 from betons import jpeg, picture
 from folders import fill, listed
 
@@ -38,7 +38,7 @@ class Stop(BaseException):
 
 @pytest.fixture(autouse=True)
 def every_image_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unfinished, "LOG_EVERY_S", 0.0)
+    monkeypatch.setattr(partial_file, "LOG_EVERY_S", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +274,7 @@ def test_a_disk_that_fails_behind_our_back_gets_no_finished_file(
             last.set()
 
     with monkeypatch.context() as patch:
-        patch.setattr(unfinished, "SYNC_EVERY_S", 0.0)
+        patch.setattr(partial_file, "SYNC_EVERY_S", 0.0)
         patch.setattr(os, "fdatasync", fdatasync)
         with pytest.raises(CannotWrite, match=r"cannot write .*a\.beton: Input/output error"):
             pack(split, tmp_path, progress=progress)
@@ -350,8 +350,8 @@ class AtOnce(ThreadPoolExecutor):
 def test_what_was_synced_is_told_by_the_frames_behind_it(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unfinished, "SYNC_EVERY_S", 0.0)
-    monkeypatch.setattr(unfinished, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(partial_file, "SYNC_EVERY_S", 0.0)
+    monkeypatch.setattr(partial_file, "ThreadPoolExecutor", AtOnce)
     stopped(split, tmp_path, 20)
     with Journal(tmp_path / "a.beton") as log:
         found = log.read()
@@ -363,7 +363,7 @@ def test_what_was_synced_is_told_by_the_frames_behind_it(
 def test_a_file_that_lost_what_was_safe_on_the_disk_is_not_gone_on_with(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unfinished, "SYNC_EVERY_S", math.inf)
+    monkeypatch.setattr(partial_file, "SYNC_EVERY_S", math.inf)
     stopped(split, tmp_path, 20)
     with Journal(tmp_path / "a.beton") as log:
         found = log.read()
@@ -410,7 +410,7 @@ def test_another_encoder_is_refused_and_named(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped(split, tmp_path)
-    monkeypatch.setattr(plan, "encoder_versions", lambda _: {"pillow": "1.0"})
+    monkeypatch.setattr(manifest, "encoder_versions", lambda _: {"pillow": "1.0"})
     with pytest.raises(
         Changed, match="another encoder, .*: pillow was .* and is 1.0, libjpeg was .* and is None; install"
     ):
