@@ -13,7 +13,6 @@ import torch
 
 from .common.text import several
 from .engine import checkpoint, keeping, metrics, ranks, takeover
-from .engine.alexnet import AlexNet
 from .engine.checkpoint import BEST, LAST, Cursor, Progress
 from .engine.claim import claimed
 from .engine.device import Device, resolve
@@ -25,6 +24,7 @@ from .engine.schedule import Schedule
 from .errors import UserError
 from .loader.bad_samples import Skipped
 from .loader.loader import Loader
+from .models.alexnet import AlexNet
 from .recipe import Recipe, differences, dump
 
 # What a step's number within an epoch depends on.

@@ -23,7 +23,7 @@ from PIL import Image
 from alexnet_fast import train as command
 from alexnet_fast import training
 from alexnet_fast.engine import checkpoint
-from alexnet_fast.engine.alexnet import AlexNet
+from alexnet_fast.models.alexnet import AlexNet
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton
 from alexnet_fast.recipe import load

@@ -38,9 +38,9 @@ def step_of(
     import torch
     from torch.nn import functional
 
-    from alexnet_fast.engine.alexnet import AlexNet
     from alexnet_fast.engine.device import resolve
     from alexnet_fast.engine.precision import Precision
+    from alexnet_fast.models.alexnet import AlexNet
 
     device = resolve(device_name)
     torch.manual_seed(0)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alexnet_fast.engine.alexnet import AlexNet
 from alexnet_fast.engine.device import resolve
 from alexnet_fast.engine.precision import LARGEST_SCALE, Precision, fused_or_foreach
 from alexnet_fast.errors import UserError
+from alexnet_fast.models.alexnet import AlexNet
 
 CPU = resolve("cpu")
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-4, fused=True)

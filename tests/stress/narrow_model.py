@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from alexnet_fast import parts, train
-from alexnet_fast.engine.alexnet import AlexNet
+from alexnet_fast.models.alexnet import AlexNet
 
 
 class NarrowAlexNet(AlexNet):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet_fast.engine.alexnet import AlexNet
+from alexnet_fast.models.alexnet import AlexNet
 
 
 @pytest.fixture(scope="module")
