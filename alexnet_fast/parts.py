@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from .common.text import several
+from .devices.device import Device, resolve
 from .engine import checkpoint, keeping, metrics, ranks, takeover
 from .engine.checkpoint import BEST, LAST, Cursor, Progress
 from .engine.claim import claimed
-from .engine.device import Device, resolve
 from .engine.launch import Layout
 from .engine.meter import Averages
 from .engine.precision import Precision, fused_or_foreach

@@ -262,7 +262,7 @@ def _cards(arguments: argparse.Namespace, device: str) -> dict[str, Any]:
 
 def _kind(device: str) -> str:
     """cpu, cuda or npu: what a recipe's device is on this machine. Raises UserError where it is not there."""
-    from .engine.device import resolve
+    from .devices.device import resolve
 
     return resolve(device.partition(":")[0]).kind
 

@@ -1,7 +1,7 @@
 """What holds on every accelerator, tested on the one that is here.
 
-These are no tests of the machine they are written on.  tests/engine/test_on_npu_standin.py runs this file in a
-process of its own on the stand-in NPU (tests/standin), tests/engine/test_on_gpu.py on a GPU; on a machine with a real
+These are no tests of the machine they are written on.  tests/devices/test_on_npu_standin.py runs this file in a
+process of its own on the stand-in NPU (tests/standin), tests/devices/test_on_gpu.py on a GPU; on a machine with a real
 NPU `python -m pytest tests/accelerator_cases.py` runs it there.
 """
 
@@ -32,8 +32,8 @@ from torch.nn import functional
 import betons
 from alexnet_fast import Loader, parts, training
 from alexnet_fast import train as command
+from alexnet_fast.devices.device import Device, resolve
 from alexnet_fast.engine import checkpoint
-from alexnet_fast.engine.device import Device, resolve
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.buffer_pool import Batch, Ring

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alexnet_fast import parts, training
+from alexnet_fast.devices.device import resolve
 from alexnet_fast.engine import ranks
-from alexnet_fast.engine.device import resolve
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.engine.ranks import World

@@ -38,7 +38,7 @@ def step_of(
     import torch
     from torch.nn import functional
 
-    from alexnet_fast.engine.device import resolve
+    from alexnet_fast.devices.device import resolve
     from alexnet_fast.engine.precision import Precision
     from alexnet_fast.models.alexnet import AlexNet
 
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     from alexnet_fast.errors import UserError
 
     try:
-        from alexnet_fast.engine.device import resolve
+        from alexnet_fast.devices.device import resolve
 
         resolve(given.device)
     except UserError as error:

@@ -42,9 +42,9 @@ import torch
 from torch import Tensor
 
 from ..common.files import sync_folder
+from ..devices.device import Device
 from ..errors import UserError
 from ..loader.bad_samples import Skipped
-from .device import Device
 from .precision import Precision
 from .ranks import World
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from .device import Device
+from ..devices.device import Device
 
 STEP, COPY = "step", "copy"  # lanes
 NORMALISE = "normalise"  # a step's first part

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .device import Device
+from ..devices.device import Device
 from .evaluate import hits
 from .ranks import World
 

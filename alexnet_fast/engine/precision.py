@@ -17,8 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..devices.device import Device
 from ..errors import UserError
-from .device import Device
 
 Level = Literal["O0", "O1", "O2"]
 LossScale = float | Literal["auto", "dynamic", "none"]

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..engine.device import Device
+from ..devices.device import Device
 from ..engine.marks import COPY, NORMALISE, STEP, Marks
 
 # ImageNet's mean and standard deviation per channel, in units of 0..255.

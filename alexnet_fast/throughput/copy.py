@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..engine.device import Device
+from ..devices.device import Device
 from ..engine.ranks import World
 from .rate import Figure, throughput
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..common import page_cache
 from ..common.cpus import allowed_cores
-from ..engine.device import Device, processor_name
+from ..devices.device import Device, processor_name
 from ..engine.meter import Interval
 from ..engine.ranks import World
 from ..loader.loader import Loader

@@ -16,7 +16,7 @@ from rich.text import Text
 from ..common.console import Console
 from ..common.cpus import allowed_cores
 from ..decode.decoder import kernels
-from ..engine.device import Device
+from ..devices.device import Device
 from ..engine.marks import Marks, Span
 from ..engine.ranks import World
 from ..errors import UserError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from alexnet_fast.devices.device import resolve
 from alexnet_fast.engine import meter as meter_module
-from alexnet_fast.engine.device import resolve
 from alexnet_fast.engine.meter import Clock, Meter
 
 CPU = resolve("cpu")

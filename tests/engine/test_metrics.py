@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from alexnet_fast.devices.device import resolve
 from alexnet_fast.engine import checkpoint
-from alexnet_fast.engine.device import resolve
 from alexnet_fast.engine.evaluate import Accuracy
 from alexnet_fast.engine.meter import Averages, Clock, Interval
 from alexnet_fast.engine.metrics import METRICS, Log, Report, closing_lines, versions, write_text

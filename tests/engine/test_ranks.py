@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from alexnet_fast.devices.device import resolve
 from alexnet_fast.engine import ranks
-from alexnet_fast.engine.device import resolve
 from alexnet_fast.engine.ranks import World
 from alexnet_fast.errors import UserError
 

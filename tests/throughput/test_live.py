@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from alexnet_fast.common import page_cache
+from alexnet_fast.devices.device import resolve
 from alexnet_fast.engine import meter
-from alexnet_fast.engine.device import resolve
 from alexnet_fast.engine.meter import Clock
 from alexnet_fast.recipe import Recipe, validate
 from alexnet_fast.throughput.live import FORMAT, DataWait, ceiling_img_per_s

@@ -14,7 +14,7 @@ if not torch.cuda.is_available():
 
 from accelerator_cases import *  # noqa: F403 (its tests and fixtures)
 from accelerator_cases import PinnedBatches, SmallAlexNet
-from alexnet_fast.engine.device import Device
+from alexnet_fast.devices.device import Device
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.loader.device_prefetcher import Feed

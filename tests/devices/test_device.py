@@ -15,7 +15,7 @@ import torch
 import command_line
 import components
 from alexnet_fast import engine
-from alexnet_fast.engine.device import resolve
+from alexnet_fast.devices.device import resolve
 from alexnet_fast.errors import UserError
 from standin.build import environment
 
@@ -107,7 +107,7 @@ def test_torch_npu_without_cann_ends_in_one_sentence(raised: str, command: list[
 
 def test_torch_npu_that_finds_no_npu_is_one_sentence(require: Callable[[str], Any]) -> None:
     require("compiler")
-    code = "from alexnet_fast.engine.device import resolve; assert resolve('auto').is_host; resolve('npu')"
+    code = "from alexnet_fast.devices.device import resolve; assert resolve('auto').is_host; resolve('npu')"
     for hidden in ({"ASCEND_RT_VISIBLE_DEVICES": ""}, {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}):
         done = subprocess.run(
             [sys.executable, "-c", code],
