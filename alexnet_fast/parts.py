@@ -13,13 +13,14 @@ import torch
 
 from .common.text import several
 from .devices.device import Device, resolve
-from .engine import checkpoint, keeping, metrics, ranks, takeover
+from .distributed import world as ranks
+from .distributed.launcher import Layout
+from .distributed.world import World
+from .engine import checkpoint, keeping, metrics, takeover
 from .engine.checkpoint import BEST, LAST, Cursor, Progress
 from .engine.claim import claimed
-from .engine.launch import Layout
 from .engine.meter import Averages
 from .engine.precision import Precision, fused_or_foreach
-from .engine.ranks import World
 from .engine.schedule import Schedule
 from .errors import UserError
 from .loader.bad_samples import Skipped

@@ -29,7 +29,7 @@ except UserError as error:
     sys.exit(2)
 
 from . import reference, synthetic
-from .engine import launch
+from .distributed import launcher
 from .parts import layout
 from .recipe import keys, load
 from .training import evaluate_only, train
@@ -62,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.profile:
             from .throughput.run import profile  # with Pillow, which training does not need
 
-            return launch.run(where, profile, recipe, *([arguments.seconds] if arguments.seconds else []))
+            return launcher.run(where, profile, recipe, *([arguments.seconds] if arguments.seconds else []))
         entry = evaluate_only if arguments.eval or recipe.eval.only else train
-        return launch.run(where, entry, recipe, arguments.resume)
+        return launcher.run(where, entry, recipe, arguments.resume)
 
     return exit_code(run)
 

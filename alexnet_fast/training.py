@@ -15,16 +15,17 @@ from torch.nn import functional
 
 from .common.text import several
 from .decode.kernel import decode_chunk
+from .distributed import world as ranks
+from .distributed.stop_signals import Stopping
+from .distributed.world import World
 from .doctor import plan
-from .engine import keeping, metrics, ranks
+from .engine import keeping, metrics
 from .engine.checkpoint import Progress
 from .engine.evaluate import Accuracy, evaluate
 from .engine.keeping import Keeper
 from .engine.meter import Averages, Clock, Meter
 from .engine.metrics import Log, Report
 from .engine.precision import Precision
-from .engine.ranks import World
-from .engine.stopping import Stopping
 from .errors import Stopped
 from .kernel_cache import is_cached
 from .loader.bad_samples import Skipped, told

@@ -21,10 +21,10 @@ from torch.nn import functional
 
 from alexnet_fast import parts, training
 from alexnet_fast.devices.device import resolve
-from alexnet_fast.engine import ranks
+from alexnet_fast.distributed import world as ranks
+from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision
-from alexnet_fast.engine.ranks import World
 from alexnet_fast.errors import Stopped, UserError
 from alexnet_fast.recipe import Recipe, validate
 from alexnet_fast.throughput import run as throughput

@@ -24,9 +24,9 @@ from PIL import Image
 
 from alexnet_fast import reference
 from alexnet_fast import train as command
+from alexnet_fast.distributed.world import World
 from alexnet_fast.engine import checkpoint, takeover
 from alexnet_fast.engine.evaluate import Hits, evaluate
-from alexnet_fast.engine.ranks import World
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.sampler import Share
 from alexnet_fast.models.alexnet import AlexNet

@@ -43,10 +43,10 @@ from torch import Tensor
 
 from ..common.files import sync_folder
 from ..devices.device import Device
+from ..distributed.world import World
 from ..errors import UserError
 from ..loader.bad_samples import Skipped
 from .precision import Precision
-from .ranks import World
 
 FORMAT = 2
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..distributed.world import World
 from ..loader.sampler import Share
-from .ranks import World
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..distributed.world import World
 from ..errors import UserError
 from . import checkpoint
 from .checkpoint import BEST, LAST, Cursor, Damaged, Progress
 from .precision import Precision
-from .ranks import World
 
 NUMBERED = re.compile(r"checkpoint_e(\d{4,})_s(\d{6,})\.pt")
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..devices.device import Device
+from ..distributed.world import World
 from .evaluate import hits
-from .ranks import World
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..devices.device import Device
-from ..engine.ranks import World
+from ..distributed.world import World
 from .rate import Figure, throughput
 
 AT_ONCE = 4  # copies queued before they are waited for

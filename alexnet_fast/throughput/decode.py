@@ -11,7 +11,7 @@ from ..beton.reader import Beton
 from ..decode.crop import Cropping
 from ..decode.kernel import sample_table
 from ..decode.stages import ALL, CUT, PLANES, DecodeStages
-from ..engine.ranks import World
+from ..distributed.world import World
 from ..errors import UserError
 from ..loader.buffer_pool import Batch
 from ..loader.loader import Loader

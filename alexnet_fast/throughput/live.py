@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 from ..common import page_cache
 from ..common.cpus import allowed_cores
 from ..devices.device import Device, processor_name
+from ..distributed.world import World
 from ..engine.meter import Interval
-from ..engine.ranks import World
 from ..loader.loader import Loader
 from ..loader.thread_stats import Activity
 from ..recipe import Recipe, differences

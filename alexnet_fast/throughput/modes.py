@@ -13,7 +13,7 @@ from ..beton.reader import Beton
 from ..decode.crop import Cropping
 from ..decode.kernel import SAMPLE
 from ..decode.stages import ALL, DecodeStages
-from ..engine.ranks import World
+from ..distributed.world import World
 from ..packing.encode import Encoding, encode_jpeg, shrunk
 from .decode import some_samples
 from .rate import WINDOWS, Figure, averaged

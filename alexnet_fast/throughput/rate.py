@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from ..engine.ranks import World
+from ..distributed.world import World
 
 WINDOWS = 5  # a measurement is cut into so many, whose spread is told
 WARM_UP_SHARE = 0.2  # of a measurement's time goes by before it counts

@@ -12,8 +12,8 @@ import torch
 
 from ..beton.reader import Beton
 from ..common import page_cache
+from ..distributed.world import World
 from ..doctor.machine import Machine
-from ..engine.ranks import World
 from ..loader.loader import Loader
 from ..loader.read_ahead import PAGE
 from ..loader.sampler import epoch_order

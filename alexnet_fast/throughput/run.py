@@ -17,8 +17,8 @@ from ..common.console import Console
 from ..common.cpus import allowed_cores
 from ..decode.decoder import kernels
 from ..devices.device import Device
+from ..distributed.world import World
 from ..engine.marks import Marks, Span
-from ..engine.ranks import World
 from ..errors import UserError
 from ..loader.device_prefetcher import Feed
 from ..loader.loader import Loader

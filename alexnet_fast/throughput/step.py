@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..distributed.world import World
 from ..engine.marks import NORMALISE, STEP, Marks
 from ..engine.meter import Meter
 from ..engine.precision import Precision
-from ..engine.ranks import World
 from ..loader.device_prefetcher import Feed
 from .rate import WARM_UP_SHARE, WINDOWS, Figure, agreed, mean_over_ranks, together
 

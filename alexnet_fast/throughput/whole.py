@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ..common import page_cache
+from ..distributed.world import World
 from ..engine.marks import STEP, Marks, Span, Stamp
-from ..engine.ranks import World
 from ..loader.device_prefetcher import Feed
 from ..loader.loader import Loader
 from .decode import forever

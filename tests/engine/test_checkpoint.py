@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alexnet_fast.devices.device import resolve
+from alexnet_fast.distributed.world import World
 from alexnet_fast.engine import checkpoint, keeping
 from alexnet_fast.engine.checkpoint import Progress
 from alexnet_fast.engine.precision import Precision
-from alexnet_fast.engine.ranks import World
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.bad_samples import Skipped
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.evaluate import Accuracy, evaluate, hits, label_places
-from alexnet_fast.engine.ranks import World
 
 CPU = torch.device("cpu")
 

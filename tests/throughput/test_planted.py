@@ -8,7 +8,7 @@ import pytest
 
 import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 import ranked
-from alexnet_fast.engine.launch import Layout, run
+from alexnet_fast.distributed.launcher import Layout, run
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import Entry, picture, write
 from standin import cases

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from alexnet_fast.engine.ranks import World
+from alexnet_fast.distributed.world import World
 from alexnet_fast.loader.thread_stats import Activity
 from alexnet_fast.throughput import rate
 from alexnet_fast.throughput.decode import alone

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 import ranked
-from alexnet_fast.engine import launch
-from alexnet_fast.engine.endings import lost_the_others
-from alexnet_fast.engine.launch import Layout
+from alexnet_fast.distributed import launcher as launch
+from alexnet_fast.distributed.exit_records import lost_the_others
+from alexnet_fast.distributed.launcher import Layout
 from alexnet_fast.errors import UserError
 from components import ROOT
 

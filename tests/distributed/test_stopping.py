@@ -27,11 +27,11 @@ import torch
 import betons
 from alexnet_fast import parts, training
 from alexnet_fast import train as command
+from alexnet_fast.distributed.stop_signals import Stopping
+from alexnet_fast.distributed.world import World
 from alexnet_fast.engine import checkpoint, evaluate, keeping
 from alexnet_fast.engine.checkpoint import BEST, LAST
 from alexnet_fast.engine.claim import LOCK, claimed
-from alexnet_fast.engine.ranks import World
-from alexnet_fast.engine.stopping import Stopping
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from alexnet_fast.recipe import dump, load
 from components import ROOT
@@ -206,8 +206,8 @@ def test_a_signal_that_is_ignored_as_under_nohup_stays_so() -> None:
 
 def test_a_second_ctrl_c_ends_at_once_even_where_no_line_of_python_runs() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import os, signal\nfrom alexnet_fast.engine.stopping import Stopping\n"
-         "from alexnet_fast.engine.ranks import World\nwith Stopping(World()):\n    for _ in range(2):\n"
+        [sys.executable, "-c", "import os, signal\nfrom alexnet_fast.distributed.stop_signals import Stopping\n"
+         "from alexnet_fast.distributed.world import World\nwith Stopping(World()):\n    for _ in range(2):\n"
          "        signal.raise_signal(signal.SIGINT)\nprint('went on')"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from .ranks import World, is_joined
+from .world import World, is_joined
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -39,7 +39,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, g
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ..errors import Stopped, UserError
-from .endings import (
+from .exit_records import (
     Record,
     ask_the_silent,
     await_all,
@@ -50,7 +50,7 @@ from .endings import (
     stack_file,
     stop_of,
 )
-from .ranks import is_joined
+from .world import is_joined
 
 LOST_GRACE_S = 4.0  # a rank that lost the others lets the one at fault be seen to end first
 GATHERING_S = 900  # how long hosts wait for each other at the start

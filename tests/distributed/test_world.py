@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from alexnet_fast.devices.device import resolve
-from alexnet_fast.engine import ranks
-from alexnet_fast.engine.ranks import World
+from alexnet_fast.distributed import world as ranks
+from alexnet_fast.distributed.world import World
 from alexnet_fast.errors import UserError
 
 CPU = resolve("cpu")

@@ -1,0 +1,1 @@
+"""Processes that train together: started, joined, summed and stopped together."""
