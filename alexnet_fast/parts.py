@@ -16,9 +16,6 @@ from .devices.device import Device, resolve
 from .distributed import world as ranks
 from .distributed.launcher import Layout
 from .distributed.world import World
-from .engine import checkpoint, keeping, metrics, takeover
-from .engine.checkpoint import BEST, LAST, Cursor, Progress
-from .engine.claim import claimed
 from .engine.meter import Averages
 from .engine.precision import Precision, fused_or_foreach
 from .engine.schedule import Schedule
@@ -27,6 +24,9 @@ from .loader.bad_samples import Skipped
 from .loader.loader import Loader
 from .models.alexnet import AlexNet
 from .recipe import Recipe, differences, dump
+from .run import checkpoint, checkpoint_manager, import_reference, log
+from .run.checkpoint import BEST, LAST, Cursor, Progress
+from .run.run_lock import claimed
 
 # What a step's number within an epoch depends on.
 FIXED_WITHIN_EPOCH = ("run.seed", "data.train", "data.global_batch_size", "schedule.steps_per_epoch")
@@ -165,27 +165,27 @@ def begin(
     resume: a checkpoint's path, or "auto" for the run's own newest that is whole.
     """
     fresh = Progress({"epoch": 0, "step": 0}, [], None)
-    newest = keeping.newest_whole(recipe.folder) if resume == "auto" else None
+    newest = checkpoint_manager.newest_whole(recipe.folder) if resume == "auto" else None
     if newest is not None:
         path, loaded, notes = newest
     elif resume is None or resume == "auto":
         notes = []
         if resume == "auto":
             notes = [f"--resume auto: {recipe.folder / LAST} does not exist, so the run begins anew"]
-        elif keeping.in_folder(recipe.folder) and recipe.checkpoint.every_epochs:
+        elif checkpoint_manager.in_folder(recipe.folder) and recipe.checkpoint.every_epochs:
             notes = [
                 f"{recipe.folder} is of an earlier run, whose report goes now and whose checkpoints with this one's first"
             ]
         if not recipe.model.weights:
             return fresh, None, notes
-        precision.load_state_dict(keeping.load(Path(recipe.model.weights))["state_dict"])
+        precision.load_state_dict(checkpoint_manager.load(Path(recipe.model.weights))["state_dict"])
         return fresh, None, [*notes, f"begins with the weights of {recipe.model.weights}"]
     else:
         path, notes = Path(resume), []
-        loaded = keeping.load(path)
+        loaded = checkpoint_manager.load(path)
 
-    if takeover.is_the_references(loaded):
-        progress, has_momenta = takeover.take_over(loaded, precision)
+    if import_reference.is_the_references(loaded):
+        progress, has_momenta = import_reference.take_over(loaded, precision)
         momenta = (
             "with its momenta" if has_momenta else "its momenta, which are not torch's SGD's, begin anew"
         )
@@ -237,7 +237,7 @@ def check_finite(recipe: Recipe, averages: Averages, steps: int, weights: bool =
     what = "the weights are no longer finite"
     if streak:
         what = f"the loss has not been finite for {streak} steps, since step {steps - streak} of the run"
-    found = keeping.in_folder(recipe.folder)
+    found = checkpoint_manager.in_folder(recipe.folder)
     kept = f"{found[0]} is of before" if found else "nothing was saved before"
     remedy = "a lower optim.lr" + ("" if recipe.schedule.warmup_epochs else ", schedule.warmup_epochs")
     if recipe.precision.level != "O0":
@@ -262,9 +262,9 @@ def find_weights(recipe: Recipe, resume: str | None) -> Path:
 def make_folder(recipe: Recipe, begins: bool = False) -> Path:
     """The run's folder, with the resolved recipe in it; begins: and without the results of an earlier run."""
     with writing(recipe.folder):
-        for name in (metrics.REPORT, metrics.EVALUATION) if begins else ():
+        for name in (log.REPORT, log.EVALUATION) if begins else ():
             (recipe.folder / name).unlink(missing_ok=True)
-        metrics.write_text(recipe.folder / "recipe.toml", dump(recipe))
+        log.write_text(recipe.folder / "recipe.toml", dump(recipe))
     return recipe.folder
 
 

@@ -19,12 +19,8 @@ from .distributed import world as ranks
 from .distributed.stop_signals import Stopping
 from .distributed.world import World
 from .doctor import plan
-from .engine import keeping, metrics
-from .engine.checkpoint import Progress
 from .engine.evaluate import Accuracy, evaluate
-from .engine.keeping import Keeper
 from .engine.meter import Averages, Clock, Meter
-from .engine.metrics import Log, Report
 from .engine.precision import Precision
 from .errors import Stopped
 from .kernel_cache import is_cached
@@ -47,7 +43,11 @@ from .parts import (
     writing,
 )
 from .recipe import Recipe
-from .throughput.live import DataWait, ceiling_img_per_s, machine_of
+from .run import checkpoint_manager, log
+from .run.checkpoint import Progress
+from .run.checkpoint_manager import Keeper
+from .run.data_wait import DataWait, ceiling_img_per_s, machine_of
+from .run.log import Log, Report
 
 Pair = tuple[Tensor, Tensor]  # images and labels on the device
 
@@ -280,10 +280,10 @@ class Training:
             device=self.where,
             ranks=self.world.world_size,
             peak_memory_bytes=self.device.peak_memory_bytes(),
-            versions=metrics.versions(),
+            versions=log.versions(),
             recipe=recipe.model_dump(mode="json"),
         )
-        before = metrics.read_report(self.folder / metrics.REPORT) if averages is None else None
+        before = log.read_report(self.folder / log.REPORT) if averages is None else None
         if before is not None:  # it has trained all its epochs, and told so
             self.log.say(
                 f"{recipe.run.name} was finished before: its report stays as it is; to train on, raise schedule.epochs "
@@ -291,8 +291,8 @@ class Training:
             )
         elif self.world.is_first:
             with writing(self.folder):
-                report.write(self.folder / metrics.REPORT)
-        for line in metrics.closing_lines(before or report.figures()):
+                report.write(self.folder / log.REPORT)
+        for line in log.closing_lines(before or report.figures()):
             self.log.say(line)
         return report
 
@@ -303,18 +303,18 @@ def evaluate_only(recipe: Recipe, resume: str | None = None) -> Accuracy:
         world, device = join(recipe, stack)
         path = find_weights(recipe, resume)
         precision = build(recipe, world, device)
-        precision.load_state_dict(keeping.load(path)["state_dict"])
+        precision.load_state_dict(checkpoint_manager.load(path)["state_dict"])
         val_set = stack.enter_context(open_val_set(recipe, world, device))
         agree(world, precision, val_set)
         feed = Feed(device, precision.dtype)
         accuracy = validate(precision, val_set, feed(val_set), world, recipe.eval.full_batches_of)
     result = {"checkpoint": str(path), "acc1": accuracy.acc1, "acc5": accuracy.acc5, **asdict(accuracy)}
-    result["full_batches"] = metrics.full_batches(accuracy)
+    result["full_batches"] = log.full_batches(accuracy)
     if world.is_first:
         with writing(recipe.folder):
-            metrics.write_text(make_folder(recipe) / metrics.EVALUATION, json.dumps(result, indent=2) + "\n")
+            log.write_text(make_folder(recipe) / log.EVALUATION, json.dumps(result, indent=2) + "\n")
         print(f"{path} on {recipe.data.val}: {accuracy.samples:,} samples, loss {accuracy.loss:.4f}")
-        print("\n".join(metrics.accuracy_lines(accuracy)))
+        print("\n".join(log.accuracy_lines(accuracy)))
     return accuracy
 
 

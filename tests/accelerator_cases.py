@@ -33,13 +33,13 @@ import betons
 from alexnet_fast import Loader, parts, training
 from alexnet_fast import train as command
 from alexnet_fast.devices.device import Device, resolve
-from alexnet_fast.engine import checkpoint
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.buffer_pool import Batch, Ring
 from alexnet_fast.loader.device_prefetcher import Feed
 from alexnet_fast.models.alexnet import AlexNet
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
+from alexnet_fast.run import checkpoint
 from components import ROOT
 
 STANDIN = getattr(getattr(torch, "npu", None), "standin", None)

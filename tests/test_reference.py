@@ -25,12 +25,12 @@ from PIL import Image
 from alexnet_fast import reference
 from alexnet_fast import train as command
 from alexnet_fast.distributed.world import World
-from alexnet_fast.engine import checkpoint, takeover
 from alexnet_fast.engine.evaluate import Hits, evaluate
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.sampler import Share
 from alexnet_fast.models.alexnet import AlexNet
 from alexnet_fast.recipe import Recipe, load
+from alexnet_fast.run import checkpoint, import_reference
 
 CLASSES = 3
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -531,7 +531,7 @@ def test_momenta_that_are_not_sgds_begin_anew(tmp_path: Path) -> None:
         "optimizer": {"state": {0: {"fused": 1}}},
     }
     torch.save(saved, tmp_path / "apex.pt")
-    progress, has_momenta = takeover.take_over(checkpoint.load(tmp_path / "apex.pt"), precision)
+    progress, has_momenta = import_reference.take_over(checkpoint.load(tmp_path / "apex.pt"), precision)
     assert not has_momenta and not precision.optimizer.state
     assert progress.cursor == {"epoch": 4, "step": 0} and progress.best_acc1 is None
 

@@ -22,11 +22,11 @@ from PIL import Image
 
 from alexnet_fast import train as command
 from alexnet_fast import training
-from alexnet_fast.engine import checkpoint
 from alexnet_fast.models.alexnet import AlexNet
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton
 from alexnet_fast.recipe import load
+from alexnet_fast.run import checkpoint
 
 CLASSES, STEPS = 3, 3  # classes of the set; steps of an epoch at batch 4
 

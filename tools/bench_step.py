@@ -140,8 +140,8 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
 
     from alexnet_fast.common.cpus import allowed_cores
-    from alexnet_fast.engine.metrics import versions
     from alexnet_fast.errors import UserError
+    from alexnet_fast.run.log import versions
 
     try:
         from alexnet_fast.devices.device import resolve

@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..engine import metrics
-from .live import FORMAT, PROFILE
+from ..run import log
+from ..run.data_wait import FORMAT, PROFILE
 from .model import Stages
 from .verdict import Verdict
 
@@ -37,9 +37,9 @@ class Profile:
             "verdict": asdict(self.verdict),
             **stages,
             "machine": self.machine,
-            "versions": metrics.versions(),
+            "versions": log.versions(),
             "recipe": self.recipe,
         }
 
     def write(self, folder: Path) -> None:
-        metrics.write_text(folder / PROFILE, json.dumps(self.document(), indent=2) + "\n")
+        log.write_text(folder / PROFILE, json.dumps(self.document(), indent=2) + "\n")

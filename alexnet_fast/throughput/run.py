@@ -24,8 +24,8 @@ from ..loader.device_prefetcher import Feed
 from ..loader.loader import Loader
 from ..parts import build, join, open_train_set
 from ..recipe import Recipe
+from ..run.data_wait import PROFILE, machine_of
 from . import copy, decode, modes, picture, read, report, step, timeline, whole
-from .live import PROFILE, machine_of
 from .model import Stages
 from .profile import PICTURE, TIMELINE, Profile
 from .verdict import judge

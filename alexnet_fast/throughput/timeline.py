@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.marks import COPY, STEP, Span
-from ..engine.metrics import write_text
+from ..run.log import write_text
 from .recorder import HOST
 from .step import PARTS
 

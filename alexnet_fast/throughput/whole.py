@@ -15,8 +15,8 @@ from ..distributed.world import World
 from ..engine.marks import STEP, Marks, Span, Stamp
 from ..loader.device_prefetcher import Feed
 from ..loader.loader import Loader
+from ..run.data_wait import Totals
 from .decode import forever
-from .live import Totals
 from .rate import WINDOWS, Figure, agreed, mean_over_ranks, summed, together, windows
 from .recorder import Recorder
 from .step import Stepper

@@ -24,10 +24,10 @@ import ranked
 from alexnet_fast import train as command
 from alexnet_fast.distributed import launcher as launch
 from alexnet_fast.distributed.launcher import Layout
-from alexnet_fast.engine import checkpoint
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton
 from alexnet_fast.recipe import Recipe, dump, load
+from alexnet_fast.run import checkpoint
 from components import ROOT
 
 STEPS = 20

@@ -29,11 +29,12 @@ from alexnet_fast import parts, training
 from alexnet_fast import train as command
 from alexnet_fast.distributed.stop_signals import Stopping
 from alexnet_fast.distributed.world import World
-from alexnet_fast.engine import checkpoint, evaluate, keeping
-from alexnet_fast.engine.checkpoint import BEST, LAST
-from alexnet_fast.engine.claim import LOCK, claimed
+from alexnet_fast.engine import evaluate
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from alexnet_fast.recipe import dump, load
+from alexnet_fast.run import checkpoint, checkpoint_manager
+from alexnet_fast.run.checkpoint import BEST, LAST
+from alexnet_fast.run.run_lock import LOCK, claimed
 from components import ROOT
 from stress.narrow_model import NarrowAlexNet
 
@@ -345,7 +346,7 @@ def test_a_flipped_bit_in_a_weight_is_noticed_and_the_checkpoint_before_taken_al
     assert f"goes on from {first} at epoch 1, step 0" in out
     check_same(folder, let_alone)
 
-    for path in keeping.in_folder(folder):
+    for path in checkpoint_manager.in_folder(folder):
         flip(path)
     assert main("--resume", "auto") == 2
     assert "has no other checkpoint that is whole: move it away to begin anew" in capfd.readouterr().err

@@ -32,8 +32,8 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 # isort: split
 import torch
 
-from alexnet_fast.engine import checkpoint
 from alexnet_fast.errors import UserError, exit_code
+from alexnet_fast.run import checkpoint
 from bench.proc import tree
 
 ROOT = Path(__file__).resolve().parents[2]

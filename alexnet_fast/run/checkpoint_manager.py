@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from ..distributed.world import World
+from ..engine.precision import Precision
 from ..errors import UserError
 from . import checkpoint
 from .checkpoint import BEST, LAST, Cursor, Damaged, Progress
-from .precision import Precision
 
 NUMBERED = re.compile(r"checkpoint_e(\d{4,})_s(\d{6,})\.pt")
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engine.precision import Precision
 from .checkpoint import Progress
-from .precision import Precision
 
 
 def is_the_references(checkpoint: dict[str, Any]) -> bool:

@@ -44,9 +44,9 @@ from torch import Tensor
 from ..common.files import sync_folder
 from ..devices.device import Device
 from ..distributed.world import World
+from ..engine.precision import Precision
 from ..errors import UserError
 from ..loader.bad_samples import Skipped
-from .precision import Precision
 
 FORMAT = 2
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"

@@ -19,10 +19,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from .. import __version__
 from ..common.console import Console
 from ..common.files import sync_folder
+from ..engine.evaluate import Accuracy
+from ..engine.meter import Averages, Clock
 from ..errors import UserError
 from .checkpoint import Cursor
-from .evaluate import Accuracy
-from .meter import Averages, Clock
 
 METRICS, REPORT, EVALUATION = "metrics.jsonl", "report.json", "eval.json"
 NARROW = 110  # columns, below which the live line leaves out what the log lines say

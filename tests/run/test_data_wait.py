@@ -14,7 +14,7 @@ from alexnet_fast.devices.device import resolve
 from alexnet_fast.engine import meter
 from alexnet_fast.engine.meter import Clock
 from alexnet_fast.recipe import Recipe, validate
-from alexnet_fast.throughput.live import FORMAT, DataWait, ceiling_img_per_s
+from alexnet_fast.run.data_wait import FORMAT, DataWait, ceiling_img_per_s
 
 MACHINE = {"processor": "one", "cores": 2, "device": "one", "kind": "cpu", "ranks": 1}
 FILE_BYTES = 1000

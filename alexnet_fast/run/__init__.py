@@ -1,0 +1,1 @@
+"""A run's folder: checkpoints, logs, reports, and one run at a time."""
