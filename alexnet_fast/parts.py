@@ -16,9 +16,9 @@ from .devices.device import Device, resolve
 from .distributed import world as ranks
 from .distributed.launcher import Layout
 from .distributed.world import World
+from .engine.lr_schedule import Schedule
 from .engine.meter import Averages
 from .engine.precision import Precision, fused_or_foreach
-from .engine.schedule import Schedule
 from .errors import UserError
 from .loader.bad_samples import Skipped
 from .loader.loader import Loader

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alexnet_fast.decode.decoder import CHUNK
-from alexnet_fast.engine.marks import STEP, Marks
+from alexnet_fast.engine.device_timer import STEP, Marks
 from alexnet_fast.errors import exit_code
 from alexnet_fast.loader.device_prefetcher import Feed
 from alexnet_fast.parts import build, join, open_train_set

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import count
 
-from ..engine.marks import STEP, Marks, Span
+from ..engine.device_timer import STEP, Marks, Span
 from ..loader.buffer_pool import Batch
 from ..loader.device_prefetcher import Feed
 from ..loader.loader import Loader

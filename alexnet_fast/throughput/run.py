@@ -18,7 +18,7 @@ from ..common.cpus import allowed_cores
 from ..decode.decoder import kernels
 from ..devices.device import Device
 from ..distributed.world import World
-from ..engine.marks import Marks, Span
+from ..engine.device_timer import Marks, Span
 from ..errors import UserError
 from ..loader.device_prefetcher import Feed
 from ..loader.loader import Loader

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..distributed.world import World
-from ..engine.marks import NORMALISE, STEP, Marks
+from ..engine.device_timer import NORMALISE, STEP, Marks
 from ..engine.meter import Meter
 from ..engine.precision import Precision
 from ..loader.device_prefetcher import Feed

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..engine.marks import COPY, STEP, Span
+from ..engine.device_timer import COPY, STEP, Span
 from ..run.log import write_text
 from .recorder import HOST
 from .step import PARTS

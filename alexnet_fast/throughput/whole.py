@@ -12,7 +12,7 @@ import torch
 
 from ..common import page_cache
 from ..distributed.world import World
-from ..engine.marks import STEP, Marks, Span, Stamp
+from ..engine.device_timer import STEP, Marks, Span, Stamp
 from ..loader.device_prefetcher import Feed
 from ..loader.loader import Loader
 from ..run.data_wait import Totals

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from alexnet_fast.engine.schedule import Schedule
+from alexnet_fast.engine.lr_schedule import Schedule
 
 
 def test_per_epoch_it_is_the_references_cosine() -> None:
