@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             flags += reference.data_overrides(arguments, recipe, say)
             recipe = load(path, [*flags, *arguments.set])
         if arguments.profile:
-            from .throughput.run import profile  # with Pillow, which training does not need
+            from .profile.profiler import profile  # with Pillow, which training does not need
 
             return launcher.run(where, profile, recipe, *([arguments.seconds] if arguments.seconds else []))
         entry = evaluate_only if arguments.eval or recipe.eval.only else train

@@ -26,8 +26,8 @@ from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.errors import Stopped, UserError
+from alexnet_fast.profile import profiler as throughput
 from alexnet_fast.recipe import Recipe, validate
-from alexnet_fast.throughput import run as throughput
 from stress.narrow_model import NarrowAlexNet
 
 CPU = resolve("cpu")

@@ -27,12 +27,12 @@ from alexnet_fast.engine.device_timer import STEP, Marks
 from alexnet_fast.errors import exit_code
 from alexnet_fast.loader.device_prefetcher import Feed
 from alexnet_fast.parts import build, join, open_train_set
+from alexnet_fast.profile.decoding import forever
+from alexnet_fast.profile.profiler import profile
+from alexnet_fast.profile.recorder import Recorder
+from alexnet_fast.profile.stats import Figure
+from alexnet_fast.profile.stepping import PARTS, Stepper
 from alexnet_fast.recipe import Recipe, validate
-from alexnet_fast.throughput.decode import forever
-from alexnet_fast.throughput.rate import Figure
-from alexnet_fast.throughput.recorder import Recorder
-from alexnet_fast.throughput.run import profile
-from alexnet_fast.throughput.step import PARTS, Stepper
 
 TRIED: list[dict[str, Any]] = [
     {"size": 224, "global_batch_size": 64},

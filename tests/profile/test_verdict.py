@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from alexnet_fast.throughput.copy import Copy
-from alexnet_fast.throughput.decode import Decode, Scaling, Split
-from alexnet_fast.throughput.model import Stages
-from alexnet_fast.throughput.modes import Mode
-from alexnet_fast.throughput.rate import Figure
-from alexnet_fast.throughput.read import Read
-from alexnet_fast.throughput.step import Step
-from alexnet_fast.throughput.verdict import judge
-from alexnet_fast.throughput.whole import Whole
+from alexnet_fast.profile.copying import Copy
+from alexnet_fast.profile.decoding import Decode, Scaling, Split
+from alexnet_fast.profile.end_to_end import Whole
+from alexnet_fast.profile.prediction import Stages
+from alexnet_fast.profile.repack import Mode
+from alexnet_fast.profile.stats import Figure
+from alexnet_fast.profile.stepping import Step
+from alexnet_fast.profile.storage import Read
+from alexnet_fast.profile.verdict import judge
 
 
 def figure(value: float) -> Figure:

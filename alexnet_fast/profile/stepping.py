@@ -16,7 +16,7 @@ from ..engine.device_timer import NORMALISE, STEP, Marks
 from ..engine.meter import Meter
 from ..engine.precision import Precision
 from ..loader.device_prefetcher import Feed
-from .rate import WARM_UP_SHARE, WINDOWS, Figure, agreed, mean_over_ranks, together
+from .stats import WARM_UP_SHARE, WINDOWS, Figure, agreed, mean_over_ranks, together
 
 PARTS = (NORMALISE, "forward", "backward", "optimizer")
 WARM_UP_STEPS = 3  # a CPU's first steps fault their memory in

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .step import PARTS
+from .stepping import PARTS
 from .verdict import WORDS
 
 BLUE, ORANGE, PURPLE, GREY, INK = "#1f6fb4", "#e08214", "#8c6bb1", "#9a9a9a", "#222222"

@@ -13,7 +13,7 @@ from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import Entry, picture, write
 from standin import cases
 
-CASES = "throughput/planted_cases.py"
+CASES = "profile/planted_cases.py"
 
 
 @pytest.mark.parametrize("name", cases.names(CASES))

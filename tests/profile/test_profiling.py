@@ -12,7 +12,7 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 # isort: split
 import trace_events
 from alexnet_fast import parts, train
-from alexnet_fast.throughput import run
+from alexnet_fast.profile import profiler
 from stress.narrow_model import NarrowAlexNet
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.toml"
@@ -75,7 +75,7 @@ def test_flags_that_a_profile_would_ignore_are_refused(
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
     photo_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run, "open_train_set", None)
+    monkeypatch.setattr(profiler, "open_train_set", None)
     (tmp_path / "taken").touch()
     keys = {"run.out": tmp_path / "taken", "run.device": "cpu", "data.train": photo_beton}
     assert (

@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from alexnet_fast.profile import picture
+from alexnet_fast.profile.copying import Copy
+from alexnet_fast.profile.decoding import Decode, Scaling, Split
+from alexnet_fast.profile.end_to_end import Whole
+from alexnet_fast.profile.prediction import Stages
+from alexnet_fast.profile.repack import Mode
+from alexnet_fast.profile.result import Profile
+from alexnet_fast.profile.stats import Figure
+from alexnet_fast.profile.stepping import Step
+from alexnet_fast.profile.storage import Read
+from alexnet_fast.profile.verdict import judge
 from alexnet_fast.recipe import Recipe, validate
-from alexnet_fast.throughput import picture
-from alexnet_fast.throughput.copy import Copy
-from alexnet_fast.throughput.decode import Decode, Scaling, Split
-from alexnet_fast.throughput.model import Stages
-from alexnet_fast.throughput.modes import Mode
-from alexnet_fast.throughput.profile import Profile
-from alexnet_fast.throughput.rate import Figure
-from alexnet_fast.throughput.read import Read
-from alexnet_fast.throughput.step import Step
-from alexnet_fast.throughput.verdict import judge
-from alexnet_fast.throughput.whole import Whole
 
 
 def about(value: float) -> Figure:

@@ -15,8 +15,8 @@ from ..decode.kernel import SAMPLE
 from ..decode.stages import ALL, DecodeStages
 from ..distributed.world import World
 from ..packing.encode import Encoding, encode_jpeg, shrunk
-from .decode import some_samples
-from .rate import WINDOWS, Figure, averaged
+from .decoding import some_samples
+from .stats import WINDOWS, Figure, averaged
 
 SAMPLES = 40
 OTHERS = {

@@ -10,7 +10,7 @@ from ..engine.device_timer import STEP, Marks, Span
 from ..loader.buffer_pool import Batch
 from ..loader.device_prefetcher import Feed
 from ..loader.loader import Loader
-from .step import PARTS, Stepper
+from .stepping import PARTS, Stepper
 
 HOST = "host"  # the lane of whoever waits for batches
 

@@ -25,9 +25,12 @@ from ..loader.loader import Loader
 from ..parts import build, join, open_train_set
 from ..recipe import Recipe
 from ..run.data_wait import PROFILE, machine_of
-from . import copy, decode, modes, picture, read, report, step, timeline, whole
-from .model import Stages
-from .profile import PICTURE, TIMELINE, Profile
+from . import chrome_trace, console_report, end_to_end, picture, repack, storage
+from . import copying as copy
+from . import decoding as decode
+from . import stepping as step
+from .prediction import Stages
+from .result import PICTURE, TIMELINE, Profile
 from .verdict import judge
 
 SHARES = {"read": 0.05, "decode": 0.22, "copy": 0.06, "step": 0.15, "whole": 0.33}  # of the time
@@ -101,7 +104,7 @@ class _Profiling:
         kernels.wait(lambda: False)  # compiling, once on a machine, takes a core
 
         self.say("reading samples")
-        reading = read.measure(loader, seconds["read"], world)
+        reading = storage.measure(loader, seconds["read"], world)
 
         def open_loader(threads: int, places: np.ndarray) -> Loader:
             return open_train_set(recipe, world, device, threads=threads, indices=places)
@@ -116,7 +119,7 @@ class _Profiling:
             self.say,
         )
         self.say("decoding other ways to store the set")
-        stored = modes.measure(loader.beton, loader.cropping, world)
+        stored = repack.measure(loader.beton, loader.cropping, world)
         if not device.is_host:
             self.say("copying to the device")
         copying = copy.measure(device, loader.batch_size, loader.size, seconds["copy"], world)
@@ -133,7 +136,7 @@ class _Profiling:
 
         self.say("training with everything running")
         queued = recipe.data.batches_ahead + (0 if device.is_host else feed.ahead)
-        everything, spans = whole.measure(loader, feed, stepper, queued, seconds["whole"], world)
+        everything, spans = end_to_end.measure(loader, feed, stepper, queued, seconds["whole"], world)
 
         self.say("decoding and training again")
         places = decode.few_places(loader, recipe.data.batches_ahead, world)
@@ -186,11 +189,11 @@ class _Profiling:
     def write(self, result: Profile, spans_of_ranks: list[list[Span]]) -> None:
         """The verdict on the console, and the three files."""
         self.progress.stop()
-        report.show(result, self.console)
+        console_report.show(result, self.console)
         folder = self.recipe.folder
         try:
             result.write(folder)
-            timeline.write(folder / TIMELINE, spans_of_ranks)
+            chrome_trace.write(folder / TIMELINE, spans_of_ranks)
             drawn = picture.draw(result.document(), folder / PICTURE)
             if not drawn:
                 (folder / PICTURE).unlink(missing_ok=True)  # of an older profile

@@ -9,9 +9,9 @@ import pytest
 
 from alexnet_fast.distributed.world import World
 from alexnet_fast.loader.thread_stats import Activity
-from alexnet_fast.throughput import rate
-from alexnet_fast.throughput.decode import alone
-from alexnet_fast.throughput.rate import Figure, throughput, windows
+from alexnet_fast.profile import stats as rate
+from alexnet_fast.profile.decoding import alone
+from alexnet_fast.profile.stats import Figure, throughput, windows
 
 
 def test_a_figure_is_the_median_with_the_least_and_the_most() -> None:

@@ -16,10 +16,10 @@ from ..engine.device_timer import STEP, Marks, Span, Stamp
 from ..loader.device_prefetcher import Feed
 from ..loader.loader import Loader
 from ..run.data_wait import Totals
-from .decode import forever
-from .rate import WINDOWS, Figure, agreed, mean_over_ranks, summed, together, windows
+from .decoding import forever
 from .recorder import Recorder
-from .step import Stepper
+from .stats import WINDOWS, Figure, agreed, mean_over_ranks, summed, together, windows
+from .stepping import Stepper
 
 TRACED_STEPS = 100
 TRIED_STEPS = 2  # to find how many fit into the time

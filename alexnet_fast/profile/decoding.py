@@ -16,8 +16,8 @@ from ..errors import UserError
 from ..loader.buffer_pool import Batch
 from ..loader.loader import Loader
 from ..loader.sampler import epoch_order
-from .rate import WINDOWS, Figure, averaged, throughput, together
-from .read import ORDER_SEED, small_share, touch
+from .stats import WINDOWS, Figure, averaged, throughput, together
+from .storage import ORDER_SEED, small_share, touch
 
 SPLIT_SAMPLES = 60
 

@@ -13,7 +13,7 @@ from typing import Any
 from ..engine.device_timer import COPY, STEP, Span
 from ..run.log import write_text
 from .recorder import HOST
-from .step import PARTS
+from .stepping import PARTS
 
 LANES = {STEP: "training steps", COPY: "copy stream", HOST: "host: waits for batches"}  # in their order
 MOST_LANES = 1000  # of a rank

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..run import log
 from ..run.data_wait import FORMAT, PROFILE
-from .model import Stages
+from .prediction import Stages
 from .verdict import Verdict
 
 PICTURE, TIMELINE = "throughput.png", "timeline.json"

@@ -17,7 +17,7 @@ from ..doctor.machine import Machine
 from ..loader.loader import Loader
 from ..loader.read_ahead import PAGE
 from ..loader.sampler import epoch_order
-from .rate import Figure, summed, throughput
+from .stats import Figure, summed, throughput
 
 MOST_BYTES = 256 << 20  # of the set, on each rank, are read from the page cache again and again
 A_TASK = 16  # samples

@@ -8,7 +8,7 @@ import pytest
 
 import trace_events
 from alexnet_fast.engine.device_timer import Span
-from alexnet_fast.throughput import timeline
+from alexnet_fast.profile import chrome_trace
 
 THIRD_S = 1 / 3e4  # no whole number of microseconds: what touches has to touch after rounding too
 STEPS, THREADS = 40, 12
@@ -34,7 +34,7 @@ def spans_of_a_rank(threads: int = THREADS, steps: int = STEPS) -> list[Span]:
 
 @pytest.fixture
 def written(tmp_path: Path) -> dict[trace_events.Lane, list[trace_events.Slice]]:
-    timeline.write(tmp_path / "timeline.json", [spans_of_a_rank(), spans_of_a_rank(threads=2)])
+    chrome_trace.write(tmp_path / "timeline.json", [spans_of_a_rank(), spans_of_a_rank(threads=2)])
     return trace_events.read(tmp_path / "timeline.json")
 
 
@@ -85,14 +85,14 @@ def test_waits_stand_out_by_name_and_colour(written: Lanes) -> None:
 
 def test_a_rank_on_a_cpu_has_no_copy_stream_and_spans_need_no_batch(tmp_path: Path) -> None:
     spans = [span._replace(batch=None) for span in spans_of_a_rank() if span.lane != "copy"]
-    timeline.write(tmp_path / "timeline.json", [spans])
+    chrome_trace.write(tmp_path / "timeline.json", [spans])
     lanes = {lane.name: slices for lane, slices in trace_events.read(tmp_path / "timeline.json").items()}
     assert "copy stream" not in lanes
-    assert {each.name for each in lanes["training steps"]} == {"step", *timeline.PARTS}
+    assert {each.name for each in lanes["training steps"]} == {"step", *chrome_trace.PARTS}
 
 
 def test_the_reader_refuses_slices_that_overlap(tmp_path: Path) -> None:
     overlapping = [Span("decode-0", "decode", 0.0, 2.0), Span("decode-0", "decode", 1.0, 3.0)]
-    timeline.write(tmp_path / "timeline.json", [overlapping])
+    chrome_trace.write(tmp_path / "timeline.json", [overlapping])
     with pytest.raises(AssertionError, match="overlaps"):
         trace_events.read(tmp_path / "timeline.json")

@@ -28,11 +28,11 @@ from alexnet_fast import parts
 from alexnet_fast.common import page_cache
 from alexnet_fast.decode.kernel import SAMPLE, sample_table
 from alexnet_fast.loader import decode_workers
+from alexnet_fast.profile import decoding as decoding
+from alexnet_fast.profile import profiler
+from alexnet_fast.profile.result import Profile
+from alexnet_fast.profile.verdict import WORDS
 from alexnet_fast.recipe import Recipe, validate
-from alexnet_fast.throughput import decode as decoding
-from alexnet_fast.throughput import run
-from alexnet_fast.throughput.profile import Profile
-from alexnet_fast.throughput.verdict import WORDS
 
 STANDIN = torch.npu.standin
 SECONDS = float(os.environ.get("ALEXNET_FAST_PROFILE_SECONDS", 1))
@@ -101,7 +101,7 @@ def profile(all_photos_beton: Path, folder: Path, name: str, **data: Any) -> Pro
         "data": {"train": str(all_photos_beton), "size": 64, "global_batch_size": 32, **data},
         "precision": {"level": "O0"},
     }
-    found = run.profile(recipe := validate(table), SECONDS)
+    found = profiler.profile(recipe := validate(table), SECONDS)
     verdict, whole = found.verdict, found.stages.whole
     print(
         f"{name}: binding {verdict.binding}, predicted {verdict.predicted_img_per_s:.1f}, measured "

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from .model import Prediction, Stage, Stages, predict
-from .step import PARTS
+from .prediction import Prediction, Stage, Stages, predict
+from .stepping import PARTS
 
 WORDS: dict[str, str] = {
     "read": "reading samples",

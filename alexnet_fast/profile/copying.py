@@ -9,7 +9,7 @@ import torch
 
 from ..devices.device import Device
 from ..distributed.world import World
-from .rate import Figure, throughput
+from .stats import Figure, throughput
 
 AT_ONCE = 4  # copies queued before they are waited for
 

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..common.text import several
-from .profile import Profile
-from .rate import Figure
+from .result import Profile
+from .stats import Figure
 
 
 def show(profile: Profile, console: Console) -> None:

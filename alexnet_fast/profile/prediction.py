@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from .copy import Copy
-from .decode import Decode
-from .modes import Mode
-from .read import Read
-from .step import Step
-from .whole import Whole
+from .copying import Copy
+from .decoding import Decode
+from .end_to_end import Whole
+from .repack import Mode
+from .stepping import Step
+from .storage import Read
 
 Stage = Literal["read", "decode", "copy", "step", "all-reduce"]
 
