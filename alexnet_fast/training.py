@@ -18,7 +18,7 @@ from .decode.kernel import decode_chunk
 from .distributed import world as ranks
 from .distributed.stop_signals import Stopping
 from .distributed.world import World
-from .doctor import plan
+from .doctor import recipe_checks
 from .engine.evaluate import Accuracy, evaluate
 from .engine.meter import Averages, Clock, Meter
 from .engine.precision import Precision
@@ -112,7 +112,7 @@ class Training:
                 f"warning: the set has {self.train_set.num_classes} classes and the model {recipe.model.num_classes}: "
                 f"--set model.num_classes={self.train_set.num_classes}, if the set is whole"
             )
-        if (room := plan.results(recipe)).status != "ok":
+        if (room := recipe_checks.results(recipe)).status != "ok":
             notes.append(f"warning: {room.found}: {room.remedy}")
         if not is_cached(decode_chunk):
             notes.append(

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from ..common.cli import Parser
 from ..errors import UserError, exit_code
-from . import report
-from .examination import examine
+from . import text_report
+from .checks import examine
 from .machine import Machine
 
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> i
         if arguments.json:
             print(json.dumps([finding._asdict() for finding in findings], indent=2))
         else:
-            report.write(findings, sys.stdout)
+            text_report.write(findings, sys.stdout)
         return 1 if any(finding.status == "fault" for finding in findings) else 0
 
     return exit_code(run)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .finding import Finding, fault, ok, size, warning
-from .inside import AUTOLOAD, ask
 from .machine import Machine
+from .probe import AUTOLOAD, ask
 from .software import version
 
 OLDEST_TORCH = (2, 9)  # setup.cfg's

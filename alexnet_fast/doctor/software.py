@@ -8,7 +8,7 @@ from importlib import metadata
 from importlib.util import find_spec
 
 from .finding import Finding, fault, ok, warning
-from .inside import ask
+from .probe import ask
 
 TURBOJPEG_ENVIRONMENT = "ALEXNET_FAST_TURBOJPEG"  # pipeline.turbojpeg's; to import that is to import numba
 PACKAGES = ("numpy", "numba", "llvmlite", "pydantic", "rich")

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
-from . import accelerators, host, plan, software
+from . import accelerators, host, recipe_checks, software
 from .accelerators import Torch
 from .finding import Finding, fault, look
-from .inside import NoAnswer
 from .machine import Machine
+from .probe import NoAnswer
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
@@ -60,17 +60,17 @@ def examine(machine: Machine, path: str | None = None, overrides: Sequence[str] 
 
 
 def _recipe(recipe: Recipe, torch: Torch, machine: Machine) -> list[Finding]:
-    use = plan.use_of(recipe, torch)
+    use = recipe_checks.use_of(recipe, torch)
     findings = _all(
         {
-            "device": partial(plan.device, recipe, use, torch),
-            "cores a rank": partial(plan.cores, recipe, use, machine),
-            "memory to train": lambda: list(plan.memory(recipe, use, machine)),
-            "results": partial(plan.results, recipe),
+            "device": partial(recipe_checks.device, recipe, use, torch),
+            "cores a rank": partial(recipe_checks.cores, recipe, use, machine),
+            "memory to train": lambda: list(recipe_checks.memory(recipe, use, machine)),
+            "results": partial(recipe_checks.results, recipe),
         }
     )
     disks: set[int] = set()
-    for file in plan.files(recipe, use):
+    for file in recipe_checks.files(recipe, use):
         try:
             disk = file.path.stat().st_dev
         except OSError:
@@ -78,8 +78,8 @@ def _recipe(recipe: Recipe, torch: Torch, machine: Machine) -> list[Finding]:
         reads_disk = disk not in disks  # each disk once
         disks.add(disk)
 
-        def probe(file: plan.File = file, reads_disk: bool = reads_disk) -> list[Finding]:
-            return list(plan.examine_file(file, recipe, use, machine, reads_disk))
+        def probe(file: recipe_checks.File = file, reads_disk: bool = reads_disk) -> list[Finding]:
+            return list(recipe_checks.examine_file(file, recipe, use, machine, reads_disk))
 
         findings += look(file.name, probe)
     return findings

@@ -1,6 +1,6 @@
 """What only a library itself can tell, asked in a process of its own: it may fail to load, hang, or take the process with it.
 
-``python -m alexnet_fast.doctor.inside QUESTION ARGUMENTS`` answers in JSON; `ask` is the other end.
+``python -m alexnet_fast.doctor.probe QUESTION ARGUMENTS`` answers in JSON; `ask` is the other end.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from alexnet_fast.common import page_cache
-from alexnet_fast.doctor import accelerators, finding, host, inside, plan, report, software
+from alexnet_fast.doctor import accelerators, finding, host, probe, recipe_checks, software, text_report
 from alexnet_fast.doctor.accelerators import Torch
 from alexnet_fast.doctor.finding import Finding
 from alexnet_fast.doctor.machine import Machine
@@ -130,13 +130,13 @@ def test_torch_npu_without_cann_is_a_fault_and_stops_nothing_else(tmp_path: Path
     (described / "entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:_autoload\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
 
-    code, found = doctor(env={"PYTHONPATH": path, inside.AUTOLOAD: "1"})
+    code, found = doctor(env={"PYTHONPATH": path, probe.AUTOLOAD: "1"})
 
     assert code == 1
     npu = found["torch_npu, CANN"]
     assert npu.status == "fault"
     assert "torch_npu 2.13.0, no CANN toolkit" in npu.found and HCCL in npu.found
-    assert "set_env.sh" in npu.remedy and f"{inside.AUTOLOAD}=0" in npu.remedy
+    assert "set_env.sh" in npu.remedy and f"{probe.AUTOLOAD}=0" in npu.remedy
     assert found["torch"].status == "ok"
     assert "torch_npu" in found["accelerators"].remedy
     assert found["compiled kernels"].status != "fault"
@@ -270,9 +270,9 @@ def recipe(**sections: dict[str, Any]) -> Recipe:
 
 
 def examined(name: str, path: Path, asked: Recipe, here: Machine | None = None) -> dict[str, Finding]:
-    file = plan.File(name, path, asked.data.global_batch_size)
-    use = plan.use_of(asked, CPU_TORCH)
-    return {each.name: each for each in plan.examine_file(file, asked, use, here or Machine(), True)}
+    file = recipe_checks.File(name, path, asked.data.global_batch_size)
+    use = recipe_checks.use_of(asked, CPU_TORCH)
+    return {each.name: each for each in recipe_checks.examine_file(file, asked, use, here or Machine(), True)}
 
 
 def test_a_recipes_file_is_told_with_its_cache_and_its_disk(tiny_beton: Path) -> None:
@@ -333,18 +333,18 @@ def test_files_that_are_missing_or_cut_short_are_faults(tiny_beton: Path, tmp_pa
 def test_what_a_recipe_asks_for_is_held_against_what_there_is() -> None:
     cards = Torch(CPU_TORCH.build, {"kind": "npu", "names": ["Ascend910"] * 2})
     asked = recipe(distributed={"nproc": 8}, data={"global_batch_size": 1024, "batches_ahead": 8})
-    use = plan.use_of(asked, cards)
+    use = recipe_checks.use_of(asked, cards)
 
-    found = plan.device(asked, use, cards)
+    found = recipe_checks.device(asked, use, cards)
     assert (found.status, found.remedy) == ("fault", "--set distributed.nproc=2")
 
     here = Machine()
     here.quota = None
-    found = plan.cores(asked, use._replace(nproc=len(here.affinity) + 1), here)
+    found = recipe_checks.cores(asked, use._replace(nproc=len(here.affinity) + 1), here)
     assert found.status == "warning" and "ranks take turns" in found.found
 
     cuda = recipe(run={"device": "cuda"})
-    found = plan.device(cuda, plan.use_of(cuda, CPU_TORCH), CPU_TORCH)
+    found = recipe_checks.device(cuda, recipe_checks.use_of(cuda, CPU_TORCH), CPU_TORCH)
     assert found.status == "fault" and "--set run.device=cpu" in found.remedy
 
 
@@ -353,15 +353,15 @@ def test_batches_are_held_against_memory_and_the_locked_memory_limit() -> None:
         memory_bytes, available_bytes, lockable_bytes = 64 * GIB, 1 * GIB, 64 * KIB
 
     asked = recipe(data={"global_batch_size": 1024}, distributed={"nproc": 8}, run={"device": "npu"})
-    use = plan.use_of(asked, CPU_TORCH)
-    expected, pinned = plan.memory(asked, use, Small())
+    use = recipe_checks.use_of(asked, CPU_TORCH)
+    expected, pinned = recipe_checks.memory(asked, use, Small())
     slots, evaluation_too = 3 + 2, 2
     ring = 1024 * (3 * 224 * 224 + 8) * slots * evaluation_too
     assert finding.size(ring) in expected.found and expected.status == "warning"
     assert pinned.status == "warning"
     assert finding.size(ring) in pinned.found and "ulimit -l unlimited" in pinned.remedy
     Small.memory_bytes = 2 * GIB
-    assert next(plan.memory(asked, use, Small())).status == "fault"
+    assert next(recipe_checks.memory(asked, use, Small())).status == "fault"
 
 
 def drop(path: Path) -> None:
@@ -428,7 +428,7 @@ def test_the_report_is_readable_at_80_columns(monkeypatch: pytest.MonkeyPatch, c
         finding.ok("cores", "2 of 2 processors can be kept busy"),
         finding.fault("libjpeg-turbo", "libturbojpeg was not found", f"install it: {software.INSTALL_CODEC}"),
     ]
-    report.write(findings, sys.stdout)
+    text_report.write(findings, sys.stdout)
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     assert re.search(r"^fault +libjpeg-turbo  libturbojpeg was not found$", text, re.MULTILINE)
