@@ -28,10 +28,11 @@ except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 
-from . import reference, synthetic
+from . import reference
 from .distributed import launcher
 from .parts import layout
 from .recipe import keys, load
+from .synthetic import dataset
 from .training import evaluate_only, train
 
 
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         recipe = load(path, [*flags, *arguments.set])
         where = layout(recipe)  # all that can be wrong is found before images are packed
         if recipe.data.synthetic:
-            recipe = load(path, [*flags, *arguments.set, *synthetic.overrides(recipe, say)])
+            recipe = load(path, [*flags, *arguments.set, *dataset.overrides(recipe, say)])
         elif arguments.data_path:
             flags += reference.data_overrides(arguments, recipe, say)
             recipe = load(path, [*flags, *arguments.set])

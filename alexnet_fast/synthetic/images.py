@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .packing.encode import Encoding, encode_jpeg
+from ..packing.encode import Encoding, encode_jpeg
 
 FIELD_PX = 1024  # side of the fields of which photos are cut
 LONGEST_PX, SHORTEST_PX = 500, 100

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_fast import Loader, scenery, synthetic
+from alexnet_fast import Loader
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import UserError
 from alexnet_fast.inspection.verify import verify
 from alexnet_fast.recipe import Recipe, validate
-from alexnet_fast.synthetic import Counts
+from alexnet_fast.synthetic import dataset, images
+from alexnet_fast.synthetic.dataset import Counts
 from betons import check_tiles
 from components import ROOT
 
@@ -29,7 +30,7 @@ FEW = Counts(num_classes=5, train=40, train_photos=12, val=7, val_photos=3)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A temporary folder of the test's own, and no worker processes."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(synthetic, "allowed_cores", lambda: 1)
+    monkeypatch.setattr(dataset, "allowed_cores", lambda: 1)
     return tmp_path
 
 
@@ -38,8 +39,8 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train and val set of few photos."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("few")))
-        patch.setattr(synthetic, "allowed_cores", lambda: 1)
-        return synthetic.make(FEW, say=lambda _: None)
+        patch.setattr(dataset, "allowed_cores", lambda: 1)
+        return dataset.make(FEW, say=lambda _: None)
 
 
 def contents(place: Path) -> dict[str, bytes]:
@@ -48,7 +49,7 @@ def contents(place: Path) -> dict[str, bytes]:
 
 def refusal(counts: Counts = FEW) -> str:
     with pytest.raises(UserError) as caught:
-        synthetic.make(counts, say=lambda _: None)
+        dataset.make(counts, say=lambda _: None)
     assert "\n" not in str(caught.value) and "TMPDIR" in str(caught.value)
     return str(caught.value)
 
@@ -56,8 +57,8 @@ def refusal(counts: Counts = FEW) -> str:
 def test_made_again_by_two_processes_they_are_the_same_bytes(
     few: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(synthetic, "allowed_cores", lambda: 2)
-    again = synthetic.make(FEW, say=lambda _: None)
+    monkeypatch.setattr(dataset, "allowed_cores", lambda: 2)
+    again = dataset.make(FEW, say=lambda _: None)
     assert again != few and again.name == few.name
     assert contents(again) == contents(few)
 
@@ -107,7 +108,7 @@ def test_ffcv_reads_photos_that_several_samples_share(few: Path, require: Callab
 
 
 def test_photos_take_as_many_bytes_a_pixel_as_imagenets() -> None:
-    made = [scenery.encoded(index) for index in range(200)]
+    made = [images.encoded(index) for index in range(200)]
     each = np.array([len(jpeg) / (width * height) for jpeg, width, height in made])
     assert each.mean() == pytest.approx(0.339, rel=0.07)  # of 1,000 ImageNet photos at 500 px, quality 90
     assert np.log(each).std() == pytest.approx(0.348, rel=0.15)
@@ -119,26 +120,26 @@ def test_a_second_start_finds_them_and_another_setting_makes_others(
 ) -> None:
     counts = replace(FEW, train=4, train_photos=1, val=1, val_photos=1)
     said: list[str] = []
-    place = synthetic.make(counts, said.append)
+    place = dataset.make(counts, said.append)
     assert [sentence.split()[0] for sentence in said] == ["making", "uses"]
     written = {path: path.stat().st_mtime_ns for path in place.iterdir()}
     said.clear()
-    assert synthetic.make(counts, said.append) == place
+    assert dataset.make(counts, said.append) == place
     assert [sentence.split()[0] for sentence in said] == ["uses"]
     assert {path: path.stat().st_mtime_ns for path in place.iterdir()} == written
 
     names = {
-        synthetic.digest(each) for each in (counts, replace(counts, num_classes=6), replace(counts, val=2))
+        dataset.digest(each) for each in (counts, replace(counts, num_classes=6), replace(counts, val=2))
     }
     monkeypatch.setattr(np, "__version__", "0.1")
-    names.add(synthetic.digest(counts))
+    names.add(dataset.digest(counts))
     assert len(names) == 4
 
 
 def test_of_two_that_start_at_once_one_makes_them_and_both_find_them_whole(
     few: Path, temporary: Path
 ) -> None:
-    program = f"from alexnet_fast.synthetic import *; make({FEW!r})"
+    program = f"from alexnet_fast.synthetic.dataset import *; make({FEW!r})"
     starters = [
         subprocess.Popen(
             [sys.executable, "-c", program],
@@ -153,17 +154,17 @@ def test_of_two_that_start_at_once_one_makes_them_and_both_find_them_whole(
     assert [starter.returncode for starter in starters] == [0, 0], told
     said = "".join(stdout for stdout, _ in told)
     assert said.count("making 15 photos") == 1 and said.count("uses ") == 2
-    assert contents(synthetic.make(FEW, say=lambda _: None)) == contents(few)
+    assert contents(dataset.make(FEW, say=lambda _: None)) == contents(few)
     assert not list(temporary.glob("*/*.partial")) and not list(temporary.glob("*/*.lock"))
 
 
 def test_what_a_kill_or_a_cleaner_of_temporary_folders_left_is_made_again(few: Path) -> None:
-    place = synthetic.private_folder() / few.name
+    place = dataset.private_folder() / few.name
     (killed := place.with_name(f"{place.name}.abc.partial")).mkdir()
     place.mkdir()
     (place / "train.beton").write_bytes((few / "train.beton").read_bytes())
-    assert not synthetic.is_whole(place)
-    assert synthetic.make(FEW, say=lambda _: None) == place
+    assert not dataset.is_whole(place)
+    assert dataset.make(FEW, say=lambda _: None) == place
     assert contents(place) == contents(few) and not killed.exists()
 
 
@@ -174,7 +175,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
     monkeypatch.setattr(tempfile, "tempdir", str(temporary / "file"))
     assert "Not a directory" in refusal()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    (temporary / synthetic.private_folder().name).chmod(0o777)
+    (temporary / dataset.private_folder().name).chmod(0o777)
     assert "that this user alone can write" in refusal()
 
 
@@ -184,17 +185,17 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(synthetic, "write_set", full)
+    monkeypatch.setattr(dataset, "write_set", full)
     sentence = refusal(Counts(num_classes=10))
     assert "No space left on device" in sentence and "make room for 77 MB" in sentence
-    assert list(synthetic.private_folder().iterdir()) == []
+    assert list(dataset.private_folder().iterdir()) == []
 
 
 def test_a_recipe_with_data_synthetic_opens_no_other_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert synthetic.overrides(Recipe()) == []
-    monkeypatch.setattr(synthetic, "make", lambda counts, say: Path("/t") / str(counts.num_classes))
+    assert dataset.overrides(Recipe()) == []
+    monkeypatch.setattr(dataset, "make", lambda counts, say: Path("/t") / str(counts.num_classes))
     table: dict[str, Any] = {"data": {"synthetic": True, "train": "mine.beton"}, "model": {"num_classes": 10}}
     sets = ['data.train="/t/10/train.beton"', 'data.val="/t/10/val.beton"']
-    assert synthetic.overrides(validate(table)) == [*sets, "schedule.steps_per_epoch=100"]
+    assert dataset.overrides(validate(table)) == [*sets, "schedule.steps_per_epoch=100"]
     table["schedule"] = {"steps_per_epoch": 7}
-    assert synthetic.overrides(validate(table)) == sets
+    assert dataset.overrides(validate(table)) == sets

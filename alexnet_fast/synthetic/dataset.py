@@ -23,17 +23,17 @@ from typing import BinaryIO
 
 import numpy as np
 
-from . import __version__
-from .beton import format as fmt
-from .beton.reader import Beton, BetonError
-from .common.cpus import allowed_cores
-from .common.files import turn
-from .common.progress import progress_bar
-from .errors import UserError
-from .packing.data_folder import SPLITS
-from .packing.layout import ENTRY, Pages
-from .packing.worker_pool import in_order
-from .recipe import Recipe
+from .. import __version__
+from ..beton import format as fmt
+from ..beton.reader import Beton, BetonError
+from ..common.cpus import allowed_cores
+from ..common.files import turn
+from ..common.progress import progress_bar
+from ..errors import UserError
+from ..packing.data_folder import SPLITS
+from ..packing.layout import ENTRY, Pages
+from ..packing.worker_pool import in_order
+from ..recipe import Recipe
 
 STEPS = 100  # of an epoch, where the recipe names no number: enough for a figure
 MOST_WORKERS = 8  # each makes the noise for itself first
@@ -113,16 +113,16 @@ def private_folder() -> Path:
 
 def digest(counts: Counts) -> str:
     """Names everything that the bytes of the sets depend on."""
-    from . import scenery  # here and below: who has a dataset needs no Pillow
-    from .packing import encode
-    from .packing import layout as pages
+    from ..packing import encode
+    from ..packing import layout as pages
+    from . import images  # here and below: who has a dataset needs no Pillow
 
     encoding = encode.Encoding()
     told = {
         "counts": asdict(counts),
         "encoding": asdict(encoding),
         "versions": [__version__, np.__version__, encode.encoder_versions(encoding), platform.machine()],
-        "sources": [inspect.getsource(module) for module in (scenery, encode, pages, sys.modules[__name__])],
+        "sources": [inspect.getsource(module) for module in (images, encode, pages, sys.modules[__name__])],
     }
     return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=6).hexdigest()
 
@@ -139,7 +139,7 @@ def is_whole(place: Path) -> bool:
 
 def _make_alone(counts: Counts, place: Path, say: Say) -> None:
     """Make the sets under another name and rename them."""
-    from .scenery import encoded
+    from .images import encoded
 
     for left in place.parent.glob(f"{place.name}.*.partial"):  # of one that was killed
         shutil.rmtree(left, ignore_errors=True)

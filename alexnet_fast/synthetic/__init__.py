@@ -1,0 +1,1 @@
+"""Training sets without a dataset: synthetic images with the sizes and the spectrum of ImageNet's."""
