@@ -46,14 +46,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def draw(beton: Beton, out: Path, seed: int, epoch: int) -> None:
     """Write the three pictures; without matplotlib two, and say so."""
-    from alexnet_fast.inspection import sheets
+    from alexnet_fast.inspection import contact_sheets
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        sheets.samples_sheet(beton).save(out / "samples.png")
-        sheets.crops_sheet(beton, seed, epoch).save(out / "crops.png")
+        contact_sheets.samples_sheet(beton).save(out / "samples.png")
+        contact_sheets.crops_sheet(beton, seed, epoch).save(out / "crops.png")
         try:
-            sheets.histogram(survey(beton), out / "dimensions.png")
+            contact_sheets.histogram(survey(beton), out / "dimensions.png")
         except UserError as error:
             print(f"without dimensions.png: {error}", file=sys.stderr)
     except OSError as error:

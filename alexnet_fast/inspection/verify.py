@@ -15,8 +15,8 @@ from ..decode.status import MEANING, OK
 from ..errors import UserError
 from ..packing.errors import WorkerDied
 from ..packing.worker_pool import in_order
-from .source import Source
-from .whole import Decoder
+from .compare_source import Source
+from .full_decode import Decoder
 
 SIDE_PX = 64  # of what a sample is decoded to and nobody looks at
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import UserError
-from alexnet_fast.inspection import sheets
+from alexnet_fast.inspection import contact_sheets
 from alexnet_fast.inspection.survey import survey, text
 from alexnet_fast.inspection.verify import verify
 from alexnet_fast.packing.data_folder import open_folder
@@ -49,8 +49,8 @@ class Onlookers:
             open_folder(self.data, wanted=("train",), say=said.append)
         if decode:
             with _refusals(said.append):
-                sheets.samples_sheet(beton)
-                sheets.crops_sheet(beton, 0, 0)
+                contact_sheets.samples_sheet(beton)
+                contact_sheets.crops_sheet(beton, 0, 0)
             with _refusals(said.append):
                 verdict = verify(self.path, self.data, workers=1)
                 said += [str(verdict), *map(str, verdict.faults)]

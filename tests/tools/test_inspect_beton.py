@@ -15,7 +15,7 @@ from PIL import EpsImagePlugin, Image
 from alexnet_fast import Loader
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import exit_code
-from alexnet_fast.inspection.sheets import CELL_PX, GAP_PX, TITLE_PX
+from alexnet_fast.inspection.contact_sheets import CELL_PX, GAP_PX, TITLE_PX
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton
 from betons import Entry, jpeg, picture, write

@@ -16,8 +16,8 @@ from ..common.untrusted import shown
 from ..decode.crop import Cropping
 from ..decode.status import MEANING, OK
 from ..errors import UserError
+from .full_decode import Decoder
 from .survey import Histogram, Survey, class_name, evenly
-from .whole import Decoder
 
 COLUMNS, ROWS = 6, 4
 CELL_PX, GAP_PX, LABEL_PX, TITLE_PX = 158, 8, 20, 34
