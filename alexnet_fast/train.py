@@ -28,12 +28,12 @@ except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 
-from . import reference
+from . import modelzoo_flags
+from .build import layout
 from .distributed import launcher
-from .parts import layout
 from .recipe import keys, load
 from .synthetic import dataset
-from .training import evaluate_only, train
+from .trainer import evaluate_only, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,14 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     def run() -> int:
-        path = arguments.recipe or reference.choose_recipe(arguments)
-        flags = reference.overrides(arguments, load(path, arguments.set))
+        path = arguments.recipe or modelzoo_flags.choose_recipe(arguments)
+        flags = modelzoo_flags.overrides(arguments, load(path, arguments.set))
         recipe = load(path, [*flags, *arguments.set])
         where = layout(recipe)  # all that can be wrong is found before images are packed
         if recipe.data.synthetic:
             recipe = load(path, [*flags, *arguments.set, *dataset.overrides(recipe, say)])
         elif arguments.data_path:
-            flags += reference.data_overrides(arguments, recipe, say)
+            flags += modelzoo_flags.data_overrides(arguments, recipe, say)
             recipe = load(path, [*flags, *arguments.set])
         if arguments.profile:
             from .profile.profiler import profile  # with Pillow, which training does not need
@@ -72,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line's arguments; exits with one sentence for what is no flag, or is one too few."""
-    parser = reference.Parser(prog="python -m alexnet_fast.train", description="Train AlexNet by a recipe.")
+    parser = modelzoo_flags.Parser(
+        prog="python -m alexnet_fast.train", description="Train AlexNet by a recipe."
+    )
     parser.add_argument(
         "recipe",
         nargs="*",
@@ -104,8 +106,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="about how long --profile measures (60)",
     )
     parser.add_argument("--keys", action="store_true", help="list the recipe's keys and stop")
-    reference.add_flags(parser)
-    arguments = reference.settle(parser.parse(argv), parser)
+    modelzoo_flags.add_flags(parser)
+    arguments = modelzoo_flags.settle(parser.parse(argv), parser)
     if arguments.profile and (arguments.eval or arguments.resume):
         parser.error("--profile measures in place of training: leave out --eval and --resume")
     if arguments.seconds and not arguments.profile:

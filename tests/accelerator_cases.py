@@ -30,8 +30,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import betons
-from alexnet_fast import Loader, parts, training
+from alexnet_fast import Loader, build
 from alexnet_fast import train as command
+from alexnet_fast import trainer as training
 from alexnet_fast.devices.device import Device, resolve
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.errors import UserError
@@ -341,7 +342,7 @@ def test_fifty_steps_hold_no_synchronising_call_but_those_of_print_freq(
         ends.append(STANDIN.waits())
 
     monkeypatch.setattr(Precision, "step", counted)
-    monkeypatch.setattr(parts, "AlexNet", SmallAlexNet)
+    monkeypatch.setattr(build, "AlexNet", SmallAlexNet)
     more = {"schedule__epochs": 1, "log__print_freq": 10, "log__warmup_steps": 5, "eval__every": 0}
     assert command.main([RECIPE, *overrides(device, sets, tmp_path, **more, checkpoint__every_epochs=0)]) == 0
     assert len(ends) == 50

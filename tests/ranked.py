@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alexnet_fast import parts, training
+from alexnet_fast import build, trainer
 from alexnet_fast.devices.device import resolve
 from alexnet_fast.distributed import world as ranks
 from alexnet_fast.distributed.world import World
@@ -256,7 +256,7 @@ def kills_itself_on(rank: int) -> None:
 def run_stop_resume(whole: Recipe, stopped: Recipe, at: int) -> None:
     """A run in one go; then one that a SIGTERM to its second rank stops as that rank is in step `at`, and that goes on."""
     with one_group_for_all(whole.distributed.nproc) as world:
-        training.train(whole)
+        trainer.train(whole)
         add, left = Meter.add, [at if world.rank == 1 else 0]
 
         def struck(meter: Meter, *figures: Any) -> None:
@@ -267,20 +267,20 @@ def run_stop_resume(whole: Recipe, stopped: Recipe, at: int) -> None:
 
         Meter.add = struck  # type: ignore[method-assign]
         try:
-            training.train(stopped)
+            trainer.train(stopped)
         except Stopped as told:
             assert told.number == signal.SIGTERM and f"step {at + 1}: saved" in str(told), told
         else:
             raise AssertionError("nobody stopped")
         Meter.add = add  # type: ignore[method-assign]
         torch.manual_seed(1000)  # whatever happens between the two must not matter
-        training.train(stopped, "auto")
+        trainer.train(stopped, "auto")
 
 
 def evaluate_each(recipes: list[Recipe], nproc: int, checkpoint: str) -> None:
     with one_group_for_all(nproc):
         for recipe in recipes:
-            training.evaluate_only(recipe, checkpoint)
+            trainer.evaluate_only(recipe, checkpoint)
 
 
 @contextmanager
@@ -288,17 +288,17 @@ def one_group_for_all(nproc: int) -> Any:
     """Several runs of the narrow AlexNet in one start of the processes: their groups become this one."""
     world = ranks.join(nproc)
     with ranks.group(world, CPU):
-        before = ranks.group, parts.AlexNet
+        before = ranks.group, build.AlexNet
         ranks.group = lambda *_: nullcontext()  # type: ignore[assignment]
-        parts.AlexNet = NarrowAlexNet  # type: ignore[misc]
+        build.AlexNet = NarrowAlexNet  # type: ignore[misc]
         yield world
-        ranks.group, parts.AlexNet = before  # type: ignore[misc]
+        ranks.group, build.AlexNet = before  # type: ignore[misc]
 
 
 def train_each(recipes: list[Recipe], nproc: int, resume: str | None = None) -> None:
     with one_group_for_all(nproc):
         for recipe in recipes:
-            training.train(recipe, resume)
+            trainer.train(recipe, resume)
 
 
 # ---------------------------------------------------------------- profiles
@@ -314,7 +314,7 @@ def profiles_with_slow_sums(train: str, out: str) -> None:
         return average(size, bucket)
 
     ranks.average_in_float32 = late_average  # type: ignore[assignment]
-    parts.AlexNet = NarrowAlexNet  # type: ignore[misc]
+    build.AlexNet = NarrowAlexNet  # type: ignore[misc]
     recipe = validate(
         {
             "run": {"name": "slow-sums", "out": out, "device": "cpu"},

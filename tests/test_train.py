@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from alexnet_fast import train as command
-from alexnet_fast import training
+from alexnet_fast import trainer as training
 from alexnet_fast.models.alexnet import AlexNet
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton

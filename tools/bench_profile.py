@@ -22,11 +22,11 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 from rich.console import Console
 from rich.table import Table
 
+from alexnet_fast.build import build, join, open_train_set
 from alexnet_fast.decode.decoder import CHUNK
 from alexnet_fast.engine.device_timer import STEP, Marks
 from alexnet_fast.errors import exit_code
 from alexnet_fast.loader.device_prefetcher import Feed
-from alexnet_fast.parts import build, join, open_train_set
 from alexnet_fast.profile.decoding import forever
 from alexnet_fast.profile.profiler import profile
 from alexnet_fast.profile.recorder import Recorder

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from ..build import build, join, open_train_set
 from ..common.console import Console
 from ..common.cpus import allowed_cores
 from ..decode.decoder import kernels
@@ -22,7 +23,6 @@ from ..engine.device_timer import Marks, Span
 from ..errors import UserError
 from ..loader.device_prefetcher import Feed
 from ..loader.loader import Loader
-from ..parts import build, join, open_train_set
 from ..recipe import Recipe
 from ..run.data_wait import PROFILE, machine_of
 from . import chrome_trace, console_report, end_to_end, picture, repack, storage

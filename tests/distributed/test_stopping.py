@@ -25,7 +25,7 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 import torch
 
 import betons
-from alexnet_fast import parts, training
+from alexnet_fast import build, trainer
 from alexnet_fast import train as command
 from alexnet_fast.distributed.stop_signals import Stopping
 from alexnet_fast.distributed.world import World
@@ -45,7 +45,7 @@ Main = Callable[..., int]
 @pytest.fixture(scope="module", autouse=True)
 def narrow() -> Any:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(parts, "AlexNet", NarrowAlexNet)
+        patched.setattr(build, "AlexNet", NarrowAlexNet)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         yield
@@ -158,8 +158,8 @@ def strike(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int, *n
 @pytest.mark.parametrize(
     ("number", "owner", "name", "call", "stands_at"),
     [
-        (signal.SIGINT, training.Meter, "add", 1, (0, 1)),
-        (signal.SIGTERM, training.Meter, "add", STEPS, (0, STEPS)),
+        (signal.SIGINT, trainer.Meter, "add", 1, (0, 1)),
+        (signal.SIGTERM, trainer.Meter, "add", STEPS, (0, STEPS)),
         (signal.SIGINT, evaluate, "hits", 2, (0, STEPS)),
         (signal.SIGTERM, checkpoint, "write_partial", 1, (1, 1)),
     ],
@@ -188,7 +188,7 @@ def test_a_signal_during_anything_saves_and_the_run_goes_on_to_the_bit(
 def test_without_checkpoints_a_stop_says_that_nothing_is_saved(
     main: Main, folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strike(monkeypatch, training.Meter, "add", 2, signal.SIGTERM, signal.SIGTERM)
+    strike(monkeypatch, trainer.Meter, "add", 2, signal.SIGTERM, signal.SIGTERM)
     assert main("checkpoint.every_epochs=0") == 143
     assert "step 2: nothing is saved, as checkpoint.every_epochs = 0 asks" in capfd.readouterr().err
     assert not list(folder.glob("*.pt"))
@@ -292,7 +292,7 @@ def test_a_run_that_begins_anew_says_whose_checkpoints_it_replaces_and_mixes_no_
     (folder / "checkpoint_last.pt.partial").write_bytes(b"what a killed run was writing")
     capfd.readouterr()
     with monkeypatch.context() as patched:
-        strike(patched, training.Meter, "add", 2, signal.SIGTERM)
+        strike(patched, trainer.Meter, "add", 2, signal.SIGTERM)
         assert main("checkpoint.keep=9") == 143
     assert "is of an earlier run, whose report goes now" in capfd.readouterr().out
     assert numbered(folder) == [] and cursor(folder / LAST) == (0, 2)
@@ -420,7 +420,7 @@ def test_what_was_left_out_before_a_stop_is_told_after_it(
     assert main(*skipping, "run.name=whole") == 0
     for at in (3, STEPS + 3):  # in either epoch
         with monkeypatch.context() as patched:
-            strike(patched, training.Meter, "add", at, signal.SIGTERM)
+            strike(patched, trainer.Meter, "add", at, signal.SIGTERM)
             assert main(*skipping, f"run.name=stopped{at}") == 143
         assert main(*skipping, f"run.name=stopped{at}", "--resume", "auto") == 0
         assert left_out(tmp_path / f"stopped{at}") == left_out(tmp_path / "whole")
@@ -441,7 +441,7 @@ def left_out(folder: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
 def poison(monkeypatch: pytest.MonkeyPatch, steps: range, weights: bool) -> None:
     """Make the loss of those steps of the run infinite, or with it the weights NaN."""
-    real, seen = training.functional.cross_entropy, [0]
+    real, seen = trainer.functional.cross_entropy, [0]
 
     def cross_entropy(logits: Any, labels: Any, **options: Any) -> Any:
         loss = real(logits, labels, **options)
@@ -452,7 +452,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: range, weights: bool) -> None
             return loss
         return loss * torch.nan if weights else loss + torch.inf
 
-    monkeypatch.setattr(training.functional, "cross_entropy", cross_entropy)
+    monkeypatch.setattr(trainer.functional, "cross_entropy", cross_entropy)
 
 
 def test_a_loss_that_stays_no_number_stops_the_run_and_leaves_the_last_good_checkpoint(
@@ -473,8 +473,8 @@ def test_weights_that_are_no_numbers_stop_the_run_where_it_would_save_them(
     main: Main, folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, range(5, 6), weights=True)
-    real = training.Meter.add
-    monkeypatch.setattr(training.Meter, "add", lambda self, loss, *rest: real(self, loss.nan_to_num(), *rest))
+    real = trainer.Meter.add
+    monkeypatch.setattr(trainer.Meter, "add", lambda self, loss, *rest: real(self, loss.nan_to_num(), *rest))
     assert main("schedule.warmup_epochs=0") == 2
     assert "error: the weights are no longer finite: stopped" in capfd.readouterr().err
     assert cursor(folder / LAST) == (1, 0) and all(tensor.isfinite().all() for tensor in weights(folder))

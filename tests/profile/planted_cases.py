@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alexnet_fast import parts
+from alexnet_fast import build
 from alexnet_fast.common import page_cache
 from alexnet_fast.decode.kernel import SAMPLE, sample_table
 from alexnet_fast.loader import decode_workers
@@ -52,7 +52,7 @@ class FewSums(nn.Module):
 @pytest.fixture(autouse=True)
 def late(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """late(copies_s=..., compute_s=...): from now on the stand-in's streams are behind the host."""
-    monkeypatch.setattr(parts, "AlexNet", FewSums)
+    monkeypatch.setattr(build, "AlexNet", FewSums)
     torch.set_num_threads(1)
     yield STANDIN.be_late
     STANDIN.be_late()

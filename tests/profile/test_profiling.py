@@ -11,7 +11,7 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 
 # isort: split
 import trace_events
-from alexnet_fast import parts, train
+from alexnet_fast import build, train
 from alexnet_fast.profile import profiler
 from stress.narrow_model import NarrowAlexNet
 
@@ -22,7 +22,7 @@ def test_a_profile_leaves_its_three_files_and_a_run_after_it_tells_its_share_of_
     photo_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(parts, "AlexNet", NarrowAlexNet)
+    monkeypatch.setattr(build, "AlexNet", NarrowAlexNet)
     folder = tmp_path / "it"
     folder.mkdir()
     kept = {"checkpoint_last.pt": b"a checkpoint", "recipe.toml": b"a recipe", "metrics.jsonl": b""}

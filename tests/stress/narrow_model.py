@@ -15,7 +15,7 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 import torch
 from torch import nn
 
-from alexnet_fast import parts, train
+from alexnet_fast import build, train
 from alexnet_fast.models.alexnet import AlexNet
 
 
@@ -33,6 +33,6 @@ class NarrowAlexNet(AlexNet):
 
 
 if __name__ in ("__main__", "__mp_main__"):
-    parts.AlexNet = NarrowAlexNet  # type: ignore[misc,attr-defined]
+    build.AlexNet = NarrowAlexNet  # type: ignore[misc,attr-defined]
 if __name__ == "__main__":
     sys.exit(train.main())

@@ -22,7 +22,7 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 import torch
 from PIL import Image
 
-from alexnet_fast import reference
+from alexnet_fast import modelzoo_flags
 from alexnet_fast import train as command
 from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.evaluate import Hits, evaluate
@@ -55,9 +55,11 @@ SCRIPTS = {
 @pytest.fixture
 def npus(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host of eight NPUs and 16 cores, as far as the flags ask."""
-    monkeypatch.setattr(reference, "_kind", lambda device: device.partition(":")[0].replace("auto", "npu"))
-    monkeypatch.setattr(reference, "_count", lambda kind: 8)
-    monkeypatch.setattr(reference, "allowed_cores", lambda: 16)
+    monkeypatch.setattr(
+        modelzoo_flags, "_kind", lambda device: device.partition(":")[0].replace("auto", "npu")
+    )
+    monkeypatch.setattr(modelzoo_flags, "_count", lambda kind: 8)
+    monkeypatch.setattr(modelzoo_flags, "allowed_cores", lambda: 16)
 
 
 @pytest.fixture
@@ -73,10 +75,12 @@ def betons(tmp_path: Path) -> Path:
 def resolved(*argv: object, environ: dict[str, str] | None = None) -> tuple[Recipe, str]:
     """The recipe that a command line comes to, and the name of the one that it began with."""
     arguments = command.parse([str(text) for text in argv])
-    path = Path(arguments.recipe or reference.choose_recipe(arguments))
-    flags = reference.overrides(arguments, load(path, arguments.set), environ or {})
+    path = Path(arguments.recipe or modelzoo_flags.choose_recipe(arguments))
+    flags = modelzoo_flags.overrides(arguments, load(path, arguments.set), environ or {})
     if arguments.data_path:
-        flags += reference.data_overrides(arguments, load(path, [*flags, *arguments.set]), lambda _: None)
+        flags += modelzoo_flags.data_overrides(
+            arguments, load(path, [*flags, *arguments.set]), lambda _: None
+        )
     return load(path, [*flags, *arguments.set]), path.stem
 
 
@@ -521,8 +525,8 @@ def test_resumed_from_its_checkpoint_a_run_goes_on_at_its_epoch_with_its_momenta
 
 
 def test_momenta_that_are_not_sgds_begin_anew(tmp_path: Path) -> None:
+    from alexnet_fast.build import build
     from alexnet_fast.devices.device import resolve
-    from alexnet_fast.parts import build
 
     precision = build(load(RECIPES / "1p.toml", ["model.num_classes=3"]), World(), resolve("cpu"))
     saved = {
@@ -595,4 +599,4 @@ def test_full_batches_count_the_same_samples_for_any_batch_and_ranks(
 
 def test_flags_that_stand_for_a_recipe_that_is_not_there_say_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1p.toml, which these flags stand for, is not there"):
-        reference.choose_recipe(command.parse(["--lr", "1"]), tmp_path)
+        modelzoo_flags.choose_recipe(command.parse(["--lr", "1"]), tmp_path)

@@ -13,21 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .common.text import several
-from .decode.kernel import decode_chunk
-from .distributed import world as ranks
-from .distributed.stop_signals import Stopping
-from .distributed.world import World
-from .doctor import recipe_checks
-from .engine.evaluate import Accuracy, evaluate
-from .engine.meter import Averages, Clock, Meter
-from .engine.precision import Precision
-from .errors import Stopped
-from .kernel_cache import is_cached
-from .loader.bad_samples import Skipped, told
-from .loader.device_prefetcher import Feed
-from .loader.loader import Loader
-from .parts import (
+from .build import (
     agree,
     all_skipped,
     begin,
@@ -42,6 +28,20 @@ from .parts import (
     schedule,
     writing,
 )
+from .common.text import several
+from .decode.kernel import decode_chunk
+from .distributed import world as ranks
+from .distributed.stop_signals import Stopping
+from .distributed.world import World
+from .doctor import recipe_checks
+from .engine.evaluate import Accuracy, evaluate
+from .engine.meter import Averages, Clock, Meter
+from .engine.precision import Precision
+from .errors import Stopped
+from .kernel_cache import is_cached
+from .loader.bad_samples import Skipped, told
+from .loader.device_prefetcher import Feed
+from .loader.loader import Loader
 from .recipe import Recipe
 from .run import checkpoint_manager, log
 from .run.checkpoint import Progress
