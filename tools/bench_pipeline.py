@@ -36,12 +36,12 @@ from rich.console import Console
 from alexnet_fast.common.cpus import allowed_cores
 from alexnet_fast.errors import UserError, exit_code
 from bench.chart import draw
-from bench.contestants import NAMES, PEERS
+from bench.competitors import NAMES, PEERS
 from bench.inputs import choose_photos
 from bench.proc import physical_cores
 from bench.report import machine, make_report, print_report, write_json
 from bench.runner import Entry
-from bench.side import Side
+from bench.size_run import Side
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

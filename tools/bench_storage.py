@@ -28,10 +28,10 @@ from rich.table import Table
 
 from alexnet_fast.common.cpus import allowed_cores
 from alexnet_fast.errors import UserError, exit_code
-from bench import cold, opening
-from bench.grown import IMAGENET, write_repeated, write_sparse
-from bench.growth import after_each_epoch
+from bench import cold_cache, open_cost
 from bench.inputs import Inputs, choose_photos
+from bench.large_files import IMAGENET, write_repeated, write_sparse
+from bench.memory_growth import after_each_epoch
 from bench.report import machine, write_json
 
 STILL_CACHED = 0.02  # more of the file than this in memory, and a round is not cold
@@ -137,7 +137,7 @@ def _opening(work: Path, samples: int) -> dict[str, Any]:
     for order, shuffled in (("ours", False), ("FFCV's", True)):
         path = work / "sparse.beton"
         try:
-            found[order] = opening.measure(write_sparse(path, samples, shuffled_table=shuffled))
+            found[order] = open_cost.measure(write_sparse(path, samples, shuffled_table=shuffled))
         finally:
             path.unlink(missing_ok=True)
     return found
@@ -148,11 +148,11 @@ def _cold(options: argparse.Namespace, packed: Path, work: Path) -> dict[str, An
     try:
         times = max(1, round(options.gigabytes * 1e9 / packed.stat().st_size))
         write_repeated(packed, path, times)
-        variants = cold.variants([int(mib * 2**20) for mib in options.read_ahead_mib])
+        variants = cold_cache.variants([int(mib * 2**20) for mib in options.read_ahead_mib])
         return {
             "file_bytes": path.stat().st_size,
-            "disk": cold.disk(path),
-            "results": cold.run_rounds(
+            "disk": cold_cache.disk(path),
+            "results": cold_cache.run_rounds(
                 path, variants, options.rounds, options.batches, options.batch, options.threads
             ),
         }

@@ -9,8 +9,8 @@ import pytest
 
 from alexnet_fast.beton import format as fmt
 from alexnet_fast.beton.reader import Beton, BetonError
-from bench import opening
-from bench.grown import IMAGENET, write_sparse
+from bench import open_cost
+from bench.large_files import IMAGENET, write_sparse
 
 MOST_BYTES = 200_000_000
 
@@ -19,7 +19,7 @@ MOST_BYTES = 200_000_000
 def test_opening_a_file_of_imagenets_size_takes_little_memory(tmp_path: Path, shuffled_table: bool) -> None:
     path = write_sparse(tmp_path / "large.beton", shuffled_table=shuffled_table)
     assert path.stat().st_size > 80e9
-    for what, cost in opening.measure(path).items():
+    for what, cost in open_cost.measure(path).items():
         assert 0 < cost["peak_bytes"] < MOST_BYTES, what
 
 

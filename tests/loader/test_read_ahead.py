@@ -14,8 +14,8 @@ from alexnet_fast import Beton, Loader
 from alexnet_fast.decode.kernel import SAMPLE, sample_table
 from alexnet_fast.loader import planner, read_ahead
 from alexnet_fast.loader.read_ahead import PAGE, WILLNEED, ReadAhead, will_need
-from bench import cold
-from bench.grown import write_repeated
+from bench import cold_cache
+from bench.large_files import write_repeated
 from betons import jpeg, loaded, picture, write
 
 P = int(PAGE)
@@ -79,19 +79,19 @@ def test_neighbours_are_asked_for_in_one_request(spans: list[tuple[int, int]], r
 def test_it_brings_the_bytes_that_are_asked_for_into_the_page_cache_and_no_others(tmp_path: Path) -> None:
     small = write(tmp_path / "a.beton", [jpeg(picture(400, 300, seed)) for seed in range(10)])
     path = write_repeated(small, tmp_path / "b.beton", 40)
-    cold.drop(path)
-    if cold.cached_pages(path).mean() > 0.02:
+    cold_cache.drop(path)
+    if cold_cache.cached_pages(path).mean() > 0.02:
         pytest.skip("this file system keeps a dropped file in memory (tmpfs)")
     with Beton(path) as beton:
         beton.expect_random_access()
-        before = cold.cached_pages(path)
+        before = cold_cache.cached_pages(path)
         wanted = np.zeros(len(before), bool)
         for sample in (samples := sample_table(beton)[::50]):
             wanted[sample["ptr"] // P : -(-(sample["ptr"] + sample["size"]) // P)] = True
         assert (wanted & ~before).any()
         will_need(beton.map, samples, PAGE, WILLNEED)
         deadline = time.monotonic() + 60
-        while not (after := cold.cached_pages(path))[wanted].all():
+        while not (after := cold_cache.cached_pages(path))[wanted].all():
             assert time.monotonic() < deadline, "what was asked for did not come"
         assert not (after & ~before & ~wanted).any()
 

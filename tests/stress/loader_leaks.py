@@ -31,7 +31,7 @@ from typing import Any
 from alexnet_fast import Loader
 from alexnet_fast.decode.decoder import kernels
 from alexnet_fast.errors import exit_code
-from bench.growth import own_bytes
+from bench.memory_growth import own_bytes
 
 Open = Callable[[], Loader]
 GRACE_S = 10.0

@@ -12,7 +12,7 @@ import pytest
 
 import components
 from alexnet_fast.beton.reader import Beton
-from bench.grown import write_repeated
+from bench.large_files import write_repeated
 from beside import Beside
 from betons import Entry, jpeg, picture, write
 

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from bench.contestants import OURS
+from bench.competitors import OURS
 from bench.peer import Peer, Task
 from bench.proc import cpu_s, tree
 

@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.figures import measured, ratios
 from bench.runner import ROOT, Entry
+from bench.statistics import measured, ratios
 
 # More CPU time than this between rounds, as a share of a round's and in seconds, disturbs the others.
 RESTLESS, RESTLESS_S = 0.03, 0.02

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_fast.errors import UserError
-from bench.contestants import Contestant
+from bench.competitors import Contestant
 from bench.peer import SIZE_PX, Task
 from bench.proc import memory_bytes
 

@@ -50,7 +50,7 @@ def _status_bytes(name: str) -> int:
 
 
 def main(path: Path, what: str) -> None:
-    from bench.grown import write_sparse
+    from bench.large_files import write_sparse
 
     opener = {"Beton": _beton, "Loader": _loader}[what]
     small = write_sparse(path.with_name(f"small-{what}.beton"), 256)

@@ -19,7 +19,7 @@ import numpy as np
 
 from alexnet_fast import Loader
 from alexnet_fast.beton.reader import Beton
-from bench.figures import spread
+from bench.statistics import spread
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)

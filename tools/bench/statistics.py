@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from bench.contestants import RATIOS
+from bench.competitors import RATIOS
 from bench.runner import Entry
 
 

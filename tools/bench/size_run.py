@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from alexnet_fast.common.cpus import allowed_cores
-from bench.contestants import CONTESTANTS, OURS, PEERS, RAW_INPUTS, Contestant
+from bench.competitors import CONTESTANTS, OURS, PEERS, RAW_INPUTS, Contestant
 from bench.inputs import InputAbsent, Inputs, Photos
 from bench.peer import Task
 from bench.runner import Entry, PeerFailed, Process, run_rounds
