@@ -20,7 +20,7 @@ from .engine.lr_schedule import Schedule
 from .engine.meter import Averages
 from .engine.precision import Precision, fused_or_foreach
 from .errors import UserError
-from .loader.bad_samples import Skipped
+from .loader.bad_samples import SkippedSample
 from .loader.loader import Loader
 from .models.alexnet import AlexNet
 from .recipe import Recipe, differences, dump
@@ -102,12 +102,12 @@ def open_val_set(recipe: Recipe, world: World, device: Device) -> Loader:
     return check_labels(loader, recipe)
 
 
-def all_skipped(world: World, loader: Loader, before: list[Skipped]) -> list[Skipped]:
+def all_skipped(world: World, loader: Loader, before: list[SkippedSample]) -> list[SkippedSample]:
     """What data.on_error = "skip" left out so far, on any rank, each sample once; on rank 0, and nothing on the others.
 
     before: what was left out before the run was resumed, as rank 0 knows it.  Every rank has to call this.
     """
-    gathered, by_index = world.gather(loader.skipped), dict[int, Skipped]()
+    gathered, by_index = world.gather(loader.skipped), dict[int, SkippedSample]()
     for of_rank in [before, *gathered] if gathered is not None else []:
         for each in of_rank:
             if each.index not in by_index or each.epoch < by_index[each.index].epoch:

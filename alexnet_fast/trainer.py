@@ -39,8 +39,8 @@ from .engine.meter import Averages, Clock, Meter
 from .engine.precision import Precision
 from .errors import Stopped
 from .kernel_cache import is_cached
-from .loader.bad_samples import Skipped, told
-from .loader.device_prefetcher import Feed
+from .loader.bad_samples import SkippedSample, summarize
+from .loader.device_prefetcher import DevicePrefetcher
 from .loader.loader import Loader
 from .recipe import Recipe
 from .run import checkpoint_manager, log
@@ -78,8 +78,8 @@ class Training:
         self.precision = build(recipe, world, device)
         ranks.seed_apart(world)
         self.learning_rate = schedule(recipe, self.steps_per_epoch)
-        self.feed = Feed(device, self.precision.dtype)
-        self.val_feed = Feed(device, self.precision.dtype)
+        self.feed = DevicePrefetcher(device, self.precision.dtype)
+        self.val_feed = DevicePrefetcher(device, self.precision.dtype)
         self.meter = Meter(device.torch_device, world)
         self.clock = Clock(device, recipe.log.warmup_steps, world)
         self.data_wait = DataWait(self.train_set, world.world_size)
@@ -233,9 +233,9 @@ class Training:
         """Say which training samples were left out, when there are new ones among them.  Every rank has to call this."""
         before, self.skipped = len(self.skipped), self.all_skipped()
         if len(self.skipped) > before:
-            self.log.say(f'data.on_error = "skip": {told(self.skipped)}')
+            self.log.say(f'data.on_error = "skip": {summarize(self.skipped)}')
 
-    def all_skipped(self) -> list[Skipped]:
+    def all_skipped(self) -> list[SkippedSample]:
         """What this run and those that it goes on from left out, on rank 0.  Every rank has to call this."""
         if self.recipe.data.on_error != "skip":
             return self.skipped_before
@@ -306,7 +306,7 @@ def evaluate_only(recipe: Recipe, resume: str | None = None) -> Accuracy:
         precision.load_state_dict(checkpoint_manager.load(path)["state_dict"])
         val_set = stack.enter_context(open_val_set(recipe, world, device))
         agree(world, precision, val_set)
-        feed = Feed(device, precision.dtype)
+        feed = DevicePrefetcher(device, precision.dtype)
         accuracy = validate(precision, val_set, feed(val_set), world, recipe.eval.full_batches_of)
     result = {"checkpoint": str(path), "acc1": accuracy.acc1, "acc5": accuracy.acc5, **asdict(accuracy)}
     result["full_batches"] = log.full_batches(accuracy)

@@ -36,8 +36,8 @@ from alexnet_fast import trainer as training
 from alexnet_fast.devices.device import Device, resolve
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.errors import UserError
-from alexnet_fast.loader.buffer_pool import Batch, Ring
-from alexnet_fast.loader.device_prefetcher import Feed
+from alexnet_fast.loader.buffer_pool import Batch, BufferPool
+from alexnet_fast.loader.device_prefetcher import DevicePrefetcher
 from alexnet_fast.models.alexnet import AlexNet
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from alexnet_fast.run import checkpoint
@@ -72,7 +72,7 @@ class PinnedBatches:
     """Batches in the loader's own ring, each of other pixels, written the moment that their slot is free."""
 
     def __init__(self, sizes: list[int], px: int = 8) -> None:
-        self.ring, self.sizes, self.px = Ring(max(sizes), px, most_free=8, pin_memory=True), sizes, px
+        self.ring, self.sizes, self.px = BufferPool(max(sizes), px, most_free=8, pin_memory=True), sizes, px
         self.slots: list[Any] = []
 
     def expected(self, k: int) -> tuple[Tensor, Tensor]:
@@ -101,7 +101,7 @@ def normalised(images: Tensor) -> Tensor:
     return (images.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
 
 
-def check_all_arrive(feed: Feed, batches: PinnedBatches, tolerance: float = 1e-5) -> None:
+def check_all_arrive(feed: DevicePrefetcher, batches: PinnedBatches, tolerance: float = 1e-5) -> None:
     """All batches of a pass, whole and in order; nothing is read back before the pass is over."""
     got = list(feed(batches))
     assert len(got) == len(batches.sizes)
@@ -119,7 +119,7 @@ def check_all_arrive(feed: Feed, batches: PinnedBatches, tolerance: float = 1e-5
 def test_batches_arrive_whole_and_in_order_epoch_after_epoch(
     device: Device, dtype: torch.dtype, ahead: int
 ) -> None:
-    feed = Feed(device, dtype, ahead=ahead)
+    feed = DevicePrefetcher(device, dtype, ahead=ahead)
     for sizes in ([4] * 9 + [3], [4] * 9 + [3], [2], [1, 6, 6, 5]):
         check_all_arrive(feed, PinnedBatches(sizes), 1e-5 if dtype is torch.float32 else 4e-3)
     images, _ = next(iter(feed(PinnedBatches([4]))))
@@ -129,13 +129,13 @@ def test_batches_arrive_whole_and_in_order_epoch_after_epoch(
 @needs_standin
 def test_late_copies_find_their_batch_as_it_was(device: Device, late: Any) -> None:
     late(copies_s=LATE_S)
-    check_all_arrive(Feed(device, torch.float32), PinnedBatches([4] * 10 + [3]))
+    check_all_arrive(DevicePrefetcher(device, torch.float32), PinnedBatches([4] * 10 + [3]))
 
 
 @needs_standin
 def test_a_device_far_behind_the_host_gets_every_batch(device: Device, late: Any) -> None:
     late(compute_s=LATE_S)
-    check_all_arrive(Feed(device, torch.float32), PinnedBatches([4] * 10 + [3]))
+    check_all_arrive(DevicePrefetcher(device, torch.float32), PinnedBatches([4] * 10 + [3]))
 
 
 class Deaf(torch.Event):
@@ -158,7 +158,11 @@ def test_without_any_one_of_the_three_waits_pixels_are_lost(
     mutation: str, device: Device, late: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mutation test of the two above: each wait is taken out in turn, and the check must fail."""
-    feed, batches, without = Feed(device, torch.float32), PinnedBatches([4] * 10 + [3]), MUTATIONS[mutation]
+    feed, batches, without = (
+        DevicePrefetcher(device, torch.float32),
+        PinnedBatches([4] * 10 + [3]),
+        MUTATIONS[mutation],
+    )
     check_all_arrive(feed, batches)
     if without == "host":
         monkeypatch.setattr(Device, "wait_for", lambda self, event: None)
@@ -181,7 +185,7 @@ def test_the_loaders_pixels_survive_late_copies_while_its_threads_refill_the_rin
     with Loader(path, 4, train=True, size=64, seed=5) as loader:
         expected = [(batch.images.clone(), batch.labels.clone()) for _ in range(3) for batch in loader]
     late(copies_s=LATE_S)
-    feed = Feed(device, torch.float32)
+    feed = DevicePrefetcher(device, torch.float32)
     with Loader(path, 4, train=True, size=64, seed=5, threads=2, pin_memory=True) as loader:
         got = [pair for _ in range(3) for pair in feed(loader)]
     for (images, labels), (pixels, numbers) in zip(got, expected, strict=True):
@@ -192,7 +196,7 @@ def test_the_loaders_pixels_survive_late_copies_while_its_threads_refill_the_rin
 @pytest.mark.parametrize("ahead", [1, 2, 4])
 def test_so_many_batches_are_copied_ahead_and_no_more_are_held(device: Device, ahead: int) -> None:
     batches, most = PinnedBatches([4] * 12), 0
-    feed = Feed(device, torch.float32, ahead=ahead)
+    feed = DevicePrefetcher(device, torch.float32, ahead=ahead)
     for _ in feed(batches):
         most = max(most, batches.lent)
     gc.collect()
@@ -202,7 +206,7 @@ def test_so_many_batches_are_copied_ahead_and_no_more_are_held(device: Device, a
 @needs_standin
 def test_who_leaves_early_has_waited_for_the_copies_under_way(device: Device) -> None:
     gate = Event()
-    feed, batches = Feed(device, torch.float32), PinnedBatches([4] * 9)
+    feed, batches = DevicePrefetcher(device, torch.float32), PinnedBatches([4] * 9)
     with closing(feed(batches)) as few:
         next(few)
         with feed._copy_stream:
@@ -227,14 +231,14 @@ def test_a_failure_on_the_way_waits_for_the_copies_under_way_too(
                 del batch
 
     late(copies_s=LATE_S)
-    feed, batches = Feed(device, torch.float32), Broken([4] * 9)
+    feed, batches = DevicePrefetcher(device, torch.float32), Broken([4] * 9)
     with pytest.raises((ValueError, TypeError)):
         list(feed(batches))
     assert feed._copy_stream.query()
 
 
 def test_a_pass_ends_when_another_of_the_same_feed_begins(device: Device) -> None:
-    feed = Feed(device, torch.float32)
+    feed = DevicePrefetcher(device, torch.float32)
     first, second = feed(PinnedBatches([4] * 6)), feed(PinnedBatches([4] * 6))
     next(first)
     next(second)
@@ -273,7 +277,7 @@ def train(
     sgd = partial(torch.optim.SGD, lr=RATE, momentum=0.9, weight_decay=1e-4, fused=True)
     # A fixed loss scale: a dynamic one skips its first steps, and the losses would be those of earlier steps.
     precision = Precision(model, sgd, level=level, device=device, loss_scale=1024.0)
-    feed, batches = Feed(device, precision.dtype), LearnableBatches([8] * 3, 64)
+    feed, batches = DevicePrefetcher(device, precision.dtype), LearnableBatches([8] * 3, 64)
     losses: list[Tensor] = []
     while len(losses) < steps:
         for images, labels in feed(batches):

@@ -27,7 +27,7 @@ from alexnet_fast import train as command
 from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.evaluate import Hits, evaluate
 from alexnet_fast.errors import UserError
-from alexnet_fast.loader.sampler import Share
+from alexnet_fast.loader.sampler import DistributedBatchSampler
 from alexnet_fast.models.alexnet import AlexNet
 from alexnet_fast.recipe import Recipe, load
 from alexnet_fast.run import checkpoint, import_reference
@@ -574,7 +574,7 @@ def test_full_batches_count_the_same_samples_for_any_batch_and_ranks(
     results: list[Any] = [None] * world_size
 
     def run(rank: int) -> None:
-        share = Share(num_samples, batch_size, rank, world_size, drop_last=False)
+        share = DistributedBatchSampler(num_samples, batch_size, rank, world_size, drop_last=False)
         batches = [slice(*share.positions(step)) for step in range(share.steps)]
         results[rank] = evaluate(
             lambda images: images, ((logits[batch], labels[batch]) for batch in batches), num_samples,

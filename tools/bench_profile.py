@@ -26,7 +26,7 @@ from alexnet_fast.build import build, join, open_train_set
 from alexnet_fast.decode.decoder import CHUNK
 from alexnet_fast.engine.device_timer import STEP, Marks
 from alexnet_fast.errors import exit_code
-from alexnet_fast.loader.device_prefetcher import Feed
+from alexnet_fast.loader.device_prefetcher import DevicePrefetcher
 from alexnet_fast.profile.decoding import forever
 from alexnet_fast.profile.profiler import profile
 from alexnet_fast.profile.recorder import Recorder
@@ -63,7 +63,7 @@ def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Figure, Fig
         world, device = join(recipe, stack)
         loader = stack.enter_context(open_train_set(recipe, world, device))
         precision = build(recipe, world, device)
-        feed, marks = Feed(device, precision.dtype), Marks(device)
+        feed, marks = DevicePrefetcher(device, precision.dtype), Marks(device)
         stepper = Stepper(precision, recipe.optim.label_smoothing, world, marks)
         recorder = Recorder(loader, feed, stepper, marks)
         batches = stack.enter_context(closing(feed(recorder.of_waits(forever(loader)))))

@@ -6,8 +6,8 @@ import numpy as np
 
 from ..kernel_cache import kernel
 from ..loader.preload import WarmUp
-from ..loader.read_ahead import PAGE, WILLNEED, will_need
-from ..loader.sampler import epoch_order
+from ..loader.read_ahead import PAGE, WILLNEED, advise_willneed
+from ..loader.sampler import epoch_permutation
 from . import turbojpeg
 from .crop import BOX, Cropping, draw_boxes
 from .kernel import SAMPLE, Scratch, decode_chunk, make_scratch
@@ -95,8 +95,8 @@ def load_kernels() -> None:
     turbojpeg.load()
     nothing = np.frombuffer(b"", np.uint8)  # read-only, as a map of a file is
     cropping = Cropping(True, 1, 1, np.uint64(0), (1.0, 1.0), (1.0, 1.0), 0.0)
-    epoch_order(0, seed=0, epoch=0)
-    will_need(nothing, np.empty(0, SAMPLE), PAGE, WILLNEED)
+    epoch_permutation(0, seed=0, epoch=0)
+    advise_willneed(nothing, np.empty(0, SAMPLE), PAGE, WILLNEED)
     handle = open_handle()
     try:
         images, statuses = np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.uint8)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..distributed.world import World
-from ..loader.sampler import Share
+from ..loader.sampler import DistributedBatchSampler
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def evaluate(
     full_batches_of: count also what lies in the set's full batches of so many samples, if there is one; 0 = do not.
     Counts are integers, summed over the ranks.  Raises RuntimeError unless they add up to `num_samples`.
     """
-    share = Share(num_samples, batch_size, world.rank, world.world_size, drop_last=False)
+    share = DistributedBatchSampler(num_samples, batch_size, world.rank, world.world_size, drop_last=False)
     in_full = num_samples - num_samples % full_batches_of if full_batches_of else 0
     counts = torch.zeros(6, dtype=torch.int64, device=device)  # samples, top1, top5; those in full batches
     loss = torch.zeros((), device=device)

@@ -12,13 +12,13 @@ from ..beton.reader import Beton
 from ..decode.status import MEANING, OK, BrokenSample
 
 if TYPE_CHECKING:
-    from .decode_workers import Job
+    from .decode_workers import BatchTask
 
 OnError = Literal["raise", "skip"]
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedSample:
     """A sample that was left out.
 
     Attributes:
@@ -38,7 +38,7 @@ class Skipped:
         return f"sample {self.index}{named}: {self.reason}"
 
 
-class Sieve:
+class BadSampleFilter:
     """Looks at every batch before it is handed out.
 
     Whether a sample is broken depends on its bytes and its crop alone, so what is left out is the same for any number
@@ -51,11 +51,11 @@ class Sieve:
 
     def __init__(self, beton: Beton, on_error: OnError, may_be_empty: bool) -> None:
         self._beton, self._on_error, self._may_be_empty = beton, on_error, may_be_empty
-        self._skipped: dict[int, Skipped] = {}
+        self._skipped: dict[int, SkippedSample] = {}
         self._epoch, self._in_epoch = -1, 0
 
     @property
-    def skipped(self) -> list[Skipped]:
+    def skipped(self) -> list[SkippedSample]:
         """Each sample that was left out, once, in the order in which they were met."""
         return list(self._skipped.values())
 
@@ -64,7 +64,7 @@ class Sieve:
         """How many were left out of the batches of the epoch in hand."""
         return self._in_epoch
 
-    def sift(self, job: Job) -> int:
+    def sift(self, job: BatchTask) -> int:
         """Leave a batch's broken samples out; returns how many are left, which then stand first in its slot, in their order.
 
         Raises:
@@ -77,7 +77,7 @@ class Sieve:
         if not len(broken):
             return len(job.samples)
         found = [
-            Skipped(index, self._beton.source_path(index), MEANING[status], epoch)
+            SkippedSample(index, self._beton.source_path(index), MEANING[status], epoch)
             for index, status in zip(job.samples["index"][broken].tolist(), job.statuses[broken].tolist())
         ]
         first = f"{self._beton.source(found[0].index)} cannot be decoded: {found[0].reason}"
@@ -93,7 +93,7 @@ class Sieve:
             )
         return self._close_up(job, int(broken[0]))
 
-    def _close_up(self, job: Job, to: int) -> int:
+    def _close_up(self, job: BatchTask, to: int) -> int:
         for place in np.flatnonzero(job.statuses == OK).tolist():
             if place > to:
                 job.slot.images[to] = job.slot.images[place]
@@ -102,7 +102,7 @@ class Sieve:
         return to
 
 
-def told(skipped: Iterable[Skipped], most: int = 10) -> str:
+def summarize(skipped: Iterable[SkippedSample], most: int = 10) -> str:
     """Samples that were left out, in one sentence that names the first of them."""
     every = sorted(skipped, key=lambda each: each.index)
     rest = f"; and {len(every) - most} more" if len(every) > most else ""

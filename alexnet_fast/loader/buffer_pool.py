@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     """(B,) int64."""
 
 
-class Slot:
+class HostBuffer:
     """Memory for one batch: images and, behind them, labels."""
 
     def __init__(self, batch_size: int, size: int, pin_memory: bool) -> None:
@@ -46,7 +46,7 @@ class Slot:
 class _Lease:
     """Keeps a slot from its ring for as long as any array or tensor over its memory lives."""
 
-    def __init__(self, slot: Slot, free: deque[_Return]) -> None:
+    def __init__(self, slot: HostBuffer, free: deque[_Return]) -> None:
         self.slot = slot
         self.__array_interface__ = slot.memory.numpy().__array_interface__
         # Called when this lease is gone, in any thread, even inside the garbage collector: no locks.  And no line of Python,
@@ -58,10 +58,10 @@ class _Lease:
 class _Return(weakref.ref[_Lease]):
     """A lease's end, which puts itself and the slot among the free ones."""
 
-    slot: Slot
+    slot: HostBuffer
 
 
-class Ring:
+class BufferPool:
     """Slots for batches of up to ``batch_size`` images of 3 x ``size`` x ``size``.
 
     It is as large as its use: the slots being filled or waiting, and those that are held.
@@ -82,18 +82,18 @@ class Ring:
                     f"pin_memory = True was asked for, but torch finds no accelerator to pin for ({error}); leave it out"
                 ) from None
 
-    def take(self) -> Slot:
+    def take(self) -> HostBuffer:
         """A slot that nobody else has."""
         try:
             return self._free.pop().slot
         except IndexError:
-            return Slot(self.batch_size, self.size, self.pin_memory)
+            return HostBuffer(self.batch_size, self.size, self.pin_memory)
 
     def close(self) -> None:
         """Let the free slots go; batches that are still held keep their memory."""
         self._free.clear()
 
-    def lend(self, slot: Slot, count: int) -> Batch:
+    def lend(self, slot: HostBuffer, count: int) -> Batch:
         """The first ``count`` images and labels of a filled slot, which comes back when they are gone."""
         lease = _Lease(slot, self._free)
         images, labels = slot.views(np.asarray(lease))

@@ -18,14 +18,14 @@ from ..decode.decoder import CHUNK, close_handle, decode, first_scratch, kernels
 from ..decode.kernel import Scratch
 from ..errors import UserError
 from .bell import Bell
-from .thread_stats import Activity, Watch, usage
-from .watchdog import LOADING_S, POLL_S, Patience, close_all, describe
+from .thread_stats import ThreadStats, TraceHook, usage
+from .watchdog import LOADING_S, POLL_S, Watchdog, close_all, thread_report
 
 if TYPE_CHECKING:
-    from .buffer_pool import Slot
+    from .buffer_pool import HostBuffer
 
 
-class Job:
+class BatchTask:
     """One batch to be made.
 
     Attributes:
@@ -37,14 +37,14 @@ class Job:
         left: samples that are not done.
     """
 
-    def __init__(self, key: tuple[int, int], samples: np.ndarray, slot: Slot) -> None:
+    def __init__(self, key: tuple[int, int], samples: np.ndarray, slot: HostBuffer) -> None:
         self.key, self.samples, self.slot = key, samples, slot
         self.statuses = slot.statuses[: len(samples)]
         self.taken = 0
         self.left = len(samples)
 
 
-class Crew:
+class DecodeWorkers:
     """Threads that make the batches of a plan, up to ``batches_ahead`` of them at a time.
 
     A job that is dropped half-way (a new plan) keeps its slot to itself until its threads let go of
@@ -66,27 +66,27 @@ class Crew:
         *,
         before_each: Callable[[], object] = lambda: None,
         also_report: Callable[[], str] = str,
-        patience: Patience,
+        patience: Watchdog,
     ) -> None:
         self._file, self._cropping, self._batches_ahead = file, cropping, batches_ahead
         self._before_each, self._also_report = before_each, also_report
         self._make_lock()
-        self._jobs: deque[Job] = deque()  # oldest first: being made or waiting for the consumer
-        self._plan: Iterator[Job] | None = None
+        self._jobs: deque[BatchTask] = deque()  # oldest first: being made or waiting for the consumer
+        self._plan: Iterator[BatchTask] | None = None
         self._wanted: tuple[int, int] | None = None  # the key that the plan was begun for
         self._planning = False  # a thread is asking the plan for its next job
         self._closed = self._loaded = False
         self._error: BaseException | None = None
         self._patience = patience
         self._moved_s = 0.0  # when a thread last finished something
-        self.watch: Watch | None = None
-        self.activities = [Activity(f"decode-{k}") for k in range(threads)]
+        self.watch: TraceHook | None = None
+        self.activities = [ThreadStats(f"decode-{k}") for k in range(threads)]
         self._bells = [Bell() for _ in range(threads)]  # of the decoding threads
         self._threads = [
             threading.Thread(target=self._work, args=(activity, bell), name=activity.name, daemon=True)
             for activity, bell in zip(self.activities, self._bells)
         ]
-        _crews.add(self)
+        _open_workers.add(self)
 
     def start(self) -> None:
         """Begin. Whoever calls this has seen to it that `stop` will be called, whatever happens."""
@@ -98,7 +98,7 @@ class Crew:
         self._lock = threading.Lock()
         self._bell = Bell()  # the consumer's
 
-    def begin(self, key: tuple[int, int], plan: Iterator[Job]) -> None:
+    def begin(self, key: tuple[int, int], plan: Iterator[BatchTask]) -> None:
         """Go on if the jobs in hand begin with ``key``; else drop them and follow ``plan``."""
         with self._lock:
             if self._jobs and self._jobs[0].key == key:
@@ -108,7 +108,7 @@ class Crew:
             self._plan = plan
         self._ring_all()
 
-    def next(self) -> Job:
+    def next(self) -> BatchTask:
         """The next job of the plan, done; waits for it.
 
         Raises:
@@ -122,7 +122,7 @@ class Crew:
                 self._look_after(began_s)
         return job
 
-    def _first_done(self) -> Job | None:
+    def _first_done(self) -> BatchTask | None:
         """The oldest job, if it is done."""
         with self._lock:
             if isinstance(self._error, UserError):
@@ -150,7 +150,7 @@ class Crew:
 
     def report(self) -> str:
         """What each thread is doing, for a person."""
-        own = [describe(*each) for each in zip(self._threads, self.activities)]
+        own = [thread_report(*each) for each in zip(self._threads, self.activities)]
         return "\n".join([*own, *filter(None, [self._also_report()])])
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ class Crew:
         for bell in self._bells:
             bell.ring()
 
-    def _work(self, activity: Activity, bell: Bell) -> None:
+    def _work(self, activity: ThreadStats, bell: Bell) -> None:
         try:
             activity.begin("waiting for the kernels, which are being loaded or compiled")
             if not kernels.wait(give_up=lambda: self._closed):
@@ -200,7 +200,7 @@ class Crew:
                 self._error = error
             self._bell.ring()
 
-    def _take(self, activity: Activity, bell: Bell) -> tuple[Job, int, int] | None:
+    def _take(self, activity: ThreadStats, bell: Bell) -> tuple[BatchTask, int, int] | None:
         """The next samples [begin, end) of a job, or None when the crew is closed; waits for either."""
         waited_from_s = None
         while (chunk := self._begun(activity)) is None:
@@ -213,7 +213,7 @@ class Crew:
             watch(activity.name, "wait", waited_from_s, time.perf_counter(), chunk[0].key)
         return chunk
 
-    def _begun(self, activity: Activity) -> tuple[Job, int, int] | None:
+    def _begun(self, activity: ThreadStats) -> tuple[BatchTask, int, int] | None:
         """The next samples of a job, which nobody else will take; None where there are none now, or the crew is closed."""
         with self._lock:
             while not self._closed:
@@ -229,7 +229,7 @@ class Crew:
                 self._extend(self._plan, activity)
         return None
 
-    def _unfinished(self) -> Job | None:
+    def _unfinished(self) -> BatchTask | None:
         """The oldest job with samples that nobody has begun."""
         return next((job for job in self._jobs if job.taken < len(job.samples)), None)
 
@@ -240,7 +240,7 @@ class Crew:
             return "waiting for an epoch to begin"
         return f"waiting: {sum(job.left == 0 for job in self._jobs)} batches are ready"
 
-    def _extend(self, plan: Iterator[Job], activity: Activity) -> None:
+    def _extend(self, plan: Iterator[BatchTask], activity: ThreadStats) -> None:
         """Ask the plan for its next job, the lock let go meanwhile: that sorts an epoch's order at times."""
         activity.begin("planning the next batch")
         self._planning = True
@@ -258,7 +258,7 @@ class Crew:
         self._ring_all()
 
     def _decode(
-        self, job: Job, begin: int, end: int, activity: Activity, handle: int, scratch: Scratch
+        self, job: BatchTask, begin: int, end: int, activity: ThreadStats, handle: int, scratch: Scratch
     ) -> Scratch:
         epoch, step = job.key
         activity.begin(f"decoding samples {begin} to {end} of epoch {epoch}, step {step}")
@@ -279,7 +279,7 @@ class Crew:
             watch(activity.name, "decode", before[0], ended_s, job.key)
         return scratch
 
-    def _done(self, job: Job, begin: int, end: int) -> None:
+    def _done(self, job: BatchTask, begin: int, end: int) -> None:
         with self._lock:
             self._moved_s = time.perf_counter()
             job.left -= end - begin
@@ -287,15 +287,15 @@ class Crew:
                 self._bell.ring()
 
 
-_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
+_open_workers: weakref.WeakSet[DecodeWorkers] = weakref.WeakSet()
 
 
-atexit.register(close_all, _crews)
+atexit.register(close_all, _open_workers)
 
 
 def _leave_to_the_parent() -> None:
     """A forked child has every crew's jobs, none of their threads, and a lock that one of them may have held."""
-    for crew in list(_crews):
+    for crew in list(_open_workers):
         crew._make_lock()
         crew._threads = []
         crew._error = UserError(

@@ -39,7 +39,7 @@ class _Slot:
     normalised: torch.Event  # recorded on the compute stream: the slot may be written again
 
 
-class Feed:
+class DevicePrefetcher:
     """Iterate over (images, labels) on `device`, normalised, in `dtype` and the device's memory format.
 
     images: (B, 3, H, W), `(pixel - MEAN) / STD`.  labels: int64 (B,).

@@ -16,14 +16,14 @@ from ..decode import turbojpeg
 from ..decode.crop import Cropping
 from ..decode.kernel import sample_table
 from ..errors import UserError
-from .bad_samples import OnError, Sieve, Skipped
-from .buffer_pool import Batch, Ring
-from .decode_workers import Crew
-from .planner import Plan, places_of
+from .bad_samples import BadSampleFilter, OnError, SkippedSample
+from .buffer_pool import Batch, BufferPool
+from .decode_workers import DecodeWorkers
+from .planner import Planner, check_indices
 from .read_ahead import ReadAhead, bytes_of
-from .sampler import Share
-from .thread_stats import Activity, Watch
-from .watchdog import STALL_S, Patience
+from .sampler import DistributedBatchSampler
+from .thread_stats import ThreadStats, TraceHook
+from .watchdog import STALL_S, Watchdog
 
 
 class Loader:
@@ -114,10 +114,10 @@ class Loader:
         """Seconds that the consumer has waited for batches so far."""
         samples = sample_table(self.beton)
         if indices is not None:
-            samples = samples[places_of(indices, self.beton)]
+            samples = samples[check_indices(indices, self.beton)]
         self.num_samples = len(samples)
         """Samples of an epoch, over all ranks."""
-        self._share = Share(
+        self._share = DistributedBatchSampler(
             self.num_samples, batch_size, rank, world_size, train if drop_last is None else drop_last
         )
         if self._share.steps == 0 and self._share.drop_last:
@@ -136,17 +136,17 @@ class Loader:
             float(flip),
         )
         self.threads = threads or allowed_cores()
-        self._ring = Ring(batch_size, size, most_free=2 * batches_ahead + 2, pin_memory=pin_memory)
+        self._ring = BufferPool(batch_size, size, most_free=2 * batches_ahead + 2, pin_memory=pin_memory)
         shuffle = train if shuffle is None else shuffle
         if shuffle and read_ahead_bytes:
             self.beton.expect_random_access()
         # No further than an epoch: by then a file that small is in memory.
         read_ahead_bytes = min(read_ahead_bytes, bytes_of(samples) // world_size)
-        self._sieve = Sieve(self.beton, on_error, may_be_empty=not self._share.drop_last)
-        patience = Patience(stall_s)
+        self._sieve = BadSampleFilter(self.beton, on_error, may_be_empty=not self._share.drop_last)
+        patience = Watchdog(stall_s)
         self._read_ahead = ReadAhead(self.beton.map, read_ahead_bytes, patience)
-        self._plan = Plan(self.beton, samples, self._share, self._ring, self._read_ahead, seed, shuffle)
-        self._crew = Crew(
+        self._plan = Planner(self.beton, samples, self._share, self._ring, self._read_ahead, seed, shuffle)
+        self._crew = DecodeWorkers(
             self.beton.map,
             self.cropping,
             self.threads,
@@ -179,7 +179,7 @@ class Loader:
         return self._share.dropped
 
     @property
-    def skipped(self) -> list[Skipped]:
+    def skipped(self) -> list[SkippedSample]:
         """Each sample that ``on_error = "skip"`` left out so far on this rank, once, in the order in which they were met."""
         return self._sieve.skipped
 
@@ -189,17 +189,17 @@ class Loader:
         return self._sieve.skipped_in_epoch
 
     @property
-    def activities(self) -> list[Activity]:
+    def activities(self) -> list[ThreadStats]:
         """What each decoding thread is doing and has done."""
         return self._crew.activities
 
     @property
-    def watch(self) -> Watch | None:
+    def watch(self) -> TraceHook | None:
         """Told of every chunk of samples that a thread decoded and of every wait for work; None = nobody. Set it at any time."""
         return self._crew.watch
 
     @watch.setter
-    def watch(self, watch: Watch | None) -> None:
+    def watch(self, watch: TraceHook | None) -> None:
         self._crew.watch = watch
 
     def set_epoch(self, epoch: int, step: int = 0) -> None:

@@ -9,21 +9,21 @@ import numpy as np
 
 from ..beton.reader import Beton
 from ..errors import UserError
-from .buffer_pool import Ring
-from .decode_workers import Job
+from .buffer_pool import BufferPool
+from .decode_workers import BatchTask
 from .read_ahead import ReadAhead
-from .sampler import Share, epoch_order
+from .sampler import DistributedBatchSampler, epoch_permutation
 
 
-class Plan:
+class Planner:
     """Which samples go into which batch, from any point on and for ever."""
 
     def __init__(
         self,
         beton: Beton,
         samples: np.ndarray,
-        share: Share,
-        ring: Ring,
+        share: DistributedBatchSampler,
+        ring: BufferPool,
         read_ahead: ReadAhead,
         seed: int,
         shuffle: bool,
@@ -32,12 +32,12 @@ class Plan:
         self._read_ahead, self._seed, self._shuffle = read_ahead, seed, shuffle
         self._sorted: dict[int, np.ndarray] = {}  # epoch -> its order, made before it is needed
 
-    def jobs(self, epoch: int, step: int) -> Iterator[Job]:
+    def jobs(self, epoch: int, step: int) -> Iterator[BatchTask]:
         """The batches from ``step`` of ``epoch`` on, without end; the threads run on into the next epoch while this one is consumed."""
         for key, samples in self._read_ahead.ahead_of(self._batches(epoch, step)):
             slot = self._ring.take()
             slot.labels[: len(samples)] = self._beton.labels[samples["index"]]
-            yield Job(key, samples, slot)
+            yield BatchTask(key, samples, slot)
 
     def _batches(self, epoch: int, step: int) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
         while self._share.steps:  # a rank may have no share of a small evaluation
@@ -55,13 +55,13 @@ class Plan:
         order = self._sorted.pop(epoch, None)
         self._sorted.clear()
         self._read_ahead.do(partial(self._sort, epoch + 1))
-        return epoch_order(len(self._samples), self._seed, epoch) if order is None else order
+        return epoch_permutation(len(self._samples), self._seed, epoch) if order is None else order
 
     def _sort(self, epoch: int) -> None:
-        self._sorted[epoch] = epoch_order(len(self._samples), self._seed, epoch)
+        self._sorted[epoch] = epoch_permutation(len(self._samples), self._seed, epoch)
 
 
-def places_of(indices: Sequence[int] | np.ndarray, beton: Beton) -> np.ndarray:
+def check_indices(indices: Sequence[int] | np.ndarray, beton: Beton) -> np.ndarray:
     """The places of samples in the file, (n,) int64; UserError where one is none."""
     places = np.asarray(indices)
     if places.ndim != 1 or (len(places) and places.dtype.kind not in "iu"):

@@ -24,8 +24,8 @@ import numpy as np
 from numba import types
 
 from ..kernel_cache import kernel
-from .thread_stats import Activity
-from .watchdog import POLL_S, STALL_S, Patience, close_all, describe
+from .thread_stats import ThreadStats
+from .watchdog import POLL_S, STALL_S, Watchdog, close_all, thread_report
 
 Key = TypeVar("Key")
 
@@ -41,7 +41,7 @@ madvise = types.ExternalFunction("madvise", types.int32(types.uint64, types.uint
 
 
 @kernel
-def will_need(file, samples, page, advice):
+def advise_willneed(file, samples, page, advice):
     """Ask for the bytes of samples that will be read soon, neighbours in one request; returns the number of requests.
 
     Advice and no more: where a file system cannot follow it, the pages are read when they are touched.
@@ -85,13 +85,13 @@ class ReadAhead:
         patience: with its end; the crew's, which may have been lost for the same reason.
     """
 
-    def __init__(self, file: np.ndarray, most_bytes: int, patience: Patience | None = None) -> None:
+    def __init__(self, file: np.ndarray, most_bytes: int, patience: Watchdog | None = None) -> None:
         self._file, self._most_bytes = file, most_bytes
         self._tasks: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._stopped = False
         self._error: BaseException | None = None
-        self._activity = Activity("read-ahead")
-        self._patience = patience or Patience(STALL_S)
+        self._activity = ThreadStats("read-ahead")
+        self._patience = patience or Watchdog(STALL_S)
         self._thread = threading.Thread(target=self._work, name="read-ahead", daemon=True)
         _all.add(self)
 
@@ -133,7 +133,9 @@ class ReadAhead:
 
     def report(self) -> str:
         """What the thread is doing, for a person."""
-        return f"{describe(self._thread, self._activity)}\n    {self._tasks.qsize()} more tasks wait for it"
+        return (
+            f"{thread_report(self._thread, self._activity)}\n    {self._tasks.qsize()} more tasks wait for it"
+        )
 
     def stop(self) -> None:
         """Tell the thread to end, and wait for nothing and no lock: the garbage collector may call this."""
@@ -150,7 +152,7 @@ class ReadAhead:
         self._patience.join([self._thread], self.report)
 
     def _ask(self, samples: np.ndarray) -> None:
-        self.do(partial(will_need, self._file, samples, PAGE, WILLNEED))
+        self.do(partial(advise_willneed, self._file, samples, PAGE, WILLNEED))
 
     def _check(self) -> None:
         if self._error is not None:

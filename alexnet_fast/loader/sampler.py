@@ -25,7 +25,7 @@ def _fill_keys(seed, epoch, keys):
         keys[index] = sample_key(seed, epoch, index)
 
 
-def epoch_order(num_samples: int, seed: int, epoch: int) -> np.ndarray:
+def epoch_permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
     """The order of one epoch's samples: a permutation of 0..N-1. (N,) int64.
 
     The samples sorted by a 64-bit hash of (seed, epoch, index): unlike numpy's shuffle it is the
@@ -37,7 +37,7 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Share:
+class DistributedBatchSampler:
     """The positions of an epoch that one rank takes.
 
     Attributes:

@@ -6,11 +6,11 @@ import resource
 import time
 from collections.abc import Callable
 
-Watch = Callable[[str, str, float, float, tuple[int, int]], None]
+TraceHook = Callable[[str, str, float, float, tuple[int, int]], None]
 """Called by a decoding thread with its name, "decode" or "wait", begin and end (perf_counter seconds) and the (epoch, step)."""
 
 
-class Activity:
+class ThreadStats:
     """One decoding thread's; written by that thread alone, read by anyone.
 
     Attributes:

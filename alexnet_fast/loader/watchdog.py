@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from .thread_stats import Activity
+from .thread_stats import ThreadStats
 
 STALL_S = 120.0
 """Nothing for so long is worth telling: a chunk of 32 photos takes 14 ms, a hiccup of a network file system seconds to minutes."""
@@ -31,7 +31,7 @@ class LoaderStalled(RuntimeError):
     """The loader has not moved for ``GIVE_UP`` times its ``stall_s``; the message tells what each thread was doing."""
 
 
-class Patience:
+class Watchdog:
     """Of one waiter: a warning after each ``stall_s`` without a sign of life, LoaderStalled after ``GIVE_UP`` of them.
 
     Once it has given up, the end of the same threads is not waited for as long again: ``join`` goes on where ``check`` was.
@@ -99,7 +99,7 @@ def close_all(those: Iterable[Closable]) -> None:
             logger.warning("%s", error)
 
 
-def describe(thread: threading.Thread, activity: Activity) -> str:
+def thread_report(thread: threading.Thread, activity: ThreadStats) -> str:
     """What a thread is doing, for how long, and where it stands. Several lines."""
     for_s = time.perf_counter() - activity.since_s
     said = f"  {thread.name}: {activity.doing}, for {for_s:.1f} s{_state(thread)}"

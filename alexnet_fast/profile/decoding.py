@@ -15,7 +15,7 @@ from ..distributed.world import World
 from ..errors import UserError
 from ..loader.buffer_pool import Batch
 from ..loader.loader import Loader
-from ..loader.sampler import epoch_order
+from ..loader.sampler import epoch_permutation
 from .stats import WINDOWS, Figure, averaged, throughput, together
 from .storage import ORDER_SEED, small_share, touch
 
@@ -105,7 +105,7 @@ def few_places(training: Loader, batches_ahead: int, world: World) -> np.ndarray
     A few times what the threads hold ahead, so that not each epoch ends as it begins; else as little as possible.
     """
     beton, wanted = training.beton, world.world_size * training.batch_size * (2 * batches_ahead + 4)
-    places = epoch_order(beton.num_samples, ORDER_SEED, 0)[:wanted]
+    places = epoch_permutation(beton.num_samples, ORDER_SEED, 0)[:wanted]
     touch(beton, places[world.local_rank :: world.local_world_size])
     return places
 

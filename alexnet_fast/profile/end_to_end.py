@@ -13,7 +13,7 @@ import torch
 from ..common import page_cache
 from ..distributed.world import World
 from ..engine.device_timer import STEP, Marks, Span, Stamp
-from ..loader.device_prefetcher import Feed
+from ..loader.device_prefetcher import DevicePrefetcher
 from ..loader.loader import Loader
 from ..run.data_wait import Totals
 from .decoding import forever
@@ -49,7 +49,7 @@ class Whole:
 
 
 def measure(
-    loader: Loader, feed: Feed, stepper: Stepper, queued: int, seconds: float, world: World
+    loader: Loader, feed: DevicePrefetcher, stepper: Stepper, queued: int, seconds: float, world: World
 ) -> tuple[Whole, list[Span]]:
     """Train for about `seconds` and at least WINDOWS steps; also what this rank's threads and streams did in the first
     TRACED_STEPS of them, in seconds since they began; on one host, since the first rank's did.

@@ -21,7 +21,7 @@ from ..devices.device import Device
 from ..distributed.world import World
 from ..engine.device_timer import Marks, Span
 from ..errors import UserError
-from ..loader.device_prefetcher import Feed
+from ..loader.device_prefetcher import DevicePrefetcher
 from ..loader.loader import Loader
 from ..recipe import Recipe
 from ..run.data_wait import PROFILE, machine_of
@@ -126,7 +126,7 @@ class _Profiling:
 
         self.say("training on what lies on the device")
         precision = build(recipe, world, device)
-        feed = Feed(device, precision.dtype)
+        feed = DevicePrefetcher(device, precision.dtype)
         feed.marks = Marks(device)
         stepper = step.Stepper(precision, recipe.optim.label_smoothing, world, feed.marks)
         batch = step.random_batch(

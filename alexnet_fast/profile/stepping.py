@@ -15,7 +15,7 @@ from ..distributed.world import World
 from ..engine.device_timer import NORMALISE, STEP, Marks
 from ..engine.meter import Meter
 from ..engine.precision import Precision
-from ..loader.device_prefetcher import Feed
+from ..loader.device_prefetcher import DevicePrefetcher
 from .stats import WARM_UP_SHARE, WINDOWS, Figure, agreed, mean_over_ranks, together
 
 PARTS = (NORMALISE, "forward", "backward", "optimizer")
@@ -81,7 +81,7 @@ class Stepper:
 
 def measure(
     stepper: Stepper,
-    feed: Feed,
+    feed: DevicePrefetcher,
     precision: Precision,
     batch: tuple[Tensor, Tensor],
     cores: int,

@@ -16,7 +16,7 @@ from ..distributed.world import World
 from ..doctor.machine import Machine
 from ..loader.loader import Loader
 from ..loader.read_ahead import PAGE
-from ..loader.sampler import epoch_order
+from ..loader.sampler import epoch_permutation
 from .stats import Figure, summed, throughput
 
 MOST_BYTES = 256 << 20  # of the set, on each rank, are read from the page cache again and again
@@ -93,7 +93,7 @@ _NOTHING = np.empty(0, np.uint8)
 
 def small_share(beton: Beton, world: World, most_bytes: int) -> np.ndarray:
     """Places of samples all over the file, others on each rank, of at most about `most_bytes` in all."""
-    order = epoch_order(beton.num_samples, ORDER_SEED, 0)
+    order = epoch_permutation(beton.num_samples, ORDER_SEED, 0)
     own = order[world.rank :: world.world_size] if len(order) >= world.world_size else order
     return own[: max(1, int(np.searchsorted(np.cumsum(beton.sizes[own]), most_bytes)))]
 

@@ -46,7 +46,7 @@ from ..devices.device import Device
 from ..distributed.world import World
 from ..engine.precision import Precision
 from ..errors import UserError
-from ..loader.bad_samples import Skipped
+from ..loader.bad_samples import SkippedSample
 
 FORMAT = 2
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
@@ -81,7 +81,7 @@ class Progress:
     cursor: Cursor
     meters: list[dict[str, Any]]
     best_acc1: float | None
-    skipped_samples: Sequence[Skipped] = ()
+    skipped_samples: Sequence[SkippedSample] = ()
 
 
 def snapshot(
@@ -132,7 +132,7 @@ def restore(
         own = meters[world.rank]
     else:
         own = [meter for rank in meters for meter in rank] if world.is_first else []
-    skipped_samples = tuple(Skipped(**sample) for sample in checkpoint.get("skipped_samples", ()))
+    skipped_samples = tuple(SkippedSample(**sample) for sample in checkpoint.get("skipped_samples", ()))
     return Progress(checkpoint["cursor"], own, checkpoint["best_acc1"], skipped_samples)
 
 

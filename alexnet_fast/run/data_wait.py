@@ -15,7 +15,7 @@ from ..devices.device import Device, processor_name
 from ..distributed.world import World
 from ..engine.meter import Interval
 from ..loader.loader import Loader
-from ..loader.thread_stats import Activity
+from ..loader.thread_stats import ThreadStats
 from ..recipe import Recipe, differences
 
 PROFILE = "throughput.json"
@@ -68,7 +68,7 @@ class Totals(NamedTuple):
     faults: int = 0
 
     @classmethod
-    def of(cls, activities: list[Activity]) -> Totals:
+    def of(cls, activities: list[ThreadStats]) -> Totals:
         return cls(
             sum(activity.busy_s for activity in activities),
             sum(activity.cpu_s for activity in activities),

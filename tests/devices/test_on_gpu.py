@@ -17,7 +17,7 @@ from accelerator_cases import PinnedBatches, SmallAlexNet
 from alexnet_fast.devices.device import Device
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision
-from alexnet_fast.loader.device_prefetcher import Feed
+from alexnet_fast.loader.device_prefetcher import DevicePrefetcher
 
 pytestmark = pytest.mark.gpu
 
@@ -27,7 +27,9 @@ def test_torch_itself_finds_no_synchronising_call_in_a_step(device: Device, leve
     sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9, fused=True)
     precision = Precision(SmallAlexNet(10), sgd, level=level, device=device)
     meter = Meter(device.torch_device)
-    for k, (images, labels) in enumerate(Feed(device, precision.dtype)(PinnedBatches([8] * 12, 64))):
+    for k, (images, labels) in enumerate(
+        DevicePrefetcher(device, precision.dtype)(PinnedBatches([8] * 12, 64))
+    ):
         torch.cuda.set_sync_debug_mode("error" if k > 2 else "default")
         try:
             logits = precision.forward(images)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from alexnet_fast import Loader
-from alexnet_fast.loader.buffer_pool import Batch, Ring
+from alexnet_fast.loader.buffer_pool import Batch, BufferPool
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import picture, write
 
@@ -25,15 +25,15 @@ def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def ring() -> Ring:
-    return Ring(4, 32, most_free=2, pin_memory=False)
+def ring() -> BufferPool:
+    return BufferPool(4, 32, most_free=2, pin_memory=False)
 
 
 def addresses(loader: Loader, epochs: int) -> set[int]:
     return {batch.images.data_ptr() for _ in range(epochs) for batch in loader}
 
 
-def test_a_slot_comes_back_when_the_batch_is_gone(ring: Ring) -> None:
+def test_a_slot_comes_back_when_the_batch_is_gone(ring: BufferPool) -> None:
     slot = ring.take()
     batch = ring.lend(slot, 4)
     assert ring.take() is not slot
@@ -58,7 +58,7 @@ KEPT: dict[str, Callable[[Batch], Any]] = {
 
 
 @pytest.mark.parametrize("what", KEPT)
-def test_whatever_refers_to_its_memory_keeps_a_slot(ring: Ring, what: str) -> None:
+def test_whatever_refers_to_its_memory_keeps_a_slot(ring: BufferPool, what: str) -> None:
     slot = ring.take()
     kept = KEPT[what](ring.lend(slot, 4))
     gc.collect()
@@ -68,7 +68,7 @@ def test_whatever_refers_to_its_memory_keeps_a_slot(ring: Ring, what: str) -> No
     assert slot in (ring.take(), ring.take())
 
 
-def test_a_short_batch_is_a_view_of_its_slot(ring: Ring) -> None:
+def test_a_short_batch_is_a_view_of_its_slot(ring: BufferPool) -> None:
     slot = ring.take()
     slot.images[:], slot.labels[:] = 7, 9
     batch = ring.lend(slot, 3)
@@ -76,7 +76,7 @@ def test_a_short_batch_is_a_view_of_its_slot(ring: Ring) -> None:
     assert (batch.images == 7).all() and batch.images.data_ptr() == slot.images.ctypes.data
 
 
-def test_no_more_free_slots_are_kept_than_asked(ring: Ring) -> None:
+def test_no_more_free_slots_are_kept_than_asked(ring: BufferPool) -> None:
     batches = [ring.lend(ring.take(), 4) for _ in range(6)]
     kept = {batch.images.data_ptr() for batch in batches}
     del batches

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alexnet_fast.devices.device import resolve
-from alexnet_fast.loader.device_prefetcher import Feed
+from alexnet_fast.loader.device_prefetcher import DevicePrefetcher
 
 CPU = resolve("cpu")
 
@@ -38,7 +38,7 @@ def expected(images: Tensor) -> Tensor:
 def test_on_a_cpu_bytes_become_normalised_channels_last_floats() -> None:
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.01)):
         for batch, (images, labels) in zip(
-            host_batches([4, 4, 1]), Feed(CPU, dtype)(host_batches([4, 4, 1])), strict=True
+            host_batches([4, 4, 1]), DevicePrefetcher(CPU, dtype)(host_batches([4, 4, 1])), strict=True
         ):
             assert images.dtype is dtype and images.is_contiguous(memory_format=torch.channels_last)
             assert torch.allclose(images.float(), expected(batch.images), atol=tolerance, rtol=tolerance)
@@ -47,5 +47,5 @@ def test_on_a_cpu_bytes_become_normalised_channels_last_floats() -> None:
 
 def test_on_a_cpu_nothing_is_copied() -> None:
     (batch,) = host_batches([4])
-    ((_, labels),) = Feed(CPU, torch.float32)([batch])
+    ((_, labels),) = DevicePrefetcher(CPU, torch.float32)([batch])
     assert labels.data_ptr() == batch.labels.data_ptr()

@@ -17,7 +17,7 @@ import torch
 from alexnet_fast import Beton, Loader
 from alexnet_fast.beton.reader import BetonError
 from alexnet_fast.errors import UserError
-from alexnet_fast.loader.sampler import epoch_order
+from alexnet_fast.loader.sampler import epoch_permutation
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import jpeg, loaded, picture, write
 from components import ROOT
@@ -241,7 +241,7 @@ def test_the_orders_that_are_made_ahead_are_those_of_their_epochs(beton: Path) -
     with Loader(beton, 10, train=True, size=16) as loader:
         for epoch in (0, 1, 2, 7, 8, 3):
             loader.set_epoch(epoch)
-            assert labels_of(loader) == epoch_order(COUNT, 0, epoch).tolist()
+            assert labels_of(loader) == epoch_permutation(COUNT, 0, epoch).tolist()
 
 
 def test_a_forked_child_is_told_that_the_threads_are_its_parents(beton: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from alexnet_fast import Beton, Loader
 from alexnet_fast.decode.kernel import SAMPLE, sample_table
 from alexnet_fast.loader import planner, read_ahead
-from alexnet_fast.loader.read_ahead import PAGE, WILLNEED, ReadAhead, will_need
+from alexnet_fast.loader.read_ahead import PAGE, WILLNEED, ReadAhead, advise_willneed
 from bench import cold_cache
 from bench.large_files import write_repeated
 from betons import jpeg, loaded, picture, write
@@ -34,7 +34,7 @@ class Recorder:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[int] = []
-        monkeypatch.setattr(read_ahead, "will_need", self)
+        monkeypatch.setattr(read_ahead, "advise_willneed", self)
 
     def __call__(self, file: np.ndarray, samples: np.ndarray, page: int, advice: int) -> None:
         self.asked += samples["index"].tolist()
@@ -73,7 +73,7 @@ def test_neighbours_are_asked_for_in_one_request(spans: list[tuple[int, int]], r
     memory = np.zeros(
         40 * P, np.uint8
     )  # advice on memory that is no file's, at an address that begins no page
-    assert will_need(memory[5:], samples_of(*spans), PAGE, WILLNEED) == requests
+    assert advise_willneed(memory[5:], samples_of(*spans), PAGE, WILLNEED) == requests
 
 
 def test_it_brings_the_bytes_that_are_asked_for_into_the_page_cache_and_no_others(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_it_brings_the_bytes_that_are_asked_for_into_the_page_cache_and_no_other
         for sample in (samples := sample_table(beton)[::50]):
             wanted[sample["ptr"] // P : -(-(sample["ptr"] + sample["size"]) // P)] = True
         assert (wanted & ~before).any()
-        will_need(beton.map, samples, PAGE, WILLNEED)
+        advise_willneed(beton.map, samples, PAGE, WILLNEED)
         deadline = time.monotonic() + 60
         while not (after := cold_cache.cached_pages(path))[wanted].all():
             assert time.monotonic() < deadline, "what was asked for did not come"
@@ -190,7 +190,7 @@ def test_what_fails_in_it_reaches_the_consumer_with_its_cause(
     def broken(*arguments: object) -> None:
         raise MemoryError("no room for an order")
 
-    monkeypatch.setattr(read_ahead, "will_need", broken)
+    monkeypatch.setattr(read_ahead, "advise_willneed", broken)
     monkeypatch.setattr(planner, "epoch_order", broken if not read_ahead_bytes else planner.epoch_order)
     path = write(tmp_path / "a.beton", [jpeg(picture(64, 48, seed)) for seed in range(12)])
     with (

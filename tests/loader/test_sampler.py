@@ -7,41 +7,45 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_fast.loader.sampler import Share, epoch_order
+from alexnet_fast.loader.sampler import DistributedBatchSampler, epoch_permutation
 
 
 @given(count=st.integers(1, 3000), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 10_000))
 @settings(max_examples=200, deadline=None)
 def test_every_epoch_is_a_permutation(count: int, seed: int, epoch: int) -> None:
-    assert np.array_equal(np.sort(epoch_order(count, seed, epoch)), np.arange(count))
+    assert np.array_equal(np.sort(epoch_permutation(count, seed, epoch)), np.arange(count))
 
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     orders = {
-        (seed, epoch): tuple(epoch_order(100, seed, epoch)) for seed in range(10) for epoch in range(10)
+        (seed, epoch): tuple(epoch_permutation(100, seed, epoch)) for seed in range(10) for epoch in range(10)
     }
     assert len(set(orders.values())) == 100
-    assert tuple(epoch_order(100, 3, 4)) == orders[3, 4]
+    assert tuple(epoch_permutation(100, 3, 4)) == orders[3, 4]
 
 
 def test_the_order_of_seed_0_stays_what_it_is() -> None:
     """Changing it changes every training run and breaks exact resumes: a change of major version, said in the changelog."""
-    assert epoch_order(10, 0, 0).tolist() == [6, 5, 0, 2, 8, 9, 4, 7, 1, 3]
-    assert epoch_order(10, 0, 1).tolist() == [5, 7, 0, 6, 8, 3, 4, 2, 9, 1]
-    assert epoch_order(10, 1, 0).tolist() == [0, 5, 3, 7, 4, 2, 9, 8, 1, 6]
+    assert epoch_permutation(10, 0, 0).tolist() == [6, 5, 0, 2, 8, 9, 4, 7, 1, 3]
+    assert epoch_permutation(10, 0, 1).tolist() == [5, 7, 0, 6, 8, 3, 4, 2, 9, 1]
+    assert epoch_permutation(10, 1, 0).tolist() == [0, 5, 3, 7, 4, 2, 9, 8, 1, 6]
 
 
 def test_every_sample_comes_equally_often_at_every_place() -> None:
     counts = np.zeros((16, 16))
     for epoch in range(1600):
-        counts[np.arange(16), epoch_order(16, 7, epoch)] += 1
+        counts[np.arange(16), epoch_permutation(16, 7, epoch)] += 1
     chi_squared = ((counts - 100) ** 2 / 100).sum()
     assert chi_squared < 296  # 225 degrees of freedom, one in a thousand
 
 
-def taken(count: int, batch_size: int, world_size: int, drop_last: bool) -> tuple[list[int], list[Share]]:
+def taken(
+    count: int, batch_size: int, world_size: int, drop_last: bool
+) -> tuple[list[int], list[DistributedBatchSampler]]:
     """All positions that all ranks take, step by step, and the ranks' shares."""
-    shares = [Share(count, batch_size, rank, world_size, drop_last) for rank in range(world_size)]
+    shares = [
+        DistributedBatchSampler(count, batch_size, rank, world_size, drop_last) for rank in range(world_size)
+    ]
     return [
         at for share in shares for step in range(share.steps) for at in range(*share.positions(step))
     ], shares
@@ -93,7 +97,10 @@ def test_ranks_split_each_global_batch_so_that_their_number_does_not_change_it()
     for step in range(3):
         global_batches = set()
         for world_size in (1, 2, 4):
-            shares = [Share(100, 32 // world_size, rank, world_size, True) for rank in range(world_size)]
+            shares = [
+                DistributedBatchSampler(100, 32 // world_size, rank, world_size, True)
+                for rank in range(world_size)
+            ]
             global_batches.add(tuple(at for share in shares for at in range(*share.positions(step))))
         assert len(global_batches) == 1
 
@@ -102,4 +109,4 @@ def test_ranks_split_each_global_batch_so_that_their_number_does_not_change_it()
     ("count", "steps"), [(1, [1, 0, 0]), (2, [1, 1, 0]), (3, [1, 1, 1]), (13, [2, 1, 1]), (12, [1, 1, 1])]
 )
 def test_a_rank_without_a_share_of_the_last_step_has_one_step_less(count: int, steps: list[int]) -> None:
-    assert [Share(count, 4, rank, 3, False).steps for rank in range(3)] == steps
+    assert [DistributedBatchSampler(count, 4, rank, 3, False).steps for rank in range(3)] == steps

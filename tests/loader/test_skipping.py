@@ -9,8 +9,8 @@ import pytest
 
 from alexnet_fast import Loader
 from alexnet_fast.decode.status import BrokenSample
-from alexnet_fast.loader.bad_samples import Skipped, told
-from alexnet_fast.loader.sampler import epoch_order
+from alexnet_fast.loader.bad_samples import SkippedSample, summarize
+from alexnet_fast.loader.sampler import epoch_permutation
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import Entry, loaded, picture, write
 from stress.broken_samples import WAYS, damage
@@ -24,7 +24,7 @@ def hurt(all_photos_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return damage(all_photos_beton, tmp_path_factory.mktemp("hurt") / "train.beton", BROKEN, seed=0)
 
 
-Found = tuple[list[Skipped], int, dict[int, np.ndarray]]
+Found = tuple[list[SkippedSample], int, dict[int, np.ndarray]]
 
 
 def skipping(path: Path, rank: int = 0, world_size: int = 1, threads: int = 2) -> Found:
@@ -64,7 +64,7 @@ def test_skip_leaves_out_and_lists_each_for_any_number_of_threads_and_ranks(
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_raise_names_the_first_in_the_epochs_order(hurt: Path, threads: int) -> None:
-    order = epoch_order(1000, seed=6, epoch=0).tolist()
+    order = epoch_permutation(1000, seed=6, epoch=0).tolist()
     always = [k for k, way in BROKEN.items() if way not in ("zeroed scan", "bad marker order")]
     first = min(always, key=order.index)
     assert order.index(first) < min(order.index(k) for k in BROKEN if k not in always), (
@@ -124,8 +124,10 @@ def test_a_batch_of_which_nothing_is_left_is_passed_over_elsewhere(tmp_path: Pat
 
 
 def test_a_report_names_the_first_and_counts_the_rest() -> None:
-    skipped = [Skipped(k, f"a/{k}.JPEG" if k % 2 else None, "its bytes are no JPEG", 0) for k in (5, 2, 9)]
-    assert told(skipped, most=2) == (
+    skipped = [
+        SkippedSample(k, f"a/{k}.JPEG" if k % 2 else None, "its bytes are no JPEG", 0) for k in (5, 2, 9)
+    ]
+    assert summarize(skipped, most=2) == (
         "3 samples cannot be decoded and are left out: sample 2: its bytes are no JPEG; "
         "sample 5 (a/5.JPEG): its bytes are no JPEG; and 1 more"
     )

@@ -15,7 +15,7 @@ import betons
 from alexnet_fast import Loader
 from alexnet_fast.loader import decode_workers, planner
 from alexnet_fast.loader.preload import WarmUp
-from alexnet_fast.loader.watchdog import GIVE_UP, LoaderStalled, Patience
+from alexnet_fast.loader.watchdog import GIVE_UP, LoaderStalled, Watchdog
 
 WAIT_S = 20.0
 
@@ -152,7 +152,7 @@ def test_what_was_given_up_once_is_not_waited_for_as_long_again(
 
 
 def test_a_new_wait_has_its_whole_patience() -> None:
-    patience = Patience(0.001)
+    patience = Watchdog(0.001)
     long_ago_s = time.perf_counter() - 1
     for _ in range(2):
         for _ in range(GIVE_UP - 1):
@@ -177,7 +177,7 @@ def test_whatever_ends_a_decoding_thread_reaches_the_consumer(
 
 
 def test_a_thread_that_ends_without_a_word_is_named(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_workers.Crew, "_work", lambda self, activity, bell: None)
+    monkeypatch.setattr(decode_workers.DecodeWorkers, "_work", lambda self, activity, bell: None)
     with (
         Loader(beton, 8, train=False, size=16, threads=1) as loader,
         pytest.raises(RuntimeError, match="the decoding thread decode-0 has ended"),

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from alexnet_fast.distributed.world import World
-from alexnet_fast.loader.thread_stats import Activity
+from alexnet_fast.loader.thread_stats import ThreadStats
 from alexnet_fast.profile import stats as rate
 from alexnet_fast.profile.decoding import alone
 from alexnet_fast.profile.stats import Figure, throughput, windows
@@ -40,7 +40,7 @@ def test_throughput_counts_units_and_leaves_out_the_warm_up(monkeypatch: pytest.
 
 def test_decoding_counts_what_threads_decode_and_not_what_lies_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     """A consumer that was away finds batches ready, and takes them in no time."""
-    clock, thread = Clock(monkeypatch), Activity("decode-0")
+    clock, thread = Clock(monkeypatch), ThreadStats("decode-0")
 
     class Loader:
         activities = (thread,)

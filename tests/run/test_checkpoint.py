@@ -19,7 +19,7 @@ from alexnet_fast.devices.device import resolve
 from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.errors import UserError
-from alexnet_fast.loader.bad_samples import Skipped
+from alexnet_fast.loader.bad_samples import SkippedSample
 from alexnet_fast.run import checkpoint, checkpoint_manager
 from alexnet_fast.run.checkpoint import Progress
 
@@ -27,7 +27,9 @@ CPU = resolve("cpu")
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, fused=True)
 
 
-PROGRESS = Progress({"epoch": 2, "step": 7}, [{"loss": 1.5}], 61.5, (Skipped(3, "cat/3.JPEG", "no JPEG", 1),))
+PROGRESS = Progress(
+    {"epoch": 2, "step": 7}, [{"loss": 1.5}], 61.5, (SkippedSample(3, "cat/3.JPEG", "no JPEG", 1),)
+)
 
 
 def make(level: Any = "O2", loss_scale: Any = "dynamic") -> Precision:

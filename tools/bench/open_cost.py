@@ -65,11 +65,11 @@ def main(path: Path, what: str) -> None:
     peak, own = _status_bytes("VmHWM") - before, _status_bytes("RssAnon") - own_before
     found = {"seconds": seconds, "peak_bytes": peak, "own_bytes": own}
     if what == "Loader":
-        from alexnet_fast.loader.sampler import epoch_order
+        from alexnet_fast.loader.sampler import epoch_permutation
 
-        epoch_order(256, 0, 0)
+        epoch_permutation(256, 0, 0)
         started = time.perf_counter()
-        epoch_order(opened.num_samples, 0, 0)
+        epoch_permutation(opened.num_samples, 0, 0)
         found["order_s"] = time.perf_counter() - started
     opened.close()
     print(json.dumps(found))

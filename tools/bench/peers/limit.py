@@ -18,7 +18,7 @@ from alexnet_fast.decode.decoder import CHUNK, START_PX, grown, open_handle
 from alexnet_fast.decode.kernel import fits, make_scratch, sample_table
 from alexnet_fast.decode.planes import Axis, jpeg_planes
 from alexnet_fast.decode.status import MEANING, OK, TOO_LARGE
-from alexnet_fast.loader.sampler import epoch_order
+from alexnet_fast.loader.sampler import epoch_permutation
 from bench.peer import FLIP, RATIO, SCALE, SIZE_PX, Peer, Tally, Task
 
 SEED = 0  # the loader's default
@@ -57,7 +57,7 @@ class Limit(Peer):
     def run(self, epochs: int) -> Tally:
         tally = Tally()
         for epoch in range(self.epoch, self.epoch + epochs):
-            order = epoch_order(len(self.samples), SEED, epoch)
+            order = epoch_permutation(len(self.samples), SEED, epoch)
             for begin in range(0, len(order), CHUNK):
                 self._decode(self.samples[order[begin : begin + CHUNK]], epoch)
             tally.images += len(order)
