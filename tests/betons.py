@@ -22,7 +22,7 @@ from PIL import Image
 import components
 from alexnet_fast import Loader
 from alexnet_fast.decode.counter_rng import sample_key
-from alexnet_fast.decode.crop import flips, random_resized_crop
+from alexnet_fast.decode.crop import draw_flip, random_resized_crop
 
 PAGE = 1 << 21
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -204,7 +204,7 @@ def drawn_crop(
     """The box (left, top, right, bottom) that training draws for a sample, and whether it is mirrored."""
     key = np.uint64(sample_key(np.uint64(seed), np.uint64(epoch), index))
     top, left, h, w = random_resized_crop(height, width, key, scale, RATIO)
-    return (left, top, left + w, top + h), bool(flips(key, flip))
+    return (left, top, left + w, top + h), bool(draw_flip(key, flip))
 
 
 def train_reference(

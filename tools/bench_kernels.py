@@ -21,7 +21,7 @@ from rich.table import Table
 
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.decode import turbojpeg
-from alexnet_fast.decode.crop import Cropping
+from alexnet_fast.decode.crop import CropOptions
 from alexnet_fast.decode.kernel import sample_table
 from alexnet_fast.decode.stages import ALL, CHUNK, CUT, PLANES, DecodeStages
 from alexnet_fast.errors import UserError, exit_code
@@ -35,7 +35,7 @@ class File:
         beton = Beton(path)
         if len(raw := np.flatnonzero(beton.images["mode"])):
             raise UserError(f"{path} holds raw pixels (sample {raw[0]}); this measures the decoding of JPEGs")
-        cropping = Cropping(True, size, size, np.uint64(0), (0.08, 1.0), (3 / 4, 4 / 3), 0.5)
+        cropping = CropOptions(True, size, size, np.uint64(0), (0.08, 1.0), (3 / 4, 4 / 3), 0.5)
         samples = sample_table(beton)[epoch_permutation(beton.num_samples, 0, 0)[:images]]
         self.path, self.stages = path, DecodeStages(beton.map, samples, cropping)
         self.least_s = np.full((3, len(self.stages.chunks)), np.inf)

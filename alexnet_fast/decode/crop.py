@@ -10,7 +10,7 @@ import numpy as np
 from ..kernel_cache import kernel
 from .counter_rng import sample_key, uniform
 
-BOX = np.dtype(
+CROP_DTYPE = np.dtype(
     [
         ("top", "<f8"),
         ("left", "<f8"),
@@ -26,8 +26,8 @@ BOX = np.dtype(
 )
 """One sample's crop: the box in source pixels, which may begin between two, the pixels that its filter may look at, and the flip."""
 
-Cropping = namedtuple("Cropping", ("train", "size", "resize", "seed", "scale", "ratio", "flip"))
-"""How a loader crops: see ``random_resized_crop`` and ``flips`` (train), or ``resized_centre_crop``."""
+CropOptions = namedtuple("CropOptions", ("train", "size", "resize", "seed", "scale", "ratio", "flip"))
+"""How a loader crops: see ``random_resized_crop`` and ``draw_flip`` (train), or ``center_crop``."""
 
 TRIES = 10  # torchvision's RandomResizedCrop gives up after ten boxes that do not fit
 
@@ -68,13 +68,13 @@ def random_resized_crop(height, width, key, scale, ratio):
 
 
 @kernel
-def flips(key, probability):
+def draw_flip(key, probability):
     """Whether the sample is mirrored: draw 40 of its key."""
     return uniform(key, 4 * TRIES) < probability
 
 
 @kernel
-def resized_centre_crop(height, width, size, resize):
+def center_crop(height, width, size, resize):
     """Resize(resize) then CenterCrop(size), torchvision's evaluation, as one crop of the source.
 
     Args:
@@ -97,7 +97,7 @@ def resized_centre_crop(height, width, size, resize):
 
 
 @kernel
-def draw_boxes(samples, epoch, cropping, boxes):
+def draw_crops(samples, epoch, cropping, boxes):
     """Fill the boxes of a chunk of samples.
 
     Args:
@@ -115,9 +115,9 @@ def draw_boxes(samples, epoch, cropping, boxes):
             box.top, box.left, box.height, box.width = top, left, h, w
             # As torchvision: the filter does not look beyond the crop.
             box.low_y, box.high_y, box.low_x, box.high_x = top, top + h, left, left + w
-            box.mirrored = flips(key, cropping.flip)
+            box.mirrored = draw_flip(key, cropping.flip)
         else:
-            box.top, box.left, box.height, box.width = resized_centre_crop(
+            box.top, box.left, box.height, box.width = center_crop(
                 height, width, cropping.size, cropping.resize
             )
             box.low_y, box.high_y, box.low_x, box.high_x = 0, height, 0, width

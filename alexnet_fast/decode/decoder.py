@@ -9,8 +9,8 @@ from ..loader.preload import WarmUp
 from ..loader.read_ahead import PAGE, WILLNEED, advise_willneed
 from ..loader.sampler import epoch_permutation
 from . import turbojpeg
-from .crop import BOX, Cropping, draw_boxes
-from .kernel import SAMPLE, Scratch, decode_chunk, make_scratch
+from .crop import CROP_DTYPE, CropOptions, draw_crops
+from .kernel import SAMPLE_DTYPE, Scratch, decode_chunk, make_scratch
 
 CHUNK = 32  # samples a call: about 14 ms at 500 px, which hides the call and the lock
 START_PX = 512  # a thread's scratch fits this side at first, and grows with its images
@@ -21,7 +21,7 @@ def decode(
     file: np.ndarray,
     samples: np.ndarray,
     epoch: int,
-    cropping: Cropping,
+    cropping: CropOptions,
     handle: int,
     scratch: Scratch,
     images: np.ndarray,
@@ -35,8 +35,8 @@ def decode(
         images: (n, 3, size, size) uint8, out.
         statuses: (n,) uint8, out.
     """
-    boxes = np.empty(len(samples), BOX)
-    draw_boxes(samples, np.uint64(epoch), cropping, boxes)
+    boxes = np.empty(len(samples), CROP_DTYPE)
+    draw_crops(samples, np.uint64(epoch), cropping, boxes)
     at = 0
     while True:
         size = cropping.size
@@ -94,13 +94,22 @@ def load_kernels() -> None:
     """
     turbojpeg.load()
     nothing = np.frombuffer(b"", np.uint8)  # read-only, as a map of a file is
-    cropping = Cropping(True, 1, 1, np.uint64(0), (1.0, 1.0), (1.0, 1.0), 0.0)
+    cropping = CropOptions(True, 1, 1, np.uint64(0), (1.0, 1.0), (1.0, 1.0), 0.0)
     epoch_permutation(0, seed=0, epoch=0)
-    advise_willneed(nothing, np.empty(0, SAMPLE), PAGE, WILLNEED)
+    advise_willneed(nothing, np.empty(0, SAMPLE_DTYPE), PAGE, WILLNEED)
     handle = open_handle()
     try:
         images, statuses = np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.uint8)
-        decode(nothing, np.empty(0, SAMPLE), 0, cropping, handle, first_scratch(handle, 1), images, statuses)
+        decode(
+            nothing,
+            np.empty(0, SAMPLE_DTYPE),
+            0,
+            cropping,
+            handle,
+            first_scratch(handle, 1),
+            images,
+            statuses,
+        )
     finally:
         close_handle(handle)
 

@@ -20,13 +20,13 @@ from .status import BAD_TABLE, BAD_TILES, OK
 U = np.uintp
 I64 = np.int64  # a uint8 must become signed first: numba makes uint64 + int64 a float
 
-Slice = namedtuple("Slice", ("status", "bytes", "ends_early", "top", "left", "height", "width"))
+JpegSlice = namedtuple("JpegSlice", ("status", "bytes", "ends_early", "top", "left", "height", "width"))
 """A small JPEG: its length (0: the whole JPEG is to be decoded), whether entropy-coded data follows its last row,
 and the rectangle of the image that it holds, in pixels."""
 
 
 @kernel
-def tile_ends(jpeg, header, tiles, wanted, ends):
+def find_tile_ends(jpeg, header, tiles, wanted, ends):
     """Where tiles end, as offsets from the scan's start; from the table, else from the markers themselves.
 
     Args:
@@ -67,17 +67,17 @@ def tile_ends(jpeg, header, tiles, wanted, ends):
 @kernel
 def no_slice(status):
     """The Slice that says why nothing can be cut."""
-    return Slice(status, 0, False, 0, 0, 0, 0)
+    return JpegSlice(status, 0, False, 0, 0, 0, 0)
 
 
 @kernel
-def whole(header):
+def whole_jpeg(header):
     """The Slice that says: decode the JPEG as it is."""
-    return Slice(OK, 0, False, 0, 0, header.height, header.width)
+    return JpegSlice(OK, 0, False, 0, 0, header.height, header.width)
 
 
 @kernel
-def rows_to(jpeg, header, bottom, out):
+def truncate_rows(jpeg, header, bottom, out):
     """Where there are no markers: all bytes under a height that ends with the MCU row of pixel ``bottom`` - 1. -> Slice
 
     The decoder then stops at that row.  It says that bytes are left over, which is no damage: without restart
@@ -87,19 +87,19 @@ def rows_to(jpeg, header, bottom, out):
     width = min((header.width + mcu_width - 1) // mcu_width * mcu_width, MOST_PX)
     height = min((bottom + mcu_height - 1) // mcu_height * mcu_height, MOST_PX)
     copy_bytes(U(jpeg.ctypes.data), U(out.ctypes.data), U(len(jpeg)))
-    put_size(out, header.sof, height, width)
-    return Slice(OK, len(jpeg), height < header.height, 0, 0, height, width)
+    write_size(out, header.sof, height, width)
+    return JpegSlice(OK, len(jpeg), height < header.height, 0, 0, height, width)
 
 
 @kernel
-def put_size(jpeg, sof, height, width):
+def write_size(jpeg, sof, height, width):
     """Write an image's size into the frame header at offset ``sof``."""
     jpeg[sof + 5], jpeg[sof + 6] = height >> 8, height & 0xFF
     jpeg[sof + 7], jpeg[sof + 8] = width >> 8, width & 0xFF
 
 
 @kernel
-def cut(jpeg, header, top, left, bottom, right, out, ends):
+def slice_jpeg(jpeg, header, top, left, bottom, right, out, ends):
     """Write the small JPEG that holds the pixels [top, bottom) x [left, right) of the image.
 
     Args:
@@ -117,24 +117,24 @@ def cut(jpeg, header, top, left, bottom, right, out, ends):
     per_row = (header.width + mcu_width - 1) // mcu_width
     rows = (header.height + mcu_height - 1) // mcu_height
     if not header.cuttable:
-        return whole(header)
+        return whole_jpeg(header)
     if header.interval == 0:
-        return rows_to(jpeg, header, bottom, out)
+        return truncate_rows(jpeg, header, bottom, out)
     # A grid of tiles: several to a row, or each of whole rows.
     if per_row % header.interval == 0:
         tile_mcus, tile_rows, columns = header.interval, 1, per_row // header.interval
     elif header.interval % per_row == 0:
         tile_mcus, tile_rows, columns = per_row, header.interval // per_row, 1
     else:
-        return whole(header)
+        return whole_jpeg(header)
     tiles_down = (rows + tile_rows - 1) // tile_rows
     tiles = tiles_down * columns
     if tiles > len(ends):
-        return whole(header)
+        return whole_jpeg(header)
     tile_width, tile_height = tile_mcus * mcu_width, tile_rows * mcu_height
     y0, y1 = top // tile_height, (bottom + tile_height - 1) // tile_height
     x0, x1 = left // tile_width, (right + tile_width - 1) // tile_width
-    status = tile_ends(jpeg, header, tiles, (y1 - 1) * columns + x1, ends)
+    status = find_tile_ends(jpeg, header, tiles, (y1 - 1) * columns + x1, ends)
     if status != OK:
         return no_slice(status)
 
@@ -147,7 +147,7 @@ def cut(jpeg, header, top, left, bottom, right, out, ends):
     )  # leave the table out, where it comes first
     size = 2 + header.scan - begin
     out[2:size] = jpeg[begin : header.scan]
-    put_size(out, 2 + header.sof - begin, height, width)
+    write_size(out, 2 + header.sof - begin, height, width)
     number = 0
     for y in range(y0, y1):
         first = y * columns + x0
@@ -167,4 +167,4 @@ def cut(jpeg, header, top, left, bottom, right, out, ends):
             number += 1
         size += to - from_
     out[size - 1] = 0xD9
-    return Slice(OK, size, False, y0 * tile_height, x0 * tile_width, height, width)
+    return JpegSlice(OK, size, False, y0 * tile_height, x0 * tile_width, height, width)

@@ -11,14 +11,14 @@ from ..beton.format import RAW
 from ..beton.reader import Beton
 from ..kernel_cache import kernel
 from .jpeg_header import is_too_small
-from .planes import ALIGN, GREY, YCBCR, Axis, jpeg_planes, raw_planes
-from .resample import most_taps, narrow, support, triangle_taps, ycbcr_row
-from .simd import LANES, blend, copy_bytes
+from .planes import ALIGN, GREY, YCBCR, CropAxis, decode_jpeg_planes, raw_planes
+from .resample import most_taps, resize_horizontally, support, triangle_taps, ycbcr_row
+from .simd import VECTOR_PIXELS, copy_bytes, filter_rows
 from .status import OK, TOO_LARGE
 
 U8, U64, I32, I64 = np.uint8, np.uint64, np.int32, np.int64
 
-SAMPLE = np.dtype(
+SAMPLE_DTYPE = np.dtype(
     [("ptr", "<i8"), ("size", "<i8"), ("width", "<i4"), ("height", "<i4"), ("raw", "<i4"), ("index", "<i4")],
     align=True,
 )
@@ -50,7 +50,7 @@ MAX_TILES = 1 << 16
 
 def sample_table(beton: Beton) -> np.ndarray:
     """What the kernels need of every sample. (N,) decode.SAMPLE."""
-    samples = np.empty(beton.num_samples, SAMPLE)
+    samples = np.empty(beton.num_samples, SAMPLE_DTYPE)
     samples["ptr"] = beton.images["data_ptr"]
     samples["size"] = beton.sizes
     samples["width"] = beton.images["width"]
@@ -62,14 +62,14 @@ def sample_table(beton: Beton) -> np.ndarray:
 
 def padded(n: Any) -> Any:
     """``n``, a number or an array, rounded up to whole vectors."""
-    return -(-n // LANES) * LANES
+    return -(-n // VECTOR_PIXELS) * VECTOR_PIXELS
 
 
 def plane_bytes(width: Any, height: Any) -> Any:
     """The room that a scratch needs for a plane of an image; numbers or arrays."""
     # A sliced or decoded rectangle is a whole number of MCUs (32 pixels at most) larger than its image;
     # the transpose reads up to one square beyond a plane's last row and column.
-    return (padded(width) + 64) * (padded(height) + 64 + LANES) + ALIGN
+    return (padded(width) + 64) * (padded(height) + 64 + VECTOR_PIXELS) + ALIGN
 
 
 def make_scratch(
@@ -109,12 +109,12 @@ def make_scratch(
 @kernel
 def fits(scratch, width, height):
     """Whether an image of this size can be decoded in this scratch."""
-    high = (height + LANES - 1) // LANES * LANES + 64
-    wide = (width + LANES - 1) // LANES * LANES + 64
+    high = (height + VECTOR_PIXELS - 1) // VECTOR_PIXELS * VECTOR_PIXELS + 64
+    wide = (width + VECTOR_PIXELS - 1) // VECTOR_PIXELS * VECTOR_PIXELS + 64
     side = max(width, height)
     size = scratch.first.shape[1]
     return (
-        wide * (high + LANES) + ALIGN <= len(scratch.turned)
+        wide * (high + VECTOR_PIXELS) + ALIGN <= len(scratch.turned)
         and high <= scratch.narrowed.shape[1]
         and 2 * max(1, (side + size - 1) // size) + 2 <= scratch.weights.shape[2]
     )
@@ -141,7 +141,7 @@ def make_taps(axis, origin, factor, size, mirrored, table, scratch):
 
 
 @kernel
-def render(planes, y, x, size, mirrored, scratch, out):
+def resample_to_rgb(planes, y, x, size, mirrored, scratch, out):
     """Resample planes to ``size`` x ``size`` and write them as RGB. out: (3, size, size) uint8.
 
     The horizontal pass goes through memory, the vertical one row by row straight into the colours.
@@ -162,7 +162,7 @@ def render(planes, y, x, size, mirrored, scratch, out):
         columns, rows = scratch.spans[table], scratch.spans[2 + table]
         taps = (scratch.first[table], scratch.count[table], scratch.weights[table])
         source = sources[channel][rows[0] :]
-        narrow(
+        resize_horizontally(
             source,
             rows[1] - rows[0],
             columns,
@@ -173,9 +173,9 @@ def render(planes, y, x, size, mirrored, scratch, out):
             scratch.narrowed[channel],
         )
 
-    width = (size + LANES - 1) // LANES * LANES
+    width = (size + VECTOR_PIXELS - 1) // VECTOR_PIXELS * VECTOR_PIXELS
     rows_of = scratch.turned[: 3 * width].reshape(3, width)
-    # Addresses, as in `narrow`.
+    # Addresses, as in `resize_horizontally`.
     target, step = U64(rows_of.ctypes.data), U64(width)
     tables = U64(scratch.weights.ctypes.data)
     stride = U64(scratch.narrowed.strides[1])
@@ -185,7 +185,7 @@ def render(planes, y, x, size, mirrored, scratch, out):
         for channel in range(channels):
             table = 2 + min(channel, 1)
             first = scratch.first[table, row] - scratch.spans[table, 0]
-            blend(
+            filter_rows(
                 U64(scratch.narrowed.ctypes.data)
                 + U64(channel * scratch.narrowed.strides[0])
                 + U64(first) * stride,
@@ -228,14 +228,14 @@ def decode_chunk(file, samples, boxes, size, scratch, out, statuses):
         if not fails and (not fits(scratch, width, height) or s.size + 2 > len(scratch.jpeg)):
             statuses[q] = TOO_LARGE
             return q
-        y = Axis(box.top, box.height, box.low_y, box.high_y)
-        x = Axis(box.left, box.width, box.low_x, box.high_x)
+        y = CropAxis(box.top, box.height, box.low_y, box.high_y)
+        x = CropAxis(box.left, box.width, box.low_x, box.high_x)
         payload = file[s.ptr : s.ptr + s.size]
         if s.raw == RAW:
             planes = raw_planes(payload, width, y, x, size, scratch)
         else:
-            planes = jpeg_planes(payload, width, height, y, x, size, scratch)
+            planes = decode_jpeg_planes(payload, width, height, y, x, size, scratch)
         if planes.status == OK:
-            render(planes, y, x, size, box.mirrored, scratch, out[q])
+            resample_to_rgb(planes, y, x, size, box.mirrored, scratch, out[q])
         statuses[q] = planes.status
     return len(samples)

@@ -9,16 +9,16 @@ import numpy as np
 from ..kernel_cache import kernel
 from . import turbojpeg
 from .jpeg_header import agrees, read_header
-from .jpeg_tiles import cut, whole
+from .jpeg_tiles import slice_jpeg, whole_jpeg
 from .resample import support
-from .simd import LANES, split_rgb
+from .simd import VECTOR_PIXELS, split_rgb
 from .status import DECODER, OK
 
 U8, U64, I32 = np.uint8, np.uint64, np.int32
 YCBCR, GREY, RGB = 0, 1, 2
 ALIGN = 64
 
-Axis = namedtuple("Axis", ("start", "length", "low", "high"))
+CropAxis = namedtuple("CropAxis", ("start", "length", "low", "high"))
 """A crop along one direction: the box in source pixels (float64), and the pixels that its filter may read."""
 
 Planes = namedtuple("Planes", ("status", "colour", "top", "left", "across", "down", "luma", "blue", "red"))
@@ -26,7 +26,7 @@ Planes = namedtuple("Planes", ("status", "colour", "top", "left", "across", "dow
 
 
 @kernel
-def reach(axis, size, factor):
+def source_span(axis, size, factor):
     """The pixels [a, b) of the image that the filters of luma and of chroma (``factor`` pixels a sample) read."""
     a, b = support(axis.start, axis.length, size, axis.low, axis.high)
     if factor > 1:
@@ -37,7 +37,7 @@ def reach(axis, size, factor):
 
 
 @kernel
-def jpeg_planes(jpeg, width, height, y, x, size, scratch):
+def decode_jpeg_planes(jpeg, width, height, y, x, size, scratch):
     """Decode the tiles of a JPEG that a crop touches. (n,) uint8, crop axes -> Planes."""
     header = read_header(jpeg)
     status = header.status
@@ -45,9 +45,9 @@ def jpeg_planes(jpeg, width, height, y, x, size, scratch):
         status = agrees(header, width, height, len(jpeg))
     if status != OK:
         return no_planes(status, scratch)
-    top, bottom = reach(y, size, header.down)
-    left, right = reach(x, size, header.across)
-    small = cut(jpeg, header, top, left, bottom, right, scratch.jpeg, scratch.ends)
+    top, bottom = source_span(y, size, header.down)
+    left, right = source_span(x, size, header.across)
+    small = slice_jpeg(jpeg, header, top, left, bottom, right, scratch.jpeg, scratch.ends)
     if small.status != OK:
         return no_planes(small.status, scratch)
     if small.bytes == 0:
@@ -55,7 +55,7 @@ def jpeg_planes(jpeg, width, height, y, x, size, scratch):
     planes = slice_planes(scratch.jpeg[: small.bytes], header, small, scratch)
     if planes.status == DECODER and small.ends_early:
         # Damage, or a libjpeg-turbo that words left-over bytes in another way; the whole image tells.
-        planes = slice_planes(jpeg, header, whole(header), scratch)
+        planes = slice_planes(jpeg, header, whole_jpeg(header), scratch)
     return planes
 
 
@@ -69,11 +69,15 @@ def no_planes(status, scratch):
 @kernel
 def slice_planes(source, header, small, scratch):
     """Decode the small JPEG ``source`` into the scratch. -> Planes"""
-    stride = (small.width + LANES - 1) // LANES * LANES
+    stride = (small.width + VECTOR_PIXELS - 1) // VECTOR_PIXELS * VECTOR_PIXELS
     rows = (small.height + header.down - 1) // header.down * header.down
     chroma_stride, chroma_rows = 0, 0
     if header.components == 3:
-        chroma_stride = ((small.width + header.across - 1) // header.across + LANES - 1) // LANES * LANES
+        chroma_stride = (
+            ((small.width + header.across - 1) // header.across + VECTOR_PIXELS - 1)
+            // VECTOR_PIXELS
+            * VECTOR_PIXELS
+        )
         chroma_rows = rows // header.down
     at_blue = (stride * rows + ALIGN - 1) // ALIGN * ALIGN
     at_red = (at_blue + chroma_stride * chroma_rows + ALIGN - 1) // ALIGN * ALIGN
@@ -134,19 +138,23 @@ def bytes_left_over(handle):
 @kernel
 def raw_planes(pixels, width, y, x, size, scratch):
     """Take the rows and columns that a crop touches out of height x width x 3 raw RGB. -> Planes."""
-    top, bottom = reach(y, size, 1)
-    left, right = reach(x, size, 1)
+    top, bottom = source_span(y, size, 1)
+    left, right = source_span(x, size, 1)
     rows, columns = bottom - top, right - left
-    stride = (columns + LANES - 1) // LANES * LANES
-    whole = columns // LANES * LANES
+    stride = (columns + VECTOR_PIXELS - 1) // VECTOR_PIXELS * VECTOR_PIXELS
+    whole_jpeg = columns // VECTOR_PIXELS * VECTOR_PIXELS
     planes = scratch.planes[: 3 * rows * stride].reshape(3, rows, stride)
     for row in range(rows):
         begin = 3 * ((top + row) * width + left)
         source = pixels[begin : begin + 3 * columns]
         r, g, b = planes[0, row], planes[1, row], planes[2, row]
         split_rgb(
-            U64(source.ctypes.data), U64(r.ctypes.data), U64(g.ctypes.data), U64(b.ctypes.data), U64(whole)
+            U64(source.ctypes.data),
+            U64(r.ctypes.data),
+            U64(g.ctypes.data),
+            U64(b.ctypes.data),
+            U64(whole_jpeg),
         )
-        for k in range(whole, columns):  # the last vector would read beyond the payload
+        for k in range(whole_jpeg, columns):  # the last vector would read beyond the payload
             r[k], g[k], b[k] = source[3 * k], source[3 * k + 1], source[3 * k + 2]
     return Planes(OK, RGB, top, left, 1, 1, planes[0], planes[1], planes[2])

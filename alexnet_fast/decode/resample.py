@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..kernel_cache import kernel
-from .simd import BLOCK, LANES, blend, copy_bytes, turn_block, ycbcr_to_rgb
+from .simd import BLOCK, VECTOR_PIXELS, copy_bytes, filter_rows, transpose_block, ycbcr_to_rgb
 
 # Unsigned indices: a signed one costs a test for "counted from the end" at every access.
 U = np.uintp
@@ -84,17 +84,17 @@ def triangle_taps(start, length, size, low, high, mirrored, first, count, weight
 
 
 @kernel
-def turn(source, target, blocks_down, blocks_across):
+def transpose(source, target, blocks_down, blocks_across):
     """Transpose bytes: ``target[x, y] = source[y, x]``, in squares of 16; both are 2-D uint8 with contiguous rows."""
     a, a_stride = U(source.ctypes.data), U(source.strides[0])
     b, b_stride = U(target.ctypes.data), U(target.strides[0])
     for y in range(U(0), U(blocks_down * BLOCK), U(BLOCK)):
         for x in range(U(0), U(blocks_across * BLOCK), U(BLOCK)):
-            turn_block(a + y * a_stride + x, a_stride, b + x * b_stride + y, b_stride)
+            transpose_block(a + y * a_stride + x, a_stride, b + x * b_stride + y, b_stride)
 
 
 @kernel
-def narrow(plane, rows, columns, taps, size, turned, filtered, out):
+def resize_horizontally(plane, rows, columns, taps, size, turned, filtered, out):
     """The horizontal pass: columns of a plane -> ``size`` columns.
 
     Args:
@@ -111,14 +111,14 @@ def narrow(plane, rows, columns, taps, size, turned, filtered, out):
     down = (rows + BLOCK - 1) // BLOCK
     across = (columns[1] - columns[0] + BLOCK - 1) // BLOCK
     size_blocks = (size + BLOCK - 1) // BLOCK
-    stride = (rows + LANES - 1) // LANES * LANES
+    stride = (rows + VECTOR_PIXELS - 1) // VECTOR_PIXELS * VECTOR_PIXELS
     side = turned[: BLOCK * across * stride].reshape(BLOCK * across, stride)
-    turn(plane[:, columns[0] :], side, down, across)
+    transpose(plane[:, columns[0] :], side, down, across)
     result = filtered[: BLOCK * size_blocks * stride].reshape(BLOCK * size_blocks, stride)
     # Addresses, not slices: a slice counts a reference up and down, which costs as much as filtering the row.
     source, target, tables = U(side.ctypes.data), U(result.ctypes.data), U(weights.ctypes.data)
     for x in range(size):
-        blend(
+        filter_rows(
             source + U(first[x] - columns[0]) * U(stride),
             U(stride),
             tables + U(x * weights.strides[0]),
@@ -126,7 +126,7 @@ def narrow(plane, rows, columns, taps, size, turned, filtered, out):
             target + U(x * stride),
             U(stride),
         )
-    turn(result, out, size_blocks, down)
+    transpose(result, out, size_blocks, down)
 
 
 @kernel
@@ -141,11 +141,11 @@ def ycbcr_row(rows, width, r, g, b):
     stride = U(rows.strides[0])
     luma = U(rows.ctypes.data)
     blue, red = luma + stride, luma + stride + stride
-    whole = U(width // LANES * LANES)
+    whole = U(width // VECTOR_PIXELS * VECTOR_PIXELS)
     ycbcr_to_rgb(luma, blue, red, r, g, b, whole)
     if whole < U(width):  # one more step would write beyond the row
         luma, blue, red = luma + whole, blue + whole, red + whole
-        ycbcr_to_rgb(luma, blue, red, luma, blue, red, U(LANES))
+        ycbcr_to_rgb(luma, blue, red, luma, blue, red, U(VECTOR_PIXELS))
         copy_bytes(luma, r + whole, U(width) - whole)
         copy_bytes(blue, g + whole, U(width) - whole)
         copy_bytes(red, b + whole, U(width) - whole)

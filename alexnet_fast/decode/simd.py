@@ -2,7 +2,7 @@
 
 numba widens each integer operation to 64 bits, LLVM guards each loop against overlapping memory and ends
 it with a loop over single pixels; a row of 224 pixels is too short to earn that back.  So the kernels' inner
-steps are intrinsics over ``LANES`` pixels at a time.  They are plain LLVM vectors: AVX2 makes two registers of
+steps are intrinsics over ``VECTOR_PIXELS`` pixels at a time.  They are plain LLVM vectors: AVX2 makes two registers of
 each, AVX-512 one, NEON four, and every machine computes the same bits.
 """
 
@@ -18,69 +18,69 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 BLOCK = 16
-"""Side in bytes of the square that ``turn_block`` transposes: one vector register of any machine."""
+"""Side in bytes of the square that ``transpose_block`` transposes: one vector register of any machine."""
 
-LANES = 32
+VECTOR_PIXELS = 32
 """Pixels that the other intrinsics take at a time. Rows that they read or write are a multiple of it long."""
 
-BYTES = ir.VectorType(ir.IntType(8), LANES)
-WORDS = ir.VectorType(ir.IntType(16), LANES)
-LONGS = ir.VectorType(ir.IntType(32), LANES)
+BYTES = ir.VectorType(ir.IntType(8), VECTOR_PIXELS)
+WORDS = ir.VectorType(ir.IntType(16), VECTOR_PIXELS)
+LONGS = ir.VectorType(ir.IntType(32), VECTOR_PIXELS)
 
 
-class Lanes:
+class Vector:
     """A vector under construction, with operators, so that an intrinsic reads as what it computes."""
 
     def __init__(self, builder: Any, value: Any) -> None:
         self.builder, self.value = builder, value
 
     def constant(self, number: int) -> Any:
-        return ir.Constant(self.value.type, [number] * LANES)
+        return ir.Constant(self.value.type, [number] * VECTOR_PIXELS)
 
-    def _with(self, operation: str, other: Lanes | int) -> Lanes:
-        value = other.value if isinstance(other, Lanes) else self.constant(other)
-        return Lanes(self.builder, getattr(self.builder, operation)(self.value, value))
+    def _with(self, operation: str, other: Vector | int) -> Vector:
+        value = other.value if isinstance(other, Vector) else self.constant(other)
+        return Vector(self.builder, getattr(self.builder, operation)(self.value, value))
 
-    def __add__(self, other: Lanes | int) -> Lanes:
+    def __add__(self, other: Vector | int) -> Vector:
         return self._with("add", other)
 
-    def __sub__(self, other: Lanes | int) -> Lanes:
+    def __sub__(self, other: Vector | int) -> Vector:
         return self._with("sub", other)
 
-    def __mul__(self, other: Lanes | int) -> Lanes:
+    def __mul__(self, other: Vector | int) -> Vector:
         return self._with("mul", other)
 
-    def __lshift__(self, bits: int) -> Lanes:
+    def __lshift__(self, bits: int) -> Vector:
         return self._with("shl", bits)
 
-    def __rshift__(self, bits: int) -> Lanes:
+    def __rshift__(self, bits: int) -> Vector:
         """Keeps the sign."""
         return self._with("ashr", bits)
 
-    def unsigned_shift_right(self, bits: int) -> Lanes:
+    def unsigned_shift_right(self, bits: int) -> Vector:
         return self._with("lshr", bits)
 
-    def mul_high(self, factor: int) -> Lanes:
+    def mul_high(self, factor: int) -> Vector:
         """The upper 16 of the 32 bits of an int16 product: one instruction on x86 (pmulhw), two on NEON."""
-        wide = Lanes(self.builder, self.builder.sext(self.value, LONGS))
-        return Lanes(self.builder, self.builder.trunc((wide * factor >> 16).value, WORDS))
+        wide = Vector(self.builder, self.builder.sext(self.value, LONGS))
+        return Vector(self.builder, self.builder.trunc((wide * factor >> 16).value, WORDS))
 
-    def clamped(self) -> Lanes:
+    def clamped(self) -> Vector:
         """Cut at 0 and 255."""
         zero, full = self.constant(0), self.constant(255)
         above = self.builder.select(self.builder.icmp_signed("<", self.value, zero), zero, self.value)
-        return Lanes(
+        return Vector(
             self.builder, self.builder.select(self.builder.icmp_signed(">", above, full), full, above)
         )
 
 
-def _load(builder: Any, address: Any) -> Lanes:
+def _load(builder: Any, address: Any) -> Vector:
     """Bytes from memory of any alignment, as 16-bit lanes."""
     values = builder.load(builder.inttoptr(address, BYTES.as_pointer()), align=1)
-    return Lanes(builder, builder.zext(values, WORDS))
+    return Vector(builder, builder.zext(values, WORDS))
 
 
-def _store(lanes: Lanes, address: Any) -> None:
+def _store(lanes: Vector, address: Any) -> None:
     """The lanes' lower bytes to memory of any alignment."""
     builder = lanes.builder
     builder.store(builder.trunc(lanes.value, BYTES), builder.inttoptr(address, BYTES.as_pointer()), align=1)
@@ -90,22 +90,22 @@ def _store(lanes: Lanes, address: Any) -> None:
 def _steps(builder: Any, width: Any) -> Iterator[Any]:
     """A loop over x = 0, LANES, 2 * LANES ... below ``width`` (an LLVM integer)."""
     word = width.type
-    with cgutils.for_range_slice(builder, word(0), width, word(LANES), intp=word) as (x, _):
+    with cgutils.for_range_slice(builder, word(0), width, word(VECTOR_PIXELS), intp=word) as (x, _):
         yield x
 
 
-def _splat(builder: Any, number: Any) -> Lanes:
+def _splat(builder: Any, number: Any) -> Vector:
     """One uint16 in every lane."""
     first = builder.insert_element(ir.Constant(WORDS, ir.Undefined), number, ir.IntType(32)(0))
-    mask = ir.Constant(LONGS, [0] * LANES)
-    return Lanes(builder, builder.shuffle_vector(first, ir.Constant(WORDS, ir.Undefined), mask))
+    mask = ir.Constant(LONGS, [0] * VECTOR_PIXELS)
+    return Vector(builder, builder.shuffle_vector(first, ir.Constant(WORDS, ir.Undefined), mask))
 
 
-MOST_UNROLLED = 4  # rows whose weights `blend` keeps in registers
+MOST_UNROLLED = 4  # rows whose weights `filter_rows` keeps in registers
 
 
 @intrinsic
-def blend(typing_context, source, stride, weights, count, target, width):  # type: ignore[no-untyped-def]
+def filter_rows(typing_context, source, stride, weights, count, target, width):  # type: ignore[no-untyped-def]
     """target[x] = (sum over k < count of weights[k] * source[k * stride + x] + 128) >> 8, for x < width.
 
     Args:
@@ -143,12 +143,12 @@ def blend(typing_context, source, stride, weights, count, target, width):  # typ
         builder.position_at_end(many)
         with _steps(builder, width) as x:
             total = cgutils.alloca_once(builder, WORDS)
-            builder.store(ir.Constant(WORDS, [128] * LANES), total)
+            builder.store(ir.Constant(WORDS, [128] * VECTOR_PIXELS), total)
             with cgutils.for_range(builder, count, intp=count.type) as tap:
                 row = builder.add(builder.add(source, x), builder.mul(stride, tap.index))
-                so_far = Lanes(builder, builder.load(total)) + _load(builder, row) * weight(tap.index)
+                so_far = Vector(builder, builder.load(total)) + _load(builder, row) * weight(tap.index)
                 builder.store(so_far.value, total)
-            _store(Lanes(builder, builder.load(total)).unsigned_shift_right(8), builder.add(target, x))
+            _store(Vector(builder, builder.load(total)).unsigned_shift_right(8), builder.add(target, x))
         builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
@@ -188,12 +188,12 @@ def split_rgb(typing_context, rgb, r, g, b, width):  # type: ignore[no-untyped-d
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         rgb, *targets, width = arguments
-        pixels = ir.VectorType(ir.IntType(8), 3 * LANES)
+        pixels = ir.VectorType(ir.IntType(8), 3 * VECTOR_PIXELS)
         with _steps(builder, width) as x:
             at = builder.add(rgb, builder.mul(x, x.type(3)))
             values = builder.load(builder.inttoptr(at, pixels.as_pointer()), align=1)
             for channel, target in enumerate(targets):
-                row = _picked(builder, values, values, range(channel, 3 * LANES, 3))
+                row = _picked(builder, values, values, range(channel, 3 * VECTOR_PIXELS, 3))
                 place = builder.inttoptr(builder.add(target, x), BYTES.as_pointer())
                 builder.store(row, place, align=1)
         return context.get_dummy_value()
@@ -215,7 +215,7 @@ def copy_bytes(typing_context, source, target, count):  # type: ignore[no-untype
 
 
 @intrinsic
-def turn_block(typing_context, source, source_stride, target, target_stride):  # type: ignore[no-untyped-def]
+def transpose_block(typing_context, source, source_stride, target, target_stride):  # type: ignore[no-untyped-def]
     """Transpose a 16 x 16 square of bytes.
 
     Args:

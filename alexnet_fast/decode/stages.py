@@ -10,12 +10,12 @@ import numpy as np
 from ..beton.format import RAW
 from ..errors import UserError
 from ..kernel_cache import kernel
-from .crop import BOX, Cropping, draw_boxes
+from .crop import CROP_DTYPE, CropOptions, draw_crops
 from .decoder import close_handle, open_handle
 from .jpeg_header import read_header
-from .jpeg_tiles import cut
+from .jpeg_tiles import slice_jpeg
 from .kernel import decode_chunk, make_scratch
-from .planes import Axis, jpeg_planes, reach
+from .planes import CropAxis, decode_jpeg_planes, source_span
 from .status import MEANING
 
 CUT, PLANES, ALL = range(3)
@@ -29,16 +29,18 @@ def first_stages(file, samples, boxes, size, scratch, stage):
     total = 0
     for q in range(len(samples)):
         s, box = samples[q], boxes[q]
-        y = Axis(box.top, box.height, box.low_y, box.high_y)
-        x = Axis(box.left, box.width, box.low_x, box.high_x)
+        y = CropAxis(box.top, box.height, box.low_y, box.high_y)
+        x = CropAxis(box.left, box.width, box.low_x, box.high_x)
         jpeg = file[s.ptr : s.ptr + s.size]
         if stage == CUT:
             header = read_header(jpeg)
-            top, bottom = reach(y, size, header.down)
-            left, right = reach(x, size, header.across)
-            total += cut(jpeg, header, top, left, bottom, right, scratch.jpeg, scratch.ends).bytes
+            top, bottom = source_span(y, size, header.down)
+            left, right = source_span(x, size, header.across)
+            total += slice_jpeg(jpeg, header, top, left, bottom, right, scratch.jpeg, scratch.ends).bytes
         else:
-            total += jpeg_planes(jpeg, np.int64(s.width), np.int64(s.height), y, x, size, scratch).status
+            total += decode_jpeg_planes(
+                jpeg, np.int64(s.width), np.int64(s.height), y, x, size, scratch
+            ).status
     return total
 
 
@@ -56,14 +58,14 @@ class DecodeStages:
         payload_bytes: a sample, on average.
     """
 
-    def __init__(self, file: np.ndarray, samples: np.ndarray, cropping: Cropping) -> None:
+    def __init__(self, file: np.ndarray, samples: np.ndarray, cropping: CropOptions) -> None:
         self.chunks = [samples[at : at + CHUNK] for at in range(0, len(samples), CHUNK)]
         self.raw = bool((samples["raw"] == RAW).any())
         self.payload_bytes = float(samples["size"].mean())
         self._file, self._size = file, cropping.size
-        self._boxes = [np.empty(len(chunk), BOX) for chunk in self.chunks]
+        self._boxes = [np.empty(len(chunk), CROP_DTYPE) for chunk in self.chunks]
         for chunk, boxes in zip(self.chunks, self._boxes):
-            draw_boxes(chunk, np.uint64(0), cropping, boxes)
+            draw_crops(chunk, np.uint64(0), cropping, boxes)
         widest, highest = int(samples["width"].max()), int(samples["height"].max())
         most_bytes = int(samples["size"].max()) + 2
         handle = open_handle()

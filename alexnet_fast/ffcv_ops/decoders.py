@@ -31,9 +31,9 @@ import numpy as np
 from ..beton.format import RAW
 from ..beton.reader import Beton, BetonError
 from ..decode import turbojpeg
-from ..decode.crop import BOX, Cropping, draw_boxes
+from ..decode.crop import CROP_DTYPE, CropOptions, draw_crops
 from ..decode.decoder import MOST_PIXELS
-from ..decode.kernel import SAMPLE
+from ..decode.kernel import SAMPLE_DTYPE
 from ..decode.status import MEANING, TOO_LARGE, BrokenSample
 from ..errors import UserError
 from .decode_pool import Team
@@ -151,7 +151,7 @@ class CropDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV knows a 
             store = np.asarray(Memory(store_at, (store_bytes,), "|u1", readonly=True))
             table = np.asarray(Memory(table_at, (count, len(COLUMNS)), "<i8"))
             out = np.asarray(Memory(out_at, (count, height, width, 3), "|u1"))
-            samples = np.empty(count, SAMPLE)
+            samples = np.empty(count, SAMPLE_DTYPE)
             for column, name in zip(table.T, COLUMNS):
                 samples[name] = column
             refuse(samples, iterator.loader.fname)
@@ -208,9 +208,9 @@ class RandomResizedCropRGBImageDecoder(CropDecoder):
 
     def boxes(self, samples: np.ndarray, epoch: int) -> np.ndarray:
         scale, ratio = tuple(map(float, self.scale)), tuple(map(float, self.ratio))
-        cropping = Cropping(True, 0, 0, np.uint64(self.seed), scale, ratio, float(self.flip))
-        boxes = np.empty(len(samples), BOX)
-        draw_boxes(samples, np.uint64(epoch), cropping, boxes)
+        cropping = CropOptions(True, 0, 0, np.uint64(self.seed), scale, ratio, float(self.flip))
+        boxes = np.empty(len(samples), CROP_DTYPE)
+        draw_crops(samples, np.uint64(epoch), cropping, boxes)
         return boxes
 
 
@@ -231,7 +231,7 @@ class CenterCropRGBImageDecoder(CropDecoder):
         self.ratio = ratio
 
     def boxes(self, samples: np.ndarray, epoch: int) -> np.ndarray:
-        boxes = np.zeros(len(samples), BOX)
+        boxes = np.zeros(len(samples), CROP_DTYPE)
         height, width = samples["height"], samples["width"]
         side = np.maximum((self.ratio * np.minimum(height, width)).astype(np.int64), 1)
         boxes["height"] = boxes["width"] = side

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..beton import format as fmt
 from ..beton.reader import Beton
 from ..common.untrusted import shown
-from ..decode.crop import Cropping
+from ..decode.crop import CropOptions
 from ..decode.status import MEANING, OK
 from ..errors import UserError
 from .full_decode import Decoder
@@ -93,7 +93,7 @@ def _stored(beton: Beton, index: int, decoder: Decoder) -> Picture:
 
 def _crops(beton: Beton, chosen: Iterable[int], seed: int, epoch: int) -> Iterator[Picture]:
     decoder = Decoder(beton, CROP_PX)
-    cropping = Cropping(True, CROP_PX, CROP_PX, np.uint64(seed), *TRAINING.values())
+    cropping = CropOptions(True, CROP_PX, CROP_PX, np.uint64(seed), *TRAINING.values())
     for index in chosen:
         pixels, status = decoder.cropped(index, epoch, cropping)
         yield (

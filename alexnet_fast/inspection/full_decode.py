@@ -8,7 +8,7 @@ import numpy as np
 
 from ..beton.reader import Beton
 from ..decode import turbojpeg
-from ..decode.crop import BOX, Cropping, draw_boxes
+from ..decode.crop import CROP_DTYPE, CropOptions, draw_crops
 from ..decode.decoder import MOST_PIXELS, close_handle, first_scratch, grown, open_handle
 from ..decode.kernel import decode_chunk, sample_table
 
@@ -32,16 +32,16 @@ class Decoder:
         """The whole image squeezed into a square, so that every tile of it is decoded: (3, size, size) uint8, and its status."""
         sample = self._samples[index : index + 1]
         width, height = int(sample["width"][0]), int(sample["height"][0])
-        boxes = np.zeros(1, BOX)
+        boxes = np.zeros(1, CROP_DTYPE)
         boxes["height"] = boxes["high_y"] = height
         boxes["width"] = boxes["high_x"] = width
         return self._decoded(sample, boxes)
 
-    def cropped(self, index: int, epoch: int, cropping: Cropping) -> tuple[np.ndarray, int]:
+    def cropped(self, index: int, epoch: int, cropping: CropOptions) -> tuple[np.ndarray, int]:
         """The crop that a loader of this ``cropping`` draws in ``epoch``: (3, size, size) uint8, and its status."""
         sample = self._samples[index : index + 1]
-        boxes = np.zeros(1, BOX)
-        draw_boxes(sample, np.uint64(epoch), cropping, boxes)
+        boxes = np.zeros(1, CROP_DTYPE)
+        draw_crops(sample, np.uint64(epoch), cropping, boxes)
         return self._decoded(sample, boxes)
 
     def _decoded(self, sample: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, int]:

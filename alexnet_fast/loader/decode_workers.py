@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..decode.crop import Cropping
+from ..decode.crop import CropOptions
 from ..decode.decoder import CHUNK, close_handle, decode, first_scratch, kernels, open_handle
 from ..decode.kernel import Scratch
 from ..errors import UserError
@@ -60,7 +60,7 @@ class DecodeWorkers:
     def __init__(
         self,
         file: np.ndarray,
-        cropping: Cropping,
+        cropping: CropOptions,
         threads: int,
         batches_ahead: int,
         *,

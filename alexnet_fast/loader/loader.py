@@ -13,7 +13,7 @@ import numpy as np
 from ..beton.reader import Beton
 from ..common.cpus import allowed_cores
 from ..decode import turbojpeg
-from ..decode.crop import Cropping
+from ..decode.crop import CropOptions
 from ..decode.kernel import sample_table
 from ..errors import UserError
 from .bad_samples import BadSampleFilter, OnError, SkippedSample
@@ -126,7 +126,7 @@ class Loader:
                 f"({batch_size} on each of {world_size} ranks), and drop_last leaves out what does not fill one; "
                 f"give a batch of at most {self.num_samples // world_size} on each, or Loader drop_last=False"
             )
-        self.cropping = Cropping(
+        self.cropping = CropOptions(
             train,
             size,
             round(size / center_ratio),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..beton.reader import Beton
-from ..decode.crop import Cropping
+from ..decode.crop import CropOptions
 from ..decode.kernel import sample_table
 from ..decode.stages import ALL, CUT, PLANES, DecodeStages
 from ..distributed.world import World
@@ -142,7 +142,7 @@ def forever(loader: Loader) -> Iterator[Batch]:
         yield from loader
 
 
-def some_samples(beton: Beton, most: int, cropping: Cropping, world: World) -> np.ndarray:
+def some_samples(beton: Beton, most: int, cropping: CropOptions, world: World) -> np.ndarray:
     """Samples all over the file, others on each rank, (most or fewer,) decode.SAMPLE; broken ones are left to training.
 
     Raises UserError where none of them can be decoded.
@@ -156,7 +156,7 @@ def some_samples(beton: Beton, most: int, cropping: Cropping, world: World) -> n
     return sound
 
 
-def split(beton: Beton, cropping: Cropping, world: World) -> Split:
+def split(beton: Beton, cropping: CropOptions, world: World) -> Split:
     """The stages' times on one thread of each rank."""
     samples = some_samples(beton, SPLIT_SAMPLES, cropping, world)
     stages = DecodeStages(beton.map, samples, cropping)

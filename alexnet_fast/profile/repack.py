@@ -10,8 +10,8 @@ from PIL import Image
 
 from ..beton import format as fmt
 from ..beton.reader import Beton
-from ..decode.crop import Cropping
-from ..decode.kernel import SAMPLE
+from ..decode.crop import CropOptions
+from ..decode.kernel import SAMPLE_DTYPE
 from ..decode.stages import ALL, DecodeStages
 from ..distributed.world import World
 from ..packing.encode import Encoding, encode_jpeg, shrunk
@@ -39,7 +39,7 @@ class Mode:
     sample_bytes: float
 
 
-def measure(beton: Beton, cropping: Cropping, world: World) -> list[Mode]:
+def measure(beton: Beton, cropping: CropOptions, world: World) -> list[Mode]:
     """The set as it is, first, and every other way that makes its samples smaller to decode."""
     samples = some_samples(beton, SAMPLES, cropping, world)
     # Each rank has samples of its own, and all have to measure the same ways.
@@ -65,7 +65,7 @@ def measure(beton: Beton, cropping: Cropping, world: World) -> list[Mode]:
 
 def _packed_again(beton: Beton, samples: np.ndarray, encoding: Encoding) -> tuple[np.ndarray, np.ndarray]:
     """The samples' bytes under another encoding, one after the other, and where each lies."""
-    table, payloads, at = np.zeros(len(samples), SAMPLE), [], 0
+    table, payloads, at = np.zeros(len(samples), SAMPLE_DTYPE), [], 0
     for row, sample in zip(table, samples, strict=True):
         image = shrunk(_picture(beton, sample), encoding)
         is_raw = encoding.mode == "raw"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_fast.decode.crop import resized_centre_crop
+from alexnet_fast.decode.crop import center_crop
 from betons import RATIO, SCALE, drawn_crop, eval_geometry, eval_reference, picture
 
 DRAWS = 4000
@@ -128,7 +128,7 @@ def test_the_evaluation_box_is_torchvisions_arithmetic(
     resize = round(size / ratio)
     left, top, new_width, new_height = eval_geometry(width, height, size, resize)
     across, down = width / new_width, height / new_height
-    assert resized_centre_crop(height, width, size, resize) == (
+    assert center_crop(height, width, size, resize) == (
         top * down,
         left * across,
         size * down,

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from alexnet_fast.decode.jpeg_header import read_header
-from alexnet_fast.decode.jpeg_tiles import cut
+from alexnet_fast.decode.jpeg_tiles import slice_jpeg
 from alexnet_fast.decode.status import OK
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import jpeg, jpegtran, picture
@@ -21,7 +21,7 @@ CROP = (40, 70, 90, 130)  # top, left, bottom, right
 def cut_out(payload: bytes, crop: tuple[int, int, int, int] = CROP) -> tuple:
     """(the Slice, the small JPEG)"""
     data, out = np.frombuffer(payload, np.uint8), np.zeros(len(payload) + 16, np.uint8)
-    small = cut(data, read_header(data), *crop, out, np.zeros(1 << 12, np.int64))
+    small = slice_jpeg(data, read_header(data), *crop, out, np.zeros(1 << 12, np.int64))
     assert small.status == OK
     return small, out[: small.bytes].tobytes()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alexnet_fast.decode.resample import triangle_taps, turn, ycbcr_row
-from alexnet_fast.decode.simd import LANES, blend, copy_bytes, split_rgb
+from alexnet_fast.decode.resample import transpose, triangle_taps, ycbcr_row
+from alexnet_fast.decode.simd import VECTOR_PIXELS, copy_bytes, filter_rows, split_rgb
 from alexnet_fast.kernel_cache import kernel
 
 U = np.uintp
@@ -15,7 +15,7 @@ GUARD = 77
 
 @kernel
 def blended(rows, weights, target):
-    blend(
+    filter_rows(
         U(rows.ctypes.data),
         U(rows.strides[0]),
         U(weights.ctypes.data),
@@ -55,10 +55,10 @@ def noise(*shape: int) -> np.ndarray:
 def test_rows_are_blended_to_the_rounded_sum_and_nothing_is_written_behind_them(
     count: int, steps: int
 ) -> None:
-    rows = noise(count, steps * LANES)
+    rows = noise(count, steps * VECTOR_PIXELS)
     cuts = np.sort(np.random.default_rng(count).integers(0, 257, count - 1))
     weights = np.diff(np.concatenate([[0], cuts, [256]])).astype(np.uint16)
-    target = np.full(steps * LANES + 1, GUARD, np.uint8)
+    target = np.full(steps * VECTOR_PIXELS + 1, GUARD, np.uint8)
     blended(rows, weights, target)
     expected = (np.tensordot(weights.astype(np.int64), rows.astype(np.int64), 1) + 128) >> 8
     assert np.array_equal(target[:-1], expected)
@@ -67,15 +67,15 @@ def test_rows_are_blended_to_the_rounded_sum_and_nothing_is_written_behind_them(
 
 @pytest.mark.parametrize("value", [0, 255])
 def test_the_ends_of_the_scale_stay_where_they_are(value: int) -> None:
-    rows = np.full((7, LANES), value, np.uint8)
-    target = np.empty(LANES, np.uint8)
+    rows = np.full((7, VECTOR_PIXELS), value, np.uint8)
+    target = np.empty(VECTOR_PIXELS, np.uint8)
     blended(rows, np.array([36, 37, 36, 37, 36, 37, 37], np.uint16), target)
     assert (target == value).all()
 
 
 @pytest.mark.parametrize("width", [1, 31, 32, 33, 64, 224, 227])
 def test_colours_are_jfifs_to_one_level_and_end_with_the_row(width: int) -> None:
-    stride = -(-width // LANES) * LANES
+    stride = -(-width // VECTOR_PIXELS) * VECTOR_PIXELS
     planes = noise(3, stride)
     out = np.full((3, width + 1), GUARD, np.uint8)
     y, cb, cr = planes[:, :width].astype(np.float64)
@@ -95,7 +95,7 @@ def test_every_colour_is_at_most_a_seventh_of_a_level_beside_exact_rounding() ->
     worst = 0.0
     blue, red = (plane.reshape(-1).astype(np.uint8) for plane in np.mgrid[:256:3, :256:3])
     width = len(blue)
-    stride = -(-width // LANES) * LANES
+    stride = -(-width // VECTOR_PIXELS) * VECTOR_PIXELS
     for luma in range(0, 256, 5):
         planes = np.zeros((3, stride), np.uint8)
         planes[:, :width] = np.full(width, luma), blue, red
@@ -109,7 +109,7 @@ def test_every_colour_is_at_most_a_seventh_of_a_level_beside_exact_rounding() ->
 
 def test_squares_are_transposed() -> None:
     source, target = noise(48, 80), np.zeros((64, 48), np.uint8)
-    turn(source, target, 3, 4)
+    transpose(source, target, 3, 4)
     assert np.array_equal(target, source[:, :64].T)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet_fast import Beton
-from alexnet_fast.decode.crop import BOX, Cropping, draw_boxes
+from alexnet_fast.decode.crop import CROP_DTYPE, CropOptions, draw_crops
 from alexnet_fast.decode.kernel import sample_table
 from alexnet_fast.decode.status import NOT_JPEG
 from alexnet_fast.ffcv_ops import decode_pool
@@ -30,8 +30,8 @@ def file(require: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def drawn(samples: np.ndarray, flip: float = 0.5) -> np.ndarray:
-    boxes = np.empty(len(samples), BOX)
-    draw_boxes(samples, np.uint64(0), Cropping(True, 0, 0, np.uint64(0), SCALE, RATIO, flip), boxes)
+    boxes = np.empty(len(samples), CROP_DTYPE)
+    draw_crops(samples, np.uint64(0), CropOptions(True, 0, 0, np.uint64(0), SCALE, RATIO, flip), boxes)
     return boxes
 
 

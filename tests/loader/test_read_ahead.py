@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from alexnet_fast import Beton, Loader
-from alexnet_fast.decode.kernel import SAMPLE, sample_table
+from alexnet_fast.decode.kernel import SAMPLE_DTYPE, sample_table
 from alexnet_fast.loader import planner, read_ahead
 from alexnet_fast.loader.read_ahead import PAGE, WILLNEED, ReadAhead, advise_willneed
 from bench import cold_cache
@@ -23,7 +23,7 @@ P = int(PAGE)
 
 def samples_of(*spans: tuple[int, int]) -> np.ndarray:
     """Samples of these (ptr, size)."""
-    samples = np.zeros(len(spans), SAMPLE)
+    samples = np.zeros(len(spans), SAMPLE_DTYPE)
     for index, (sample, (ptr, size)) in enumerate(zip(samples, spans)):
         sample["ptr"], sample["size"], sample["index"] = ptr, size, index
     return samples

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from alexnet_fast import build
 from alexnet_fast.common import page_cache
-from alexnet_fast.decode.kernel import SAMPLE, sample_table
+from alexnet_fast.decode.kernel import SAMPLE_DTYPE, sample_table
 from alexnet_fast.loader import decode_workers
 from alexnet_fast.profile import decoding as decoding
 from alexnet_fast.profile import profiler
@@ -87,7 +87,7 @@ class SlowDisk:
                     self.cached.popitem(last=False)
 
     def rate(self) -> float:
-        samples = np.zeros(4, SAMPLE)
+        samples = np.zeros(4, SAMPLE_DTYPE)
         samples["size"], samples["ptr"] = 100_000, -next(self.unread) - np.arange(4)
         started = time.perf_counter()
         self.read(samples)

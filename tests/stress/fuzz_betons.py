@@ -32,8 +32,8 @@ import numpy as np
 from alexnet_fast import Loader
 from alexnet_fast.beton.reader import Beton, sidecar_path
 from alexnet_fast.decode import decoder, turbojpeg
-from alexnet_fast.decode.crop import Cropping
-from alexnet_fast.decode.kernel import SAMPLE, Scratch, sample_table
+from alexnet_fast.decode.crop import CropOptions
+from alexnet_fast.decode.kernel import SAMPLE_DTYPE, Scratch, sample_table
 from alexnet_fast.errors import UserError, exit_code
 
 from . import beton_mutations, jpeg_mutations
@@ -76,7 +76,7 @@ class Decoder:
     def __init__(self, poison: bytes, leavings: int) -> None:
         self.handle, self.leavings = decoder.open_handle(), leavings
         self.poison = np.frombuffer(poison, np.uint8)
-        self.sample = np.array([(0, len(poison), *jpeg_mutations.frame_size(poison), 0, 0)], SAMPLE)
+        self.sample = np.array([(0, len(poison), *jpeg_mutations.frame_size(poison), 0, 0)], SAMPLE_DTYPE)
         self.out, self.status = guarded((1, 3, SIZE, SIZE)), guarded(1)
         self.scratch: Scratch = decoder.first_scratch(self.handle, SIZE)
 
@@ -92,7 +92,7 @@ class Decoder:
         return status, None if status else self.out.copy()
 
     def _decode(self, file: np.ndarray, samples: np.ndarray, train: bool) -> None:
-        cropping = Cropping(train, SIZE, 73, np.uint64(1), (0.08, 1.0), (3 / 4, 4 / 3), 0.5)
+        cropping = CropOptions(train, SIZE, 73, np.uint64(1), (0.08, 1.0), (3 / 4, 4 / 3), 0.5)
         self.status[0] = 255
         self.scratch = decoder.decode(
             file, samples, 0, cropping, self.handle, self.scratch, self.out, self.status

@@ -75,7 +75,7 @@ class Oracle:
         out, ends = Strict(bytes(len(data) + 2)), Strict([0] * CAPACITY)
         small = self.tiles.cut(Strict(data), parsed, *crop, out, ends)
         room = guarded(len(data) + 2)
-        compiled = jpeg_tiles.cut(
+        compiled = jpeg_tiles.slice_jpeg(
             jpeg, jpeg_header.JpegHeader(*parsed), *crop, room, guarded(CAPACITY, np.int64)
         )
         assert small == compiled, f"cut {crop}: {small} and compiled {compiled}"
@@ -104,7 +104,7 @@ class Oracle:
         for one, other in zip(*found):
             assert np.array_equal(one, other), f"{kind}: pixels that the decoder did not write"
         self.reached[kind] += 1
-        everything = self._decoded(jpeg, parsed, jpeg_tiles.whole(parsed), 0x55)
+        everything = self._decoded(jpeg, parsed, jpeg_tiles.whole_jpeg(parsed), 0x55)
         for k, (one, image) in enumerate(zip(found[0], everything or ())):
             across, down = (parsed.across, parsed.down) if k else (1, 1)
             there = image[small.top // down :, small.left // across :][: one.shape[0], : one.shape[1]]

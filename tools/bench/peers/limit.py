@@ -1,6 +1,6 @@
 """The limit of our way: the loader's slicing and libjpeg-turbo's decoding of the tiles to planes, with no resampling at all.
 
-The same samples, order and crops as the loader's with the same seed, and the loader's own ``jpeg_planes``,
+The same samples, order and crops as the loader's with the same seed, and the loader's own ``decode_jpeg_planes``,
 on one thread: what remains between this and the loader is what resampling, colour and hand-over cost.
 """
 
@@ -13,10 +13,10 @@ import numpy as np
 
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.decode import turbojpeg
-from alexnet_fast.decode.crop import BOX, Cropping, draw_boxes
+from alexnet_fast.decode.crop import CROP_DTYPE, CropOptions, draw_crops
 from alexnet_fast.decode.decoder import CHUNK, START_PX, grown, open_handle
 from alexnet_fast.decode.kernel import fits, make_scratch, sample_table
-from alexnet_fast.decode.planes import Axis, jpeg_planes
+from alexnet_fast.decode.planes import CropAxis, decode_jpeg_planes
 from alexnet_fast.decode.status import MEANING, OK, TOO_LARGE
 from alexnet_fast.loader.sampler import epoch_permutation
 from bench.peer import FLIP, RATIO, SCALE, SIZE_PX, Peer, Tally, Task
@@ -33,9 +33,9 @@ def decode_to_planes(file, samples, boxes, size, scratch):
         width, height = np.int64(s.width), np.int64(s.height)
         if not fits(scratch, width, height) or s.size + 2 > len(scratch.jpeg):
             return q, TOO_LARGE
-        y = Axis(box.top, box.height, box.low_y, box.high_y)
-        x = Axis(box.left, box.width, box.low_x, box.high_x)
-        planes = jpeg_planes(file[s.ptr : s.ptr + s.size], width, height, y, x, size, scratch)
+        y = CropAxis(box.top, box.height, box.low_y, box.high_y)
+        x = CropAxis(box.left, box.width, box.low_x, box.high_x)
+        planes = decode_jpeg_planes(file[s.ptr : s.ptr + s.size], width, height, y, x, size, scratch)
         if planes.status != OK:
             return q, planes.status
     return len(samples), OK
@@ -47,7 +47,7 @@ class Limit(Peer):
         self.batch_size = task.batch_size
         self.beton = Beton(task.input)
         self.samples = sample_table(self.beton)
-        self.cropping = Cropping(True, SIZE_PX, SIZE_PX, np.uint64(SEED), SCALE, RATIO, FLIP)
+        self.cropping = CropOptions(True, SIZE_PX, SIZE_PX, np.uint64(SEED), SCALE, RATIO, FLIP)
         self.handle = open_handle()
         self.scratch: Any = make_scratch(self.handle, 1 << 16, START_PX, START_PX, SIZE_PX)
 
@@ -65,8 +65,8 @@ class Limit(Peer):
         return tally
 
     def _decode(self, samples: np.ndarray, epoch: int) -> None:
-        boxes = np.empty(len(samples), BOX)
-        draw_boxes(samples, np.uint64(epoch), self.cropping, boxes)
+        boxes = np.empty(len(samples), CROP_DTYPE)
+        draw_crops(samples, np.uint64(epoch), self.cropping, boxes)
         while len(samples):
             done, status = decode_to_planes(self.beton.map, samples, boxes, SIZE_PX, self.scratch)
             samples, boxes = samples[done:], boxes[done:]
