@@ -21,7 +21,7 @@ from ..decode.status import TOO_LARGE
 CHUNK = 16  # samples a call: their planar images, 2.4 MB at 224 px, are still near when they are interleaved
 
 
-class Team:
+class DecodePool:
     """The threads that decode a batch, and as many workers as are busy at once, kept from batch to batch.
 
     Any thread may ask for a batch; batches are made one after the other.
@@ -32,7 +32,7 @@ class Team:
         self._idle: list[Worker] = []
         self._pool: ThreadPoolExecutor | None = None
         self._threads = 1
-        _teams.add(self)
+        _open_pools.add(self)
 
     def decode(
         self, store: np.ndarray, samples: np.ndarray, boxes: np.ndarray, out: np.ndarray, threads: int
@@ -103,7 +103,7 @@ class Worker:
         out: np.ndarray,
         statuses: np.ndarray,
     ) -> None:
-        """Decode a chunk of samples: ``Team.decode`` on one thread."""
+        """Decode a chunk of samples: ``DecodePool.decode`` on one thread."""
         count, height, width, _ = out.shape
         # The kernels make squares.  A box that is longer by size / height, with a filter that stays inside the crop,
         # has the wanted picture in its first ``height`` rows; so for the columns, which lie on the right if mirrored.
@@ -130,11 +130,11 @@ class Worker:
             self._planes = np.empty((CHUNK, 3, size, size), np.uint8)
 
 
-_teams: weakref.WeakSet[Team] = weakref.WeakSet()
+_open_pools: weakref.WeakSet[DecodePool] = weakref.WeakSet()
 
 
 @atexit.register
 def _finish_all() -> None:
     """No thread may be inside a kernel while the interpreter takes itself apart; those that ask may be daemons."""
-    for team in list(_teams):
+    for team in list(_open_pools):
         team.finish()

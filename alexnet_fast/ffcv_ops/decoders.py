@@ -36,7 +36,7 @@ from ..decode.decoder import MOST_PIXELS
 from ..decode.kernel import SAMPLE_DTYPE
 from ..decode.status import MEANING, TOO_LARGE, BrokenSample
 from ..errors import UserError
-from .decode_pool import Team
+from .decode_pool import DecodePool
 
 
 class FfcvMissing(UserError, ImportError):
@@ -75,7 +75,7 @@ class CropDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV knows a 
         turbojpeg.load()
         self.output_size = output_size
         self._epochs: weakref.WeakKeyDictionary[EpochIterator, int] = weakref.WeakKeyDictionary()
-        self._team = Team()
+        self._team = DecodePool()
         # Weakly: what compiled code calls is never freed, and would keep this operation's threads and scratch.
         called: Any = weakref.WeakMethod(self._called)
         self._call = ctypes.CFUNCTYPE(*[ctypes.c_uint64] * 8)(lambda *arguments: called()(*arguments))
@@ -154,7 +154,7 @@ class CropDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV knows a 
             samples = np.empty(count, SAMPLE_DTYPE)
             for column, name in zip(table.T, COLUMNS):
                 samples[name] = column
-            refuse(samples, iterator.loader.fname)
+            check_samples(samples, iterator.loader.fname)
             statuses = self._team.decode(
                 store, samples, self.boxes(samples, epoch), out, iterator.loader.num_workers
             )
@@ -163,7 +163,7 @@ class CropDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV knows a 
                 raise broken_sample(iterator.loader.fname, index, MEANING[status])
             return 1
         except BaseException as error:  # whatever it is, the consumer must hear of it
-            deliver(error)
+            send_error(error)
             return 0
 
 
@@ -254,7 +254,7 @@ class Failure:
         raise self._error
 
 
-def deliver(error: BaseException) -> None:
+def send_error(error: BaseException) -> None:
     """Let the consumer of the EpochIterator whose thread this is raise ``error``, behind the batches that are ready."""
     iterator: Any = threading.current_thread()
     assert isinstance(iterator, EpochIterator), iterator
@@ -266,7 +266,7 @@ def deliver(error: BaseException) -> None:
             continue
 
 
-def refuse(samples: np.ndarray, path: str) -> None:
+def check_samples(samples: np.ndarray, path: str) -> None:
     """Raise for the first sample whose metadata cannot be true, or asks for too much; what remains the kernels may trust."""
     pixels = samples["width"].astype(np.int64) * samples["height"]
     mode = samples["raw"]

@@ -39,7 +39,7 @@ def decoded(path: Path, height: int, width: int, threads: int) -> np.ndarray:
     beton = Beton(path)
     samples = sample_table(beton)
     out = np.empty((len(samples), height, width, 3), np.uint8)
-    assert not decode_pool.Team().decode(beton.map, samples, drawn(samples), out, threads).any()
+    assert not decode_pool.DecodePool().decode(beton.map, samples, drawn(samples), out, threads).any()
     return out
 
 
@@ -63,7 +63,7 @@ def test_the_status_of_each_sample_is_told(file: Path, tmp_path: Path) -> None:
     samples = sample_table(beton)
     out = np.empty((20, 16, 16, 3), np.uint8)
     for threads in (1, 2):
-        statuses = decode_pool.Team().decode(beton.map, samples, drawn(samples), out, threads)
+        statuses = decode_pool.DecodePool().decode(beton.map, samples, drawn(samples), out, threads)
         assert statuses.tolist() == [NOT_JPEG if k % 7 == 0 else 0 for k in range(20)]
 
 
@@ -90,7 +90,7 @@ def test_when_one_thread_fails_the_others_have_ended_before_the_caller_hears_of_
 def test_workers_are_kept_and_no_more_of_them_than_threads(file: Path) -> None:
     beton = Beton(file)
     samples = sample_table(beton)
-    ours = decode_pool.Team()
+    ours = decode_pool.DecodePool()
     for size in (32, 48, 32):
         out = np.empty((len(samples), size, size, 3), np.uint8)
         ours.decode(beton.map, samples, drawn(samples), out, 3)
