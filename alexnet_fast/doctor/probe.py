@@ -124,7 +124,7 @@ def kernels() -> dict[str, Any]:
     from ..kernel_cache import folders, is_cached
 
     folder = Path(kernel.__file__).parent
-    lasting, place = list(folders._lasting(folder)), folders.writable(folder)
+    lasting, place = list(folders._lasting(folder)), folders.writable_folder(folder)
     kept = is_cached(kernel.decode_chunk)
     return {
         "version": numba.__version__,

@@ -7,8 +7,8 @@ from typing import Any
 
 import numba
 
-from .lock import compilation
-from .store import KernelStore
+from .lock import compile_lock
+from .store import KernelCache
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -24,11 +24,11 @@ def kernel(function: Callable[..., Any]) -> Any:
     compile_for = dispatcher.compile
 
     def compile_alone(signature: Any) -> Any:
-        with compilation():
+        with compile_lock():
             return compile_for(signature)
 
     # numba has no public way to bring a cache of one's own.
-    dispatcher._cache = KernelStore(function)
+    dispatcher._cache = KernelCache(function)
     dispatcher.compile = compile_alone
     return dispatcher
 
@@ -36,4 +36,4 @@ def kernel(function: Callable[..., Any]) -> Any:
 def is_cached(kernel: Any) -> bool:
     """Whether a kernel's machine code for this machine lies on disk, so that its first call will load it and not compile."""
     store = getattr(kernel, "_cache", None)
-    return isinstance(store, KernelStore) and store.holds_any()
+    return isinstance(store, KernelCache) and store.holds_any()

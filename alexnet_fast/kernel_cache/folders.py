@@ -17,7 +17,7 @@ from numba.core import config
 logger = logging.getLogger("alexnet_fast")
 
 
-def readable(source_folder: Path) -> Iterator[Path]:
+def search_path(source_folder: Path) -> Iterator[Path]:
     """Where kernels that are defined in a folder may lie compiled, best first. A package that cannot be written may carry them."""
     yield from _lasting(source_folder)
     if (temporary := _temporary()) is not None and _is_private(temporary):
@@ -25,7 +25,7 @@ def readable(source_folder: Path) -> Iterator[Path]:
 
 
 @cache
-def writable(source_folder: Path) -> Path | None:
+def writable_folder(source_folder: Path) -> Path | None:
     """The first of these folders that can be written, made if need be; says aloud when that is none that lasts."""
     for lasting in (places := list(_lasting(source_folder))):
         if _can_be_written(lasting):

@@ -89,7 +89,7 @@ def lock_of(folder: Path) -> CompileLock:
 
 
 @contextmanager
-def compilation() -> Iterator[None]:
+def compile_lock() -> Iterator[None]:
     """Around a compilation and those of the kernels inlined in it: when the outermost ends, the turn goes to the next process."""
     global _depth
     with global_compiler_lock:  # numba's own: one thread of a process is here at a time

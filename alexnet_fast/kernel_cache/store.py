@@ -39,7 +39,7 @@ SUM_BYTES = hashlib.sha256().digest_size
 logger = logging.getLogger("alexnet_fast")
 
 
-class KernelStore(_Cache):  # type: ignore[misc]
+class KernelCache(_Cache):  # type: ignore[misc]
     """The machine code of one kernel, as numba's dispatcher asks for it; nothing here fails a kernel.
 
     A file is a SHA-256 sum and the pickle that it is of: (key, what numba makes of a compiled function).
@@ -55,7 +55,7 @@ class KernelStore(_Cache):  # type: ignore[misc]
     @property
     def cache_path(self) -> str:
         """Where it would best lie."""
-        return str(next(folders.readable(self._folder)))
+        return str(next(folders.search_path(self._folder)))
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """The compiled kernel, or None when it is for the caller to compile; waits for a process that compiles it already."""
@@ -64,7 +64,7 @@ class KernelStore(_Cache):  # type: ignore[misc]
         target_context.refresh()
         key = self._key(signature)
         reduced = self._read(key)
-        if reduced is None and (place := folders.writable(self._folder)) is not None:
+        if reduced is None and (place := folders.writable_folder(self._folder)) is not None:
             reduced = lock_of(place).wait(lambda: self._read(key))
         return None if reduced is None else CompileResult._rebuild(target_context, *reduced)
 
@@ -76,7 +76,7 @@ class KernelStore(_Cache):  # type: ignore[misc]
             )
             logger.warning("each start compiles %s, for %s", self._label, cause)
             return
-        if (place := folders.writable(self._folder)) is None:
+        if (place := folders.writable_folder(self._folder)) is None:
             return
         key = self._key(signature)
         payload = dumps((key, result._reduce()))
@@ -109,7 +109,7 @@ class KernelStore(_Cache):  # type: ignore[misc]
 
     def _read(self, key: tuple[str, ...]) -> Any:
         """What numba made of the compiled function, from the first file that is there and whole; else None."""
-        for place in folders.readable(self._folder):
+        for place in folders.search_path(self._folder):
             folder = place / str(self._version)
             try:
                 content = memoryview((folder / self._name(key)).read_bytes())
@@ -128,7 +128,7 @@ class KernelStore(_Cache):  # type: ignore[misc]
 
     def _files(self) -> Iterator[Path]:
         if self._version is not None:
-            for place in folders.readable(self._folder):
+            for place in folders.search_path(self._folder):
                 yield from (place / self._version).glob(f"{self._label}-{_short(self._machine)}-*")
 
     def _key(self, signature: Any) -> tuple[str, ...]:

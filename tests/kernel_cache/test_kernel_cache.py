@@ -89,7 +89,7 @@ def test_a_child_that_is_forked_during_a_compilation_can_compile() -> None:
     begun = threading.Event()
 
     def compiles() -> None:
-        with lock.compilation():
+        with lock.compile_lock():
             begun.set()
             time.sleep(0.3)
 
@@ -99,7 +99,7 @@ def test_a_child_that_is_forked_during_a_compilation_can_compile() -> None:
     child = os.fork()
     if child == 0:
         signal.alarm(20)  # ends it, where it waits in vain
-        with lock.compilation():
+        with lock.compile_lock():
             os._exit(lock._depth)
     compiler.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
