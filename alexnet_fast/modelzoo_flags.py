@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from .common import cli
 from .common.cpus import allowed_cores
 from .errors import UserError
-from .packing.data_folder import SPLITS, open_folder
+from .packing.data_folder import SPLITS, find_or_pack
 from .recipe import Recipe
 
 PORT = 29688  # where the reference's ranks meet, if --dist-url names no other
@@ -216,7 +216,7 @@ def data_overrides(
     given, evaluates = arguments.data_path, arguments.eval or recipe.eval.only
     _kind(recipe.run.device)  # a device that is not there is better said before half an hour of packing
     beton_dir = None if arguments.beton_dir is None else Path(arguments.beton_dir)
-    sets = open_folder(Path(given), beton_dir, SPLITS[1:] if evaluates else SPLITS, say)
+    sets = find_or_pack(Path(given), beton_dir, SPLITS[1:] if evaluates else SPLITS, say)
     if sets.train is None and not evaluates:
         raise UserError(f"--data_path {given} has nothing to train on: expected train/ or train.beton")
     if sets.val is None and evaluates:

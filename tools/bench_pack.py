@@ -17,13 +17,13 @@ from rich.table import Table
 
 from alexnet_fast.errors import exit_code
 from alexnet_fast.packing.encode import Encoding
-from alexnet_fast.packing.writer import Split, scan_folder, write_beton
+from alexnet_fast.packing.writer import ImageFolder, scan_folder, write_beton
 
 
 class FolderDataset:
     """What an FFCV user writes: open the file, convert to RGB."""
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: ImageFolder) -> None:
         self.split = split
 
     def __len__(self) -> int:
@@ -35,17 +35,17 @@ class FolderDataset:
         return Image.open(self.split.root / self.split.paths[index]).convert("RGB"), self.split.labels[index]
 
 
-def pack_ours(split: Split, path: Path, options: argparse.Namespace) -> None:
+def pack_ours(split: ImageFolder, path: Path, options: argparse.Namespace) -> None:
     encoding = Encoding(max_resolution=options.max_resolution, quality=options.quality)
     write_beton(split, path, encoding, workers=options.workers, fresh=True)
 
 
-def pack_lossless(split: Split, path: Path, options: argparse.Namespace) -> None:
+def pack_lossless(split: ImageFolder, path: Path, options: argparse.Namespace) -> None:
     encoding = Encoding(mode="lossless", max_resolution=0)
     write_beton(split, path, encoding, workers=options.workers, fresh=True)
 
 
-def pack_ffcv(split: Split, path: Path, options: argparse.Namespace) -> None:
+def pack_ffcv(split: ImageFolder, path: Path, options: argparse.Namespace) -> None:
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(argv)
     split = scan_folder(options.data)
-    packers: dict[str, Callable[[Split, Path, argparse.Namespace], None]] = {"alexnet_fast": pack_ours}
+    packers: dict[str, Callable[[ImageFolder, Path, argparse.Namespace], None]] = {"alexnet_fast": pack_ours}
     if shutil.which("jpegtran"):
         packers["alexnet_fast lossless"] = pack_lossless
     else:

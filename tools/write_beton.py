@@ -17,9 +17,9 @@ try:
     from alexnet_fast.errors import Stopped, UserError, exit_code
     from alexnet_fast.packing.data_folder import SHUFFLE_SEED, SPLITS
     from alexnet_fast.packing.encode import Encoding
-    from alexnet_fast.packing.image_folder import FolderError, Split, scan_folder
-    from alexnet_fast.packing.journal import standing
-    from alexnet_fast.packing.writer import Packed, check_place, write_beton
+    from alexnet_fast.packing.image_folder import FolderError, ImageFolder, scan_folder
+    from alexnet_fast.packing.journal import progress_sentence
+    from alexnet_fast.packing.writer import PackResult, check_place, write_beton
 except ModuleNotFoundError as missing:
     sys.stderr.write(
         f"error: {missing.name} is not installed in {sys.executable}: run make setup, then "
@@ -186,7 +186,7 @@ def encoding_asked_for(options: argparse.Namespace) -> Encoding:
     )
 
 
-def splits_to_pack(data: Path, only: str | None) -> dict[str, Split]:
+def splits_to_pack(data: Path, only: str | None) -> dict[str, ImageFolder]:
     """The splits below ``data``; all share the labels of the training split where there is one.
 
     Raises:
@@ -252,7 +252,7 @@ def pack_all(options: argparse.Namespace) -> int:
                     progress=progress,
                 )
         except KeyboardInterrupt as stop:
-            raise _stopped(stop, f"while packing: {standing(path, len(split.paths))}") from None
+            raise _stopped(stop, f"while packing: {progress_sentence(path, len(split.paths))}") from None
         print(summary(packed, len(split.classes), encoding))
     return 0
 
@@ -278,7 +278,7 @@ def verify_all(paths: list[Path], source: Path | None, workers: int) -> int:
     return 1 if faults else 0
 
 
-def summary(packed: Packed, classes: int, encoding: Encoding) -> str:
+def summary(packed: PackResult, classes: int, encoding: Encoding) -> str:
     """The closing lines: what was written, how fast, what was converted from what."""
     done = packed.samples + len(packed.skipped)
     how = (

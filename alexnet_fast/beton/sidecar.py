@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..packing.journal import Done
-from ..packing.manifest import Plan
+from ..packing.journal import PackedSoFar
+from ..packing.manifest import Manifest
 from .reader import Beton, BetonError, sidecar_path
 
 PARTIAL = ".partial"
@@ -29,7 +29,7 @@ class File:
     """Of all that is not payload: see ``Beton.index_checksum``."""
 
 
-def compose(plan: Plan, done: Done, file: File) -> dict[str, Any]:
+def compose(plan: Manifest, done: PackedSoFar, file: File) -> dict[str, Any]:
     """The sidecar of a packing that is done: a function of what was packed, not of how often it was interrupted."""
     kept = np.flatnonzero(done.entries["size"]).tolist()
     converted = {plan.paths[i]: done.notes[i] for i in kept if i in done.notes}

@@ -11,7 +11,7 @@ from ..beton.reader import Beton, sidecar_path
 from ..beton.sidecar import facts, names
 from ..common.untrusted import shown
 from ..errors import UserError
-from ..packing.encode import Encoding, encode_file, encoder_versions
+from ..packing.encode import Encoding, encode_image, encoder_versions
 from ..packing.errors import UnreadableImage
 from ..packing.image_folder import scan_folder
 from .coefficients import same_coefficients
@@ -107,7 +107,7 @@ class Source:
                     if same_coefficients(stored, file.read_bytes())
                     else "its coefficients are not its source's"
                 )
-            again = encode_file(file, self.encoding)
+            again = encode_image(file, self.encoding)
         except (UnreadableImage, ValueError, OSError) as error:
             return f"its source: {error.what if isinstance(error, UnreadableImage) else error}"
         if self.same_encoder:

@@ -14,7 +14,7 @@ from ..common.untrusted import shown
 from ..decode.status import MEANING, OK
 from ..errors import UserError
 from ..packing.errors import WorkerDied
-from ..packing.worker_pool import in_order
+from ..packing.worker_pool import ordered_map
 from .compare_source import Source
 from .full_decode import Decoder
 
@@ -124,7 +124,7 @@ def verify(
     else:
         verdict.unchecked.append("its source: no --source was given")
     work = partial(look_at, str(path), str(source) if source else "")
-    outcomes = in_order(
+    outcomes = ordered_map(
         work, range(verdict.samples), workers, doing=lambda index: f"looking at sample {index}"
     )
     try:

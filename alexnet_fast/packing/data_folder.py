@@ -23,7 +23,15 @@ from ..common.files import turn
 from ..common.progress import progress_bar
 from ..common.untrusted import shown
 from ..errors import Stopped, UserError
-from .errors import Busy, CannotWrite, Changed, InTheWay, PackingError, UnreadableImage, WorkerDied
+from .errors import (
+    InputChanged,
+    OutputExists,
+    OutputLocked,
+    OutputUnwritable,
+    PackingError,
+    UnreadableImage,
+    WorkerDied,
+)
 
 SPLITS = ("train", "val")
 SHUFFLE_SEED = 0  # neighbours in the file are of mixed classes
@@ -31,16 +39,16 @@ SHUFFLE_SEED = 0  # neighbours in the file are of mixed classes
 Say = Callable[[str], None]
 
 
-class Sets(NamedTuple):
+class BetonPaths(NamedTuple):
     """The betons of a data folder; None where it has no such split."""
 
     train: Path | None
     val: Path | None
 
 
-def open_folder(
+def find_or_pack(
     data: Path, beton_dir: Path | None = None, wanted: Sequence[str] = SPLITS, say: Say = print
-) -> Sets:
+) -> BetonPaths:
     """The betons of `data`, a folder of betons, one beton file or a folder of images, which is packed first.
 
     beton_dir: where what is packed goes; without it, beside the folder, in <folder>-beton.
@@ -58,7 +66,7 @@ def open_folder(
         )
     betons = {split: data / f"{split}.beton" for split in SPLITS}
     if any(path.exists() for path in betons.values()):
-        return Sets(*(betons[split] if betons[split].exists() else None for split in SPLITS))
+        return BetonPaths(*(betons[split] if betons[split].exists() else None for split in SPLITS))
     there = [split for split in SPLITS if (data / split).is_dir()]
     if not there:
         raise UserError(
@@ -74,13 +82,13 @@ def open_folder(
                     _pack(data, split, path, say)
     for split, path in packed.items():
         say(_check(path, data, split))
-    return Sets(packed.get("train"), packed.get("val"))
+    return BetonPaths(packed.get("train"), packed.get("val"))
 
 
-def _beside(beton: Path) -> Sets:
+def _beside(beton: Path) -> BetonPaths:
     """A beton file as the training set, with val.beton beside it; val.beton itself as the set to evaluate on."""
     val = beton.with_name("val.beton")
-    return Sets(None, beton) if beton == val else Sets(beton, val if val.exists() else None)
+    return BetonPaths(None, beton) if beton == val else BetonPaths(beton, val if val.exists() else None)
 
 
 def _class_names(folder: Path) -> list[str]:
@@ -97,7 +105,7 @@ def _classes(data: Path, split: str) -> list[str]:
 def _pack(data: Path, split: str, path: Path, say: Say) -> None:
     """Pack one split with the defaults of tools/write_beton.py."""
     from .encode import Encoding  # here: who does not pack needs no Pillow
-    from .journal import standing
+    from .journal import progress_sentence
     from .writer import scan_folder, write_beton
 
     folder = scan_folder(data / split, _classes(data, split)).shuffled(SHUFFLE_SEED)
@@ -110,7 +118,7 @@ def _pack(data: Path, split: str, path: Path, say: Say) -> None:
                 folder, path, Encoding(), workers=allowed_cores(), settings=settings, progress=progress
             )
     except KeyboardInterrupt:
-        raise Stopped(signal.SIGINT, f"while packing: {standing(path, count)}") from None
+        raise Stopped(signal.SIGINT, f"while packing: {progress_sentence(path, count)}") from None
     except PackingError as error:  # the packer's own advice is for its own command line
         raise UserError(f"{error.what}; {_remedy(error, data, path)}") from error
     say(f"packed {path}: {packed.file_bytes / 1e6:,.1f} MB in {packed.seconds:.0f} s")
@@ -124,17 +132,17 @@ def _remedy(error: PackingError, data: Path, path: Path) -> str:
     if isinstance(error, UnreadableImage):
         by_hand = f"tools/write_beton.py --data {data} --out {path.parent} --on-error skip"
         return f"leave it out with '{by_hand}', which goes on there, or remove the image and {partial_path(path)}"
-    if isinstance(error, Changed):
+    if isinstance(error, InputChanged):
         return f"put it back as it was to go on, or {begin_anew}"
-    if isinstance(error, InTheWay):
+    if isinstance(error, OutputExists):
         return f"remove {path} to have it packed again, or name another folder with --beton-dir"
-    if isinstance(error, CannotWrite):
+    if isinstance(error, OutputUnwritable):
         return "make room, or name another folder with --beton-dir"
     if isinstance(error, WorkerDied):
         return "if nobody killed it, memory ran out: free some"
     return (
         "wait for it to end, or name another folder with --beton-dir"
-        if isinstance(error, Busy)
+        if isinstance(error, OutputLocked)
         else error.remedy
     )
 

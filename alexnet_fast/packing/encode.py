@@ -16,9 +16,18 @@ from PIL import Image, UnidentifiedImageError, features
 
 from ..beton import format as fmt
 from ..errors import UserError
-from .errors import CannotRead, UnreadableImage
+from .errors import InputUnreadable, UnreadableImage
 from .image_folder import IMAGE_FORMATS
-from .lossless import SOS, Frame, JpegtranMissing, check_scans, jpegtran_version, marked, read_frame, segments
+from .lossless import (
+    SOS,
+    Frame,
+    JpegtranMissing,
+    add_restart_markers,
+    check_scans,
+    jpegtran_version,
+    read_frame,
+    segments,
+)
 
 MCU_PX = (16, 16)  # width and height of an MCU in luma pixels at 4:2:0, the only subsampling we encode
 MOST_PX = 65_500  # a side of any image that libjpeg takes; the format's u2 holds little more
@@ -69,7 +78,7 @@ class Sample:
     In mode lossless: what was encoded anew, because its coefficients could not be kept."""
 
 
-def encode_file(path: Path, encoding: Encoding) -> Sample:
+def encode_image(path: Path, encoding: Encoding) -> Sample:
     """Read one image file and encode it.
 
     Raises:
@@ -97,7 +106,7 @@ def encode_file(path: Path, encoding: Encoding) -> Sample:
                     raise ValueError(
                         f"{rgb.width} x {rgb.height} pixels are more than {MOST_PX} on a side; lower --max-resolution"
                     )
-    except (CannotRead, JpegtranMissing, MemoryError):  # nothing is wrong with the image
+    except (InputUnreadable, JpegtranMissing, MemoryError):  # nothing is wrong with the image
         raise
     except UnidentifiedImageError as error:  # its own words are of a buffer in memory
         raise UnreadableImage(
@@ -106,7 +115,7 @@ def encode_file(path: Path, encoding: Encoding) -> Sample:
     except OSError as error:
         if error.errno in (None, *NO_FILE):  # Pillow's own have no number
             raise UnreadableImage(f"cannot read the image {path}: {error}") from error
-        raise CannotRead(f"cannot read the image {path}: {error.strerror}") from error
+        raise InputUnreadable(f"cannot read the image {path}: {error.strerror}") from error
     except Exception as error:  # Pillow's parsers raise whatever a broken file trips them on
         raise UnreadableImage(f"cannot read the image {path}: {error}") from error
     if encoding.mode == "raw":
@@ -115,7 +124,7 @@ def encode_file(path: Path, encoding: Encoding) -> Sample:
 
 
 def encoder_versions(encoding: Encoding) -> dict[str, str]:
-    """The programs whose versions may change a byte of what ``encode_file`` makes."""
+    """The programs whose versions may change a byte of what ``encode_image`` makes."""
     versions = {"pillow": PIL.__version__, "libjpeg": str(features.version("jpg"))}
     if turbo := features.version_feature("libjpeg_turbo"):
         versions["libjpeg"] = f"libjpeg-turbo {turbo}"
@@ -133,7 +142,7 @@ def keep_jpeg(source: bytes, frame: Frame, encoding: Encoding) -> Sample:
     check_pixels(frame.width, frame.height)
     check_scans(source, frame.width, frame.height)
     interval = restart_interval(frame.width, frame.height, encoding.restart_mcus, frame.mcu_px)
-    jpeg = marked(source, interval, optimize=encoding.optimize)
+    jpeg = add_restart_markers(source, interval, optimize=encoding.optimize)
     return Sample(with_tile_table(jpeg) if interval else jpeg, fmt.JPEG, frame.width, frame.height, "")
 
 

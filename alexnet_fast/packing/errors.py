@@ -32,29 +32,29 @@ class UnreadableImage(PackingError):
         super().__init__(what, remedy)
 
 
-class CannotRead(PackingError):
+class InputUnreadable(PackingError):
     """A source file that may be whole was not given by its disk or network, or the program that it needs could not run."""
 
     def __init__(self, what: str, remedy: str = "mend that first") -> None:
         super().__init__(what, remedy)
 
 
-class Changed(PackingError):
+class InputChanged(PackingError):
     """An interrupted packing cannot go on: it was begun otherwise, or from another folder."""
 
 
-class InTheWay(PackingError):
+class OutputExists(PackingError):
     """Where the file is to go another stands: of other settings or images, or one that cannot be known again."""
 
     def __init__(self, what: str, remedy: str = "give another --out, or --fresh to replace it") -> None:
         super().__init__(what, remedy)
 
 
-class CannotWrite(PackingError):
+class OutputUnwritable(PackingError):
     """The disk is full, or the place cannot be written."""
 
 
-class Busy(PackingError):
+class OutputLocked(PackingError):
     """Another process packs into the same file."""
 
 

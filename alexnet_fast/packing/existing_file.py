@@ -10,13 +10,13 @@ from typing import Any
 from ..beton.reader import Beton, BetonError, sidecar_path
 from ..beton.sidecar import names
 from ..common.untrusted import shown
-from .errors import InTheWay
+from .errors import OutputExists
 from .journal import journal_path
-from .manifest import Plan, differing, listed
+from .manifest import Manifest, differing, listed
 from .partial_file import partial_path
 
 
-def finished(path: Path, plan: Plan, root: Path) -> dict[str, Any] | None:
+def finished(path: Path, plan: Manifest, root: Path) -> dict[str, Any] | None:
     """The sidecar of the beton at ``path`` that is what ``plan`` makes, as far as settings, images and times tell.
 
     None where nothing is there, or what is there was given up before: a packing was begun over it and interrupted.
@@ -34,9 +34,9 @@ def finished(path: Path, plan: Plan, root: Path) -> dict[str, Any] | None:
     was, now = told["settings"], plan.settings
     if keys := differing(was, now):
         parts = [f"{shown(key)} = {_said(was.get(key))}, asked for {_said(now.get(key))}" for key in keys]
-        raise InTheWay(f"{path} is finished with {', and '.join(parts)}")
+        raise OutputExists(f"{path} is finished with {', and '.join(parts)}")
     if other := _other_images(path, told, plan):
-        raise InTheWay(f"{path} is finished, and {root} is not what it was packed from: {other}")
+        raise OutputExists(f"{path} is finished, and {root} is not what it was packed from: {other}")
     return told
 
 
@@ -45,7 +45,7 @@ def _told(path: Path) -> dict[str, Any]:
     try:
         beton = Beton(path)
     except BetonError:
-        raise InTheWay(f"{path} is there already and is no whole beton") from None
+        raise OutputExists(f"{path} is there already and is no whole beton") from None
     with beton:
         try:
             told = beton.sidecar
@@ -53,13 +53,15 @@ def _told(path: Path) -> dict[str, Any]:
             told = {}
     sidecar = sidecar_path(path).name
     if told is None:
-        raise InTheWay(f"{path} is there already, without a {sidecar} that tells what it was packed from")
+        raise OutputExists(f"{path} is there already, without a {sidecar} that tells what it was packed from")
     if not isinstance(told.get("settings"), dict):
-        raise InTheWay(f"{path} is there already, and its {sidecar} does not tell what it was packed from")
+        raise OutputExists(
+            f"{path} is there already, and its {sidecar} does not tell what it was packed from"
+        )
     return told
 
 
-def _other_images(path: Path, told: Mapping[str, Any], plan: Plan) -> str:
+def _other_images(path: Path, told: Mapping[str, Any], plan: Manifest) -> str:
     """What is different about the folder, in words; "" where nothing is."""
     modified_ns = path.stat().st_mtime_ns
     touched = [image for image, changed in zip(plan.paths, plan.changed_ns) if changed > modified_ns]

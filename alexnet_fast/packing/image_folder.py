@@ -22,7 +22,7 @@ class FolderError(UserError):
 
 
 @dataclass(frozen=True)
-class Split:
+class ImageFolder:
     """The images of one split: paths relative to ``root``, their labels, and the names of the classes."""
 
     root: Path
@@ -30,18 +30,20 @@ class Split:
     labels: list[int]
     classes: list[str]
 
-    def shuffled(self, seed: int) -> Split:
+    def shuffled(self, seed: int) -> ImageFolder:
         """The same images in an order of mixed classes."""
         order = list(range(len(self.paths)))
         random.Random(seed).shuffle(order)
-        return Split(self.root, [self.paths[i] for i in order], [self.labels[i] for i in order], self.classes)
+        return ImageFolder(
+            self.root, [self.paths[i] for i in order], [self.labels[i] for i in order], self.classes
+        )
 
-    def limited(self, count: int) -> Split:
+    def limited(self, count: int) -> ImageFolder:
         """The first ``count`` images."""
-        return Split(self.root, self.paths[:count], self.labels[:count], self.classes)
+        return ImageFolder(self.root, self.paths[:count], self.labels[:count], self.classes)
 
 
-def scan_folder(root: Path, classes: list[str] | None = None) -> Split:
+def scan_folder(root: Path, classes: list[str] | None = None) -> ImageFolder:
     """List ``root/<class>/*`` as torchvision's ImageFolder does: classes in sorted order are labels 0, 1, ...
 
     Args:
@@ -73,7 +75,7 @@ def scan_folder(root: Path, classes: list[str] | None = None) -> Split:
             )
         paths += [f"{name}/{image}" for image in images]
         labels += [classes.index(name)] * len(images)
-    return Split(root, paths, labels, classes)
+    return ImageFolder(root, paths, labels, classes)
 
 
 def _images_below(folder: Path) -> Iterator[str]:

@@ -25,9 +25,9 @@ from types import TracebackType
 import numpy as np
 
 from ..common.files import locked
-from .errors import Busy, Changed
+from .errors import InputChanged, OutputLocked
 from .layout import ENTRY
-from .manifest import Plan
+from .manifest import Manifest
 
 JOURNAL = ".journal"
 MAGIC = b"AFJ1"
@@ -43,7 +43,7 @@ def journal_path(path: Path) -> Path:
 
 
 @dataclass
-class Done:
+class PackedSoFar:
     """Images that were packed, in the split's order.
 
     Attributes:
@@ -76,7 +76,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         def busy() -> None:
-            raise Busy(
+            raise OutputLocked(
                 f"another process is packing into {path}", "wait for it to end, or pack into another --out"
             )
 
@@ -90,7 +90,7 @@ class Journal:
         """Whether nothing was ever logged."""
         return os.fstat(self._file).st_size == 0
 
-    def read(self) -> tuple[Plan, Done] | None:
+    def read(self) -> tuple[Manifest, PackedSoFar] | None:
         """What the packing that was interrupted here had set out to do and had done; None where none was.
 
         Raises:
@@ -99,13 +99,13 @@ class Journal:
         size = os.fstat(self._file).st_size
         return _parsed(read_at(self._file, size, 0), self._for)
 
-    def begin(self, plan: Plan) -> None:
+    def begin(self, plan: Manifest) -> None:
         """Forget what is there and log a new packing."""
         os.ftruncate(self._file, 0)
         self._at = 0
         self._append(zlib.compress(plan.to_json(), 1))
 
-    def go_on(self, done: Done) -> None:
+    def go_on(self, done: PackedSoFar) -> None:
         """Log on behind what was done."""
         self._at = done.ends[-1][1]
         os.ftruncate(self._file, self._at)
@@ -115,7 +115,7 @@ class Journal:
 
         Args:
             entries: (n,) pages.ENTRY.
-            notes: see ``Done``.
+            notes: see ``PackedSoFar``.
             safe: how many images' payloads are on the disk for certain, from the first.
         """
         told = json.dumps(notes).encode() if notes else b""
@@ -150,7 +150,7 @@ class Journal:
 def remove_stale_journal(path: Path) -> None:
     """Delete the log of a packing into ``path`` that was killed between giving the file its name and this; not one in use."""
     if journal_path(path).exists():
-        with suppress(Busy, OSError), Journal(path) as journal:
+        with suppress(OutputLocked, OSError), Journal(path) as journal:
             journal.remove()
 
 
@@ -158,12 +158,12 @@ def images_logged(path: Path) -> int:
     """How many images of an interrupted packing into ``path`` are packed, as its log will tell whoever goes on."""
     try:
         found = _parsed(journal_path(path).read_bytes(), path)
-    except (OSError, Changed):
+    except (OSError, InputChanged):
         return 0
     return len(found[1].entries) if found else 0
 
 
-def standing(path: Path, total: int) -> str:
+def progress_sentence(path: Path, total: int) -> str:
     """Where an interrupted packing into ``path`` stands, in words."""
     if not (count := images_logged(path)):
         return f"nothing of {path} was packed yet"
@@ -187,23 +187,23 @@ def read_at(file: int, size: int, at: int) -> bytes:
     return b"".join(parts)
 
 
-def _parsed(log: bytes, path: Path) -> tuple[Plan, Done] | None:
+def _parsed(log: bytes, path: Path) -> tuple[Manifest, PackedSoFar] | None:
     """The plan and what was done; None where not even the plan is whole; Changed where whole frames hold something else."""
     if (body := _body(log, 0)) is None:
         return None
     try:
-        return Plan.from_json(zlib.decompress(body)), _done(log, FRAME.size + len(body))
+        return Manifest.from_json(zlib.decompress(body)), _done(log, FRAME.size + len(body))
     except (TypeError, ValueError, struct.error, zlib.error) as error:
-        raise Changed(
+        raise InputChanged(
             f"the packing into {path} was interrupted and was begun by another version of the packer",
             "go on with that one, or begin anew with --fresh",
         ) from error
 
 
-def _done(log: bytes, at: int) -> Done:
+def _done(log: bytes, at: int) -> PackedSoFar:
     """What the frames from an offset on tell."""
     count = 0
-    done, parts = Done([(0, at)]), [np.empty(0, ENTRY)]
+    done, parts = PackedSoFar([(0, at)]), [np.empty(0, ENTRY)]
     while (body := _body(log, at)) is not None:
         done.safe, images, told = COUNTS.unpack_from(body)
         entries = np.frombuffer(body, ENTRY, images, COUNTS.size)

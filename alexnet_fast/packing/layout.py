@@ -14,7 +14,7 @@ ENTRY = np.dtype([("size", "<u4"), ("checksum", "<u4"), ("width", "<u2"), ("heig
 """One image of the folder as it was packed: payload bytes, their CRC-32, pixels, ``format.RGB_IMAGE.mode``. size 0: left out."""
 
 
-class Pages:
+class BetonLayout:
     """Lays payloads out in pages, behind a header and metadata that are known last.
 
     Attributes:

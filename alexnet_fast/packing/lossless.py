@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from ..errors import UserError
-from .errors import CannotRead
+from .errors import InputUnreadable
 
 SOI, EOI, SOS = 0xD8, 0xD9, 0xDA
 WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))  # TEM, RST0 to RST7, SOI
@@ -177,7 +177,7 @@ def _version(program: str) -> str:
     return (told.stderr + told.stdout).strip()
 
 
-def marked(jpeg: bytes, interval: int, *, optimize: bool) -> bytes:
+def add_restart_markers(jpeg: bytes, interval: int, *, optimize: bool) -> bytes:
     """The coefficients of a JPEG in one sequential scan with a restart marker every ``interval`` MCUs (0 = none).
 
     Args:
@@ -193,7 +193,7 @@ def marked(jpeg: bytes, interval: int, *, optimize: bool) -> bytes:
     try:
         done = subprocess.run(command, input=jpeg, capture_output=True, check=False)
     except OSError as error:
-        raise CannotRead(f"cannot run {command[0]}: {error.strerror or error}") from error
+        raise InputUnreadable(f"cannot run {command[0]}: {error.strerror or error}") from error
     killed = done.returncode < 0 and -done.returncode not in CRASHES  # by the kernel, which makes room so
     if killed or NO_MEMORY in done.stderr:
         raise MemoryError

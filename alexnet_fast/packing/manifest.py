@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .encode import Encoding, encoder_versions
-from .errors import Changed
-from .image_folder import Split
+from .errors import InputChanged
+from .image_folder import ImageFolder
 
 
 @dataclass(frozen=True)
-class Plan:
+class Manifest:
     """Everything that the bytes of the finished file depend on."""
 
     settings: dict[str, Any]
@@ -30,7 +30,7 @@ class Plan:
     """When each image was last modified."""
 
     @classmethod
-    def of(cls, split: Split, encoding: Encoding, settings: Mapping[str, object]) -> Plan:
+    def of(cls, split: ImageFolder, encoding: Encoding, settings: Mapping[str, object]) -> Manifest:
         """Looks at every image's size and time."""
         sizes, changed_ns = [], []
         root = os.fspath(split.root)
@@ -51,7 +51,7 @@ class Plan:
         return json.dumps(vars(self), separators=(",", ":")).encode()
 
     @classmethod
-    def from_json(cls, document: bytes) -> Plan:
+    def from_json(cls, document: bytes) -> Manifest:
         """As the journal kept it."""
         return cls(**json.loads(document))
 
@@ -60,7 +60,7 @@ class Plan:
         listed = json.dumps([self.classes, self.paths, self.labels, self.sizes], separators=(",", ":"))
         return hashlib.blake2b(listed.encode(), digest_size=16).hexdigest()
 
-    def check_same(self, now: Plan, place: str, root: str) -> None:
+    def check_same(self, now: Manifest, place: str, root: str) -> None:
         """See that a packing that was begun with this plan may go on with ``now``.
 
         Raises:
@@ -68,22 +68,22 @@ class Plan:
         """
         anew = "or begin anew with --fresh"
         if other := _differing(self.settings, now.settings):
-            raise Changed(
+            raise InputChanged(
                 f"the packing into {place} was interrupted and began with other settings: {other}",
                 f"give the same ones to go on, {anew}",
             )
         if other := _differing(self.encoder, now.encoder):
-            raise Changed(
+            raise InputChanged(
                 f"the packing into {place} was interrupted and began with another encoder, which may write other bytes: {other}",
                 f"install the same one to go on, {anew}",
             )
         if other := self._other_images(now):
-            raise Changed(
+            raise InputChanged(
                 f"{root} has changed since the packing into {place} was interrupted: {other}",
                 f"put it back to go on, {anew}",
             )
 
-    def _other_images(self, now: Plan) -> str:
+    def _other_images(self, now: Manifest) -> str:
         """What is different about the folder, in words; "" where nothing is."""
         if vars(self) == vars(now):
             return ""

@@ -16,10 +16,10 @@ from ..beton import format as fmt
 from ..beton.reader import Beton, sidecar_path
 from ..beton.sidecar import PARTIAL, File, compose, write_whole
 from ..common.files import sync_folder
-from .errors import Changed
-from .journal import Done, Journal, read_at, write_at
-from .layout import ENTRY, Pages
-from .manifest import Plan
+from .errors import InputChanged
+from .journal import Journal, PackedSoFar, read_at, write_at
+from .layout import ENTRY, BetonLayout
+from .manifest import Manifest
 
 LOG_EVERY_S = 0.2  # the most that a kill costs
 SYNC_EVERY_S = 5.0  # what a power cut may cost
@@ -31,7 +31,7 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + PARTIAL)
 
 
-class Unfinished:
+class PartialFile:
     """The file and the journal of one packing, begun or taken up where another was interrupted.
 
     As a context it keeps, on any exception, what was done; the next of the same plan goes on there.
@@ -47,12 +47,12 @@ class Unfinished:
         OSError: the place cannot be written.
     """
 
-    def __init__(self, path: Path, plan: Plan, root: Path, *, fresh: bool) -> None:
+    def __init__(self, path: Path, plan: Manifest, root: Path, *, fresh: bool) -> None:
         self.path, self._plan = path, plan
         self.partial = partial_path(path)
         self._entries = np.zeros(len(plan.paths), ENTRY)
         self._notes: dict[int, str] = {}
-        self._pages = Pages(len(plan.paths))
+        self._pages = BetonLayout(len(plan.paths))
         self.count = self.resumed = self._logged = self._safe = 0
         self._logged_at = self._synced_at = time.monotonic()
         self._syncing: Future[int] | None = None
@@ -105,7 +105,7 @@ class Unfinished:
         return self._pages.count
 
     def add(self, entry: tuple[int, int, int, int, int], payload: bytes, note: str) -> None:
-        """Store one more image (``pages.ENTRY``), or leave it out (size 0); ``note``: see ``journal.Done``."""
+        """Store one more image (``pages.ENTRY``), or leave it out (size 0); ``note``: see ``journal.PackedSoFar``."""
         i = self.count
         record = np.array([entry], ENTRY)[0]
         if payload:
@@ -128,7 +128,7 @@ class Unfinished:
         """Images that were left out so far, by their place in the plan, and what was wrong with each."""
         return {i: self._notes[i] for i in np.flatnonzero(self._entries["size"][: self.count] == 0).tolist()}
 
-    def finish(self) -> tuple[Done, int]:
+    def finish(self) -> tuple[PackedSoFar, int]:
         """Write what remains, and give the file and its sidecar their names.
 
         The sidecar goes first: whoever finds the file finds its sidecar, and whoever finds an older file beside this
@@ -143,7 +143,7 @@ class Unfinished:
         for at, content in self._pages.ends():
             write_at(self._file, content, at)
         os.fsync(self._file)
-        done = Done([], self._entries[: self.count], self._notes)
+        done = PackedSoFar([], self._entries[: self.count], self._notes)
         with Beton(self.partial) as beton:  # checked as every reader will, before it gets its name
             file = File(len(beton.map), beton.index_checksum())
         write_whole(sidecar_path(self.path), compose(self._plan, done, file))
@@ -160,7 +160,7 @@ class Unfinished:
             self.partial.unlink()
         self._journal.remove()
 
-    def __enter__(self) -> Unfinished:
+    def __enter__(self) -> PartialFile:
         return self
 
     def __exit__(
@@ -207,7 +207,7 @@ class Unfinished:
         self._journal.sync()
         return count
 
-    def _take_up(self, done: Done) -> None:
+    def _take_up(self, done: PackedSoFar) -> None:
         """Go on behind what is done and proven."""
         pages = self._laid_out(done)
         if (proven := self._proven(done, pages)) < len(done.entries):
@@ -223,14 +223,14 @@ class Unfinished:
         if any(read_at(self._file, fmt.HEADER.itemsize, 0)):  # it was finished but for its name
             write_at(self._file, bytes(pages.data_start), 0)
 
-    def _laid_out(self, done: Done) -> Pages:
-        pages = Pages(len(self._plan.paths))
+    def _laid_out(self, done: PackedSoFar) -> BetonLayout:
+        pages = BetonLayout(len(self._plan.paths))
         for entry, label in zip(done.entries, self._plan.labels):
             if entry["size"]:
                 pages.add(entry, label)
         return pages
 
-    def _proven(self, done: Done, pages: Pages) -> int:
+    def _proven(self, done: PackedSoFar, pages: BetonLayout) -> int:
         """How many of the images that the journal claims the file proves to hold."""
         # So that what is read is what the disk has, not what it failed to take.
         os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -242,7 +242,7 @@ class Unfinished:
             if zlib.crc32(payload) != done.entries["checksum"][i]:
                 if i >= done.safe:
                     return i
-                raise Changed(
+                raise InputChanged(
                     f"{self.partial} does not hold what its journal says: it was changed, or is another's",
                     "begin anew with --fresh",
                 )

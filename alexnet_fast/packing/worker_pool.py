@@ -29,7 +29,7 @@ AHEAD = (
 )  # results for each worker that may wait for an earlier one: bounds memory, however slow one item is
 
 
-def in_order(
+def ordered_map(
     work: Callable[[Item], Result], items: Sequence[Item], workers: int, *, doing: Callable[[Item], str]
 ) -> Generator[Result, None, None]:
     """``work(item)`` of each item, in order, made ahead by ``workers`` processes (1: by this one).
@@ -51,7 +51,7 @@ def in_order(
                 raise WorkerDied(f"memory ran out while {doing(item)}", "free some") from None
             yield result
         return
-    team: _Team[Item, Result] = _Team(items, doing)
+    team: _WorkerPool[Item, Result] = _WorkerPool(items, doing)
     try:
         team.start(work, min(workers, -(-len(items) // CHUNK)))
         yield from team.results()
@@ -71,7 +71,7 @@ class _Worker:
         self.hand: deque[int] = deque()
 
 
-class _Team(Generic[Item, Result]):
+class _WorkerPool(Generic[Item, Result]):
     def __init__(self, items: Sequence[Item], doing: Callable[[Item], str]) -> None:
         self._items, self._doing = items, doing
         self._given = 0

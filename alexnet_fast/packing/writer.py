@@ -16,23 +16,23 @@ from typing import Literal
 import numpy as np
 
 from ..errors import UserError
-from .encode import Encoding, Sample, encode_file
-from .errors import CannotRead, CannotWrite, UnreadableImage, WorkerDied
+from .encode import Encoding, Sample, encode_image
+from .errors import InputUnreadable, OutputUnwritable, UnreadableImage, WorkerDied
 from .existing_file import finished
-from .image_folder import FolderError, Split, scan_folder
-from .journal import remove_stale_journal, standing
+from .image_folder import FolderError, ImageFolder, scan_folder
+from .journal import progress_sentence, remove_stale_journal
 from .lossless import jpegtran
-from .manifest import Plan
-from .partial_file import Unfinished
-from .worker_pool import in_order
+from .manifest import Manifest
+from .partial_file import PartialFile
+from .worker_pool import ordered_map
 
-__all__ = ["FolderError", "Packed", "Split", "check_place", "scan_folder", "write_beton"]
+__all__ = ["FolderError", "ImageFolder", "PackResult", "check_place", "scan_folder", "write_beton"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
-class Packed:
+class PackResult:
     """What a finished packing tells."""
 
     path: Path
@@ -47,18 +47,18 @@ class Packed:
     skipped: list[str] = field(default_factory=list)
 
 
-def check_place(split: Split, path: Path, encoding: Encoding, settings: Mapping[str, object]) -> None:
+def check_place(split: ImageFolder, path: Path, encoding: Encoding, settings: Mapping[str, object]) -> None:
     """See that ``write_beton`` of the same arguments would replace no finished file: for whoever packs several of them.
 
     Raises:
         InTheWay: it would.
     """
     if os.path.exists(path):  # a plan looks at every image
-        finished(path, Plan.of(split, encoding, settings), split.root)
+        finished(path, Manifest.of(split, encoding, settings), split.root)
 
 
 def write_beton(
-    split: Split,
+    split: ImageFolder,
     path: Path,
     encoding: Encoding,
     *,
@@ -67,7 +67,7 @@ def write_beton(
     settings: Mapping[str, object] | None = None,
     fresh: bool = False,
     progress: Callable[[int], None] = lambda done: None,
-) -> Packed:
+) -> PackResult:
     """Encode every image of ``split`` and write them, in its order, to ``path`` and its sidecar.
 
     The bytes depend on the split and the encoding alone: not on the number of workers, and not on interruptions.
@@ -97,15 +97,15 @@ def write_beton(
     if encoding.mode == "lossless":
         jpegtran()  # before anything is written
     if path.is_dir():
-        raise CannotWrite(f"cannot write {path}: it is a folder", "choose another --out")
-    plan = Plan.of(split, encoding, settings or {})
+        raise OutputUnwritable(f"cannot write {path}: it is a folder", "choose another --out")
+    plan = Manifest.of(split, encoding, settings or {})
     if not fresh and (packed := _finished_before(path, plan, split.root)):
         progress(packed.resumed)
         return packed
     unfinished = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with Unfinished(path, plan, split.root, fresh=fresh) as unfinished:
+        with PartialFile(path, plan, split.root, fresh=fresh) as unfinished:
             _encode_all(split, encoding, unfinished, workers, on_error, progress)
             if not unfinished.kept:
                 unfinished.forget()
@@ -115,10 +115,12 @@ def write_beton(
             done, file_bytes = unfinished.finish()
     except OSError as error:
         raise _cannot_write(path, error, unfinished) from error
-    except (CannotRead, WorkerDied) as error:
-        raise type(error)(f"{error.what}; {standing(path, len(split.paths))}", error.remedy) from error
+    except (InputUnreadable, WorkerDied) as error:
+        raise type(error)(
+            f"{error.what}; {progress_sentence(path, len(split.paths))}", error.remedy
+        ) from error
     sizes = done.entries["size"]
-    return Packed(
+    return PackResult(
         path,
         samples=unfinished.kept,
         resumed=unfinished.resumed,
@@ -130,12 +132,12 @@ def write_beton(
     )
 
 
-def _finished_before(path: Path, plan: Plan, root: Path) -> Packed | None:
+def _finished_before(path: Path, plan: Manifest, root: Path) -> PackResult | None:
     """What an earlier packing of the same finished, unless one was interrupted since."""
     if (told := finished(path, plan, root)) is None:
         return None
     remove_stale_journal(path)
-    return Packed(
+    return PackResult(
         path,
         samples=told["counts"]["samples"],
         resumed=len(plan.paths),
@@ -147,9 +149,9 @@ def _finished_before(path: Path, plan: Plan, root: Path) -> Packed | None:
 
 
 def _encode_all(
-    split: Split,
+    split: ImageFolder,
     encoding: Encoding,
-    unfinished: Unfinished,
+    unfinished: PartialFile,
     workers: int,
     on_error: Literal["raise", "skip"],
     progress: Callable[[int], None],
@@ -161,7 +163,7 @@ def _encode_all(
         progress(unfinished.count)
     work = partial(encode_entry, split.root, encoding)
     rest = split.paths[unfinished.count :]
-    outcomes = in_order(work, rest, workers, doing=lambda image: f"encoding {split.root / image}")
+    outcomes = ordered_map(work, rest, workers, doing=lambda image: f"encoding {split.root / image}")
     with closing(outcomes):
         for outcome in outcomes:
             if isinstance(outcome, UnreadableImage):
@@ -179,18 +181,18 @@ def _encode_all(
 def encode_entry(root: Path, encoding: Encoding, path: str) -> tuple[Sample, int] | UnreadableImage:
     """One image of a folder, encoded, and the CRC-32 of its payload."""
     try:
-        sample = encode_file(root / path, encoding)
+        sample = encode_image(root / path, encoding)
     except UnreadableImage as error:
         return error
     return sample, zlib.crc32(sample.payload)
 
 
-def _cannot_write(path: Path, error: OSError, unfinished: Unfinished | None) -> CannotWrite:
+def _cannot_write(path: Path, error: OSError, unfinished: PartialFile | None) -> OutputUnwritable:
     said = error.strerror or str(error)
     if unfinished is None or error.errno not in FULL:
-        return CannotWrite(f"cannot write {path}: {said}", "choose another --out or make room")
+        return OutputUnwritable(f"cannot write {path}: {said}", "choose another --out or make room")
     needed = unfinished.bytes_missing()
-    return CannotWrite(
-        f"cannot write {path}: {said}, about {needed / 1e6:,.1f} MB more are needed; {standing(path, unfinished.total)}",
+    return OutputUnwritable(
+        f"cannot write {path}: {said}, about {needed / 1e6:,.1f} MB more are needed; {progress_sentence(path, unfinished.total)}",
         "make room first",
     )

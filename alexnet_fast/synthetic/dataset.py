@@ -31,8 +31,8 @@ from ..common.files import turn
 from ..common.progress import progress_bar
 from ..errors import UserError
 from ..packing.data_folder import SPLITS
-from ..packing.layout import ENTRY, Pages
-from ..packing.worker_pool import in_order
+from ..packing.layout import ENTRY, BetonLayout
+from ..packing.worker_pool import ordered_map
 from ..recipe import Recipe
 
 STEPS = 100  # of an epoch, where the recipe names no number: enough for a figure
@@ -147,7 +147,7 @@ def _make_alone(counts: Counts, place: Path, say: Say) -> None:
         f"making {counts.photos:,} photos in {place}, once: about {counts.photos * PHOTO_BYTES / 1e6:,.0f} MB"
     )
     workers = min(allowed_cores(), MOST_WORKERS)
-    work = in_order(encoded, range(counts.photos), workers, doing="making photo {}".format)
+    work = ordered_map(encoded, range(counts.photos), workers, doing="making photo {}".format)
     with (
         tempfile.TemporaryDirectory(
             prefix=f"{place.name}.", suffix=".partial", dir=place.parent, ignore_cleanup_errors=True
@@ -174,7 +174,7 @@ def _make_alone(counts: Counts, place: Path, say: Say) -> None:
 def write_set(file: BinaryIO, jpegs: Iterator[tuple[bytes, int, int]], counts: Counts, split: str) -> None:
     """Write one set of the next photos: every class in it, or as many as it has photos, spread evenly."""
     photos, samples = getattr(counts, f"{split}_photos"), getattr(counts, split)
-    pages = Pages(samples)
+    pages = BetonLayout(samples)
     for k in range(photos):
         jpeg, width, height = next(jpegs)
         entry = np.array([(len(jpeg), 0, width, height, fmt.JPEG)], ENTRY)[0]

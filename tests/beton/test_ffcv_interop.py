@@ -14,7 +14,7 @@ from PIL import Image
 from alexnet_fast.beton import format as fmt
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.packing.encode import Encoding
-from alexnet_fast.packing.writer import Split, write_beton
+from alexnet_fast.packing.writer import ImageFolder, write_beton
 from betons import difference, jpeg, picture, pixels, read_with_ffcv
 
 SIZES = [(64, 48), (48, 64), (65, 33), (100, 100), (200, 150), (17, 16)]
@@ -120,12 +120,12 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = [(200, 152)] * 8 + [(1, 1), (17, 16), (640, 400), (23 * 16, 19 * 16)]
     for k, (width, height) in enumerate(sizes):
         (folder / f"{k}.jpg").write_bytes(jpeg(picture(width, height, k), quality=95))
-    split = Split(
+    split = ImageFolder(
         folder, [f"{k}.jpg" for k in range(len(sizes))], [k * 7 % 5 for k in range(len(sizes))], list("abcde")
     )
     for mode in ("reencode", "raw"):
         write_beton(split, folder / f"{mode}.beton", Encoding(mode=mode), workers=1)
-        alike = Split(folder, split.paths[:8], split.labels[:8], split.classes)
+        alike = ImageFolder(folder, split.paths[:8], split.labels[:8], split.classes)
         write_beton(alike, folder / f"alike-{mode}.beton", Encoding(mode=mode), workers=1)
     return folder
 

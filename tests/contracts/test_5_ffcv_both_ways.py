@@ -12,7 +12,7 @@ from PIL import Image
 
 from alexnet_fast import Beton, Loader
 from alexnet_fast.packing.encode import Encoding, encode_jpeg, shrunk
-from alexnet_fast.packing.writer import Split, write_beton
+from alexnet_fast.packing.writer import ImageFolder, write_beton
 from betons import difference, jpeg, photo_paths, pixels, read_with_ffcv
 
 DARKER = 1.3  # levels: ffcv's decoder is about one too dark in red and in blue, whoever wrote the JPEG
@@ -36,7 +36,9 @@ def of_one_size(count: int) -> list[Path]:
 def test_ffcvs_loader_gives_our_labels_and_the_pixels_that_pillow_decodes(tmp_path: Path, mode: str) -> None:
     paths = of_one_size(8)
     labels = [k * 31 % 1000 for k in range(len(paths))]
-    split = Split(Path("/"), [str(path).lstrip("/") for path in paths], labels, [str(k) for k in range(1000)])
+    split = ImageFolder(
+        Path("/"), [str(path).lstrip("/") for path in paths], labels, [str(k) for k in range(1000)]
+    )
     path = write_beton(split, tmp_path / "ours.beton", Encoding(mode=mode), workers=1).path
     images, found = read_with_ffcv(path)
     assert found.tolist() == labels

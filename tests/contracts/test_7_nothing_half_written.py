@@ -14,7 +14,7 @@ from alexnet_fast import Beton
 from alexnet_fast.beton.reader import BetonError
 from alexnet_fast.errors import UserError
 from alexnet_fast.packing.encode import Encoding
-from alexnet_fast.packing.writer import Split, write_beton
+from alexnet_fast.packing.writer import ImageFolder, write_beton
 from betons import Entry, picture, write
 from components import ROOT
 from stress import kill_packing
@@ -30,7 +30,7 @@ def test_a_packing_that_stops_anywhere_leaves_no_beton(tmp_path: Path) -> None:
     """What it leaves has another name, and even renamed it is not taken for whole."""
     for k in range(20):
         picture(60, 40, k).save(tmp_path / f"{k}.png")
-    split = Split(tmp_path, [f"{k}.png" for k in range(20)], [0] * 20, ["only"])
+    split = ImageFolder(tmp_path, [f"{k}.png" for k in range(20)], [0] * 20, ["only"])
 
     for last in (1, 10, 20):
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.packing.encode import Encoding, encode_jpeg, with_tile_table
-from alexnet_fast.packing.writer import Split, write_beton
+from alexnet_fast.packing.writer import ImageFolder, write_beton
 from betons import (
     Entry,
     cjpeg,
@@ -280,6 +280,6 @@ def test_what_the_packer_writes_evaluates_as_its_source_would(tmp_path: Path) ->
     """From file to pixels: the packing's own loss at quality 90 is what is left."""
     for k in range(4):
         picture(400, 300, k).save(tmp_path / f"{k}.png")
-    split = Split(tmp_path, [f"{k}.png" for k in range(4)], [0, 1, 2, 3], list("abcd"))
+    split = ImageFolder(tmp_path, [f"{k}.png" for k in range(4)], [0, 1, 2, 3], list("abcd"))
     ours = loaded(write_beton(split, tmp_path / "a.beton", Encoding(), workers=1).path)
     assert max(difference(ours[k], eval_reference(picture(400, 300, k))) for k in range(4)) < 2.5

@@ -16,8 +16,8 @@ from PIL import Image
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import Stopped, UserError
 from alexnet_fast.packing import data_folder
-from alexnet_fast.packing.data_folder import Sets, open_folder
-from alexnet_fast.packing.errors import CannotWrite
+from alexnet_fast.packing.data_folder import BetonPaths, find_or_pack
+from alexnet_fast.packing.errors import OutputUnwritable
 from write_beton import main as write_beton_main
 
 
@@ -55,23 +55,23 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
 
 def refusal(*arguments: Any) -> str:
     with pytest.raises(UserError) as caught:
-        open_folder(*arguments, say=lambda _: None)
+        find_or_pack(*arguments, say=lambda _: None)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_a_raw_folder_is_packed_beside_it_and_a_second_start_finds_it(raw: Path) -> None:
     said: list[str] = []
-    sets = open_folder(raw, say=said.append)
+    sets = find_or_pack(raw, say=said.append)
     beside = raw.with_name("raw-beton")
-    assert sets == Sets(beside / "train.beton", beside / "val.beton")
+    assert sets == BetonPaths(beside / "train.beton", beside / "val.beton")
     assert [Beton(path).num_samples for path in sets if path] == [6, 2]
     assert "once: 6 images of 2 classes" in said[0]
     written = {path.name: path.stat().st_mtime_ns for path in beside.iterdir()}
     assert sorted(written) == ["train.beton", "train.beton.json", "val.beton", "val.beton.json"]
 
     said.clear()
-    assert open_folder(raw, say=said.append) == sets
+    assert find_or_pack(raw, say=said.append) == sets
     assert {path.name: path.stat().st_mtime_ns for path in beside.iterdir()} == written
     assert len(said) == 2 and all(
         text.startswith("uses ") and "packed by alexnet_fast" in text for text in said
@@ -80,47 +80,49 @@ def test_a_raw_folder_is_packed_beside_it_and_a_second_start_finds_it(raw: Path)
 
 def test_beton_dir_says_where_and_a_missing_split_alone_is_added(raw: Path, tmp_path: Path) -> None:
     target = tmp_path / "deep" / "elsewhere"
-    assert open_folder(raw, target, ("val",), say=lambda _: None) == Sets(None, target / "val.beton")
+    assert find_or_pack(raw, target, ("val",), say=lambda _: None) == BetonPaths(None, target / "val.beton")
     first = (target / "val.beton").stat().st_mtime_ns
-    assert open_folder(raw, target, say=lambda _: None) == Sets(target / "train.beton", target / "val.beton")
+    assert find_or_pack(raw, target, say=lambda _: None) == BetonPaths(
+        target / "train.beton", target / "val.beton"
+    )
     assert (target / "val.beton").stat().st_mtime_ns == first
     assert not raw.with_name("raw-beton").exists()
 
 
 def test_labels_of_val_are_those_of_train(raw: Path) -> None:
     shutil.rmtree(raw / "val" / "a")
-    sets = open_folder(raw, None, ("val",), say=lambda _: None)
+    sets = find_or_pack(raw, None, ("val",), say=lambda _: None)
     assert sets.val is not None and Beton(sets.val).labels.tolist() == [1]
 
 
 def test_betons_are_taken_as_they_are(raw: Path) -> None:
-    sets = open_folder(raw, say=lambda _: None)
+    sets = find_or_pack(raw, say=lambda _: None)
     assert sets.train is not None and sets.val is not None
-    assert open_folder(sets.train.parent) == sets
-    assert open_folder(sets.train) == sets
-    assert open_folder(sets.val) == Sets(None, sets.val)
+    assert find_or_pack(sets.train.parent) == sets
+    assert find_or_pack(sets.train) == sets
+    assert find_or_pack(sets.val) == BetonPaths(None, sets.val)
     sets.val.unlink()
-    assert open_folder(sets.train.parent) == open_folder(sets.train) == Sets(sets.train, None)
+    assert find_or_pack(sets.train.parent) == find_or_pack(sets.train) == BetonPaths(sets.train, None)
 
 
 def test_a_folder_without_val_has_a_training_set_alone(raw: Path) -> None:
     shutil.rmtree(raw / "val")
-    sets = open_folder(raw, say=lambda _: None)
+    sets = find_or_pack(raw, say=lambda _: None)
     assert sets.train is not None and sets.val is None
 
 
 def test_what_was_packed_otherwise_is_used_and_said(raw: Path) -> None:
-    sets = open_folder(raw, say=lambda _: None)
+    sets = find_or_pack(raw, say=lambda _: None)
     assert sets.train is not None
     sidecar = sets.train.with_name("train.beton.json")
     sidecar.write_text(sidecar.read_text().replace('"quality": 90', '"quality": 75'))
     said: list[str] = []
-    open_folder(raw, say=said.append)
+    find_or_pack(raw, say=said.append)
     assert "with quality = 75" in said[0] and "with" not in said[1]
 
 
 def test_what_was_packed_from_other_classes_is_refused(raw: Path) -> None:
-    open_folder(raw, say=lambda _: None)
+    find_or_pack(raw, say=lambda _: None)
     (raw / "train" / "c").mkdir()
     sentence = refusal(raw)
     assert "train.beton was packed from other classes" in sentence and "--beton-dir" in sentence
@@ -131,7 +133,7 @@ def test_a_place_that_cannot_be_written_names_the_flag(raw: Path, monkeypatch: p
     assert "raw-beton" in (sentence := refusal(raw)) and "--beton-dir" in sentence
 
     def full(*_: Any, **__: Any) -> Any:
-        raise CannotWrite("No space left on device", "choose another --out")
+        raise OutputUnwritable("No space left on device", "choose another --out")
 
     monkeypatch.setattr("alexnet_fast.packing.writer.write_beton", full)
     sentence = refusal(raw, raw.with_name("elsewhere"))
@@ -139,12 +141,12 @@ def test_a_place_that_cannot_be_written_names_the_flag(raw: Path, monkeypatch: p
 
 
 def test_an_interrupted_packing_goes_on_at_the_next_start(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = open_folder(raw, raw.with_name("alone"), say=lambda _: None)
+    alone = find_or_pack(raw, raw.with_name("alone"), say=lambda _: None)
     interrupt_after(monkeypatch, 4)
     with pytest.raises(Stopped, match="SIGINT while packing: 4 of 6 images of .*train.beton are packed"):
-        open_folder(raw, say=lambda _: None)
+        find_or_pack(raw, say=lambda _: None)
     monkeypatch.undo()
-    sets = open_folder(raw, say=lambda _: None)
+    sets = find_or_pack(raw, say=lambda _: None)
     assert all(a and b and a.read_bytes() == b.read_bytes() for a, b in zip(sets, alone))
 
 
@@ -152,7 +154,7 @@ def test_advice_names_what_who_trains_can_do(raw: Path, monkeypatch: pytest.Monk
     """No flag of the packer's own command line that training does not have."""
     interrupt_after(monkeypatch, 2)
     with pytest.raises(Stopped):
-        open_folder(raw, say=lambda _: None)
+        find_or_pack(raw, say=lambda _: None)
     monkeypatch.undo()
     (raw / "train/a/4.png").write_bytes(b"no image")
     sentence = refusal(raw)
@@ -166,12 +168,12 @@ def test_advice_names_what_who_trains_can_do(raw: Path, monkeypatch: pytest.Monk
     )
     monkeypatch.setattr(data_folder, "allowed_cores", lambda: 2)
     assert write_beton_main(["--data", str(raw), "--out", f"{raw}-beton", "--on-error", "skip"]) == 0
-    sets = open_folder(raw, say=lambda _: None)
+    sets = find_or_pack(raw, say=lambda _: None)
     assert sets.train and Beton(sets.train).num_samples == 5
 
 
 def test_a_file_that_came_between_is_not_replaced(raw: Path) -> None:
-    sets = open_folder(raw, say=lambda _: None)
+    sets = find_or_pack(raw, say=lambda _: None)
     assert sets.train is not None
     (raw / "train/a/0.png").unlink()
     with pytest.raises(UserError) as caught:
@@ -205,7 +207,7 @@ def test_of_two_that_start_at_once_one_packs_and_the_other_waits(
         pack(data, split, *rest)
 
     monkeypatch.setattr(data_folder, "_pack", slow_pack)
-    first = threading.Thread(target=open_folder, args=(raw,), kwargs={"say": lambda _: None})
+    first = threading.Thread(target=find_or_pack, args=(raw,), kwargs={"say": lambda _: None})
     first.start()
     assert begun.wait(10)
     said: list[str] = []
@@ -214,7 +216,7 @@ def test_of_two_that_start_at_once_one_packs_and_the_other_waits(
         said.append(sentence)
         told.set()
 
-    open_folder(raw, say=say)
+    find_or_pack(raw, say=say)
     first.join()
     assert packs == ["train", "val"] and "another process is packing" in said[0]
     assert not (raw.with_name("raw-beton") / "packing.lock").exists()

@@ -19,7 +19,7 @@ from alexnet_fast.packing.encode import (
     Encoding,
     Sample,
     UnreadableImage,
-    encode_file,
+    encode_image,
     encode_jpeg,
     restart_interval,
     target_size,
@@ -52,7 +52,7 @@ def encoded(
         path.write_bytes(save)
     else:
         save.save(path, **options)  # type: ignore[arg-type]
-    return encode_file(path, encoding or Encoding())
+    return encode_image(path, encoding or Encoding())
 
 
 @pytest.mark.parametrize(("width", "height"), ODD_SIZES + [(16 * n, 50) for n in PRIME_MCUS])
@@ -295,12 +295,12 @@ def test_a_progressive_jpeg_of_thousands_of_scans_is_unreadable_before_it_takes_
 
 def test_a_missing_file_a_folder_and_a_link_to_itself_are_unreadable(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match=r"none\.JPEG"):
-        encode_file(tmp_path / "none.JPEG", Encoding())
+        encode_image(tmp_path / "none.JPEG", Encoding())
     (tmp_path / "folder.JPEG").mkdir()
     (tmp_path / "loop.JPEG").symlink_to("loop.JPEG")
     for name in ("folder.JPEG", "loop.JPEG"):
         with pytest.raises(UnreadableImage, match=name):
-            encode_file(tmp_path / name, Encoding())
+            encode_image(tmp_path / name, Encoding())
 
 
 def test_stored_rgb_jpegs_are_read_with_their_own_colours(tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ NO_IMAGE = "it is none of JPEG, PNG, PPM, BMP, TIFF, WEBP, GIF"
 def test_what_is_no_image_is_said_in_words(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "a.JPEG").write_bytes(content)
     with pytest.raises(UnreadableImage) as caught:
-        encode_file(tmp_path / "a.JPEG", Encoding())
+        encode_image(tmp_path / "a.JPEG", Encoding())
     assert caught.value.what == f"cannot read the image {tmp_path}/a.JPEG: {said}"
 
 
@@ -336,7 +336,7 @@ def test_an_image_of_more_pixels_than_the_loader_takes_is_unreadable(
     for width, fits in ((90, True), (91, False)):
         (tmp_path / "a.JPEG").write_bytes(jpeg(picture(width, 70)))
         try:
-            encode_file(tmp_path / "a.JPEG", Encoding(mode=mode, max_resolution=0))
+            encode_image(tmp_path / "a.JPEG", Encoding(mode=mode, max_resolution=0))
             assert fits
         except UnreadableImage as error:
             assert (

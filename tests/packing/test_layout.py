@@ -11,7 +11,7 @@ from alexnet_fast.beton import format as fmt
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import UserError
 from alexnet_fast.packing.encode import Encoding
-from alexnet_fast.packing.writer import Split, write_beton
+from alexnet_fast.packing.writer import ImageFolder, write_beton
 from betons import picture
 from folders import listed
 
@@ -21,7 +21,7 @@ def test_samples_never_cross_a_page(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for k in range(14):
         picture(500, 500, k % 3).save(tmp_path / f"images/{k}.bmp")
-    split = Split(tmp_path / "images", [f"{k}.bmp" for k in range(14)], [0] * 14, ["only"])
+    split = ImageFolder(tmp_path / "images", [f"{k}.bmp" for k in range(14)], [0] * 14, ["only"])
     write_beton(split, tmp_path / "a.beton", Encoding(mode="raw"), workers=1)
     with Beton(tmp_path / "a.beton") as beton:
         begin = beton.images["data_ptr"].astype(np.int64)
@@ -42,7 +42,7 @@ def test_pages_grow_for_an_image_that_is_larger_than_one(tmp_path: Path) -> None
     images = [small, large, *[small] * 20, huge, small]
     for k, image in enumerate(images):
         image.save(tmp_path / f"{k}.bmp")
-    split = Split(tmp_path, [f"{k}.bmp" for k in range(len(images))], [0] * len(images), ["only"])
+    split = ImageFolder(tmp_path, [f"{k}.bmp" for k in range(len(images))], [0] * len(images), ["only"])
     write_beton(split, tmp_path / "a.beton", Encoding(mode="raw", max_resolution=0), workers=1)
     with Beton(tmp_path / "a.beton") as beton:
         assert beton.page_size == 1 << 25
@@ -61,7 +61,7 @@ def test_an_image_larger_than_the_largest_page_is_refused_with_what_to_lower(
 ) -> None:
     monkeypatch.setattr(fmt, "MAX_PAGE_SIZE", fmt.DEFAULT_PAGE_SIZE)
     picture(100, 75).resize((2000, 1500)).save(tmp_path / "large.bmp")
-    split = Split(tmp_path, ["large.bmp"], [0], ["only"])
+    split = ImageFolder(tmp_path, ["large.bmp"], [0], ["only"])
     with pytest.raises(
         UserError,
         match=r"2000 x 1500 pixels takes 9000000 bytes, more than the largest page .*; lower --max-resolution",

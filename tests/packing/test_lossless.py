@@ -19,10 +19,10 @@ from alexnet_fast.decode.jpeg_header import read_header
 from alexnet_fast.decode.status import OK, UNSUPPORTED
 from alexnet_fast.errors import UserError
 from alexnet_fast.packing import lossless
-from alexnet_fast.packing.encode import Encoding, Sample, UnreadableImage, encode_file, keep_jpeg
-from alexnet_fast.packing.errors import CannotRead, WorkerDied
+from alexnet_fast.packing.encode import Encoding, Sample, UnreadableImage, encode_image, keep_jpeg
+from alexnet_fast.packing.errors import InputUnreadable, WorkerDied
 from alexnet_fast.packing.lossless import JpegtranMissing, read_frame
-from alexnet_fast.packing.writer import Split, write_beton
+from alexnet_fast.packing.writer import ImageFolder, write_beton
 from betons import (
     check_tiles,
     cjpeg,
@@ -121,7 +121,7 @@ KEPT: dict[str, tuple[tuple[int, int], Callable[[Image.Image], bytes]]] = {
 def stored(folder: Path, source: bytes, name: str = "a.JPEG", encoding: Encoding = LOSSLESS) -> Sample:
     """The sample made from a file of these bytes."""
     (folder / name).write_bytes(source)
-    return encode_file(folder / name, encoding)
+    return encode_image(folder / name, encoding)
 
 
 def kept(source: bytes) -> bytes:
@@ -135,7 +135,7 @@ def kept(source: bytes) -> bytes:
 def test_every_photo_keeps_its_coefficients_size_and_quantisation(optimize: bool) -> None:
     encoding = Encoding(mode="lossless", max_resolution=0, optimize=optimize)
     for path in photo_paths(60):
-        sample = encode_file(path, encoding)
+        sample = encode_image(path, encoding)
         source = path.read_bytes()
         assert same_coefficients(source, sample.payload), path
         assert (sample.width, sample.height) == Image.open(path).size and sample.converted_from == ""
@@ -243,7 +243,7 @@ def test_an_image_of_another_format_is_encoded_anew_at_its_own_size_and_told(
 ) -> None:
     kind = "PNG" if name == "png.JPEG" else Path(name).suffix[1:].upper()
     picture(600, 449).save(tmp_path / name, kind)
-    sample = encode_file(tmp_path / name, LOSSLESS)
+    sample = encode_image(tmp_path / name, LOSSLESS)
     assert kind in sample.converted_from and (sample.width, sample.height) == (600, 449)
 
 
@@ -291,7 +291,7 @@ def test_ffcv_decodes_a_lossless_file_as_it_decodes_the_originals(
     sources = [make(picture(*SIZE, seed)) for seed, make in enumerate(makers)]
     for k, source in enumerate(sources):
         (tmp_path / f"{k}.jpg").write_bytes(source)
-    split = Split(
+    split = ImageFolder(
         tmp_path, [f"{k}.jpg" for k in range(len(sources))], list(range(len(sources))), list("abcdefgh")
     )
     ours = write_beton(split, tmp_path / "ours.beton", LOSSLESS, workers=1).path
@@ -312,7 +312,7 @@ def test_ffcv_reads_a_file_whose_pages_grew_for_a_large_photo(
     for k in range(4):
         image = Image.fromarray(noise) if k == 2 else picture(500, 375, k).resize((1600, 1600))
         image.save(tmp_path / f"{k}.jpg", quality=100, subsampling="4:4:4")
-    split = Split(tmp_path, [f"{k}.jpg" for k in range(4)], [0, 1, 2, 3], list("abcd"))
+    split = ImageFolder(tmp_path, [f"{k}.jpg" for k in range(4)], [0, 1, 2, 3], list("abcd"))
     path = write_beton(split, tmp_path / "a.beton", LOSSLESS, workers=1).path
     with Beton(path) as beton:
         assert beton.sizes[2] > fmt.DEFAULT_PAGE_SIZE and beton.page_size == 2 * fmt.DEFAULT_PAGE_SIZE
@@ -373,7 +373,7 @@ def test_a_size_to_shrink_to_has_no_place_in_this_mode() -> None:
 
 
 @pytest.fixture
-def mixed(tmp_path: Path) -> Split:
+def mixed(tmp_path: Path) -> ImageFolder:
     """A folder of kept, converted and damaged images, with the labels 0, 1, 2, ..."""
     (tmp_path / "images").mkdir()
     kinds = {**{f"kept{k}": make for k, (_, make) in enumerate(KEPT.values())}, **{f"made{k}": make for k, (_, make) in enumerate(CONVERTED.values())}}  # fmt: skip
@@ -382,11 +382,13 @@ def mixed(tmp_path: Path) -> Split:
     picture(*SIZE).save(tmp_path / "images/png.JPEG", "PNG")
     (tmp_path / "images/zero.JPEG").write_bytes(jpeg(picture(*SIZE))[:2000])
     names = sorted(path.name for path in (tmp_path / "images").iterdir())
-    return Split(tmp_path / "images", names, list(range(len(names))), [str(k) for k in range(len(names))])
+    return ImageFolder(
+        tmp_path / "images", names, list(range(len(names))), [str(k) for k in range(len(names))]
+    )
 
 
 def test_the_sidecar_tells_the_mode_what_was_encoded_anew_and_what_was_left_out(
-    mixed: Split, tmp_path: Path
+    mixed: ImageFolder, tmp_path: Path
 ) -> None:
     packed = write_beton(mixed, tmp_path / "a.beton", LOSSLESS, workers=1, on_error="skip")
     told = Beton(packed.path).sidecar
@@ -404,7 +406,7 @@ def test_the_sidecar_tells_the_mode_what_was_encoded_anew_and_what_was_left_out(
                 assert same_coefficients(beton.payload(k).tobytes(), (mixed.root / name).read_bytes()), name
 
 
-def test_the_bytes_do_not_depend_on_the_number_of_workers(mixed: Split, tmp_path: Path) -> None:
+def test_the_bytes_do_not_depend_on_the_number_of_workers(mixed: ImageFolder, tmp_path: Path) -> None:
     for workers in (1, 3):
         write_beton(mixed, tmp_path / f"{workers}.beton", LOSSLESS, workers=workers, on_error="skip")
     for suffix in ("beton", "beton.json"):
@@ -413,7 +415,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(mixed: Split, tmp_path
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_damaged_jpeg_ends_the_packing_unless_it_may_be_skipped(
-    mixed: Split, tmp_path: Path, workers: int
+    mixed: ImageFolder, tmp_path: Path, workers: int
 ) -> None:
     with pytest.raises(UnreadableImage, match=r"zero\.JPEG: jpegtran says: Premature end of JPEG file"):
         write_beton(mixed, tmp_path / "out/a.beton", LOSSLESS, workers=workers)
@@ -439,7 +441,7 @@ def no_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ],
 )  # fmt: skip
 def test_without_libjpeg_turbos_jpegtran_nothing_is_begun_and_what_to_install_is_told(
-    mixed: Split, no_tool: Path, tmp_path: Path, script: str | None, expected: str
+    mixed: ImageFolder, no_tool: Path, tmp_path: Path, script: str | None, expected: str
 ) -> None:
     if script:
         (no_tool / "jpegtran").write_text(f"#!/bin/sh\n{script}\n")
@@ -456,7 +458,7 @@ def test_without_libjpeg_turbos_jpegtran_nothing_is_begun_and_what_to_install_is
     [
         ("kill -9 $$", WorkerDied, r"memory ran out while encoding .*a\.JPEG; nothing of .* was packed yet; free some"),
         ("ulimit -v 20000", WorkerDied, r"memory ran out while encoding .*a\.JPEG; nothing"),
-        ("rm $0", CannotRead, r"cannot run .*/jpegtran: No such file or directory; 1 of 2 images of .* are packed, .*; mend that first"),
+        ("rm $0", InputUnreadable, r"cannot run .*/jpegtran: No such file or directory; 1 of 2 images of .* are packed, .*; mend that first"),
         ("kill -11 $$", UnreadableImage, r"cannot read the image .*a\.JPEG: jpegtran says: it ended with -11; pack with --on-error"),
     ],
 )  # fmt: skip
@@ -473,7 +475,7 @@ def test_a_jpegtran_that_has_no_memory_or_cannot_start_is_no_bad_image(
     skip: Literal["raise", "skip"] = "raise" if error is UnreadableImage else "skip"
     with pytest.raises(error, match=said):
         write_beton(
-            Split(tmp_path, ["a.JPEG", "a.JPEG"], [0, 0], ["only"]),
+            ImageFolder(tmp_path, ["a.JPEG", "a.JPEG"], [0, 0], ["only"]),
             tmp_path / "a.beton",
             LOSSLESS,
             workers=1,

@@ -21,9 +21,15 @@ import pytest
 from alexnet_fast.beton.reader import Beton, BetonError
 from alexnet_fast.packing import journal, manifest, partial_file
 from alexnet_fast.packing.encode import Encoding, UnreadableImage
-from alexnet_fast.packing.errors import Busy, CannotWrite, Changed, InTheWay, PackingError
+from alexnet_fast.packing.errors import (
+    InputChanged,
+    OutputExists,
+    OutputLocked,
+    OutputUnwritable,
+    PackingError,
+)
 from alexnet_fast.packing.journal import Journal
-from alexnet_fast.packing.writer import Packed, Split, scan_folder, write_beton
+from alexnet_fast.packing.writer import ImageFolder, PackResult, scan_folder, write_beton
 from betons import jpeg, picture
 from folders import fill, listed
 
@@ -53,11 +59,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def split(folder: Path) -> Split:
+def split(folder: Path) -> ImageFolder:
     return scan_folder(folder).shuffled(0)
 
 
-def pack(split: Split, out: Path, stop_at: int | None = None, **options: object) -> Packed:
+def pack(split: ImageFolder, out: Path, stop_at: int | None = None, **options: object) -> PackResult:
     """Pack into ``out``/a.beton, and stop when so many images are done."""
 
     def progress(done: int) -> None:
@@ -68,7 +74,7 @@ def pack(split: Split, out: Path, stop_at: int | None = None, **options: object)
     return write_beton(split, out / "a.beton", **chosen)  # type: ignore[arg-type]
 
 
-def stopped(split: Split, out: Path, stop_at: int = 10, **options: object) -> Path:
+def stopped(split: ImageFolder, out: Path, stop_at: int = 10, **options: object) -> Path:
     """A folder in which a packing was interrupted."""
     with pytest.raises(Stop):
         pack(split, out, stop_at, **options)
@@ -82,7 +88,7 @@ def content(out: Path) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def alone(split: Split, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+def alone(split: ImageFolder, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """The file and the json of a packing left alone."""
     out = tmp_path_factory.mktemp("alone")
     pack(split, out)
@@ -91,7 +97,7 @@ def alone(split: Split, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]
 
 @pytest.mark.parametrize(("first", "then"), [(1, 1), (1, 3), (2, 1)])
 def test_it_goes_on_where_it_was_with_any_number_of_workers(
-    split: Split, alone: list[bytes], tmp_path: Path, first: int, then: int
+    split: ImageFolder, alone: list[bytes], tmp_path: Path, first: int, then: int
 ) -> None:
     stopped(split, tmp_path, workers=first)
     told: list[int] = []
@@ -101,7 +107,7 @@ def test_it_goes_on_where_it_was_with_any_number_of_workers(
 
 
 def test_interrupted_after_every_single_image_it_is_still_the_same_file(
-    split: Split, alone: list[bytes], tmp_path: Path
+    split: ImageFolder, alone: list[bytes], tmp_path: Path
 ) -> None:
     for done in range(1, 25):
         stopped(split, tmp_path, done)
@@ -113,7 +119,7 @@ def test_pages_that_grew_before_an_interruption_are_as_large_after_it(tmp_path: 
     sizes = [(500, 500), (2000, 1500), (500, 500), (500, 500), (3000, 2500), (400, 400)]
     for k, size in enumerate(sizes):
         picture(100, 80, k).resize(size).save(tmp_path / f"{k}.bmp")
-    split = Split(tmp_path, [f"{k}.bmp" for k in range(6)], [0] * 6, ["only"])
+    split = ImageFolder(tmp_path, [f"{k}.bmp" for k in range(6)], [0] * 6, ["only"])
     raw = Encoding(mode="raw", max_resolution=0)
     pack(split, tmp_path / "alone", encoding=raw)
     for done in range(1, 7):
@@ -130,7 +136,7 @@ ENDING = {"fsync": 4, "replace": 2, "open": 2}  # how often each is called; of o
     ("function", "call"), [(name, call) for name, calls in ENDING.items() for call in range(calls)]
 )
 def test_an_end_that_is_cut_short_at_any_step_is_made_up_for(
-    split: Split,
+    split: ImageFolder,
     alone: list[bytes],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -163,7 +169,7 @@ def test_an_end_that_is_cut_short_at_any_step_is_made_up_for(
 
 
 def test_an_interruption_behind_the_last_name_leaves_the_finished_file_as_it_is(
-    split: Split, alone: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    split: ImageFolder, alone: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.replace
 
@@ -181,7 +187,7 @@ def test_an_interruption_behind_the_last_name_leaves_the_finished_file_as_it_is(
 
 
 def test_no_name_is_given_before_the_one_that_it_needs_is_on_the_disk(
-    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    split: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
     replace_now, fsync, unlink = os.replace, os.fsync, Path.unlink
@@ -215,7 +221,7 @@ def test_no_name_is_given_before_the_one_that_it_needs_is_on_the_disk(
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt(), OSError(errno.EIO, "Input/output error")])
 def test_what_goes_wrong_while_the_journal_is_read_costs_no_image(
-    split: Split,
+    split: ImageFolder,
     alone: list[bytes],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -226,7 +232,7 @@ def test_what_goes_wrong_while_the_journal_is_read_costs_no_image(
     def fails(*_: object) -> bytes:
         raise raised
 
-    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, CannotWrite)):
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, OutputUnwritable)):
         patch.setattr(journal, "read_at", fails)
         pack(split, tmp_path)
     assert listed(tmp_path) == REST
@@ -242,7 +248,7 @@ def _another_field(body: bytes) -> bytes:
     "rewritten", [_another_field, lambda body: b"not compressed", lambda body: zlib.compress(b"not json")]
 )
 def test_a_packing_that_another_version_began_is_refused_and_kept(
-    split: Split, alone: list[bytes], tmp_path: Path, rewritten: Callable[[bytes], bytes]
+    split: ImageFolder, alone: list[bytes], tmp_path: Path, rewritten: Callable[[bytes], bytes]
 ) -> None:
     stopped(split, tmp_path)
     log = (tmp_path / REST[0]).read_bytes()
@@ -251,7 +257,9 @@ def test_a_packing_that_another_version_began_is_refused_and_kept(
     rest = log[journal.FRAME.size + size :]
     (tmp_path / REST[0]).write_bytes(journal.FRAME.pack(magic, len(body), zlib.crc32(body)) + body + rest)
     before = [(tmp_path / name).read_bytes() for name in REST]
-    with pytest.raises(Changed, match="begun by another version of the packer; .*begin anew with --fresh"):
+    with pytest.raises(
+        InputChanged, match="begun by another version of the packer; .*begin anew with --fresh"
+    ):
         pack(split, tmp_path)
     assert [(tmp_path / name).read_bytes() for name in REST] == before
     assert journal.images_logged(tmp_path / "a.beton") == 0
@@ -260,7 +268,7 @@ def test_a_packing_that_another_version_began_is_refused_and_kept(
 
 
 def test_a_disk_that_fails_behind_our_back_gets_no_finished_file(
-    split: Split, alone: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    split: ImageFolder, alone: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sync in the background fails when the last image is written, and the kernel tells nobody a second time."""
     last = threading.Event()
@@ -276,7 +284,7 @@ def test_a_disk_that_fails_behind_our_back_gets_no_finished_file(
     with monkeypatch.context() as patch:
         patch.setattr(partial_file, "SYNC_EVERY_S", 0.0)
         patch.setattr(os, "fdatasync", fdatasync)
-        with pytest.raises(CannotWrite, match=r"cannot write .*a\.beton: Input/output error"):
+        with pytest.raises(OutputUnwritable, match=r"cannot write .*a\.beton: Input/output error"):
             pack(split, tmp_path, progress=progress)
     assert listed(tmp_path) == REST
     assert pack(split, tmp_path).resumed == 24
@@ -284,7 +292,7 @@ def test_a_disk_that_fails_behind_our_back_gets_no_finished_file(
 
 
 def test_an_older_file_beside_the_new_ones_json_is_told_and_the_same_command_mends_it(
-    split: Split, alone: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    split: ImageFolder, alone: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crash between the two names: the sidecar is new, the beton is not."""
     pack(split, tmp_path, encoding=Encoding(max_resolution=32))
@@ -310,7 +318,7 @@ def test_an_older_file_beside_the_new_ones_json_is_told_and_the_same_command_men
 
 
 def test_a_journal_that_was_torn_anywhere_loses_no_more_than_its_end(
-    split: Split, alone: list[bytes], tmp_path: Path
+    split: ImageFolder, alone: list[bytes], tmp_path: Path
 ) -> None:
     stopped(split, tmp_path, 12)
     log, payload = ((tmp_path / name).read_bytes() for name in REST)
@@ -327,7 +335,7 @@ def test_a_journal_that_was_torn_anywhere_loses_no_more_than_its_end(
 
 @pytest.mark.parametrize("loss", ["cut", "zeros"])
 def test_what_the_journal_claims_and_the_file_lost_in_a_power_cut_is_packed_again(
-    split: Split, alone: list[bytes], tmp_path: Path, loss: str
+    split: ImageFolder, alone: list[bytes], tmp_path: Path, loss: str
 ) -> None:
     stopped(split, tmp_path, 20)
     partial = tmp_path / REST[1]
@@ -348,7 +356,7 @@ class AtOnce(ThreadPoolExecutor):
 
 
 def test_what_was_synced_is_told_by_the_frames_behind_it(
-    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    split: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partial_file, "SYNC_EVERY_S", 0.0)
     monkeypatch.setattr(partial_file, "ThreadPoolExecutor", AtOnce)
@@ -361,7 +369,7 @@ def test_what_was_synced_is_told_by_the_frames_behind_it(
 
 
 def test_a_file_that_lost_what_was_safe_on_the_disk_is_not_gone_on_with(
-    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    split: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partial_file, "SYNC_EVERY_S", math.inf)
     stopped(split, tmp_path, 20)
@@ -372,13 +380,15 @@ def test_a_file_that_lost_what_was_safe_on_the_disk_is_not_gone_on_with(
         log.enter(found[1].entries[:0], {}, safe=18)
     partial = tmp_path / REST[1]
     partial.write_bytes(bytes(partial.stat().st_size))
-    with pytest.raises(Changed, match="does not hold what its journal says: .*; begin anew with --fresh"):
+    with pytest.raises(
+        InputChanged, match="does not hold what its journal says: .*; begin anew with --fresh"
+    ):
         pack(split, tmp_path)
 
 
 @pytest.mark.parametrize("lost", REST)
 def test_of_a_file_without_journal_or_a_journal_without_file_nothing_is_believed(
-    split: Split, alone: list[bytes], tmp_path: Path, lost: str
+    split: ImageFolder, alone: list[bytes], tmp_path: Path, lost: str
 ) -> None:
     (stopped(split, tmp_path) / lost).unlink()
     assert pack(split, tmp_path).resumed == 0
@@ -395,24 +405,25 @@ def test_of_a_file_without_journal_or_a_journal_without_file_nothing_is_believed
     ],
 )  # fmt: skip
 def test_other_settings_are_refused_and_named(
-    split: Split, tmp_path: Path, options: dict[str, object], said: str
+    split: ImageFolder, tmp_path: Path, options: dict[str, object], said: str
 ) -> None:
     stopped(split, tmp_path)
     before = [(tmp_path / name).read_bytes() for name in REST]
     with pytest.raises(
-        Changed, match=f"{re.escape(said)}; give the same ones to go on, or begin anew with --fresh"
+        InputChanged, match=f"{re.escape(said)}; give the same ones to go on, or begin anew with --fresh"
     ):
         pack(split, tmp_path, **options)
     assert [(tmp_path / name).read_bytes() for name in REST] == before
 
 
 def test_another_encoder_is_refused_and_named(
-    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    split: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped(split, tmp_path)
     monkeypatch.setattr(manifest, "encoder_versions", lambda _: {"pillow": "1.0"})
     with pytest.raises(
-        Changed, match="another encoder, .*: pillow was .* and is 1.0, libjpeg was .* and is None; install"
+        InputChanged,
+        match="another encoder, .*: pillow was .* and is 1.0, libjpeg was .* and is None; install",
     ):
         pack(split, tmp_path)
 
@@ -461,7 +472,8 @@ def test_another_folder_is_refused_and_the_difference_named(
     stopped(scan_folder(root), tmp_path / "out", 2)
     change(root)
     with pytest.raises(
-        Changed, match=f"images has changed since .* interrupted: {re.escape(said)}; put it back to go on, or"
+        InputChanged,
+        match=f"images has changed since .* interrupted: {re.escape(said)}; put it back to go on, or",
     ):
         pack(scan_folder(root), tmp_path / "out")
     assert pack(scan_folder(root), tmp_path / "out", fresh=True).resumed == 0
@@ -469,7 +481,7 @@ def test_another_folder_is_refused_and_the_difference_named(
 
 
 def test_an_unreadable_image_that_ended_a_packing_is_left_out_when_it_goes_on_so(
-    split: Split, alone: list[bytes], tmp_path: Path
+    split: ImageFolder, alone: list[bytes], tmp_path: Path
 ) -> None:
     with pytest.raises(UnreadableImage) as caught:
         pack(split, tmp_path, on_error="raise")
@@ -479,7 +491,7 @@ def test_an_unreadable_image_that_ended_a_packing_is_left_out_when_it_goes_on_so
 
 
 def test_an_image_that_was_left_out_is_an_error_when_it_goes_on_without_that_leave(
-    split: Split, tmp_path: Path
+    split: ImageFolder, tmp_path: Path
 ) -> None:
     stopped(split, tmp_path, 23)
     with pytest.raises(UnreadableImage, match="cannot read the image"):
@@ -499,32 +511,34 @@ def test_what_has_finished_is_not_packed_again_unless_it_is_asked_for(
     assert replace(again, resumed=0) == replace(first, seconds=0.0)
     assert (tmp_path / "out/a.beton").stat().st_mtime_ns == written
     assert pack(split, tmp_path / "out", fresh=True).resumed == 0
-    with pytest.raises(InTheWay, match="a.beton is finished with max_resolution = 64, asked for 32; give"):
+    with pytest.raises(
+        OutputExists, match="a.beton is finished with max_resolution = 64, asked for 32; give"
+    ):
         pack(split, tmp_path / "out", encoding=replace(SMALL, max_resolution=32))
     os.utime(tmp_path / "images/ant/ant_0.JPEG", ns=(2**62, 2**62))
-    with pytest.raises(InTheWay, match=r"1 image \(ant/ant_0.JPEG\) modified since; give another --out"):
+    with pytest.raises(OutputExists, match=r"1 image \(ant/ant_0.JPEG\) modified since; give another --out"):
         pack(split, tmp_path / "out")
     assert listed(tmp_path / "out") == WHOLE
     assert pack(split, tmp_path / "out", fresh=True).resumed == 0
 
 
-def test_a_packing_that_was_to_replace_a_finished_file_goes_on_to(split: Split, tmp_path: Path) -> None:
+def test_a_packing_that_was_to_replace_a_finished_file_goes_on_to(split: ImageFolder, tmp_path: Path) -> None:
     pack(split, tmp_path, encoding=Encoding(max_resolution=32))
     with pytest.raises(Stop):
         pack(split, tmp_path, 10, fresh=True)
     assert pack(split, tmp_path).resumed == 10
 
 
-def test_where_a_folder_is_in_the_way_nothing_is_begun(split: Split, tmp_path: Path) -> None:
+def test_where_a_folder_is_in_the_way_nothing_is_begun(split: ImageFolder, tmp_path: Path) -> None:
     (tmp_path / "a.beton").mkdir()
-    with pytest.raises(CannotWrite, match="a.beton: it is a folder"):
+    with pytest.raises(OutputUnwritable, match="a.beton: it is a folder"):
         pack(split, tmp_path, fresh=True)
     assert listed(tmp_path) == ["a.beton"]
 
 
-def test_two_at_once_are_one_too_many(split: Split, alone: list[bytes], tmp_path: Path) -> None:
+def test_two_at_once_are_one_too_many(split: ImageFolder, alone: list[bytes], tmp_path: Path) -> None:
     stopped(split, tmp_path)
-    with Journal(tmp_path / "a.beton"), pytest.raises(Busy) as caught:
+    with Journal(tmp_path / "a.beton"), pytest.raises(OutputLocked) as caught:
         pack(split, tmp_path)
     assert str(caught.value) == (
         f"another process is packing into {tmp_path}/a.beton; wait for it to end, or pack into another --out"

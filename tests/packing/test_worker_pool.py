@@ -17,7 +17,7 @@ import pytest
 
 from alexnet_fast.packing import worker_pool
 from alexnet_fast.packing.errors import WorkerDied
-from alexnet_fast.packing.worker_pool import in_order
+from alexnet_fast.packing.worker_pool import ordered_map
 
 
 def doing(item: object) -> str:
@@ -38,14 +38,14 @@ def children() -> set[int]:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_results_come_in_the_items_order(count: int) -> None:
-    assert list(in_order(abs, range(-50, 0), count, doing=doing)) == list(range(50, 0, -1))
-    assert list(in_order(abs, [], count, doing=doing)) == []
+    assert list(ordered_map(abs, range(-50, 0), count, doing=doing)) == list(range(50, 0, -1))
+    assert list(ordered_map(abs, [], count, doing=doing)) == []
 
 
 def test_a_slow_item_lets_others_be_done_ahead_but_not_without_end() -> None:
     """Results wait for the first item, which is slow; no more of them than the bound."""
     items = [2.0] + [0.0] * 300
-    results = in_order(time.sleep, items, 2, doing=doing)
+    results = ordered_map(time.sleep, items, 2, doing=doing)
     team_of = results.gi_frame
     next(results)
     team = team_of.f_locals["team"]
@@ -62,13 +62,13 @@ def test_a_worker_that_is_killed_is_named_with_its_signal_and_its_item() -> None
         WorkerDied,
         match=r"^worker process \d+ was killed by SIGKILL \(9\) while doing 9; .*use fewer --workers$",
     ):
-        list(in_order(signal.raise_signal, items, 2, doing=doing))
+        list(ordered_map(signal.raise_signal, items, 2, doing=doing))
     assert len(children() - before) <= 1  # the server that forks them stays
 
 
 def test_a_worker_that_is_killed_while_its_answer_is_on_the_way_is_named_too() -> None:
     """64 MiB do not fit into the pipe: it has said how long its answer is, and a part of it."""
-    results = in_order(bytes, [1, 1 << 26], 2, doing=doing)
+    results = ordered_map(bytes, [1, 1 << 26], 2, doing=doing)
     assert next(results) == b"\0"
     (worker,) = results.gi_frame.f_locals["team"]._workers
     there, patience = array.array("i", [0]), time.monotonic() + 120
@@ -84,16 +84,16 @@ def test_a_worker_that_is_killed_while_its_answer_is_on_the_way_is_named_too() -
 
 def test_a_worker_that_ends_is_named_with_its_code() -> None:
     with pytest.raises(WorkerDied, match=r"^worker process \d+ ended with code 7 while doing 7"):
-        list(in_order(os._exit, [7] * 20, 2, doing=doing))
+        list(ordered_map(os._exit, [7] * 20, 2, doing=doing))
 
 
 def test_a_worker_without_memory_says_over_which_item() -> None:
     with pytest.raises(
         WorkerDied, match=r"^worker process \d+ ran out of memory while doing 4611686018427387904;"
     ):
-        list(in_order(bytes, [1, 2, 1 << 62, 3], 2, doing=doing))
+        list(ordered_map(bytes, [1, 2, 1 << 62, 3], 2, doing=doing))
     with pytest.raises(WorkerDied, match="^memory ran out while doing 4611686018427387904; free some"):
-        list(in_order(bytes, [1, 2, 1 << 62, 3], 1, doing=doing))
+        list(ordered_map(bytes, [1, 2, 1 << 62, 3], 1, doing=doing))
 
 
 @pytest.mark.parametrize(
@@ -104,11 +104,11 @@ def test_what_a_worker_raises_is_raised_here_with_where_it_happened(
     work: Callable[[Any], Any], item: object, expected: str
 ) -> None:
     with pytest.raises(RuntimeError, match=f"(?s){expected}"):
-        list(in_order(work, [item] * 20, 2, doing=doing))
+        list(ordered_map(work, [item] * 20, 2, doing=doing))
 
 
 def test_leaving_early_leaves_no_worker() -> None:
-    results = in_order(time.sleep, [0.0] + [60.0] * 50, 3, doing=doing)
+    results = ordered_map(time.sleep, [0.0] + [60.0] * 50, 3, doing=doing)
     next(results)
     before = children()
     results.close()

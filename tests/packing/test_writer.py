@@ -12,8 +12,8 @@ import pytest
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import UserError
 from alexnet_fast.packing.encode import Encoding, UnreadableImage
-from alexnet_fast.packing.errors import CannotRead
-from alexnet_fast.packing.writer import Split, scan_folder, write_beton
+from alexnet_fast.packing.errors import InputUnreadable
+from alexnet_fast.packing.writer import ImageFolder, scan_folder, write_beton
 from betons import difference, jpeg, picture, pixels
 from folders import fill, listed
 
@@ -63,7 +63,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(folder: Path, tmp_path
 
 
 @pytest.fixture
-def broken(tmp_path: Path) -> Split:
+def broken(tmp_path: Path) -> ImageFolder:
     """A split of which two images of five cannot be read."""
     root = fill(tmp_path / "images", {"ant": 3})
     (root / "ant/ant_1a.JPEG").write_bytes(b"no image")
@@ -73,7 +73,7 @@ def broken(tmp_path: Path) -> Split:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_unreadable_image_ends_the_packing_and_what_was_packed_is_kept(
-    broken: Split, tmp_path: Path, workers: int
+    broken: ImageFolder, tmp_path: Path, workers: int
 ) -> None:
     with pytest.raises(UnreadableImage, match=r"ant_1a\.JPEG"):
         write_beton(broken, tmp_path / "out/a.beton", SMALL, workers=workers)
@@ -90,7 +90,7 @@ def test_where_the_first_image_is_unreadable_nothing_is_left(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_unreadable_images_are_skipped_and_listed_when_asked(
-    broken: Split, tmp_path: Path, workers: int
+    broken: ImageFolder, tmp_path: Path, workers: int
 ) -> None:
     packed = write_beton(broken, tmp_path / "a.beton", SMALL, workers=workers, on_error="skip")
     assert packed.samples == 3 and packed.skipped == ["ant/ant_1a.JPEG", "ant/ant_2a.JPEG"]
@@ -150,7 +150,7 @@ def test_until_it_is_whole_the_file_has_another_name_and_no_header(folder: Path,
 
 
 def test_a_failed_packing_leaves_the_file_of_an_earlier_one(
-    folder: Path, broken: Split, tmp_path: Path
+    folder: Path, broken: ImageFolder, tmp_path: Path
 ) -> None:
     write_beton(scan_folder(folder), tmp_path / "a.beton", SMALL, workers=1)
     before = (tmp_path / "a.beton").read_bytes()
@@ -177,7 +177,7 @@ def test_an_image_that_its_disk_does_not_give_is_not_left_out_but_waited_for(
             raise OSError(number, said, str(path))
         return read(path)
 
-    with monkeypatch.context() as patch, pytest.raises(CannotRead) as caught:
+    with monkeypatch.context() as patch, pytest.raises(InputUnreadable) as caught:
         patch.setattr(Path, "read_bytes", read_bytes)
         write_beton(split, tmp_path / "a.beton", SMALL, workers=1, on_error="skip")
     assert str(caught.value) == (

@@ -12,7 +12,7 @@ from alexnet_fast.errors import UserError
 from alexnet_fast.inspection import contact_sheets
 from alexnet_fast.inspection.survey import survey, text
 from alexnet_fast.inspection.verify import verify
-from alexnet_fast.packing.data_folder import open_folder
+from alexnet_fast.packing.data_folder import find_or_pack
 
 
 class Onlookers:
@@ -46,7 +46,7 @@ class Onlookers:
             said += text(found).split("\n")
             json.dumps(found.as_json()).encode("ascii")
         with _refusals(said.append):
-            open_folder(self.data, wanted=("train",), say=said.append)
+            find_or_pack(self.data, wanted=("train",), say=said.append)
         if decode:
             with _refusals(said.append):
                 contact_sheets.samples_sheet(beton)

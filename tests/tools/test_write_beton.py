@@ -22,7 +22,7 @@ import write_beton
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import exit_code
 from alexnet_fast.packing.encode import Encoding
-from alexnet_fast.packing.journal import standing
+from alexnet_fast.packing.journal import progress_sentence
 from alexnet_fast.packing.lossless import JpegtranMissing, jpegtran
 from betons import jpeg, picture
 from coefficients import same_coefficients
@@ -409,7 +409,7 @@ class Begun:
         (site := out / "../site").mkdir(exist_ok=True)
         (site / "sitecustomize.py").write_text(SLOWLY)  # for the workers too
         command = [sys.executable, ROOT / "tools/write_beton.py", "--data", data, "--out", out]
-        before = standing(out / "train.beton", 70)
+        before = progress_sentence(out / "train.beton", 70)
         self.process = subprocess.Popen(
             [*map(str, command), "--workers", "2", "--max-resolution", "0"],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (site.resolve(), ROOT)))},
@@ -421,7 +421,7 @@ class Begun:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         patience = time.monotonic() + 120
-        while standing(out / "train.beton", 70) == before:
+        while progress_sentence(out / "train.beton", 70) == before:
             assert self.process.poll() is None and time.monotonic() < patience
             time.sleep(0.02)
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from alexnet_fast.beton.reader import Beton, sidecar_path
 from alexnet_fast.errors import UserError
 from alexnet_fast.packing.encode import Encoding
-from alexnet_fast.packing.writer import Split, scan_folder, write_beton
+from alexnet_fast.packing.writer import ImageFolder, scan_folder, write_beton
 from bench import pack_ffcv
 from bench.runner import ROOT, TOOLS, child_environment
 
@@ -41,7 +41,7 @@ class InputAbsent(Exception):
 class Photos:
     """The photos of a run: whole batches of them, labelled 0, 1, ... by the classes that they leave."""
 
-    split: Split
+    split: ImageFolder
     digest: str
 
     @property
@@ -65,7 +65,7 @@ def choose_photos(data: Path, most: int | None, batch_size: int) -> Photos:
     split = split.limited(count)
     # ImageFolder and its like number the classes that they see, so a class without a photo must not count.
     used = sorted(set(split.labels))
-    split = Split(
+    split = ImageFolder(
         split.root,
         split.paths,
         [used.index(label) for label in split.labels],
