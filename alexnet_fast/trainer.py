@@ -35,7 +35,7 @@ from .distributed.stop_signals import Stopping
 from .distributed.world import World
 from .doctor import recipe_checks
 from .engine.evaluate import Accuracy, evaluate
-from .engine.meter import Averages, Clock, Meter
+from .engine.meter import Averages, Meter, ThroughputMeter
 from .engine.precision import Precision
 from .errors import Stopped
 from .kernel_cache import is_cached
@@ -81,7 +81,7 @@ class Training:
         self.feed = DevicePrefetcher(device, self.precision.dtype)
         self.val_feed = DevicePrefetcher(device, self.precision.dtype)
         self.meter = Meter(device.torch_device, world)
-        self.clock = Clock(device, recipe.log.warmup_steps, world)
+        self.clock = ThroughputMeter(device, recipe.log.warmup_steps, world)
         self.data_wait = DataWait(self.train_set, world.world_size)
 
         claim_folder(recipe, world, stack)

@@ -25,7 +25,7 @@ from PIL import Image
 from alexnet_fast import modelzoo_flags
 from alexnet_fast import train as command
 from alexnet_fast.distributed.world import World
-from alexnet_fast.engine.evaluate import Hits, evaluate
+from alexnet_fast.engine.evaluate import TopKCounts, evaluate
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.sampler import DistributedBatchSampler
 from alexnet_fast.models.alexnet import AlexNet
@@ -594,7 +594,7 @@ def test_full_batches_count_the_same_samples_for_any_batch_and_ranks(
         assert results[0].full_batches is None
     else:
         five = (logits.topk(5).indices == labels[:, None]).any(1)
-        assert results[0].full_batches == Hits(whole, int(right[:whole].sum()), int(five[:whole].sum()))
+        assert results[0].full_batches == TopKCounts(whole, int(right[:whole].sum()), int(five[:whole].sum()))
 
 
 def test_flags_that_stand_for_a_recipe_that_is_not_there_say_so(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from alexnet_fast.build import build, join, open_train_set
 from alexnet_fast.decode.decoder import CHUNK
-from alexnet_fast.engine.device_timer import STEP, Marks
+from alexnet_fast.engine.device_timer import STEP, DeviceTimer
 from alexnet_fast.errors import exit_code
 from alexnet_fast.loader.device_prefetcher import DevicePrefetcher
 from alexnet_fast.profile.decoding import forever
@@ -63,7 +63,7 @@ def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Figure, Fig
         world, device = join(recipe, stack)
         loader = stack.enter_context(open_train_set(recipe, world, device))
         precision = build(recipe, world, device)
-        feed, marks = DevicePrefetcher(device, precision.dtype), Marks(device)
+        feed, marks = DevicePrefetcher(device, precision.dtype), DeviceTimer(device)
         stepper = Stepper(precision, recipe.optim.label_smoothing, world, marks)
         recorder = Recorder(loader, feed, stepper, marks)
         batches = stack.enter_context(closing(feed(recorder.of_waits(forever(loader)))))
@@ -94,7 +94,7 @@ def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Figure, Fig
         return Figure.of(speed), Figure.of(cpu), marking_us(recorder, marks, parts)
 
 
-def marking_us(recorder: Recorder, marks: Marks, parts: int) -> Figure:
+def marking_us(recorder: Recorder, marks: DeviceTimer, parts: int) -> Figure:
     """What marking one step takes of the host, in microseconds: its parts, its copy, and the decoding of a batch of 256."""
     rounds = []
     for _ in range(7):

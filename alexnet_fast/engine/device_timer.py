@@ -32,7 +32,7 @@ class Span(NamedTuple):
         return self.end_s - self.begin_s
 
 
-class Marks:
+class DeviceTimer:
     """Collects spans while a run goes on; marking waits for nothing, reading does."""
 
     def __init__(self, device: Device) -> None:

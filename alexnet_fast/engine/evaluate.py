@@ -14,7 +14,7 @@ from ..loader.sampler import DistributedBatchSampler
 
 
 @dataclass(frozen=True)
-class Hits:
+class TopKCounts:
     """Samples, those right at the first guess, and those right among five."""
 
     samples: int
@@ -33,17 +33,17 @@ class Hits:
 
 
 @dataclass(frozen=True)
-class Accuracy(Hits):
+class Accuracy(TopKCounts):
     """What an evaluation counted over the whole set, and the mean loss.
 
     full_batches: what it counted in full batches alone, the way of loops that drop the last partial one.
     """
 
     loss: float
-    full_batches: Hits | None = None
+    full_batches: TopKCounts | None = None
 
 
-def label_places(logits: Tensor, labels: Tensor) -> Tensor:
+def label_ranks(logits: Tensor, labels: Tensor) -> Tensor:
     """Place of each label in the ranking of its logits, 0 = first guess: int64 (B,) of (B, C) and (B,).
 
     Equal logits are ranked by class index, so that the count is the same on every device and for every
@@ -55,12 +55,12 @@ def label_places(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.where(logits.isfinite().all(1), ahead.sum(1), logits.shape[1])
 
 
-def hits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def count_top_k(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """How many labels are the first guess and how many are among five: two int64 scalars, left on the device.
 
     With fewer than five classes "among five" still needs a finite guess.
     """
-    places = label_places(logits, labels)
+    places = label_ranks(logits, labels)
     return (places < 1).sum(), (places < min(5, logits.shape[1])).sum()
 
 
@@ -91,7 +91,7 @@ def evaluate(
         whole = in_full - share.positions(step)[0] if in_full else 0
         for at, count in ((0, len(labels)), (3, min(len(labels), whole))):
             if count > 0:
-                top1, top5 = hits(logits[:count], labels[:count])
+                top1, top5 = count_top_k(logits[:count], labels[:count])
                 counts[at : at + 3] += torch.stack([torch.full_like(top1, count), top1, top5])
         loss += functional.cross_entropy(logits, labels, reduction="sum")
     samples, right1, right5, *in_full_batches = world.sum(counts).tolist()
@@ -99,5 +99,5 @@ def evaluate(
         raise RuntimeError(
             f"the evaluation counted {samples} samples of {num_samples}: its figures would be wrong"
         )
-    full_batches = Hits(*in_full_batches) if in_full else None
+    full_batches = TopKCounts(*in_full_batches) if in_full else None
     return Accuracy(samples, right1, right5, world.sum(loss).item() / samples, full_batches)

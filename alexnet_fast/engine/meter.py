@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..devices.device import Device
 from ..distributed.world import World
-from .evaluate import hits
+from .evaluate import count_top_k
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Meter:
     @torch.no_grad()
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Count one step: its mean loss, float32 logits (B, C), int64 labels (B,)."""
-        top1, top5 = hits(logits, labels)
+        top1, top5 = count_top_k(logits, labels)
         self._last_loss = loss.detach().float()
         self._loss += self._last_loss
         self._nonfinite = (self._nonfinite + 1) * (self._last_loss * 0).ne(0)  # 0 times no number is NaN
@@ -114,7 +114,7 @@ class Interval:
         return min(1.0, self.waited_s / self.seconds) if self.seconds else 0.0
 
 
-class Clock:
+class ThroughputMeter:
     """How fast the training steps go, and how much of their time they wait for data: the rank that waits longest, since
     the others wait for it.
 

@@ -59,7 +59,7 @@ class Precision:
             self._params if level != "O2" else [nn.Parameter(p.detach().clone()) for p in self._params]
         )
         if level == "O2":
-            halve(self.model, self.dtype)
+            cast_to_half(self.model, self.dtype)
             self._master_grads = [torch.zeros_like(master) for master in self._masters]
             for master, grad in zip(self._masters, self._master_grads, strict=True):
                 master.grad = grad
@@ -187,7 +187,7 @@ def fused_or_foreach(
     return partial(optimizer, fused=True)
 
 
-def halve(model: nn.Module, dtype: torch.dtype) -> None:
+def cast_to_half(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast weights and floating buffers to `dtype` in place, but for affine batch norms (as apex does)."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:

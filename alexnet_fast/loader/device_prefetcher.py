@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..devices.device import Device
-from ..engine.device_timer import COPY, NORMALISE, STEP, Marks
+from ..engine.device_timer import COPY, NORMALISE, STEP, DeviceTimer
 
 # ImageNet's mean and standard deviation per channel, in units of 0..255.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -58,7 +58,7 @@ class DevicePrefetcher:
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
         self._scale = (1 / std).to(device.torch_device, constants)
         self._bias = (-mean / std).to(device.torch_device, constants)
-        self.marks: Marks | None = None
+        self.marks: DeviceTimer | None = None
         self._slots: list[_Slot] = []
         self._copies = self._passes = 0
 

@@ -12,7 +12,7 @@ import torch
 
 from ..common import page_cache
 from ..distributed.world import World
-from ..engine.device_timer import STEP, Marks, Span, Stamp
+from ..engine.device_timer import STEP, DeviceTimer, Span, Stamp
 from ..loader.device_prefetcher import DevicePrefetcher
 from ..loader.loader import Loader
 from ..run.data_wait import Totals
@@ -57,7 +57,7 @@ def measure(
     queued: batches that are ready before the first step, which go by before anything counts.  Every rank has to call this.
     """
     resident_share = page_cache.resident_share(loader.beton.path)
-    marks = Marks(feed.device)
+    marks = DeviceTimer(feed.device)
     recorder = Recorder(loader, feed, stepper, marks)
     with closing(feed(recorder.of_waits(forever(loader)))) as batches:
 

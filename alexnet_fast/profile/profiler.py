@@ -19,7 +19,7 @@ from ..common.cpus import allowed_cores
 from ..decode.decoder import kernels
 from ..devices.device import Device
 from ..distributed.world import World
-from ..engine.device_timer import Marks, Span
+from ..engine.device_timer import DeviceTimer, Span
 from ..errors import UserError
 from ..loader.device_prefetcher import DevicePrefetcher
 from ..loader.loader import Loader
@@ -127,7 +127,7 @@ class _Profiling:
         self.say("training on what lies on the device")
         precision = build(recipe, world, device)
         feed = DevicePrefetcher(device, precision.dtype)
-        feed.marks = Marks(device)
+        feed.marks = DeviceTimer(device)
         stepper = step.Stepper(precision, recipe.optim.label_smoothing, world, feed.marks)
         batch = step.random_batch(
             loader.batch_size, loader.size, recipe.model.num_classes, device.torch_device
@@ -142,7 +142,7 @@ class _Profiling:
         places = decode.few_places(loader, recipe.data.batches_ahead, world)
         with open_loader(loader.threads, places) as again:
             decoding = decoding.pooled(decode.alone(again, self.again["decode"], world))
-        feed.marks = stepper.marks = Marks(device)  # a device's clock is coarse behind a long time
+        feed.marks = stepper.marks = DeviceTimer(device)  # a device's clock is coarse behind a long time
         stepping = stepping.pooled(
             step.measure(stepper, feed, precision, batch, cores, self.again["step"], world)
         )

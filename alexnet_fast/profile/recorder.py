@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import count
 
-from ..engine.device_timer import STEP, Marks, Span
+from ..engine.device_timer import STEP, DeviceTimer, Span
 from ..loader.buffer_pool import Batch
 from ..loader.device_prefetcher import DevicePrefetcher
 from ..loader.loader import Loader
@@ -18,7 +18,7 @@ HOST = "host"  # the lane of whoever waits for batches
 class Recorder:
     """Spans of all lanes between `start` and `stop`; outside of them nothing is marked, and nothing costs anything."""
 
-    def __init__(self, loader: Loader, feed: DevicePrefetcher, stepper: Stepper, marks: Marks) -> None:
+    def __init__(self, loader: Loader, feed: DevicePrefetcher, stepper: Stepper, marks: DeviceTimer) -> None:
         self._loader, self._feed, self._stepper, self._marks = loader, feed, stepper, marks
         self._beside: list[Span] = []  # of threads, by the host's clock
         self._epoch, self._taken, self._first_step = loader.epoch, 0, 0

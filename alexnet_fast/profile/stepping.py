@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..distributed.world import World
-from ..engine.device_timer import NORMALISE, STEP, Marks
+from ..engine.device_timer import NORMALISE, STEP, DeviceTimer
 from ..engine.meter import Meter
 from ..engine.precision import Precision
 from ..loader.device_prefetcher import DevicePrefetcher
@@ -57,10 +57,12 @@ class Step:
 class Stepper:
     """Training steps whose parts are marked.  The weights stay as they are: the learning rate is 0."""
 
-    def __init__(self, precision: Precision, label_smoothing: float, world: World, marks: Marks) -> None:
+    def __init__(
+        self, precision: Precision, label_smoothing: float, world: World, marks: DeviceTimer
+    ) -> None:
         self._precision, self._smoothing = precision, label_smoothing
         self._meter = Meter(precision.device.torch_device, world)
-        self.marks: Marks | None = marks
+        self.marks: DeviceTimer | None = marks
         precision.model.train()
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:

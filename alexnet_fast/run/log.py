@@ -20,7 +20,7 @@ from .. import __version__
 from ..common.console import Console
 from ..common.files import sync_folder
 from ..engine.evaluate import Accuracy
-from ..engine.meter import Averages, Clock
+from ..engine.meter import Averages, ThroughputMeter
 from ..errors import UserError
 from .checkpoint import Cursor
 
@@ -33,7 +33,7 @@ class Report:
     """What a run came to.
 
     accuracy: of the last evaluation, None where there was none.  training: the last epoch's averages, None
-    where no step was left to train.  img_per_s and data_wait_share: as `Clock` counts them.  seconds: from
+    where no step was left to train.  img_per_s and data_wait_share: as `ThroughputMeter` counts them.  seconds: from
     start to end.
     """
 
@@ -156,7 +156,9 @@ class Log:
             at=f"{step}/{self._steps_per_epoch}",
         )
 
-    def step(self, epoch: int, step: int, averages: Averages, clock: Clock, **values: float) -> None:
+    def step(
+        self, epoch: int, step: int, averages: Averages, clock: ThroughputMeter, **values: float
+    ) -> None:
         """A log line after `step` + 1 steps of `epoch`; `values` go into the metrics as they are."""
         line, so_far = clock.line(), clock.epoch
         width = len(str(self._steps_per_epoch))
@@ -201,7 +203,7 @@ class Log:
         learning_rate: float,
         averages: Averages,
         accuracy: Accuracy | None,
-        clock: Clock,
+        clock: ThroughputMeter,
         **values: float,
     ) -> None:
         """The epoch's row in the table, and the lines FPS@all and [AVG-ACC]; `values` go into the metrics as they are."""

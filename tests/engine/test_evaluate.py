@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from alexnet_fast.distributed.world import World
-from alexnet_fast.engine.evaluate import Accuracy, evaluate, hits, label_places
+from alexnet_fast.engine.evaluate import Accuracy, count_top_k, evaluate, label_ranks
 
 CPU = torch.device("cpu")
 
@@ -42,14 +42,14 @@ def test_no_batch_size_changes_the_counts_even_with_equal_logits(size: int) -> N
 
 
 def test_equal_logits_are_ranked_by_class() -> None:
-    assert label_places(torch.zeros(3, 3), torch.tensor([0, 1, 2])).tolist() == [0, 1, 2]
+    assert label_ranks(torch.zeros(3, 3), torch.tensor([0, 1, 2])).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_row_that_is_not_finite_is_no_guess(bad: float) -> None:
     logits = torch.zeros(2, 6)
     logits[0, 0] = bad
-    assert [int(n) for n in hits(logits, torch.tensor([0, 0]))] == [1, 1]
+    assert [int(n) for n in count_top_k(logits, torch.tensor([0, 0]))] == [1, 1]
 
 
 def test_with_three_classes_the_label_is_always_among_five() -> None:

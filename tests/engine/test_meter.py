@@ -7,7 +7,7 @@ import torch
 
 from alexnet_fast.devices.device import resolve
 from alexnet_fast.engine import meter as meter_module
-from alexnet_fast.engine.meter import Clock, Meter
+from alexnet_fast.engine.meter import Meter, ThroughputMeter
 
 CPU = resolve("cpu")
 
@@ -40,7 +40,7 @@ class Hands:
 def test_the_first_steps_and_what_is_no_training_are_not_in_the_img_per_s(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hands, clock = Hands(monkeypatch), Clock(CPU, warmup_steps=2)
+    hands, clock = Hands(monkeypatch), ThroughputMeter(CPU, warmup_steps=2)
     for _ in range(2):
         with clock.training():
             for step in range(3):
@@ -57,7 +57,7 @@ def test_the_first_steps_and_what_is_no_training_are_not_in_the_img_per_s(
 
 
 def test_a_run_no_longer_than_its_warm_up_counts_all_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    hands, clock = Hands(monkeypatch), Clock(CPU, warmup_steps=10)
+    hands, clock = Hands(monkeypatch), ThroughputMeter(CPU, warmup_steps=10)
     with clock.training():
         for _ in range(4):
             hands.move(0.5)
@@ -66,7 +66,7 @@ def test_a_run_no_longer_than_its_warm_up_counts_all_its_steps(monkeypatch: pyte
 
 
 def test_each_line_covers_the_steps_since_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    hands, clock = Hands(monkeypatch), Clock(CPU, warmup_steps=0)
+    hands, clock = Hands(monkeypatch), ThroughputMeter(CPU, warmup_steps=0)
     with clock.training():
         for seconds in (1.0, 1.0, 3.0):
             hands.move(seconds)

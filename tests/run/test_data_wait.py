@@ -12,7 +12,7 @@ import pytest
 from alexnet_fast.common import page_cache
 from alexnet_fast.devices.device import resolve
 from alexnet_fast.engine import meter
-from alexnet_fast.engine.meter import Clock
+from alexnet_fast.engine.meter import ThroughputMeter
 from alexnet_fast.recipe import Recipe, validate
 from alexnet_fast.run.data_wait import FORMAT, DataWait, ceiling_img_per_s
 
@@ -80,7 +80,7 @@ class Run:
         beton = SimpleNamespace(path=Path("any.beton"))
         self.loader: Any = SimpleNamespace(activities=self.threads, threads=2, wait_s=0.0, beton=beton)
         self.wait = DataWait(self.loader, world_size)
-        self.clock = Clock(resolve("cpu"), warmup_steps=5)
+        self.clock = ThroughputMeter(resolve("cpu"), warmup_steps=5)
 
     def resident_share(self, path: Path) -> float:
         self.looks += 1

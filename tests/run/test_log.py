@@ -17,7 +17,7 @@ import pytest
 
 from alexnet_fast.devices.device import resolve
 from alexnet_fast.engine.evaluate import Accuracy
-from alexnet_fast.engine.meter import Averages, Clock, Interval
+from alexnet_fast.engine.meter import Averages, Interval, ThroughputMeter
 from alexnet_fast.run import checkpoint
 from alexnet_fast.run.log import METRICS, Log, Report, closing_lines, versions, write_text
 
@@ -38,8 +38,8 @@ def log(folder: Path, **options: Any) -> Log:
     )
 
 
-def clock() -> Clock:
-    clock = Clock(resolve("cpu"), 0)
+def clock() -> ThroughputMeter:
+    clock = ThroughputMeter(resolve("cpu"), 0)
     with clock.training():
         clock.step(64, 0.0)
     return clock
