@@ -32,16 +32,16 @@ from .run.run_lock import claimed
 FIXED_WITHIN_EPOCH = ("run.seed", "data.train", "data.global_batch_size", "schedule.steps_per_epoch")
 
 
-def layout(recipe: Recipe) -> Layout:
+def launch_config(recipe: Recipe) -> Layout:
     """Which ranks the recipe asks for, on this host and on others."""
     asked = recipe.distributed
     return Layout(asked.nproc, asked.hosts, asked.host, asked.address, asked.stop_s)
 
 
-def join(recipe: Recipe, stack: ExitStack) -> tuple[World, Device]:
+def init_distributed(recipe: Recipe, stack: ExitStack) -> tuple[World, Device]:
     """This process's place among the ranks, and its device, in use; the ranks part when `stack` closes."""
     asked = recipe.distributed
-    world = ranks.join(layout(recipe).world_size)
+    world = ranks.join(launch_config(recipe).world_size)
     if world.local_world_size > 1 and ":" in recipe.run.device:
         raise UserError(
             f"run.device = {recipe.run.device!r} is one device for {world.local_world_size} ranks: leave out its "
@@ -53,7 +53,7 @@ def join(recipe: Recipe, stack: ExitStack) -> tuple[World, Device]:
     return world, device
 
 
-def open_train_set(recipe: Recipe, world: World, device: Device, **other: Any) -> Loader:
+def train_loader(recipe: Recipe, world: World, device: Device, **other: Any) -> Loader:
     """This rank's training batches; raises UserError for a file, batch or labels that do not fit.
 
     other: arguments of Loader in place of the recipe's.
@@ -78,7 +78,7 @@ def open_train_set(recipe: Recipe, world: World, device: Device, **other: Any) -
     return check_labels(Loader(data.train, batch_size, **(arguments | other)), recipe)
 
 
-def open_val_set(recipe: Recipe, world: World, device: Device) -> Loader:
+def val_loader(recipe: Recipe, world: World, device: Device) -> Loader:
     """This rank's evaluation batches, each sample once over all ranks; one that cannot be decoded is an error, whatever
     data.on_error says: an accuracy counts every sample, or is none."""
     data, size = recipe.data, recipe.eval.size or recipe.data.size
@@ -129,7 +129,7 @@ def check_labels(loader: Loader, recipe: Recipe) -> Loader:
     )
 
 
-def build(recipe: Recipe, world: World, device: Device) -> Precision:
+def build_model(recipe: Recipe, world: World, device: Device) -> Precision:
     """The model with fresh weights, the same on every rank, and its optimizer, on the device."""
     sgd = partial(
         torch.optim.SGD,
@@ -156,7 +156,7 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:
     return Schedule(recipe.optim.lr, plan.curve, plan.per, plan.epochs, steps_per_epoch, plan.warmup_epochs)
 
 
-def begin(
+def load_start(
     recipe: Recipe, resume: str | None, precision: Precision, world: World, device: Device
 ) -> tuple[Progress, Path | None, list[str]]:
     """Fresh weights, given weights, or a run's checkpoint: where the run goes on, which run's checkpoint that is,
@@ -216,7 +216,9 @@ def begin(
     return checkpoint.restore(loaded, precision, device, world), path, notes
 
 
-def agree(world: World, precision: Precision, dataset: Loader, cursor: Cursor | None = None) -> None:
+def assert_ranks_agree(
+    world: World, precision: Precision, dataset: Loader, cursor: Cursor | None = None
+) -> None:
     """Raise UserError unless all ranks hold the same weights and samples, and stand at the same step.
 
     Hosts that share no disk may have different files, or a checkpoint that the others lack.
@@ -226,7 +228,7 @@ def agree(world: World, precision: Precision, dataset: Loader, cursor: Cursor | 
         world.agree({"cursor": cursor, "weights": weights, "samples": dataset.num_samples})
 
 
-def check_finite(recipe: Recipe, averages: Averages, steps: int, weights: bool = True) -> None:
+def raise_if_diverged(recipe: Recipe, averages: Averages, steps: int, weights: bool = True) -> None:
     """Raise UserError for a run that no further step can mend, which leaves its last checkpoint as it is.
 
     averages: as read after `steps` steps of the run.  weights: whether they are finite, as far as is known.
@@ -268,7 +270,7 @@ def make_folder(recipe: Recipe, begins: bool = False) -> Path:
     return recipe.folder
 
 
-def claim_folder(recipe: Recipe, world: World, stack: ExitStack) -> None:
+def hold_run_folder(recipe: Recipe, world: World, stack: ExitStack) -> None:
     """Have the run's folder for this run alone until `stack` closes, once a run that still saves there has ended.
 
     Every rank has to call this; the first claims it.  Raises UserError where another run stays there.

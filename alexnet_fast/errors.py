@@ -19,7 +19,7 @@ class UserError(ValueError):
     """
 
 
-class Stopped(BaseException):
+class StoppedBySignal(BaseException):
     """A run that a signal asked to stop has done so in order: what it has trained is saved, if anything is.
 
     Like KeyboardInterrupt it is no Exception, so that nobody takes it for a failure.
@@ -43,7 +43,7 @@ def exit_code(command: Callable[[], int | None]) -> int:
     except UserError as error:
         _tell(f"error: {error}")
         return 2
-    except Stopped as stopped:
+    except StoppedBySignal as stopped:
         _tell(str(stopped))
         return 128 + stopped.number
     except KeyboardInterrupt:

@@ -29,7 +29,7 @@ except UserError as error:
     sys.exit(2)
 
 from . import modelzoo_flags
-from .build import layout
+from .build import launch_config
 from .distributed import launcher
 from .recipe import keys, load
 from .synthetic import dataset
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = arguments.recipe or modelzoo_flags.choose_recipe(arguments)
         flags = modelzoo_flags.overrides(arguments, load(path, arguments.set))
         recipe = load(path, [*flags, *arguments.set])
-        where = layout(recipe)  # all that can be wrong is found before images are packed
+        where = launch_config(recipe)  # all that can be wrong is found before images are packed
         if recipe.data.synthetic:
             recipe = load(path, [*flags, *arguments.set, *dataset.overrides(recipe, say)])
         elif arguments.data_path:

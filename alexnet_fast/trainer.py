@@ -14,18 +14,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from .build import (
-    agree,
     all_skipped,
-    begin,
-    build,
-    check_finite,
-    claim_folder,
+    assert_ranks_agree,
+    build_model,
     find_weights,
-    join,
+    hold_run_folder,
+    init_distributed,
+    load_start,
     make_folder,
-    open_train_set,
-    open_val_set,
+    raise_if_diverged,
     schedule,
+    train_loader,
+    val_loader,
     writing,
 )
 from .common.text import several
@@ -37,7 +37,7 @@ from .doctor import recipe_checks
 from .engine.evaluate import Accuracy, evaluate
 from .engine.meter import Averages, Meter, ThroughputMeter
 from .engine.precision import Precision
-from .errors import Stopped
+from .errors import StoppedBySignal
 from .kernel_cache import is_cached
 from .loader.bad_samples import SkippedSample, summarize
 from .loader.device_prefetcher import DevicePrefetcher
@@ -59,23 +59,23 @@ def train(recipe: Recipe, resume: str | None = None) -> Report:
     Raises UserError for whatever the user can mend, and Stopped behind the step in which a signal came.
     """
     with ExitStack() as stack:
-        return Training(recipe, resume, stack).run()
+        return Trainer(recipe, resume, stack).run()
 
 
-class Training:
+class Trainer:
     """One run: its parts, and the loop over epochs and steps."""
 
     def __init__(self, recipe: Recipe, resume: str | None, stack: ExitStack) -> None:
         self.started = time.perf_counter()
         self.recipe = recipe
-        self.world, self.device = world, device = join(recipe, stack)
+        self.world, self.device = world, device = init_distributed(recipe, stack)
         torch.manual_seed(recipe.run.seed)
-        self.train_set = stack.enter_context(open_train_set(recipe, world, device))
-        self.val_set = stack.enter_context(open_val_set(recipe, world, device)) if recipe.eval.every else None
+        self.train_set = stack.enter_context(train_loader(recipe, world, device))
+        self.val_set = stack.enter_context(val_loader(recipe, world, device)) if recipe.eval.every else None
         self.steps_per_epoch = min(
             len(self.train_set), recipe.schedule.steps_per_epoch or len(self.train_set)
         )
-        self.precision = build(recipe, world, device)
+        self.precision = build_model(recipe, world, device)
         ranks.seed_apart(world)
         self.learning_rate = schedule(recipe, self.steps_per_epoch)
         self.feed = DevicePrefetcher(device, self.precision.dtype)
@@ -84,12 +84,12 @@ class Training:
         self.clock = ThroughputMeter(device, recipe.log.warmup_steps, world)
         self.data_wait = DataWait(self.train_set, world.world_size)
 
-        claim_folder(recipe, world, stack)
-        progress, taken, notes = begin(recipe, resume, self.precision, world, device)
+        hold_run_folder(recipe, world, stack)
+        progress, taken, notes = load_start(recipe, resume, self.precision, world, device)
         self.cursor, self.best_acc1 = progress.cursor, progress.best_acc1
         self.skipped_before = self.skipped = list(progress.skipped_samples)
         self.meter.load_state_dict(*progress.meters)
-        agree(world, self.precision, self.train_set, self.cursor)
+        assert_ranks_agree(world, self.precision, self.train_set, self.cursor)
         begins = self.cursor == {"epoch": 0, "step": 0}
         self.folder = make_folder(recipe, begins) if world.is_first else recipe.folder
         self.keeper = Keeper(self.folder, recipe.checkpoint.keep, world, taken, self.cursor)
@@ -179,7 +179,7 @@ class Training:
                     self.log.step(epoch, step, averages, self.clock, **precision.figures())
                     if late := self.data_wait.warning(self.clock.steady):
                         self.log.say(late)
-                    check_finite(recipe, averages, epoch * steps + step + 1)
+                    raise_if_diverged(recipe, averages, epoch * steps + step + 1)
                 if is_due(recipe.checkpoint.every_steps, step + 1) and step + 1 < steps:
                     with self.clock.paused():
                         self.save()
@@ -206,10 +206,10 @@ class Training:
         if number := self.stopping.due():
             where = f"at epoch {self.cursor['epoch']}, step {self.cursor['step']}: "
             if not self.recipe.checkpoint.every_epochs:
-                raise Stopped(number, where + "nothing is saved, as checkpoint.every_epochs = 0 asks")
+                raise StoppedBySignal(number, where + "nothing is saved, as checkpoint.every_epochs = 0 asks")
             saved = self.save()
             self.world.sum(torch.zeros(1))  # nobody ends before the first has written
-            raise Stopped(
+            raise StoppedBySignal(
                 number, where + ("saved, --resume auto goes on" if saved else "not saved, see above")
             )
 
@@ -225,7 +225,7 @@ class Training:
         if averages.nonfinite_steps == 0 and self.keeper.save(self.precision, progress, dumped, is_best):
             return True
         steps = self.cursor["epoch"] * self.steps_per_epoch + self.cursor["step"]
-        check_finite(recipe, averages, steps, weights=averages.nonfinite_steps > 0)
+        raise_if_diverged(recipe, averages, steps, weights=averages.nonfinite_steps > 0)
         self.log.say(f"no checkpoint of step {steps}: the loss or a weight is not finite")
         return False
 
@@ -300,12 +300,12 @@ class Training:
 def evaluate_only(recipe: Recipe, resume: str | None = None) -> Accuracy:
     """Evaluate a checkpoint on the recipe's evaluation set: `resume`, or the run's best, or model.weights."""
     with ExitStack() as stack:
-        world, device = join(recipe, stack)
+        world, device = init_distributed(recipe, stack)
         path = find_weights(recipe, resume)
-        precision = build(recipe, world, device)
+        precision = build_model(recipe, world, device)
         precision.load_state_dict(checkpoint_manager.load(path)["state_dict"])
-        val_set = stack.enter_context(open_val_set(recipe, world, device))
-        agree(world, precision, val_set)
+        val_set = stack.enter_context(val_loader(recipe, world, device))
+        assert_ranks_agree(world, precision, val_set)
         feed = DevicePrefetcher(device, precision.dtype)
         accuracy = validate(precision, val_set, feed(val_set), world, recipe.eval.full_batches_of)
     result = {"checkpoint": str(path), "acc1": accuracy.acc1, "acc5": accuracy.acc5, **asdict(accuracy)}

@@ -389,14 +389,14 @@ def test_a_whole_run_of_1p_packs_trains_evaluates_and_resumes(
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     AlexNet(3).load_state_dict(weights, strict=True)
 
-    save = training.Training.save
+    save = training.Trainer.save
 
-    def save_and_stop(training: training.Training, is_best: bool = False) -> None:
+    def save_and_stop(training: training.Trainer, is_best: bool = False) -> None:
         save(training, is_best)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:  # stopped after its first epoch, to go on in the second
-        patched.setattr(training.Training, "save", save_and_stop)
+        patched.setattr(training.Trainer, "save", save_and_stop)
         assert command.main(arguments["resumed"]) == 130
     torch.manual_seed(99)  # whatever happens between the two must not matter
     assert command.main([*arguments["resumed"], "--resume", "auto"]) == 0

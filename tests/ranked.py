@@ -25,7 +25,7 @@ from alexnet_fast.distributed import world as ranks
 from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision
-from alexnet_fast.errors import Stopped, UserError
+from alexnet_fast.errors import StoppedBySignal, UserError
 from alexnet_fast.profile import profiler as throughput
 from alexnet_fast.recipe import Recipe, validate
 from stress.narrow_model import NarrowAlexNet
@@ -268,7 +268,7 @@ def run_stop_resume(whole: Recipe, stopped: Recipe, at: int) -> None:
         Meter.add = struck  # type: ignore[method-assign]
         try:
             trainer.train(stopped)
-        except Stopped as told:
+        except StoppedBySignal as told:
             assert told.number == signal.SIGTERM and f"step {at + 1}: saved" in str(told), told
         else:
             raise AssertionError("nobody stopped")

@@ -274,14 +274,14 @@ def test_resuming_what_is_damaged_foreign_or_changed_is_refused(
 
 
 def test_a_changed_batch_within_an_epoch_is_refused(recipe: Path, capsys: Any, monkeypatch: Any) -> None:
-    save = training.Training.save
+    save = training.Trainer.save
 
-    def save_and_stop(training: training.Training) -> None:
+    def save_and_stop(training: training.Trainer) -> None:
         save(training)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(training.Training, "save", save_and_stop)
+        patched.setattr(training.Trainer, "save", save_and_stop)
         assert command.main([str(recipe), "--set", "checkpoint.every_steps=1"]) == 130
     capsys.readouterr()
     sentence = refused(capsys, str(recipe), "--resume", "auto", "--set", "data.global_batch_size=2")

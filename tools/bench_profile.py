@@ -22,7 +22,7 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 from rich.console import Console
 from rich.table import Table
 
-from alexnet_fast.build import build, join, open_train_set
+from alexnet_fast.build import build_model, init_distributed, train_loader
 from alexnet_fast.decode.decoder import CHUNK
 from alexnet_fast.engine.device_timer import STEP, DeviceTimer
 from alexnet_fast.errors import exit_code
@@ -60,9 +60,9 @@ def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Figure, Fig
     The second says more on a shared machine, where the first counts what the neighbours do.
     """
     with ExitStack() as stack:
-        world, device = join(recipe, stack)
-        loader = stack.enter_context(open_train_set(recipe, world, device))
-        precision = build(recipe, world, device)
+        world, device = init_distributed(recipe, stack)
+        loader = stack.enter_context(train_loader(recipe, world, device))
+        precision = build_model(recipe, world, device)
         feed, marks = DevicePrefetcher(device, precision.dtype), DeviceTimer(device)
         stepper = Stepper(precision, recipe.optim.label_smoothing, world, marks)
         recorder = Recorder(loader, feed, stepper, marks)

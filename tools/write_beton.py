@@ -14,7 +14,7 @@ try:
     from alexnet_fast.common.cli import Defaults, Parser
     from alexnet_fast.common.cpus import allowed_cores
     from alexnet_fast.common.progress import progress_bar
-    from alexnet_fast.errors import Stopped, UserError, exit_code
+    from alexnet_fast.errors import StoppedBySignal, UserError, exit_code
     from alexnet_fast.packing.data_folder import SHUFFLE_SEED, SPLITS
     from alexnet_fast.packing.encode import Encoding
     from alexnet_fast.packing.image_folder import FolderError, ImageFolder, scan_folder
@@ -261,8 +261,8 @@ def _terminate(number: int, frame: object) -> NoReturn:
     raise Terminated
 
 
-def _stopped(stop: KeyboardInterrupt, where: str) -> Stopped:
-    return Stopped(signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT, where)
+def _stopped(stop: KeyboardInterrupt, where: str) -> StoppedBySignal:
+    return StoppedBySignal(signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT, where)
 
 
 def verify_all(paths: list[Path], source: Path | None, workers: int) -> int:

@@ -16,7 +16,7 @@ from typing import Literal
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from ..errors import Stopped, UserError
+from ..errors import StoppedBySignal, UserError
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Record:
     def of(cls, rank: int, error: BaseException) -> Record:
         if isinstance(error, UserError):
             return cls(rank, "user", str(error), time.time())
-        if isinstance(error, Stopped):
+        if isinstance(error, StoppedBySignal):
             return cls(rank, "stopped", error.where, time.time(), error.number)
         text = "".join(traceback.format_exception(error)).rstrip()
         return cls(rank, "lost" if lost_the_others(error) else "error", text, time.time())
@@ -59,11 +59,11 @@ def lost_the_others(error: BaseException) -> bool:
     )
 
 
-def stop_of(records: list[Record]) -> Stopped | None:
+def stop_of(records: list[Record]) -> StoppedBySignal | None:
     """How the run was stopped in order, if it was: no rank failed, and at least one says so."""
     stops = [record for record in records if record.kind == "stopped"]
     failed = any(record.kind in ("user", "error") for record in records)
-    return Stopped(stops[0].number, stops[0].text) if stops and not failed else None
+    return StoppedBySignal(stops[0].number, stops[0].text) if stops and not failed else None
 
 
 def own_error(records: list[Record]) -> str | None:

@@ -38,7 +38,7 @@ from torch.distributed.elastic.multiprocessing import api as agent
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, get_error_handler
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from ..errors import Stopped, UserError
+from ..errors import StoppedBySignal, UserError
 from .exit_records import (
     Record,
     ask_the_silent,
@@ -129,7 +129,7 @@ def run(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
                 return 0  # it came behind the last step that looks for it
             if told.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
-            raise Stopped(told.sigval, "without a save") from None
+            raise StoppedBySignal(told.sigval, "without a save") from None
         except dist.DistError as error:
             raise UserError(
                 f"host {layout.host} of {layout.hosts} did not meet the others at distributed.address = "
@@ -210,7 +210,7 @@ def _run_as_joined(entry: Callable[..., Any], *arguments: Any) -> int:
         if _speaks_for_host():
             print(f"error: {error}", file=sys.stderr)
         return 2
-    except Stopped as stopped:
+    except StoppedBySignal as stopped:
         if _speaks_for_host():
             print(stopped, file=sys.stderr, flush=True)
         sys.stdout.flush()

@@ -22,7 +22,7 @@ from ..common.cpus import allowed_cores
 from ..common.files import turn
 from ..common.progress import progress_bar
 from ..common.untrusted import shown
-from ..errors import Stopped, UserError
+from ..errors import StoppedBySignal, UserError
 from .errors import (
     InputChanged,
     OutputExists,
@@ -118,7 +118,7 @@ def _pack(data: Path, split: str, path: Path, say: Say) -> None:
                 folder, path, Encoding(), workers=allowed_cores(), settings=settings, progress=progress
             )
     except KeyboardInterrupt:
-        raise Stopped(signal.SIGINT, f"while packing: {progress_sentence(path, count)}") from None
+        raise StoppedBySignal(signal.SIGINT, f"while packing: {progress_sentence(path, count)}") from None
     except PackingError as error:  # the packer's own advice is for its own command line
         raise UserError(f"{error.what}; {_remedy(error, data, path)}") from error
     say(f"packed {path}: {packed.file_bytes / 1e6:,.1f} MB in {packed.seconds:.0f} s")

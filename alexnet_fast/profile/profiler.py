@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from ..build import build, join, open_train_set
+from ..build import build_model, init_distributed, train_loader
 from ..common.console import Console
 from ..common.cpus import allowed_cores
 from ..decode.decoder import kernels
@@ -48,7 +48,7 @@ def profile(recipe: Recipe, seconds: float = 60.0) -> Profile:
     whatever the user can mend.
     """
     with ExitStack() as stack:
-        world, device = join(recipe, stack)
+        world, device = init_distributed(recipe, stack)
         torch.manual_seed(recipe.run.seed)  # the same weights on all ranks
         return _Profiling(recipe, world, device, seconds, stack).run()
 
@@ -98,7 +98,7 @@ class _Profiling:
         recipe, world, device, seconds = self.recipe, self.world, self.device, self.seconds
         if world.is_first:
             self.check_folder()
-        loader = self.stack.enter_context(open_train_set(recipe, world, device))
+        loader = self.stack.enter_context(train_loader(recipe, world, device))
         cores = world.threads or allowed_cores()
         self.say("loading the decoder")
         kernels.wait(lambda: False)  # compiling, once on a machine, takes a core
@@ -107,7 +107,7 @@ class _Profiling:
         reading = storage.measure(loader, seconds["read"], world)
 
         def open_loader(threads: int, places: np.ndarray) -> Loader:
-            return open_train_set(recipe, world, device, threads=threads, indices=places)
+            return train_loader(recipe, world, device, threads=threads, indices=places)
 
         decoding = decode.measure(
             open_loader,
@@ -125,7 +125,7 @@ class _Profiling:
         copying = copy.measure(device, loader.batch_size, loader.size, seconds["copy"], world)
 
         self.say("training on what lies on the device")
-        precision = build(recipe, world, device)
+        precision = build_model(recipe, world, device)
         feed = DevicePrefetcher(device, precision.dtype)
         feed.marks = DeviceTimer(device)
         stepper = step.Stepper(precision, recipe.optim.label_smoothing, world, feed.marks)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from alexnet_fast.beton.reader import Beton
-from alexnet_fast.errors import Stopped, UserError
+from alexnet_fast.errors import StoppedBySignal, UserError
 from alexnet_fast.packing import data_folder
 from alexnet_fast.packing.data_folder import BetonPaths, find_or_pack
 from alexnet_fast.packing.errors import OutputUnwritable
@@ -143,7 +143,9 @@ def test_a_place_that_cannot_be_written_names_the_flag(raw: Path, monkeypatch: p
 def test_an_interrupted_packing_goes_on_at_the_next_start(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = find_or_pack(raw, raw.with_name("alone"), say=lambda _: None)
     interrupt_after(monkeypatch, 4)
-    with pytest.raises(Stopped, match="SIGINT while packing: 4 of 6 images of .*train.beton are packed"):
+    with pytest.raises(
+        StoppedBySignal, match="SIGINT while packing: 4 of 6 images of .*train.beton are packed"
+    ):
         find_or_pack(raw, say=lambda _: None)
     monkeypatch.undo()
     sets = find_or_pack(raw, say=lambda _: None)
@@ -153,7 +155,7 @@ def test_an_interrupted_packing_goes_on_at_the_next_start(raw: Path, monkeypatch
 def test_advice_names_what_who_trains_can_do(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No flag of the packer's own command line that training does not have."""
     interrupt_after(monkeypatch, 2)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedBySignal):
         find_or_pack(raw, say=lambda _: None)
     monkeypatch.undo()
     (raw / "train/a/4.png").write_bytes(b"no image")

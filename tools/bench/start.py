@@ -63,7 +63,7 @@ def train(path: str, batch_size: int, threads: int, folder: str) -> None:
     over("numba")
     from alexnet_fast import train as command  # noqa: F401 (what the command imports)
     from alexnet_fast.recipe import load
-    from alexnet_fast.trainer import Training
+    from alexnet_fast.trainer import Trainer
 
     over("our modules")
     recipe = Path(folder) / "start.toml"
@@ -73,7 +73,7 @@ def train(path: str, batch_size: int, threads: int, folder: str) -> None:
         "[eval]\nevery = 0\n[schedule]\nepochs = 1\n"
     )
 
-    class Started(Training):
+    class Started(Trainer):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             over("set-up")
