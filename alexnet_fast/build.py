@@ -41,7 +41,7 @@ def launch_config(recipe: Recipe) -> Layout:
 def init_distributed(recipe: Recipe, stack: ExitStack) -> tuple[World, Device]:
     """This process's place among the ranks, and its device, in use; the ranks part when `stack` closes."""
     asked = recipe.distributed
-    world = ranks.join(launch_config(recipe).world_size)
+    world = ranks.from_environment(launch_config(recipe).world_size)
     if world.local_world_size > 1 and ":" in recipe.run.device:
         raise UserError(
             f"run.device = {recipe.run.device!r} is one device for {world.local_world_size} ranks: leave out its "
@@ -49,7 +49,7 @@ def init_distributed(recipe: Recipe, stack: ExitStack) -> tuple[World, Device]:
         )
     device = resolve(recipe.run.device, world.local_rank)
     device.use(world.threads)
-    stack.enter_context(ranks.group(world, device, asked.backend, asked.timeout_s))
+    stack.enter_context(ranks.process_group(world, device, asked.backend, asked.timeout_s))
     return world, device
 
 
@@ -147,7 +147,7 @@ def build_model(recipe: Recipe, world: World, device: Device) -> Precision:
         level=recipe.precision.level,
         device=device,
         loss_scale=recipe.precision.loss_scale,
-        replicate=partial(ranks.replicate, world=world, reduce=recipe.precision.reduce),
+        replicate=partial(ranks.wrap_ddp, world=world, reduce=recipe.precision.reduce),
     )
 
 

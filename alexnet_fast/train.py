@@ -63,9 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.profile:
             from .profile.profiler import profile  # with Pillow, which training does not need
 
-            return launcher.run(where, profile, recipe, *([arguments.seconds] if arguments.seconds else []))
+            return launcher.launch(
+                where, profile, recipe, *([arguments.seconds] if arguments.seconds else [])
+            )
         entry = evaluate_only if arguments.eval or recipe.eval.only else train
-        return launcher.run(where, entry, recipe, arguments.resume)
+        return launcher.launch(where, entry, recipe, arguments.resume)
 
     return exit_code(run)
 

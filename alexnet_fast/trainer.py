@@ -31,7 +31,7 @@ from .build import (
 from .common.text import several
 from .decode.kernel import decode_chunk
 from .distributed import world as ranks
-from .distributed.stop_signals import Stopping
+from .distributed.stop_signals import StopSignals
 from .distributed.world import World
 from .doctor import recipe_checks
 from .engine.evaluate import Accuracy, evaluate
@@ -76,7 +76,7 @@ class Trainer:
             len(self.train_set), recipe.schedule.steps_per_epoch or len(self.train_set)
         )
         self.precision = build_model(recipe, world, device)
-        ranks.seed_apart(world)
+        ranks.seed_per_rank(world)
         self.learning_rate = schedule(recipe, self.steps_per_epoch)
         self.feed = DevicePrefetcher(device, self.precision.dtype)
         self.val_feed = DevicePrefetcher(device, self.precision.dtype)
@@ -93,7 +93,7 @@ class Trainer:
         begins = self.cursor == {"epoch": 0, "step": 0}
         self.folder = make_folder(recipe, begins) if world.is_first else recipe.folder
         self.keeper = Keeper(self.folder, recipe.checkpoint.keep, world, taken, self.cursor)
-        self.stopping = stack.enter_context(Stopping(world))
+        self.stopping = stack.enter_context(StopSignals(world))
         with writing(self.folder):
             self.log = Log(
                 self.folder,

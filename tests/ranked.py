@@ -37,9 +37,9 @@ SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, fused=True)
 @contextmanager
 def world_of(size: int) -> Any:
     """This rank's place, its group formed; one thread, since the ranks share few cores."""
-    world = ranks.join(size)
+    world = ranks.from_environment(size)
     torch.set_num_threads(1)
-    with ranks.group(world, CPU, timeout_s=60):
+    with ranks.process_group(world, CPU, timeout_s=60):
         yield world
 
 
@@ -66,7 +66,7 @@ def sums_and_gathers(world: World) -> None:
     assert gathered == ([{"rank": rank} for rank in range(world.world_size)] if world.is_first else None)
     seeds: list[Any] = [None] * world.world_size
     torch.manual_seed(3)
-    ranks.seed_apart(world)
+    ranks.seed_per_rank(world)
     torch.distributed.all_gather_object(seeds, torch.rand(4).tolist())
     assert len({tuple(seed) for seed in seeds}) == world.world_size
 
@@ -96,7 +96,7 @@ def small_precision(world: World, level: Any, reduce: Any) -> Precision:
     )
     return Precision(
         net, SGD, level=level, device=CPU, loss_scale="dynamic",
-        replicate=partial(ranks.replicate, world=world, reduce=reduce),
+        replicate=partial(ranks.wrap_ddp, world=world, reduce=reduce),
     )  # fmt: skip
 
 
@@ -146,7 +146,7 @@ def an_overflow_on_one_rank_is_everyones(world: World, level: str, reduce: str) 
 def float32_is_what_travels(world: World) -> None:
     """The sum of 256 and 1.5 is no bfloat16, but half of it is rounded once only, to 129."""
     net = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
-    parallel = ranks.replicate(net, world, "float32")
+    parallel = ranks.wrap_ddp(net, world, "float32")
     travelled, all_reduce = [], torch.distributed.all_reduce
 
     def watched(tensor: Tensor, *arguments: Any, **options: Any) -> Any:
@@ -286,13 +286,13 @@ def evaluate_each(recipes: list[Recipe], nproc: int, checkpoint: str) -> None:
 @contextmanager
 def one_group_for_all(nproc: int) -> Any:
     """Several runs of the narrow AlexNet in one start of the processes: their groups become this one."""
-    world = ranks.join(nproc)
-    with ranks.group(world, CPU):
-        before = ranks.group, build.AlexNet
-        ranks.group = lambda *_: nullcontext()  # type: ignore[assignment]
+    world = ranks.from_environment(nproc)
+    with ranks.process_group(world, CPU):
+        before = ranks.process_group, build.AlexNet
+        ranks.process_group = lambda *_: nullcontext()  # type: ignore[assignment]
         build.AlexNet = NarrowAlexNet  # type: ignore[misc]
         yield world
-        ranks.group, build.AlexNet = before  # type: ignore[misc]
+        ranks.process_group, build.AlexNet = before  # type: ignore[misc]
 
 
 def train_each(recipes: list[Recipe], nproc: int, resume: str | None = None) -> None:

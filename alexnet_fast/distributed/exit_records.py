@@ -20,7 +20,7 @@ from ..errors import StoppedBySignal, UserError
 
 
 @dataclass(frozen=True)
-class Record:
+class ExitRecord:
     """How a rank ended: "done", "user" (a UserError), "stopped" (in order), "lost" (a collective failed) or "error"."""
 
     rank: int
@@ -35,22 +35,22 @@ class Record:
         partial.rename(folder / f"{self.rank}.json")
 
     @classmethod
-    def all_in(cls, folder: Path) -> list[Record]:
+    def all_in(cls, folder: Path) -> list[ExitRecord]:
         """Those that were left, the earliest first."""
         records = [cls(*json.loads(path.read_text())) for path in folder.glob("*.json")]
         return sorted(records, key=lambda record: record.at)
 
     @classmethod
-    def of(cls, rank: int, error: BaseException) -> Record:
+    def of(cls, rank: int, error: BaseException) -> ExitRecord:
         if isinstance(error, UserError):
             return cls(rank, "user", str(error), time.time())
         if isinstance(error, StoppedBySignal):
             return cls(rank, "stopped", error.where, time.time(), error.number)
         text = "".join(traceback.format_exception(error)).rstrip()
-        return cls(rank, "lost" if lost_the_others(error) else "error", text, time.time())
+        return cls(rank, "lost" if is_collective_error(error) else "error", text, time.time())
 
 
-def lost_the_others(error: BaseException) -> bool:
+def is_collective_error(error: BaseException) -> bool:
     """Whether `error` is a collective's, so that most likely another rank is at fault."""
     if isinstance(error, dist.DistError):
         return True
@@ -59,14 +59,14 @@ def lost_the_others(error: BaseException) -> bool:
     )
 
 
-def stop_of(records: list[Record]) -> StoppedBySignal | None:
+def stop_of(records: list[ExitRecord]) -> StoppedBySignal | None:
     """How the run was stopped in order, if it was: no rank failed, and at least one says so."""
     stops = [record for record in records if record.kind == "stopped"]
     failed = any(record.kind in ("user", "error") for record in records)
     return StoppedBySignal(stops[0].number, stops[0].text) if stops and not failed else None
 
 
-def own_error(records: list[Record]) -> str | None:
+def own_error(records: list[ExitRecord]) -> str | None:
     """The first error that was a rank's own, for stderr; raises it where it is a UserError."""
     own = next((record for record in records if record.kind in ("user", "error")), None)
     if own is not None and own.kind == "user":
@@ -89,17 +89,17 @@ def stack_file(folder: Path, rank: int) -> Path:
 def silent_ranks(folder: Path) -> list[int]:
     """Those that began and left no record."""
     began = {int(path.stem) for path in folder.glob("*.pid")}
-    return sorted(began - {record.rank for record in Record.all_in(folder)})
+    return sorted(began - {record.rank for record in ExitRecord.all_in(folder)})
 
 
 def await_all(folder: Path, ranks: int, longest_s: float) -> None:
     """Return when so many of this host's ranks have left their record: the agent kills all when the first has ended."""
     deadline = time.monotonic() + longest_s
-    while len(Record.all_in(folder)) < ranks and time.monotonic() < deadline:
+    while len(ExitRecord.all_in(folder)) < ranks and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
-def ask_the_silent(folder: Path) -> None:
+def request_stacks(folder: Path) -> None:
     """Have this host's ranks that left no record write down what each of their threads is doing."""
     for rank in silent_ranks(folder):
         try:
@@ -114,7 +114,7 @@ def explain(failures: dict[int, ProcessFailure], folder: Path, hosts: int) -> st
     failures: the first to end by the agent's account.  folder: where this host's ranks left their records.
     """
     rank, failure = min(failures.items(), key=lambda item: item[1].timestamp)
-    records, host = Record.all_in(folder), socket.gethostname()
+    records, host = ExitRecord.all_in(folder), socket.gethostname()
     code = int(failure.exitcode)
     if (stopped := stop_of(records)) is not None:
         raise stopped

@@ -40,13 +40,13 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ..errors import StoppedBySignal, UserError
 from .exit_records import (
-    Record,
-    ask_the_silent,
+    ExitRecord,
     await_all,
     explain,
-    lost_the_others,
+    is_collective_error,
     own_error,
     pid_file,
+    request_stacks,
     stack_file,
     stop_of,
 )
@@ -88,7 +88,7 @@ class Layout:
         return self.nproc * self.hosts
 
 
-def run(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
+def launch(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
     """Run `entry(*arguments)` as each of this host's ranks; the exit code.
 
     One rank alone runs in this process, as does a rank that torchrun has started; others in processes of
@@ -119,7 +119,7 @@ def run(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
             return 1
         except SignalException as told:
             _kill(begun)  # what a second signal left alive, or the first before the agent knew of it
-            records = Record.all_in(folder)
+            records = ExitRecord.all_in(folder)
             if (stopped := stop_of(records)) is not None:
                 raise stopped from None
             if (failure := own_error(records)) is not None:
@@ -177,13 +177,13 @@ def _run_as_rank(folder: Path, entry: Callable[..., Any], arguments: tuple[Any, 
         try:
             entry(*arguments)
         except BaseException as error:
-            record = Record.of(rank, error)
+            record = ExitRecord.of(rank, error)
             try:
                 record.write(folder)
             except OSError:  # the temporary folder is full, or was cleared behind a long run's back
                 print(f"rank {rank}: {record.text}", file=sys.stderr)
             if record.kind == "lost":
-                ask_the_silent(folder)
+                request_stacks(folder)
                 time.sleep(LOST_GRACE_S)
             sys.stdout.flush()
             sys.stderr.flush()
@@ -195,7 +195,7 @@ def _run_as_rank(folder: Path, entry: Callable[..., Any], arguments: tuple[Any, 
             faulthandler.unregister(signal.SIGUSR1)
     sys.stdout.flush()  # once it has said that it is done it may be killed
     with suppress(OSError):
-        Record(rank, "done", "", time.time()).write(folder)
+        ExitRecord(rank, "done", "", time.time()).write(folder)
     launcher = multiprocessing.parent_process()
     if launcher is not None and not launcher.is_alive():  # torch would wait for its leave to end
         os._exit(0)
@@ -217,7 +217,7 @@ def _run_as_joined(entry: Callable[..., Any], *arguments: Any) -> int:
         os._exit(128 + stopped.number)
     except Exception as error:
         _record_for_torchrun(error)
-        if lost_the_others(error):
+        if is_collective_error(error):
             time.sleep(LOST_GRACE_S)
         print(
             f"error: rank {os.environ['RANK']} on {socket.gethostname()} failed:\n{traceback.format_exc()}",
@@ -305,7 +305,7 @@ def _end_of_the_done(folder: Path) -> Iterator[None]:
 
     def end_the_done(closed: threading.Event) -> None:
         while not closed.wait(0.05):
-            done = [record.rank for record in Record.all_in(folder) if record.kind == "done"]
+            done = [record.rank for record in ExitRecord.all_in(folder) if record.kind == "done"]
             _kill([int(pid_file(folder, rank).read_text()) for rank in done])
 
     def close_at_once(

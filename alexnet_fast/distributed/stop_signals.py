@@ -27,7 +27,7 @@ from .world import World, is_joined
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopping:
+class StopSignals:
     """Notes the signals that ask a run to stop, while its body runs; `due` says when to.
 
     One that is ignored, as nohup and a shell's & arrange, stays so.  SIGINT for the second time ends the process
@@ -41,7 +41,7 @@ class Stopping:
         self._handed_in: tuple[Any, torch.Tensor] | None = None
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Stopping:
+    def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # nobody else may set handlers
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:

@@ -100,7 +100,7 @@ def is_joined() -> bool:
     return all(name in os.environ for name in ENVIRONMENT)
 
 
-def join(world_size: int) -> World:
+def from_environment(world_size: int) -> World:
     """The world that this process was started into, kept to its share of the cores; a world of one otherwise.
 
     world_size: how many ranks the recipe asks for.  Raises UserError where nobody started them; where a
@@ -119,7 +119,9 @@ def join(world_size: int) -> World:
 
 
 @contextmanager
-def group(world: World, device: Device, backend: str = "auto", timeout_s: float = 600) -> Iterator[None]:
+def process_group(
+    world: World, device: Device, backend: str = "auto", timeout_s: float = 600
+) -> Iterator[None]:
     """The process group of `world` while the body runs; nothing for a world of one.
 
     backend: "auto" is the device's own.  timeout_s: how long a rank waits for the others in one collective.
@@ -141,7 +143,7 @@ def group(world: World, device: Device, backend: str = "auto", timeout_s: float 
     dist.destroy_process_group()  # not after an error: it would wait for ranks that may be gone
 
 
-def seed_apart(world: World) -> None:
+def seed_per_rank(world: World) -> None:
     """Give each of several ranks a random stream of its own; where one trains alone, its stream goes on.
 
     Every rank's generator stands at the same place, behind the initial weights, and draws the same seeds.
@@ -150,7 +152,7 @@ def seed_apart(world: World) -> None:
         torch.manual_seed(int(torch.randint(2**62, (world.world_size,))[world.rank]))
 
 
-def replicate(model: nn.Module, world: World, reduce: Literal["half", "float32"]) -> nn.Module:
+def wrap_ddp(model: nn.Module, world: World, reduce: Literal["half", "float32"]) -> nn.Module:
     """The model with its gradients averaged over the ranks, bucket by bucket while the backward pass runs.
 
     reduce: "half" averages gradients in their own precision; "float32" sums halves in float32, at twice the traffic.

@@ -16,7 +16,7 @@ import pytest
 
 import ranked
 from alexnet_fast.distributed import launcher as launch
-from alexnet_fast.distributed.exit_records import lost_the_others
+from alexnet_fast.distributed.exit_records import is_collective_error
 from alexnet_fast.distributed.launcher import Layout
 from alexnet_fast.errors import UserError
 from components import ROOT
@@ -26,12 +26,12 @@ TWO = Layout(nproc=2)
 
 def test_one_rank_runs_in_this_process() -> None:
     seen: list[int] = []
-    assert launch.run(Layout(), seen.append, os.getpid()) == 0
+    assert launch.launch(Layout(), seen.append, os.getpid()) == 0
     assert seen == [os.getpid()]
 
 
 def test_ranks_agree_on_sums_weights_overflows_and_what_differs(capfd: Any) -> None:
-    assert launch.run(TWO, ranked.everything_that_ranks_say_to_each_other, 2) == 0, capfd.readouterr().err
+    assert launch.launch(TWO, ranked.everything_that_ranks_say_to_each_other, 2) == 0, capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_rank_at_fault_is_named_with_its_error_and_nothing_is_left(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     started, before = time.monotonic(), children()
-    assert launch.run(TWO, entry, 1) == 1
+    assert launch.launch(TWO, entry, 1) == 1
     error = capfd.readouterr().err
     assert all(words in error for words in told), error
     assert error.startswith("error: ") and error.count("error: rank") == 1, "told once"
@@ -60,7 +60,7 @@ def test_the_rank_at_fault_is_named_with_its_error_and_nothing_is_left(
 
 def test_a_users_mistake_on_any_rank_is_one_sentence(capfd: Any) -> None:
     with pytest.raises(UserError, match=r"^there is no room: make some$"):
-        launch.run(TWO, ranked.user_error_on, 1)
+        launch.launch(TWO, ranked.user_error_on, 1)
     assert capfd.readouterr().err == ""
 
 
@@ -178,7 +178,7 @@ def test_a_host_that_waits_in_vain_says_for_whom_and_where(monkeypatch: Any, cap
         address = f"127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setattr(launch, "GATHERING_S", 2)
     with pytest.raises(UserError, match=r"^host 1 of 2 did not meet the others at distributed.address = "):
-        launch.run(Layout(nproc=1, hosts=2, host=1, address=address), ranked.raises_on, 0)
+        launch.launch(Layout(nproc=1, hosts=2, host=1, address=address), ranked.raises_on, 0)
     assert capfd.readouterr().err.startswith(f"host 1 of 2 waits for the others at {address}\n")
 
 
@@ -188,8 +188,10 @@ def test_a_collective_that_fails_is_known_from_an_error_of_ones_own() -> None:
         "NCCL error: remote process exited or there was a network error",
         "Broken pipe",
     ):
-        assert lost_the_others(RuntimeError(text))
-    assert not lost_the_others(RuntimeError("CUDA out of memory")) and not lost_the_others(ValueError("gloo"))
+        assert is_collective_error(RuntimeError(text))
+    assert not is_collective_error(RuntimeError("CUDA out of memory")) and not is_collective_error(
+        ValueError("gloo")
+    )
 
 
 def await_ranks(folder: Path, launcher: subprocess.Popen[str]) -> list[int]:

@@ -73,13 +73,13 @@ def weights(recipe: Recipe) -> dict[str, torch.Tensor]:
 def one_rank(small: Callable[..., Recipe]) -> Recipe:
     """The 20 steps on one rank."""
     recipe = small("one")
-    assert launch.run(Layout(1), ranked.train_each, [recipe], 1) == 0
+    assert launch.launch(Layout(1), ranked.train_each, [recipe], 1) == 0
     return recipe
 
 
 def test_two_ranks_train_as_one_does(one_rank: Recipe, small: Callable[..., Recipe], capfd: Any) -> None:
     recipe = small("two", **{"distributed.nproc": 2})
-    assert launch.run(Layout(2), ranked.train_each, [recipe], 2) == 0, capfd.readouterr().err
+    assert launch.launch(Layout(2), ranked.train_each, [recipe], 2) == 0, capfd.readouterr().err
     out = capfd.readouterr().out
     assert "on 2 x cpu" in out and out.count("Epoch: [0]") == STEPS, "one rank speaks"
     assert losses(recipe) == pytest.approx(losses(one_rank), abs=1e-5)
@@ -101,7 +101,7 @@ def test_three_ranks_count_exactly_what_one_counts(
     saved, results = str(tmp_path / "weights.pt"), {}
     torch.save(ranked.NarrowAlexNet(10).state_dict(), saved)
     for nproc in (1, 3):
-        assert launch.run(Layout(nproc), ranked.evaluate_each, recipes, nproc, saved) == 0, (
+        assert launch.launch(Layout(nproc), ranked.evaluate_each, recipes, nproc, saved) == 0, (
             capfd.readouterr().err
         )
         results[nproc] = [json.loads((recipe.folder / "eval.json").read_text()) for recipe in recipes]
@@ -120,13 +120,13 @@ def test_two_ranks_of_which_one_is_told_to_stop_stop_together_and_end_with_the_s
         "distributed.nproc": 2,
     }  # fmt: skip
     whole, stopped = small("whole", **changes), small("stopped", **changes)
-    assert launch.run(Layout(2), ranked.run_stop_resume, whole, stopped, 3) == 0, capfd.readouterr().err
+    assert launch.launch(Layout(2), ranked.run_stop_resume, whole, stopped, 3) == 0, capfd.readouterr().err
     assert "goes on from" in capfd.readouterr().out
     assert losses(stopped) == losses(whole) and losses(stopped, "epoch_loss") == losses(whole, "epoch_loss")
     assert all(torch.equal(weights(stopped)[key], tensor) for key, tensor in weights(whole).items())
 
     alone = load(toml(stopped), ["distributed.nproc=1", "schedule.epochs=2"])
-    assert launch.run(Layout(1), ranked.train_each, [alone], 1, "auto") == 0
+    assert launch.launch(Layout(1), ranked.train_each, [alone], 1, "auto") == 0
     out = capfd.readouterr().out
     assert "saved by 2 ranks and gone on with by 1" in out and "Epoch: [1]" in out
 

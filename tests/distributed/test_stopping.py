@@ -27,7 +27,7 @@ import torch
 import betons
 from alexnet_fast import build, trainer
 from alexnet_fast import train as command
-from alexnet_fast.distributed.stop_signals import Stopping
+from alexnet_fast.distributed.stop_signals import StopSignals
 from alexnet_fast.distributed.world import World
 from alexnet_fast.engine import evaluate
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
@@ -197,7 +197,7 @@ def test_without_checkpoints_a_stop_says_that_nothing_is_saved(
 def test_a_signal_that_is_ignored_as_under_nohup_stays_so() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        with Stopping(World()) as stopping:
+        with StopSignals(World()) as stopping:
             signal.raise_signal(signal.SIGTERM)
             assert stopping.due() == 0
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN

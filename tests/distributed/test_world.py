@@ -20,10 +20,10 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_alone_it_is_a_world_of_one_that_says_nothing_to_anyone() -> None:
-    world = ranks.join(1)
+    world = ranks.from_environment(1)
     assert world == World() and world.is_first and world.gather("me") == ["me"]
     world.agree({"samples": 1})
-    with ranks.group(world, CPU, "nccl"):
+    with ranks.process_group(world, CPU, "nccl"):
         pass
 
 
@@ -33,19 +33,19 @@ def test_a_rank_takes_its_place_from_the_launchers_environment_whatever_the_reci
     monkeypatch.setattr(
         ranks, "bind_rank", lambda local_rank, local_world_size: 10 * local_rank + local_world_size
     )
-    assert ranks.join(2) == World(5, 1, 8, 4, threads=14)
+    assert ranks.from_environment(2) == World(5, 1, 8, 4, threads=14)
 
 
 def test_several_ranks_that_nobody_started_are_refused() -> None:
     with pytest.raises(UserError, match="asks for 8 ranks, but this process was started as one"):
-        ranks.join(8)
+        ranks.from_environment(8)
 
 
 def test_a_backend_that_the_device_cannot_use_is_refused() -> None:
     world = World(rank=0, world_size=2)
     with (
         pytest.raises(UserError, match=r"distributed.backend = 'nccl' does not serve cpu: give auto or gloo"),
-        ranks.group(world, CPU, "nccl"),
+        ranks.process_group(world, CPU, "nccl"),
     ):
         pass
 
