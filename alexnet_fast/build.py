@@ -25,8 +25,8 @@ from .loader.loader import Loader
 from .models.alexnet import AlexNet
 from .recipe import Recipe, differences, dump
 from .run import checkpoint, checkpoint_manager, import_reference, log
-from .run.checkpoint import BEST, LAST, Cursor, Progress
-from .run.run_lock import claimed
+from .run.checkpoint import BEST, LAST, Cursor, ResumeState
+from .run.run_lock import run_lock
 
 # What a step's number within an epoch depends on.
 FIXED_WITHIN_EPOCH = ("run.seed", "data.train", "data.global_batch_size", "schedule.steps_per_epoch")
@@ -158,21 +158,21 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:
 
 def load_start(
     recipe: Recipe, resume: str | None, precision: Precision, world: World, device: Device
-) -> tuple[Progress, Path | None, list[str]]:
+) -> tuple[ResumeState, Path | None, list[str]]:
     """Fresh weights, given weights, or a run's checkpoint: where the run goes on, which run's checkpoint that is,
     if any, and notes that say so.
 
     resume: a checkpoint's path, or "auto" for the run's own newest that is whole.
     """
-    fresh = Progress({"epoch": 0, "step": 0}, [], None)
-    newest = checkpoint_manager.newest_whole(recipe.folder) if resume == "auto" else None
+    fresh = ResumeState({"epoch": 0, "step": 0}, [], None)
+    newest = checkpoint_manager.load_latest_valid(recipe.folder) if resume == "auto" else None
     if newest is not None:
         path, loaded, notes = newest
     elif resume is None or resume == "auto":
         notes = []
         if resume == "auto":
             notes = [f"--resume auto: {recipe.folder / LAST} does not exist, so the run begins anew"]
-        elif checkpoint_manager.in_folder(recipe.folder) and recipe.checkpoint.every_epochs:
+        elif checkpoint_manager.list_checkpoints(recipe.folder) and recipe.checkpoint.every_epochs:
             notes = [
                 f"{recipe.folder} is of an earlier run, whose report goes now and whose checkpoints with this one's first"
             ]
@@ -184,8 +184,8 @@ def load_start(
         path, notes = Path(resume), []
         loaded = checkpoint_manager.load(path)
 
-    if import_reference.is_the_references(loaded):
-        progress, has_momenta = import_reference.take_over(loaded, precision)
+    if import_reference.is_reference_checkpoint(loaded):
+        progress, has_momenta = import_reference.import_reference(loaded, precision)
         momenta = (
             "with its momenta" if has_momenta else "its momenta, which are not torch's SGD's, begin anew"
         )
@@ -239,7 +239,7 @@ def raise_if_diverged(recipe: Recipe, averages: Averages, steps: int, weights: b
     what = "the weights are no longer finite"
     if streak:
         what = f"the loss has not been finite for {streak} steps, since step {steps - streak} of the run"
-    found = checkpoint_manager.in_folder(recipe.folder)
+    found = checkpoint_manager.list_checkpoints(recipe.folder)
     kept = f"{found[0]} is of before" if found else "nothing was saved before"
     remedy = "a lower optim.lr" + ("" if recipe.schedule.warmup_epochs else ", schedule.warmup_epochs")
     if recipe.precision.level != "O0":
@@ -278,7 +278,7 @@ def hold_run_folder(recipe: Recipe, world: World, stack: ExitStack) -> None:
     if world.is_first:
         with writing(recipe.folder):
             patience_s = recipe.distributed.stop_s  # which is what a run that is told to stop may take
-            stack.enter_context(claimed(recipe.folder, patience_s, partial(print, flush=True)))
+            stack.enter_context(run_lock(recipe.folder, patience_s, partial(print, flush=True)))
     world.sum(torch.zeros(1))  # nobody looks for checkpoints before
 
 

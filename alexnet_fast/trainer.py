@@ -44,9 +44,9 @@ from .loader.device_prefetcher import DevicePrefetcher
 from .loader.loader import Loader
 from .recipe import Recipe
 from .run import checkpoint_manager, log
-from .run.checkpoint import Progress
-from .run.checkpoint_manager import Keeper
-from .run.data_wait import DataWait, ceiling_img_per_s, machine_of
+from .run.checkpoint import ResumeState
+from .run.checkpoint_manager import CheckpointManager
+from .run.data_wait import DataWaitMonitor, ceiling_img_per_s, machine_of
 from .run.log import Log, Report
 
 Pair = tuple[Tensor, Tensor]  # images and labels on the device
@@ -82,7 +82,7 @@ class Trainer:
         self.val_feed = DevicePrefetcher(device, self.precision.dtype)
         self.meter = Meter(device.torch_device, world)
         self.clock = ThroughputMeter(device, recipe.log.warmup_steps, world)
-        self.data_wait = DataWait(self.train_set, world.world_size)
+        self.data_wait = DataWaitMonitor(self.train_set, world.world_size)
 
         hold_run_folder(recipe, world, stack)
         progress, taken, notes = load_start(recipe, resume, self.precision, world, device)
@@ -92,7 +92,7 @@ class Trainer:
         assert_ranks_agree(world, self.precision, self.train_set, self.cursor)
         begins = self.cursor == {"epoch": 0, "step": 0}
         self.folder = make_folder(recipe, begins) if world.is_first else recipe.folder
-        self.keeper = Keeper(self.folder, recipe.checkpoint.keep, world, taken, self.cursor)
+        self.keeper = CheckpointManager(self.folder, recipe.checkpoint.keep, world, taken, self.cursor)
         self.stopping = stack.enter_context(StopSignals(world))
         with writing(self.folder):
             self.log = Log(
@@ -220,7 +220,7 @@ class Trainer:
         """
         recipe, averages = self.recipe, self.meter.read()
         skipped = self.all_skipped()
-        progress = Progress(self.cursor, [self.meter.state_dict()], self.best_acc1, skipped)
+        progress = ResumeState(self.cursor, [self.meter.state_dict()], self.best_acc1, skipped)
         dumped = recipe.model_dump(mode="json")
         if averages.nonfinite_steps == 0 and self.keeper.save(self.precision, progress, dumped, is_best):
             return True

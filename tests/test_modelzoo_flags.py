@@ -535,7 +535,9 @@ def test_momenta_that_are_not_sgds_begin_anew(tmp_path: Path) -> None:
         "optimizer": {"state": {0: {"fused": 1}}},
     }
     torch.save(saved, tmp_path / "apex.pt")
-    progress, has_momenta = import_reference.take_over(checkpoint.load(tmp_path / "apex.pt"), precision)
+    progress, has_momenta = import_reference.import_reference(
+        checkpoint.load(tmp_path / "apex.pt"), precision
+    )
     assert not has_momenta and not precision.optimizer.state
     assert progress.cursor == {"epoch": 4, "step": 0} and progress.best_acc1 is None
 

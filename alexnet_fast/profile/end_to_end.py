@@ -15,7 +15,7 @@ from ..distributed.world import World
 from ..engine.device_timer import STEP, DeviceTimer, Span, Stamp
 from ..loader.device_prefetcher import DevicePrefetcher
 from ..loader.loader import Loader
-from ..run.data_wait import Totals
+from ..run.data_wait import DecodeTotals
 from .decoding import forever
 from .recorder import Recorder
 from .stats import WINDOWS, Figure, agreed, mean_over_ranks, summed, together, windows
@@ -82,7 +82,7 @@ def measure(
         traced = steps_in((end_s - time.perf_counter()) / 2, WINDOWS, TRACED_STEPS, TRIED_STEPS, took_s)
 
         # The device goes on with what is queued: a wait for it here would leave it idle at first.
-        before, waited_s, began_s = Totals.of(loader.activities), loader.wait_s, time.perf_counter()
+        before, waited_s, began_s = DecodeTotals.of(loader.activities), loader.wait_s, time.perf_counter()
         begin = marks.stamp()
         recorder.start(queued + TRIED_STEPS)
         done = run(traced)
@@ -90,7 +90,7 @@ def measure(
         took_s = time.perf_counter() - began_s
         done += run(steps_in(end_s - time.perf_counter(), 0, MOST_STEPS, traced, took_s))
         elapsed_s = time.perf_counter() - began_s
-        busy, waited_s = Totals.of(loader.activities).since(before), loader.wait_s - waited_s
+        busy, waited_s = DecodeTotals.of(loader.activities).since(before), loader.wait_s - waited_s
 
     feed.device.synchronize()
     origin_s = marks.when(begin)

@@ -55,7 +55,7 @@ WRAPPER = re.compile(
 )  # DataParallel's and DDP's name for the model, or the part, that they hold
 
 
-class Damaged(UserError):
+class CorruptCheckpoint(UserError):
     """A checkpoint that is cut short, or in which bits have changed.  reason: what was found, in few words."""
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -71,7 +71,7 @@ class Cursor(TypedDict):
 
 
 @dataclass(frozen=True)
-class Progress:
+class ResumeState:
     """What a run has to remember besides weights and optimizer.
 
     meters: what this rank has counted of the epoch; several where it takes over from other ranks.
@@ -85,7 +85,7 @@ class Progress:
 
 
 def snapshot(
-    precision: Precision, progress: Progress, recipe: dict[str, Any], world: World | None = None
+    precision: Precision, progress: ResumeState, recipe: dict[str, Any], world: World | None = None
 ) -> dict[str, Any] | None:
     """The run as it stands between two steps, on the CPU; None on ranks other than the first.
 
@@ -112,7 +112,7 @@ def snapshot(
 
 def restore(
     checkpoint: dict[str, Any], precision: Precision, device: Device, world: World | None = None
-) -> Progress:
+) -> ResumeState:
     """Put the run back where `snapshot` took it; raises UserError where it was another model's.
 
     With as many ranks as it was saved by, the run goes on to the bit.  With others the first rank takes over
@@ -133,7 +133,7 @@ def restore(
     else:
         own = [meter for rank in meters for meter in rank] if world.is_first else []
     skipped_samples = tuple(SkippedSample(**sample) for sample in checkpoint.get("skipped_samples", ()))
-    return Progress(checkpoint["cursor"], own, checkpoint["best_acc1"], skipped_samples)
+    return ResumeState(checkpoint["cursor"], own, checkpoint["best_acc1"], skipped_samples)
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
@@ -141,11 +141,11 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
 
     Raises UserError where it cannot be written.
     """
-    put(write_partial(path, checkpoint), path)
+    commit(write_partial(path, checkpoint), path)
 
 
 def write_partial(path: Path, checkpoint: dict[str, Any]) -> Path:
-    """Write `checkpoint` beside `path`, whole and on the disk when this returns: to be `put`."""
+    """Write `checkpoint` beside `path`, whole and on the disk when this returns: to be `commit`."""
     partial = path.with_name(path.name + ".partial")
     with _writing(path, partial), open(partial, "wb") as file:
         torch.save(checkpoint, file)
@@ -154,15 +154,15 @@ def write_partial(path: Path, checkpoint: dict[str, Any]) -> Path:
     return partial
 
 
-def put(partial: Path, path: Path) -> None:
+def commit(partial: Path, path: Path) -> None:
     """Make `path` the file that was written as `partial`."""
     with _writing(path, partial):
         os.replace(partial, path)
         sync_folder(path.parent)
 
 
-def set_aside(path: Path, name: Path) -> None:
-    """Let the file at `path` be found as `name`, until the next `put` at both; where there are no links, then alone."""
+def keep_as(path: Path, name: Path) -> None:
+    """Let the file at `path` be found as `name`, until the next `commit` at both; where there are no links, then alone."""
     with _writing(name):
         name.unlink(missing_ok=True)
         try:
@@ -180,7 +180,7 @@ def copy(source: Path, target: Path) -> None:
     except OSError:  # a file system without hard links
         save(target, load(source))
         return
-    put(partial, target)
+    commit(partial, target)
 
 
 @contextmanager
@@ -198,7 +198,7 @@ def _writing(path: Path, partial: Path | None = None) -> Iterator[None]:
 def load(path: Path, is_ours: bool = False) -> dict[str, Any]:
     """The checkpoint at `path`, its tensors on the CPU; weights alone come as {"state_dict": ...}.
 
-    is_ours: as for `find_damage`.
+    is_ours: as for `check_integrity`.
     Raises UserError where the file is missing or holds no weights, Damaged where it is damaged.  Only data is loaded
     (`weights_only`), so that a checkpoint from elsewhere cannot run anything.
     """
@@ -206,8 +206,8 @@ def load(path: Path, is_ours: bool = False) -> dict[str, Any]:
         raise UserError(
             f"there is no checkpoint {path}: give the path of a checkpoint_*.pt, or --resume auto"
         )
-    if (damage := find_damage(path, is_ours)) is not None:
-        raise Damaged(path, damage)
+    if (damage := check_integrity(path, is_ours)) is not None:
+        raise CorruptCheckpoint(path, damage)
     try:
         with torch.serialization.safe_globals(NPU_GLOBALS):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -218,7 +218,9 @@ def load(path: Path, is_ours: bool = False) -> dict[str, Any]:
         ) from error
     except Exception as error:  # whatever torch makes of garbage
         _refuse_if_unread(path, error)
-        raise Damaged(path, f"torch cannot read it: {type(error).__name__} {_first_line(error)}") from error
+        raise CorruptCheckpoint(
+            path, f"torch cannot read it: {type(error).__name__} {_first_line(error)}"
+        ) from error
     if not isinstance(loaded, Mapping):
         raise UserError(f"{path} holds a {type(loaded).__name__}, not a checkpoint or a state_dict")
     weights = loaded.get("state_dict", loaded)
@@ -245,7 +247,7 @@ def load(path: Path, is_ours: bool = False) -> dict[str, Any]:
     return {"state_dict": state}
 
 
-def find_damage(path: Path, is_ours: bool = False) -> str | None:
+def check_integrity(path: Path, is_ours: bool = False) -> str | None:
     """What is wrong with the bytes of a file of torch's zip format, in few words; None where nothing is.
 
     Files of torch's format before 1.6 have no checksums: of them, as of whatever else is no zip, nothing is known.

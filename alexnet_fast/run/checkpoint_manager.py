@@ -20,7 +20,7 @@ from ..distributed.world import World
 from ..engine.precision import Precision
 from ..errors import UserError
 from . import checkpoint
-from .checkpoint import BEST, LAST, Cursor, Damaged, Progress
+from .checkpoint import BEST, LAST, CorruptCheckpoint, Cursor, ResumeState
 
 NUMBERED = re.compile(r"checkpoint_e(\d{4,})_s(\d{6,})\.pt")
 
@@ -30,23 +30,23 @@ def numbered(cursor: Cursor) -> str:
     return f"checkpoint_e{cursor['epoch']:04d}_s{cursor['step']:06d}.pt"
 
 
-def in_folder(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """The run's checkpoints, the newest first."""
     places = {path: found for path in folder.glob("*.pt") if (found := NUMBERED.fullmatch(path.name))}
     earlier = sorted(places, key=lambda path: [int(number) for number in places[path].groups()], reverse=True)
     return [path for path in (folder / LAST, *earlier) if path.exists()]
 
 
-def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
+def load_latest_valid(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
     """The run's newest checkpoint that is not damaged, and what to say of newer ones that are; None without any.
 
     Raises UserError where all are damaged.
     """
-    found, notes = in_folder(folder), list[str]()
+    found, notes = list_checkpoints(folder), list[str]()
     for at, path in enumerate(found):
         try:
             return path, checkpoint.load(path, is_ours=True), notes
-        except Damaged as error:
+        except CorruptCheckpoint as error:
             before = f"{found[at + 1]}, the one before it" if at + 1 < len(found) else None
             notes.append(f"{path} is damaged ({error.reason}): taking {before}")
             if before is None:
@@ -59,12 +59,14 @@ def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
 
 def load(path: Path) -> dict[str, Any]:
     """The checkpoint at `path`; raises UserError, which for a damaged one names the one before it that is whole."""
-    found = in_folder(path.parent)
+    found = list_checkpoints(path.parent)
     try:
         return checkpoint.load(path, is_ours=path in found)
-    except Damaged as error:
+    except CorruptCheckpoint as error:
         before = found[found.index(path) + 1 :] if path in found else found
-        whole = next((other for other in before if checkpoint.find_damage(other, is_ours=True) is None), None)
+        whole = next(
+            (other for other in before if checkpoint.check_integrity(other, is_ours=True) is None), None
+        )
         if whole is None:
             raise
         raise UserError(
@@ -72,7 +74,7 @@ def load(path: Path) -> dict[str, Any]:
         ) from error
 
 
-class Keeper:
+class CheckpointManager:
     """Writes a run's checkpoints into its folder, and keeps the last `keep`.
 
     Every rank has one, and calls it; the first writes.
@@ -86,7 +88,7 @@ class Keeper:
         self._folder, self._keep, self._world = folder, keep, world
         self._past: list[str] = []  # the numbered ones of this run, the oldest first
         self._last: Cursor | None = None  # where the last one stands, if it is this run's
-        found = [path.name for path in in_folder(folder)]
+        found = [path.name for path in list_checkpoints(folder)]
         if taken is not None and taken.name in found and taken.parent.resolve() == folder.resolve():
             self._past = [name for name in reversed(found[found.index(taken.name) :]) if name != LAST]
             self._last = cursor if taken.name == LAST else None
@@ -96,7 +98,7 @@ class Keeper:
                 partial.unlink(missing_ok=True)
 
     def save(
-        self, precision: Precision, progress: Progress, recipe: dict[str, Any], is_best: bool = False
+        self, precision: Precision, progress: ResumeState, recipe: dict[str, Any], is_best: bool = False
     ) -> bool:
         """Make the run as it stands the last checkpoint; False, on all ranks, where a weight or momentum is not finite.
 
@@ -123,9 +125,9 @@ class Keeper:
         self._remove_all_but(self._past)  # what is of another past goes before this one's first is in place
         if self._last is not None and self._keep > 1 and last.exists():
             name = numbered(self._last)
-            checkpoint.set_aside(last, self._folder / name)
+            checkpoint.keep_as(last, self._folder / name)
             self._past = [*(other for other in self._past if other != name), name]
-        checkpoint.put(partial, last)
+        checkpoint.commit(partial, last)
         if not (is_best or self._best_is_known or self._best_is_of(snapshot)):
             (self._folder / BEST).unlink(missing_ok=True)
         self._best_is_known = True
@@ -143,7 +145,7 @@ class Keeper:
             return True
 
     def _remove_all_but(self, past: list[str]) -> None:
-        for path in in_folder(self._folder):
+        for path in list_checkpoints(self._folder):
             if path.name not in (LAST, *past):
                 path.unlink(missing_ok=True)
 

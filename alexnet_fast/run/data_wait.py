@@ -60,7 +60,7 @@ def ceiling_img_per_s(recipe: Recipe, machine: dict[str, Any], file_bytes: int) 
         return None
 
 
-class Totals(NamedTuple):
+class DecodeTotals(NamedTuple):
     """What all decoding threads of a loader have done."""
 
     busy_s: float = 0.0
@@ -68,18 +68,18 @@ class Totals(NamedTuple):
     faults: int = 0
 
     @classmethod
-    def of(cls, activities: list[ThreadStats]) -> Totals:
+    def of(cls, activities: list[ThreadStats]) -> DecodeTotals:
         return cls(
             sum(activity.busy_s for activity in activities),
             sum(activity.cpu_s for activity in activities),
             sum(activity.faults for activity in activities),
         )
 
-    def since(self, before: Totals) -> Totals:
-        return Totals(*map(sub, self, before))
+    def since(self, before: DecodeTotals) -> DecodeTotals:
+        return DecodeTotals(*map(sub, self, before))
 
-    def and_also(self, more: Totals) -> Totals:
-        return Totals(*map(add, self, more))
+    def and_also(self, more: DecodeTotals) -> DecodeTotals:
+        return DecodeTotals(*map(add, self, more))
 
     def busy_share(self, seconds: float, threads: int) -> float:
         """Of so many threads' time, 0 to 1."""
@@ -91,7 +91,7 @@ class Totals(NamedTuple):
         return self.cpu_s / self.busy_s if self.busy_s else 1.0
 
 
-class DataWait:
+class DataWaitMonitor:
     """Says that the step waits for data, and why; each reason once in a run.
 
     It judges training alone, window by window: the time of evaluations and checkpoints, and what threads decode during an
@@ -107,10 +107,10 @@ class DataWait:
 
     def go_on(self) -> None:
         """Training goes on; what the threads have done since the last log line was beside it."""
-        self._before = Totals.of(self._loader.activities), self._loader.wait_s
+        self._before = DecodeTotals.of(self._loader.activities), self._loader.wait_s
 
     def _begin_window(self) -> None:
-        self._window, self._done, self._own_wait_s = Interval(), Totals(), 0.0
+        self._window, self._done, self._own_wait_s = Interval(), DecodeTotals(), 0.0
 
     def warning(self, steady: Interval) -> str | None:
         """To be asked at log lines, with all steps behind the warm-up; a sentence where the last ones waited too much."""
@@ -147,7 +147,7 @@ class DataWait:
         return in_words(cause, done, seconds, loader.threads, lambda: is_cached(loader.beton.path))
 
 
-def cause_of(done: Totals, seconds: float, threads: int) -> Cause:
+def cause_of(done: DecodeTotals, seconds: float, threads: int) -> Cause:
     """Why data comes late, from what `threads` decoding threads did in `seconds`."""
     if done.busy_share(seconds, threads) < BUSY:
         return "idle threads"
@@ -155,7 +155,7 @@ def cause_of(done: Totals, seconds: float, threads: int) -> Cause:
 
 
 def in_words(
-    cause: Cause, done: Totals, seconds: float, threads: int, file_is_cached: Callable[[], bool]
+    cause: Cause, done: DecodeTotals, seconds: float, threads: int, file_is_cached: Callable[[], bool]
 ) -> str:
     """For a person; asks whether the file is cached only where the disk may be the reason."""
     busy, waiting = 100 * done.busy_share(seconds, threads), 100 * (1 - done.core_share)

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from ..engine.precision import Precision
-from .checkpoint import Progress
+from .checkpoint import ResumeState
 
 
-def is_the_references(checkpoint: dict[str, Any]) -> bool:
+def is_reference_checkpoint(checkpoint: dict[str, Any]) -> bool:
     """Whether the ImageNet example, or a port of it, wrote the file: weights with the epoch that comes next."""
     return "epoch" in checkpoint
 
 
-def take_over(checkpoint: dict[str, Any], precision: Precision) -> tuple[Progress, bool]:
+def import_reference(checkpoint: dict[str, Any], precision: Precision) -> tuple[ResumeState, bool]:
     """Go on from a checkpoint of the reference, at the epoch that it names; and whether its momenta came along.
 
     They do where it holds torch's SGD state, one "momentum_buffer" a parameter.  The loss scale begins anew.
@@ -32,7 +32,7 @@ def take_over(checkpoint: dict[str, Any], precision: Precision) -> tuple[Progres
             precision.optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param).copy_(momentum)
     best = checkpoint["best_acc1"]
     best_acc1 = None if best is None else float(best)
-    return Progress({"epoch": checkpoint["epoch"], "step": 0}, [], best_acc1), has_momenta
+    return ResumeState({"epoch": checkpoint["epoch"], "step": 0}, [], best_acc1), has_momenta
 
 
 def _momenta(optimizer: Any) -> list[Tensor]:

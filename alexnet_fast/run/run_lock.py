@@ -21,7 +21,7 @@ POLL_S = 0.05
 
 
 @contextmanager
-def claimed(folder: Path, patience_s: float, say: Callable[[str], None]) -> Iterator[None]:
+def run_lock(folder: Path, patience_s: float, say: Callable[[str], None]) -> Iterator[None]:
     """Keep other runs out of `folder` while the body runs; the claim ends with the process at the latest.
 
     Waits for a run that has it to end, and says so.  On a file system without locks it keeps nobody out.

@@ -34,7 +34,7 @@ from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from alexnet_fast.recipe import dump, load
 from alexnet_fast.run import checkpoint, checkpoint_manager
 from alexnet_fast.run.checkpoint import BEST, LAST
-from alexnet_fast.run.run_lock import LOCK, claimed
+from alexnet_fast.run.run_lock import LOCK, run_lock
 from components import ROOT
 from stress.narrow_model import NarrowAlexNet
 
@@ -346,7 +346,7 @@ def test_a_flipped_bit_in_a_weight_is_noticed_and_the_checkpoint_before_taken_al
     assert f"goes on from {first} at epoch 1, step 0" in out
     check_same(folder, let_alone)
 
-    for path in checkpoint_manager.in_folder(folder):
+    for path in checkpoint_manager.list_checkpoints(folder):
         flip(path)
     assert main("--resume", "auto") == 2
     assert "has no other checkpoint that is whole: move it away to begin anew" in capfd.readouterr().err
@@ -360,7 +360,7 @@ def test_two_runs_are_not_let_into_one_folder_and_the_second_names_the_first(
 ) -> None:
     folder.mkdir()
     holder = f"process {os.getpid()} on {socket.gethostname()}"
-    with claimed(folder, 0, print):
+    with run_lock(folder, 0, print):
         assert main("distributed.stop_s=1", "--resume", "auto") == 2
         assert os.listdir(folder) == [LOCK], "nothing of the first is touched"
     out, error = capfd.readouterr()
@@ -372,20 +372,20 @@ def test_two_runs_are_not_let_into_one_folder_and_the_second_names_the_first(
 
 def test_an_evaluation_does_not_wait_for_a_run_that_trains(main: Main, folder: Path, let_alone: Path) -> None:
     folder.mkdir()
-    with claimed(folder, 0, print):
+    with run_lock(folder, 0, print):
         assert main("--eval", "--resume", str(let_alone / LAST)) == 0
 
 
 def test_a_run_waits_for_its_predecessor_to_save_and_end(tmp_path: Path) -> None:
     with ExitStack() as predecessor:
-        predecessor.enter_context(claimed(tmp_path, 0, print))
+        predecessor.enter_context(run_lock(tmp_path, 0, print))
         said: list[str] = []
 
         def end(sentence: str) -> None:
             said.append(sentence)
             predecessor.close()
 
-        with claimed(tmp_path, 600, end):
+        with run_lock(tmp_path, 600, end):
             assert len(said) == 1 and (tmp_path / LOCK).exists()
     assert not list(tmp_path.iterdir()), "the lock goes with its run"
 

@@ -21,13 +21,13 @@ from alexnet_fast.engine.precision import Precision
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.bad_samples import SkippedSample
 from alexnet_fast.run import checkpoint, checkpoint_manager
-from alexnet_fast.run.checkpoint import Progress
+from alexnet_fast.run.checkpoint import ResumeState
 
 CPU = resolve("cpu")
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, fused=True)
 
 
-PROGRESS = Progress(
+PROGRESS = ResumeState(
     {"epoch": 2, "step": 7}, [{"loss": 1.5}], 61.5, (SkippedSample(3, "cat/3.JPEG", "no JPEG", 1),)
 )
 
@@ -142,7 +142,7 @@ def test_damage_in_the_first_bytes_makes_way_for_the_checkpoint_before(tmp_path:
     lost = [page + content[4096:] for page in (bytes(4096), *(rng.randbytes(4096) for _ in range(32)))]
     for damaged in (*flipped, *lost, b""):
         last.write_bytes(damaged)
-        found = checkpoint_manager.newest_whole(tmp_path)
+        found = checkpoint_manager.load_latest_valid(tmp_path)
         assert found is not None and found[0] == before and "damaged (it " in found[2][0]
         with pytest.raises(UserError, match=f"{before}, the one before it, is whole"):
             checkpoint_manager.load(last)
@@ -165,7 +165,7 @@ def test_an_error_that_says_nothing_of_the_file_is_no_damage(
 
     monkeypatch.setattr(*where, fails)
     with pytest.raises(UserError, match="checkpoint_last.pt could not be read .* nothing of what it holds"):
-        checkpoint_manager.newest_whole(tmp_path)
+        checkpoint_manager.load_latest_valid(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

@@ -14,7 +14,7 @@ from alexnet_fast.devices.device import resolve
 from alexnet_fast.engine import meter
 from alexnet_fast.engine.meter import ThroughputMeter
 from alexnet_fast.recipe import Recipe, validate
-from alexnet_fast.run.data_wait import FORMAT, DataWait, ceiling_img_per_s
+from alexnet_fast.run.data_wait import FORMAT, DataWaitMonitor, ceiling_img_per_s
 
 MACHINE = {"processor": "one", "cores": 2, "device": "one", "kind": "cpu", "ranks": 1}
 FILE_BYTES = 1000
@@ -79,7 +79,7 @@ class Run:
         self.threads = [SimpleNamespace(busy_s=0.0, cpu_s=0.0, faults=0) for _ in range(2)]
         beton = SimpleNamespace(path=Path("any.beton"))
         self.loader: Any = SimpleNamespace(activities=self.threads, threads=2, wait_s=0.0, beton=beton)
-        self.wait = DataWait(self.loader, world_size)
+        self.wait = DataWaitMonitor(self.loader, world_size)
         self.clock = ThroughputMeter(resolve("cpu"), warmup_steps=5)
 
     def resident_share(self, path: Path) -> float:
