@@ -30,7 +30,7 @@ from alexnet_fast.loader.device_prefetcher import DevicePrefetcher
 from alexnet_fast.profile.decoding import forever
 from alexnet_fast.profile.profiler import profile
 from alexnet_fast.profile.recorder import Recorder
-from alexnet_fast.profile.stats import Figure
+from alexnet_fast.profile.stats import Stat
 from alexnet_fast.profile.stepping import PARTS, Stepper
 from alexnet_fast.recipe import Recipe, validate
 
@@ -54,7 +54,7 @@ def recipe_of(options: argparse.Namespace, folder: str, **data: Any) -> Recipe:
     )
 
 
-def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Figure, Figure, Figure]:
+def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Stat, Stat, Stat]:
     """Steps a second and CPU seconds a step, each with marks over without, one value a round; and `marking_us`.
 
     The second says more on a shared machine, where the first counts what the neighbours do.
@@ -91,10 +91,10 @@ def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Figure, Fig
             cpu.append(took[True][1] / took[False][1])
         recorder.stop()
         parts = len(PARTS) + (0 if device.is_host else 1)
-        return Figure.of(speed), Figure.of(cpu), marking_us(recorder, marks, parts)
+        return Stat.of(speed), Stat.of(cpu), marking_us(recorder, marks, parts)
 
 
-def marking_us(recorder: Recorder, marks: DeviceTimer, parts: int) -> Figure:
+def marking_us(recorder: Recorder, marks: DeviceTimer, parts: int) -> Stat:
     """What marking one step takes of the host, in microseconds: its parts, its copy, and the decoding of a batch of 256."""
     rounds = []
     for _ in range(7):
@@ -107,7 +107,7 @@ def marking_us(recorder: Recorder, marks: DeviceTimer, parts: int) -> Figure:
                 recorder.watch("decode-0", "decode", time.perf_counter(), time.perf_counter(), (0, 0))
         rounds.append((time.perf_counter() - started) * 1e6 / STEPS_MARKED)
         recorder.spans(0)
-    return Figure.of(rounds[1:])
+    return Stat.of(rounds[1:])
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from ..common.text import several
 from .result import Profile
-from .stats import Figure
+from .stats import Stat
 
 
 def show(profile: Profile, console: Console) -> None:
@@ -65,6 +65,6 @@ def details(profile: Profile) -> dict[str, str]:
     return found
 
 
-def spread(figure: Figure) -> str:
+def spread(figure: Stat) -> str:
     """The least and the most."""
     return f"{figure.least:,.0f} to {figure.most:,.0f} in {figure.n} windows"

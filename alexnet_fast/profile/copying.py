@@ -9,7 +9,7 @@ import torch
 
 from ..devices.device import Device
 from ..distributed.world import World
-from .stats import Figure, throughput
+from .stats import Stat, throughput
 
 AT_ONCE = 4  # copies queued before they are waited for
 
@@ -18,8 +18,8 @@ AT_ONCE = 4  # copies queued before they are waited for
 class Copy:
     """Bytes a second over all ranks, from page-locked memory as the loader's slots are, and from ordinary memory."""
 
-    pinned_bytes_per_s: Figure
-    pageable_bytes_per_s: Figure
+    pinned_bytes_per_s: Stat
+    pageable_bytes_per_s: Stat
     image_bytes: int
 
     @property

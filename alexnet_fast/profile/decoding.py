@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..loader.buffer_pool import Batch
 from ..loader.loader import Loader
 from ..loader.sampler import epoch_permutation
-from .stats import WINDOWS, Figure, averaged, throughput, together
+from .stats import WINDOWS, Stat, averaged, barrier, throughput
 from .storage import ORDER_SEED, small_share, touch
 
 SPLIT_SAMPLES = 60
@@ -27,7 +27,7 @@ class Scaling:
     """What the loaders of all ranks give together with so many decoding threads on each, or as many as it may have."""
 
     threads: int
-    img_per_s: Figure
+    img_per_s: Stat
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Split:
     and colour; for raw pixels all that there is.
     """
 
-    cut_us: Figure | None
-    libjpeg_us: Figure | None
-    render_us: Figure
-    all_us: Figure
+    cut_us: Stat | None
+    libjpeg_us: Stat | None
+    render_us: Stat
+    all_us: Stat
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Decode:
         """With the recipe's threads."""
         return next(point.img_per_s.median for point in self.scaling if point.threads == self.threads)
 
-    def pooled(self, later: Figure) -> Decode:
+    def pooled(self, later: Stat) -> Decode:
         """With a later measurement at the recipe's threads."""
         scaling = [
             replace(point, img_per_s=point.img_per_s.pooled(later))
@@ -110,7 +110,7 @@ def few_places(training: Loader, batches_ahead: int, world: World) -> np.ndarray
     return places
 
 
-def alone(loader: Loader, seconds: float, world: World) -> Figure:
+def alone(loader: Loader, seconds: float, world: World) -> Stat:
     """Images a second that this loader and the other ranks' decode together, with nothing beside them.
 
     What threads decode counts, not what is taken from them: after a pause of whoever takes, batches lie ready.
@@ -165,7 +165,7 @@ def split(beton: Beton, cropping: CropOptions, world: World) -> Split:
     for stage in kinds:  # compiled, and into the caches
         for number in range(len(stages.chunks)):
             stages.time(number, stage)
-    together(world)
+    barrier(world)
     rounds_us = np.array(
         [
             [

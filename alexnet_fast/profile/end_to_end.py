@@ -18,7 +18,7 @@ from ..loader.loader import Loader
 from ..run.data_wait import DecodeTotals
 from .decoding import forever
 from .recorder import Recorder
-from .stats import WINDOWS, Figure, agreed, mean_over_ranks, summed, together, windows
+from .stats import WINDOWS, Stat, barrier, broadcast, mean_over_ranks, summed, windows
 from .stepping import Stepper
 
 TRACED_STEPS = 100
@@ -27,7 +27,7 @@ MOST_STEPS = 10_000
 
 
 @dataclass(frozen=True)
-class Whole:
+class EndToEnd:
     """Training with everything running.
 
     img_per_s: over all ranks.  data_wait_share: of the time, in which a rank waited for its batch, 0 to 1, the mean over
@@ -37,7 +37,7 @@ class Whole:
     file in the page cache as this began.
     """
 
-    img_per_s: Figure
+    img_per_s: Stat
     data_wait_share: float
     idle_share: float
     decode_busy_share: float
@@ -50,7 +50,7 @@ class Whole:
 
 def measure(
     loader: Loader, feed: DevicePrefetcher, stepper: Stepper, queued: int, seconds: float, world: World
-) -> tuple[Whole, list[Span]]:
+) -> tuple[EndToEnd, list[Span]]:
     """Train for about `seconds` and at least WINDOWS steps; also what this rank's threads and streams did in the first
     TRACED_STEPS of them, in seconds since they began; on one host, since the first rank's did.
 
@@ -71,9 +71,9 @@ def measure(
 
         def steps_in(seconds: float, least: int, most: int, made: int, took_s: float) -> int:
             """How many steps, on every rank, if they take what the last `made` took."""
-            return int(agreed(min(max(seconds * made / max(took_s, 1e-6), least), most), world))
+            return int(broadcast(min(max(seconds * made / max(took_s, 1e-6), least), most), world))
 
-        together(world)
+        barrier(world)
         end_s = time.perf_counter() + seconds
         run(queued)
         began_s = time.perf_counter()
@@ -107,7 +107,7 @@ def measure(
         busy.cpu_s / busy.busy_s if busy.busy_s else 0.0,
     ]
     data_wait, idle, decode_busy, decode_cpu = mean_over_ranks(np.array(shares).clip(0, 1), world).tolist()
-    whole = Whole(
+    whole = EndToEnd(
         img_per_s=summed(windows(at), world),
         data_wait_share=data_wait,
         idle_share=idle,

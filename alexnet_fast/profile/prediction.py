@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 from .copying import Copy
 from .decoding import Decode
-from .end_to_end import Whole
-from .repack import Mode
+from .end_to_end import EndToEnd
+from .repack import StorageOption
 from .stepping import Step
 from .storage import Read
 
@@ -21,10 +21,10 @@ class Stages:
 
     read: Read
     decode: Decode
-    modes: list[Mode]
+    modes: list[StorageOption]
     copy: Copy | None
     step: Step
-    whole: Whole
+    whole: EndToEnd
     ranks: int
     cores: int
     """Of all ranks together."""

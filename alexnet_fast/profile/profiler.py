@@ -31,7 +31,7 @@ from . import decoding as decode
 from . import stepping as step
 from .prediction import Stages
 from .result import PICTURE, TIMELINE, Profile
-from .verdict import judge
+from .verdict import find_bottleneck
 
 SHARES = {"read": 0.05, "decode": 0.22, "copy": 0.06, "step": 0.15, "whole": 0.33}  # of the time
 # Decoding and the step are measured again behind the whole, so that a machine that slows down does so for both.
@@ -160,7 +160,7 @@ class _Profiling:
         self.say("writing")
         result = Profile(
             stages,
-            judge(stages),
+            find_bottleneck(stages),
             machine_of(device, world),
             recipe.model_dump(mode="json"),
             time.perf_counter() - self.began_s,

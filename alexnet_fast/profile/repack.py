@@ -16,7 +16,7 @@ from ..decode.stages import ALL, DecodeStages
 from ..distributed.world import World
 from ..packing.encode import Encoding, encode_jpeg, shrunk
 from .decoding import some_samples
-from .stats import WINDOWS, Figure, averaged
+from .stats import WINDOWS, Stat, averaged
 
 SAMPLES = 40
 OTHERS = {
@@ -27,7 +27,7 @@ OTHERS = {
 
 
 @dataclass(frozen=True)
-class Mode:
+class StorageOption:
     """One way to store the set: how long one thread decodes a sample, and what a sample takes.
 
     options: of tools/write_beton.py; empty for the set as it is.
@@ -35,11 +35,11 @@ class Mode:
 
     name: str
     options: str
-    decode_us: Figure
+    decode_us: Stat
     sample_bytes: float
 
 
-def measure(beton: Beton, cropping: CropOptions, world: World) -> list[Mode]:
+def measure(beton: Beton, cropping: CropOptions, world: World) -> list[StorageOption]:
     """The set as it is, first, and every other way that makes its samples smaller to decode."""
     samples = some_samples(beton, SAMPLES, cropping, world)
     # Each rank has samples of its own, and all have to measure the same ways.
@@ -58,7 +58,7 @@ def measure(beton: Beton, cropping: CropOptions, world: World) -> list[Mode]:
             if number:  # the first round only warms up
                 rounds_us[name].append(took_s * 1e6 / len(samples))
     return [
-        Mode(name, _options(OTHERS.get(name)), averaged(rounds_us[name], world), each.payload_bytes)
+        StorageOption(name, _options(OTHERS.get(name)), averaged(rounds_us[name], world), each.payload_bytes)
         for name, each in stages.items()
     ]
 

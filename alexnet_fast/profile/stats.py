@@ -17,7 +17,7 @@ WARM_UP_SHARE = 0.2  # of a measurement's time goes by before it counts
 
 
 @dataclass(frozen=True)
-class Figure:
+class Stat:
     """The median of `n` windows, with the least and the most; its unit stands in the name of the field that holds it."""
 
     median: float
@@ -26,13 +26,13 @@ class Figure:
     n: int
 
     @classmethod
-    def of(cls, values: Sequence[float] | np.ndarray) -> Figure:
+    def of(cls, values: Sequence[float] | np.ndarray) -> Stat:
         """Of at least one value."""
         return cls(float(np.median(values)), float(np.min(values)), float(np.max(values)), len(values))
 
-    def pooled(self, later: Figure) -> Figure:
+    def pooled(self, later: Stat) -> Stat:
         """With as much weight for a later measurement of the same: what drifts between the two is met half-way."""
-        return Figure(
+        return Stat(
             (self.median + later.median) / 2,
             min(self.least, later.least),
             max(self.most, later.most),
@@ -40,12 +40,12 @@ class Figure:
         )
 
 
-def throughput(work: Callable[[], int], seconds: float, world: World) -> Figure:
+def throughput(work: Callable[[], int], seconds: float, world: World) -> Stat:
     """Units a second of `work`, which returns how many it did, summed over all ranks, which work at the same time.
 
     Each rank works for `seconds`, the first fifth of which does not count, and at least once in every window.
     """
-    together(world)
+    barrier(world)
     warm = time.perf_counter() + seconds * WARM_UP_SHARE
     work()
     while time.perf_counter() < warm:
@@ -73,14 +73,14 @@ def windows(at: Sequence[tuple[int, float]], count: int = WINDOWS) -> list[float
     return [(at[b][0] - at[a][0]) / (at[b][1] - at[a][1]) for a, b in pairwise(edges)]
 
 
-def summed(values: Sequence[float], world: World) -> Figure:
+def summed(values: Sequence[float], world: World) -> Stat:
     """Window by window the sum over ranks, each of which has as many; every rank has to call this."""
-    return Figure.of(mean_over_ranks(np.asarray(values), world) * world.world_size)
+    return Stat.of(mean_over_ranks(np.asarray(values), world) * world.world_size)
 
 
-def averaged(values: Sequence[float], world: World) -> Figure:
+def averaged(values: Sequence[float], world: World) -> Stat:
     """Window by window the mean over ranks."""
-    return Figure.of(mean_over_ranks(np.asarray(values), world))
+    return Stat.of(mean_over_ranks(np.asarray(values), world))
 
 
 def mean_over_ranks(values: np.ndarray, world: World) -> np.ndarray:
@@ -88,11 +88,11 @@ def mean_over_ranks(values: np.ndarray, world: World) -> np.ndarray:
     return world.sum(torch.from_numpy(np.asarray(values, np.float64))).numpy() / world.world_size
 
 
-def together(world: World) -> None:
+def barrier(world: World) -> None:
     """Begin at the same time on all ranks."""
     world.sum(torch.zeros(1))
 
 
-def agreed(value: float, world: World) -> float:
+def broadcast(value: float, world: World) -> float:
     """Rank 0's value, on every rank."""
     return float(world.sum(torch.tensor(value if world.is_first else 0.0, dtype=torch.float64)))

@@ -16,7 +16,7 @@ from ..engine.device_timer import NORMALISE, STEP, DeviceTimer
 from ..engine.meter import Meter
 from ..engine.precision import Precision
 from ..loader.device_prefetcher import DevicePrefetcher
-from .stats import WARM_UP_SHARE, WINDOWS, Figure, agreed, mean_over_ranks, together
+from .stats import WARM_UP_SHARE, WINDOWS, Stat, barrier, broadcast, mean_over_ranks
 
 PARTS = (NORMALISE, "forward", "backward", "optimizer")
 WARM_UP_STEPS = 3  # a CPU's first steps fault their memory in
@@ -32,20 +32,20 @@ class Step:
     backward pass); None for one rank.  cpu_share: of the ranks' cores, how much the steps keep busy, 0 to 1.
     """
 
-    img_per_s: Figure
-    step_ms: Figure
-    normalise_ms: Figure
-    forward_ms: Figure
-    backward_ms: Figure
-    optimizer_ms: Figure
-    all_reduce_ms: Figure | None
+    img_per_s: Stat
+    step_ms: Stat
+    normalise_ms: Stat
+    forward_ms: Stat
+    backward_ms: Stat
+    optimizer_ms: Stat
+    all_reduce_ms: Stat | None
     cpu_share: float
     steps: int
 
     def pooled(self, later: Step) -> Step:
         """With a later measurement of the same steps."""
         mine, others = self.__dict__, later.__dict__
-        figures = {k: v.pooled(others[k]) for k, v in mine.items() if isinstance(v, Figure)}
+        figures = {k: v.pooled(others[k]) for k, v in mine.items() if isinstance(v, Stat)}
         return replace(
             self,
             **figures,
@@ -107,14 +107,14 @@ def measure(
         begins = np.concatenate([ends[:, :1, 0], ends[:, :-1, 1]], axis=1)
         return (ends[:, :, 1] - begins) * 1e3
 
-    together(world)
+    barrier(world)
     warm_ms = run(WARM_UP_STEPS)[-1].sum()
     # A fast device goes on warming up: its clocks settle in time, not in steps.
-    if (more := int(agreed(WARM_UP_SHARE * seconds * 1e3 / warm_ms, world)) - WARM_UP_STEPS) > 0:
+    if (more := int(broadcast(WARM_UP_SHARE * seconds * 1e3 / warm_ms, world)) - WARM_UP_STEPS) > 0:
         warm_ms = np.median(run(min(more, MOST_STEPS)).sum(1))
     is_one = world.world_size == 1
     wanted = (1 - WARM_UP_SHARE) * seconds * 1e3 / (warm_ms if is_one else 2 * warm_ms)
-    steps = int(agreed(min(max(wanted, LEAST_STEPS), MOST_STEPS), world)) // WINDOWS
+    steps = int(broadcast(min(max(wanted, LEAST_STEPS), MOST_STEPS), world)) // WINDOWS
     if not is_one:
         with precision.unsummed():
             run(1)
@@ -122,7 +122,7 @@ def measure(
     all_parts, all_alone = [], []
     cpu_s = wall_s = 0.0
     for _ in range(WINDOWS):
-        together(world)
+        barrier(world)
         before = time.process_time(), time.perf_counter()
         all_parts.append(run(steps).mean(0))
         cpu_s += time.process_time() - before[0]
@@ -135,15 +135,15 @@ def measure(
     step_ms = parts_ms.sum(1)
     summing_ms = None if is_one else step_ms - mean_over_ranks(np.array(all_alone), world)
     busy_s, could_s = world.sum(torch.tensor([cpu_s, wall_s * cores], dtype=torch.float64)).tolist()
-    normalise, forward, backward, optimizer = map(Figure.of, parts_ms.T)
+    normalise, forward, backward, optimizer = map(Stat.of, parts_ms.T)
     return Step(
-        img_per_s=Figure.of(len(labels) * world.world_size * 1e3 / step_ms),
-        step_ms=Figure.of(step_ms),
+        img_per_s=Stat.of(len(labels) * world.world_size * 1e3 / step_ms),
+        step_ms=Stat.of(step_ms),
         normalise_ms=normalise,
         forward_ms=forward,
         backward_ms=backward,
         optimizer_ms=optimizer,
-        all_reduce_ms=None if summing_ms is None else Figure.of(summing_ms.clip(min=0)),
+        all_reduce_ms=None if summing_ms is None else Stat.of(summing_ms.clip(min=0)),
         cpu_share=min(1.0, busy_s / could_s),
         steps=steps * WINDOWS,
     )

@@ -17,7 +17,7 @@ from ..doctor.machine import Machine
 from ..loader.loader import Loader
 from ..loader.read_ahead import PAGE
 from ..loader.sampler import epoch_permutation
-from .stats import Figure, summed, throughput
+from .stats import Stat, summed, throughput
 
 MOST_BYTES = 256 << 20  # of the set, on each rank, are read from the page cache again and again
 A_TASK = 16  # samples
@@ -36,8 +36,8 @@ class Read:
     sample_bytes: a stored sample, on average.
     """
 
-    cached_bytes_per_s: Figure
-    disk_bytes_per_s: Figure | None
+    cached_bytes_per_s: Stat
+    disk_bytes_per_s: Stat | None
     resident_share: float
     file_bytes: int
     available_bytes: int
@@ -68,7 +68,7 @@ def measure(loader: Loader, seconds: float, world: World) -> Read:
     )
 
 
-def _from_page_cache(beton: Beton, threads: int, seconds: float, world: World) -> Figure:
+def _from_page_cache(beton: Beton, threads: int, seconds: float, world: World) -> Stat:
     """Bytes a second of copying samples in a shuffled order out of the page cache, on `threads` threads of each rank."""
     places = small_share(beton, world, MOST_BYTES)
     tasks = [places[at : at + A_TASK] for at in range(0, len(places), A_TASK)]

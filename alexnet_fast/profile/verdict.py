@@ -39,7 +39,7 @@ class Verdict:
     text: str
 
 
-def judge(stages: Stages) -> Verdict:
+def find_bottleneck(stages: Stages) -> Verdict:
     """Name what binds."""
     found = predict(stages, stages.ceilings())
     later = predict(stages, stages.ceilings(1.0)) if stages.fits_into_memory else found

@@ -15,19 +15,19 @@ from PIL import Image
 from alexnet_fast.profile import picture
 from alexnet_fast.profile.copying import Copy
 from alexnet_fast.profile.decoding import Decode, Scaling, Split
-from alexnet_fast.profile.end_to_end import Whole
+from alexnet_fast.profile.end_to_end import EndToEnd
 from alexnet_fast.profile.prediction import Stages
-from alexnet_fast.profile.repack import Mode
+from alexnet_fast.profile.repack import StorageOption
 from alexnet_fast.profile.result import Profile
-from alexnet_fast.profile.stats import Figure
+from alexnet_fast.profile.stats import Stat
 from alexnet_fast.profile.stepping import Step
 from alexnet_fast.profile.storage import Read
-from alexnet_fast.profile.verdict import judge
+from alexnet_fast.profile.verdict import find_bottleneck
 from alexnet_fast.recipe import Recipe, validate
 
 
-def about(value: float) -> Figure:
-    return Figure(value, 0.95 * value, 1.04 * value, 5)
+def about(value: float) -> Stat:
+    return Stat(value, 0.95 * value, 1.04 * value, 5)
 
 
 ON_A_CPU = Stages(
@@ -35,16 +35,16 @@ ON_A_CPU = Stages(
     decode=Decode(
         2,
         [Scaling(1, about(2803)), Scaling(2, about(4787))],
-        Split(about(8.5), about(302), Figure(-4, -8, 258, 5), about(359)),
+        Split(about(8.5), about(302), Stat(-4, -8, 258, 5), about(359)),
     ),
     modes=[
-        Mode("as it is", "", about(349), 54_770),
-        Mode("JPEG, 256 px", "--max-resolution 256", about(135), 16_100),
-        Mode("raw, 256 px", "--mode raw --max-resolution 256", about(35.6), 143_755),
+        StorageOption("as it is", "", about(349), 54_770),
+        StorageOption("JPEG, 256 px", "--max-resolution 256", about(135), 16_100),
+        StorageOption("raw, 256 px", "--mode raw --max-resolution 256", about(35.6), 143_755),
     ],
     copy=None,
     step=Step(about(84.7), about(1511), about(26), about(482), about(930), about(59), None, 0.98, 5),
-    whole=Whole(about(84.2), 0.01, 0.01, 0.03, 0.5, 0, 0.87, 7, 10.6),
+    whole=EndToEnd(about(84.2), 0.01, 0.01, 0.03, 0.5, 0, 0.87, 7, 10.6),
     ranks=1,
     cores=2,
 )
@@ -85,7 +85,9 @@ def document() -> Callable[..., dict[str, Any]]:
         machine = {**device, "cores": stages.cores, "kind": "cuda", "ranks": stages.ranks}
         recipe = validate({"run": {"name": "any"}, "data": {"train": "train.beton"}})
         assert isinstance(recipe, Recipe)
-        found = Profile(stages, judge(stages), machine, recipe.model_dump(mode="json"), 60.0).document()
+        found = Profile(
+            stages, find_bottleneck(stages), machine, recipe.model_dump(mode="json"), 60.0
+        ).document()
         return {**found, "name": name}
 
     return make

@@ -11,11 +11,11 @@ from alexnet_fast.distributed.world import World
 from alexnet_fast.loader.thread_stats import ThreadStats
 from alexnet_fast.profile import stats as rate
 from alexnet_fast.profile.decoding import alone
-from alexnet_fast.profile.stats import Figure, throughput, windows
+from alexnet_fast.profile.stats import Stat, throughput, windows
 
 
 def test_a_figure_is_the_median_with_the_least_and_the_most() -> None:
-    assert Figure.of([3.0, 1.0, 2.0]) == Figure(2.0, 1.0, 3.0, 3)
+    assert Stat.of([3.0, 1.0, 2.0]) == Stat(2.0, 1.0, 3.0, 3)
 
 
 def test_windows_hold_all_that_was_done_and_none_is_empty() -> None:
@@ -34,7 +34,7 @@ def test_throughput_counts_units_and_leaves_out_the_warm_up(monkeypatch: pytest.
         clock.now_s += 1 if clock.now_s < 2 else 0.5
         return 1 if clock.now_s <= 2 else 7
 
-    assert throughput(work, 10, World()) == Figure(14, 14, 14, 5)
+    assert throughput(work, 10, World()) == Stat(14, 14, 14, 5)
     assert clock.now_s == 10
 
 

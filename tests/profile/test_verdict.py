@@ -8,17 +8,17 @@ import pytest
 
 from alexnet_fast.profile.copying import Copy
 from alexnet_fast.profile.decoding import Decode, Scaling, Split
-from alexnet_fast.profile.end_to_end import Whole
+from alexnet_fast.profile.end_to_end import EndToEnd
 from alexnet_fast.profile.prediction import Stages
-from alexnet_fast.profile.repack import Mode
-from alexnet_fast.profile.stats import Figure
+from alexnet_fast.profile.repack import StorageOption
+from alexnet_fast.profile.stats import Stat
 from alexnet_fast.profile.stepping import Step
 from alexnet_fast.profile.storage import Read
-from alexnet_fast.profile.verdict import judge
+from alexnet_fast.profile.verdict import find_bottleneck
 
 
-def figure(value: float) -> Figure:
-    return Figure(value, 0.95 * value, 1.05 * value, 5)
+def figure(value: float) -> Stat:
+    return Stat(value, 0.95 * value, 1.05 * value, 5)
 
 
 def stages(
@@ -55,48 +55,53 @@ def stages(
             Split(figure(9), figure(300), figure(40), figure(349)),
         ),
         [
-            Mode("as it is", "", figure(350), 1e5),
-            Mode("JPEG, 256 px", "--max-resolution 256", figure(120), 2e4),
+            StorageOption("as it is", "", figure(350), 1e5),
+            StorageOption("JPEG, 256 px", "--max-resolution 256", figure(120), 2e4),
         ],
         None if copy is None else Copy(figure(copy * 150_528), figure(copy * 50_000), 150_528),
         Step(figure(step), figure(step_ms), *parts, summing, cpu_share, 50),
-        Whole(figure(measured), wait, idle, 0.9, 0.6, 0, resident, 100, 20.0),
+        EndToEnd(figure(measured), wait, idle, 0.9, 0.6, 0, resident, 100, 20.0),
         1 if summing is None else 2,
         2,
     )
 
 
 def test_on_a_device_the_lowest_ceiling_binds() -> None:
-    assert judge(stages()).binding == "decode" and judge(stages()).predicted_img_per_s == 5000
-    assert judge(stages(step=900)).binding == "step"
-    assert judge(stages(copy=700)).binding == "copy"
-    assert judge(stages(resident=0.0, disk=5e7)).binding == "read"
+    assert (
+        find_bottleneck(stages()).binding == "decode"
+        and find_bottleneck(stages()).predicted_img_per_s == 5000
+    )
+    assert find_bottleneck(stages(step=900)).binding == "step"
+    assert find_bottleneck(stages(copy=700)).binding == "copy"
+    assert find_bottleneck(stages(resident=0.0, disk=5e7)).binding == "read"
 
 
 def test_on_a_cpu_the_cores_seconds_of_decoding_and_step_add_up() -> None:
-    verdict = judge(stages(copy=None, step=5000, cpu_share=1.0))
+    verdict = find_bottleneck(stages(copy=None, step=5000, cpu_share=1.0))
     assert verdict.predicted_img_per_s == pytest.approx(2500) and "share the cores" in verdict.model
-    assert judge(stages(copy=None, step=80, cpu_share=1.0)).predicted_img_per_s == pytest.approx(80, rel=0.02)
-    idle = judge(stages(copy=None, step=500, cpu_share=0.4))
+    assert find_bottleneck(stages(copy=None, step=80, cpu_share=1.0)).predicted_img_per_s == pytest.approx(
+        80, rel=0.02
+    )
+    idle = find_bottleneck(stages(copy=None, step=500, cpu_share=0.4))
     assert idle.predicted_img_per_s == 500, "what the step leaves idle, decoding may have"
-    one_thread = judge(stages(copy=None, step=5000, cpu_share=1.0, decode=(2500,), threads=1))
+    one_thread = find_bottleneck(stages(copy=None, step=5000, cpu_share=1.0, decode=(2500,), threads=1))
     assert one_thread.predicted_img_per_s == pytest.approx(2500), "one thread takes half of two cores"
 
 
 def test_gradients_bind_where_they_take_most_of_the_step() -> None:
-    assert judge(stages(step=900, all_reduce_share=0.7)).binding == "all-reduce"
-    assert judge(stages(step=900, all_reduce_share=0.2)).binding == "step"
+    assert find_bottleneck(stages(step=900, all_reduce_share=0.7)).binding == "all-reduce"
+    assert find_bottleneck(stages(step=900, all_reduce_share=0.2)).binding == "step"
 
 
 def test_from_the_second_epoch_on_a_file_that_memory_can_hold_comes_from_there() -> None:
-    cold = judge(stages(resident=0.0, disk=5e7, file_bytes=1e9))
+    cold = find_bottleneck(stages(resident=0.0, disk=5e7, file_bytes=1e9))
     assert (cold.predicted_img_per_s, cold.later_epochs_img_per_s) == (500, 5000)
-    too_large = judge(stages(resident=0.0, disk=5e7))
+    too_large = find_bottleneck(stages(resident=0.0, disk=5e7))
     assert (too_large.predicted_img_per_s, too_large.later_epochs_img_per_s) == (500, 500)
 
 
 def test_a_decode_bound_accelerator_is_told_how_many_cores_or_which_storage_would_do() -> None:
-    assert judge(stages(measured=4900)).text == (
+    assert find_bottleneck(stages(measured=4900)).text == (
         "Decoding is the limit: training makes 4,900 img/s, 98 % of the 5,000 img/s that the stages allow together. "
         "Alone they make, in img/s: decoding 5,000, the training step 10,000, reading samples 80,000 and copying to the device "
         "100,000. The device is idle 10 % of the time, and the host waits for data 40 %. To reach the next limit, 10,000 img/s, it "
@@ -106,7 +111,9 @@ def test_a_decode_bound_accelerator_is_told_how_many_cores_or_which_storage_woul
 
 
 def test_a_cpu_whose_cores_are_shared_is_told_what_each_takes_of_them() -> None:
-    assert judge(stages(copy=None, decode=(1300, 2500), step=2400, cpu_share=1.0, measured=1200)).text == (
+    assert find_bottleneck(
+        stages(copy=None, decode=(1300, 2500), step=2400, cpu_share=1.0, measured=1200)
+    ).text == (
         "The cores are the limit, mostly for the training step: training makes 1,200 img/s, 98 % of the 1,224 img/s that the stages "
         "allow together. Alone they make, in img/s: the training step 2,400, decoding 2,500 and reading samples 80,000. The step "
         "waits for data 40 % of its time. A step takes 26.7 ms: normalise 1.3, forward 8.0, backward 16.0 and optimizer 1.3. Decoding "
@@ -117,7 +124,7 @@ def test_a_cpu_whose_cores_are_shared_is_told_what_each_takes_of_them() -> None:
 
 
 def test_a_read_bound_run_is_told_what_is_wanted_of_the_disk_and_that_memory_cannot_hold_the_file() -> None:
-    assert judge(stages(resident=0.0, disk=5e7, measured=490)).text == (
+    assert find_bottleneck(stages(resident=0.0, disk=5e7, measured=490)).text == (
         "Reading samples is the limit: training makes 490 img/s, 98 % of the 500 img/s that the stages allow together. Alone they "
         "make, in img/s: reading samples 500, decoding 5,000, the training step 10,000 and copying to the device 100,000. The device "
         "is idle 10 % of the time, and the host waits for data 40 %. 100 % of the file comes from the disk, which gives 50 MB/s; "
@@ -128,7 +135,7 @@ def test_a_read_bound_run_is_told_what_is_wanted_of_the_disk_and_that_memory_can
 
 
 def test_a_run_bound_by_sums_is_told_to_sum_less_and_not_to_take_more_devices() -> None:
-    assert judge(stages(step=900, all_reduce_share=0.7, measured=880, wait=0.0)).text == (
+    assert find_bottleneck(stages(step=900, all_reduce_share=0.7, measured=880, wait=0.0)).text == (
         "Summing gradients over the ranks is the limit: training makes 880 img/s, 98 % of the 900 img/s that the stages allow "
         "together. Alone they make, in img/s: the training step 900, decoding 5,000, reading samples 80,000 and copying to the device "
         "100,000. The device is idle 10 % of the time, and the host waits for data 0 %. A step takes 71.1 ms: normalise 3.6, forward "
@@ -138,79 +145,79 @@ def test_a_run_bound_by_sums_is_told_to_sum_less_and_not_to_take_more_devices() 
 
 
 def test_a_step_that_sums_for_a_third_of_its_time_is_not_told_to_take_more_devices() -> None:
-    text = judge(stages(step=900, all_reduce_share=0.3)).text
+    text = find_bottleneck(stages(step=900, all_reduce_share=0.3)).text
     assert "21.3 ms sum gradients" in text and "or more of them" not in text
     assert "a faster device, a larger batch on each rank" in text
-    little = judge(stages(step=900, all_reduce_share=0.05)).text
+    little = find_bottleneck(stages(step=900, all_reduce_share=0.05)).text
     assert "sum gradients" not in little and "a faster device, or more of them, would" in little
-    shared = judge(stages(copy=None, decode=(1000, 2000), step=2500, all_reduce_share=0.3)).text
+    shared = find_bottleneck(stages(copy=None, decode=(1000, 2000), step=2500, all_reduce_share=0.3)).text
     assert "share the cores" in shared and "Summing gradients costs less with a larger batch" in shared
 
 
 def test_where_cores_are_shared_twice_as_many_make_twice_as_much_until_reading_binds() -> None:
-    text = judge(stages(copy=None, decode=(1000, 2000), step=2500, cpu_share=1.0)).text
+    text = find_bottleneck(stages(copy=None, decode=(1000, 2000), step=2500, cpu_share=1.0)).text
     assert "With 4 cores in place of 2 training would make up to 2,222" in text and "3 cores" not in text
     read_next = stages(copy=None, decode=(1000, 2000), step=2500, cpu_share=1.0, resident=0.0, disk=1.5e8)
-    assert "would make up to 1,500" in judge(read_next).text
+    assert "would make up to 1,500" in find_bottleneck(read_next).text
 
 
 def test_decoding_on_half_idle_cores_gets_advice_even_where_it_alone_is_faster_than_the_step() -> None:
-    verdict = judge(stages(copy=None, decode=(1600, 3000), step=2500, cpu_share=0.5))
+    verdict = find_bottleneck(stages(copy=None, decode=(1600, 3000), step=2500, cpu_share=0.5))
     assert verdict.binding == "decode" and verdict.predicted_img_per_s == pytest.approx(1875)
     assert "With 4 cores in place of 2" in verdict.text and "2,500 as JPEG, 256 px" in verdict.text
 
 
 def test_a_cpu_whose_step_alone_binds_hears_nothing_of_shared_cores() -> None:
-    text = judge(stages(copy=None, step=500, cpu_share=0.4)).text
+    text = find_bottleneck(stages(copy=None, step=500, cpu_share=0.4)).text
     assert "share" not in text and text.endswith("More pipeline would not help: faster cores would.")
-    busy = judge(stages(copy=None, step=10, cpu_share=0.98)).text
+    busy = find_bottleneck(stages(copy=None, step=10, cpu_share=0.98)).text
     assert busy.endswith("More pipeline would not help: faster cores, or more of them, would.")
 
 
 def test_a_packing_that_is_larger_is_held_to_what_the_disk_gives() -> None:
-    raw = Mode("raw, 256 px", "--mode raw --max-resolution 256", figure(35), 2e5)
+    raw = StorageOption("raw, 256 px", "--mode raw --max-resolution 256", figure(35), 2e5)
     found = stages(resident=0.0, disk=6e8)
-    text = judge(replace(found, modes=[found.modes[0], raw])).text
-    assert judge(found).binding == "decode" and "raw" not in text, (
+    text = find_bottleneck(replace(found, modes=[found.modes[0], raw])).text
+    assert find_bottleneck(found).binding == "decode" and "raw" not in text, (
         "3,000 img/s of 200 kB are all that it gives"
     )
 
 
 def test_threads_that_are_held_back_are_told_before_cores_are_asked_for() -> None:
-    text = judge(stages(threads=1, measured=2400)).text
+    text = find_bottleneck(stages(threads=1, measured=2400)).text
     assert (
         "data.threads = 1 leaves cores idle: with data.threads = 0, 2 a rank, decoding alone made 5,000"
         in text
     )
     assert "takes about 4 cores in place of 2" in text
-    on_a_cpu = judge(stages(copy=None, threads=1, step=5000)).text
+    on_a_cpu = find_bottleneck(stages(copy=None, threads=1, step=5000)).text
     assert "training would make 2,632" in on_a_cpu and "With 4 cores in place of 2" in on_a_cpu
     three_of_four = stages(copy=None, threads=3, decode=(1000, 2000, 3000, 4000), step=5000)
-    no_idle_core = judge(replace(three_of_four, cores=4))
+    no_idle_core = find_bottleneck(replace(three_of_four, cores=4))
     assert no_idle_core.binding == "decode" and "leaves cores idle" not in no_idle_core.text
 
 
 def test_what_is_said_of_the_first_epoch_depends_on_where_the_file_lies() -> None:
-    fits = judge(stages(resident=0.0, disk=5e7, file_bytes=1e9)).text
+    fits = find_bottleneck(stages(resident=0.0, disk=5e7, file_bytes=1e9)).text
     assert "first epoch only: from the page cache training would make 5,000." in fits and "Packed" not in fits
     fast = {"decode": (60_000, 100_000), "step": 1e6, "copy": 1e6}
-    in_memory = judge(stages(**fast, file_bytes=1e9)).text
+    in_memory = find_bottleneck(stages(**fast, file_bytes=1e9)).text
     assert "copying out of it gives 8,000 MB/s; 100,000 img/s want 10,000 MB/s" in in_memory
     assert "Memory is the limit" in in_memory and "disk" not in in_memory and "first epoch" not in in_memory
-    unknown = judge(stages(**fast, resident=0.5, disk=None)).text
+    unknown = find_bottleneck(stages(**fast, resident=0.5, disk=None)).text
     assert "could not be measured and is taken to be as fast as the page cache, 8,000 MB/s" in unknown
 
 
 def test_a_device_that_idles_is_told_apart_from_a_host_that_waits_for_data() -> None:
-    text = judge(stages(copy=700, idle=0.51, wait=0.0)).text
+    text = find_bottleneck(stages(copy=700, idle=0.51, wait=0.0)).text
     assert "The device is idle 51 % of the time, and the host waits for data 0 %." in text
-    on_a_cpu = judge(stages(copy=None, idle=0.51)).text
+    on_a_cpu = find_bottleneck(stages(copy=None, idle=0.51)).text
     assert "The step waits for data 40 % of its time." in on_a_cpu and "idle" not in on_a_cpu
 
 
 def test_what_the_stages_do_not_explain_is_said_with_what_the_threads_did() -> None:
-    text = judge(stages(measured=2000)).text
+    text = find_bottleneck(stages(measured=2000)).text
     assert "less than the stages explain" in text
     assert "the decoding threads worked 90 % of the time and had a core for 60 % of that" in text
-    assert "more than the stages explain" in judge(stages(measured=9000)).text
-    assert "explain" not in judge(stages(measured=4900)).text
+    assert "more than the stages explain" in find_bottleneck(stages(measured=9000)).text
+    assert "explain" not in find_bottleneck(stages(measured=4900)).text
