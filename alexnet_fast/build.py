@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .common.text import several
+from .common.text import plural
 from .devices.device import Device, resolve
 from .distributed import world as ranks
 from .distributed.launcher import Layout
@@ -211,7 +211,7 @@ def load_start(
         notes.append(f"changed since that checkpoint: {', '.join(changed)}")
     if (saved := len(loaded["rng"])) != world.world_size:
         notes.append(
-            f"saved by {several(saved, 'rank')} and gone on with by {world.world_size}: dropout differs from here"
+            f"saved by {plural(saved, 'rank')} and gone on with by {world.world_size}: dropout differs from here"
         )
     return checkpoint.restore(loaded, precision, device, world), path, notes
 

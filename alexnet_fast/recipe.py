@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from .common.untrusted import read_text, shown
+from .common.untrusted import printable, read_text
 from .errors import UserError
 
 if sys.version_info >= (3, 11):
@@ -226,13 +226,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except FileNotFoundError:
         raise UserError(f"there is no recipe {path}: {_recipes_beside(path)}") from None
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"the recipe {path} is not valid TOML: {shown(str(error))}") from error
+        raise UserError(f"the recipe {path} is not valid TOML: {printable(str(error))}") from error
     except RecursionError:
         raise UserError(f"the recipe {path} is no recipe: its values nest too deeply") from None
     except (OSError, ValueError) as error:  # of a number of thousands of digits, too
-        told = shown(str(error))
+        told = printable(str(error))
         raise UserError(
-            f"the recipe {shown(str(path))} cannot be read ({told}): expected a TOML text file"
+            f"the recipe {printable(str(path))} cannot be read ({told}): expected a TOML text file"
         ) from error
     return validate(table, str(path), [_apply(table, override) for override in overrides])
 
@@ -253,7 +253,7 @@ def validate(table: dict[str, Any], source: str = "the recipe", overridden: Coll
     except RecursionError:
         raise UserError(f"{source} is no recipe: its tables nest too deeply") from None
     except ValueError as error:
-        raise UserError(f"{source} holds a number that is none: {shown(str(error))}") from None
+        raise UserError(f"{source} holds a number that is none: {printable(str(error))}") from None
 
 
 def dump(recipe: Recipe) -> str:
@@ -295,14 +295,14 @@ def _apply(table: dict[str, Any], override: str) -> str:
     name, equals, text = override.partition("=")
     section, dot, key = name.strip().partition(".")
     if not equals or not dot:
-        raise UserError(f"--set {shown(override)}: expected section.key=value, as in --set optim.lr=0.02")
+        raise UserError(f"--set {printable(override)}: expected section.key=value, as in --set optim.lr=0.02")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):  # no TOML, or a number or a nesting of more than Python takes
         value = text
     values = table.setdefault(section, {})
     if not isinstance(values, dict):
-        given = shown(repr(values))
+        given = printable(repr(values))
         raise UserError(f"{section} = {given} is no section: write [{section}] and its keys below it")
     values[key] = value
     return f"{section}.{key}"
@@ -312,12 +312,12 @@ def _sentence(error: ValidationError) -> tuple[str, str]:
     """The first mistake: its key, and one sentence. Unknown keys come first, since they explain the others."""
     mistakes = sorted(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
     mistake = mistakes[0]
-    name = shown(".".join(str(part) for part in mistake["loc"][:2]))
+    name = printable(".".join(str(part) for part in mistake["loc"][:2]))
     if mistake["type"] == "json_invalid":  # deeper than pydantic goes, or text that is no Unicode
-        return name, f"it is no recipe ({shown(mistake['msg'])})"
+        return name, f"it is no recipe ({printable(mistake['msg'])})"
     if mistake["type"] == "extra_forbidden":
         return name, f"unknown {'key' if '.' in name else 'section'} {name}{_nearest(name)}"
-    given = shown(json.dumps(mistake["input"], default=str))
+    given = printable(json.dumps(mistake["input"], default=str))
     return name, f"{name} = {given} is not accepted: expected {_expected(name, mistake)}"
 
 

@@ -28,7 +28,7 @@ from .build import (
     val_loader,
     writing,
 )
-from .common.text import several
+from .common.text import plural
 from .decode.kernel import decode_chunk
 from .distributed import world as ranks
 from .distributed.stop_signals import StopSignals
@@ -251,15 +251,15 @@ class Trainer:
         return (
             f"{recipe.run.name}: AlexNet, {recipe.model.num_classes} classes, {recipe.precision.level}, "
             f"{recipe.data.size} px, on {self.where}; {sets}; "
-            f"{several(recipe.schedule.epochs, 'epoch')} of {several(self.steps_per_epoch, 'step')} of "
+            f"{plural(recipe.schedule.epochs, 'epoch')} of {plural(self.steps_per_epoch, 'step')} of "
             f"{recipe.data.global_batch_size}; results in {self.folder}"
         )
 
     @property
     def where(self) -> str:
         """The device, and how many train together."""
-        several = f"{self.world.world_size} x " if self.world.world_size > 1 else ""
-        return f"{several}{self.device.kind} ({self.device.name})"
+        plural = f"{self.world.world_size} x " if self.world.world_size > 1 else ""
+        return f"{plural}{self.device.kind} ({self.device.name})"
 
     def report(self, averages: Averages | None, accuracy: Accuracy | None) -> Report:
         """Write report.json and print the closing lines."""

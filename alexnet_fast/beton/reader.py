@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..common.untrusted import open_regular, read_json, shown
+from ..common.untrusted import open_regular, printable, read_json
 from ..errors import UserError
 from . import format as fmt
 
@@ -78,7 +78,7 @@ class Beton:
     def source(self, index: int) -> str:
         """A name for sample ``index`` that a person can act on: its source file where the sidecar tells it."""
         path = self.source_path(index)
-        return f"sample {index}{f' ({shown(path)})' if path is not None else ''} of {self.path}"
+        return f"sample {index}{f' ({printable(path)})' if path is not None else ''} of {self.path}"
 
     def source_path(self, index: int) -> str | None:
         """The path of sample ``index`` in the folder that was packed; None where the sidecar does not tell it."""
@@ -291,6 +291,6 @@ def _open_map(path: Path) -> mmap.mmap:
 def _beside(path: Path) -> str:
     """The betons that do exist there, for a reader."""
     with suppress(OSError):
-        if found := sorted(shown(other.name) for other in path.parent.glob("*.beton"))[:3]:
+        if found := sorted(printable(other.name) for other in path.parent.glob("*.beton"))[:3]:
             return f", only {' and '.join(found)} there"
     return ""

@@ -29,7 +29,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def locked(path: Path, taken: Callable[[], object]) -> int:
+def open_locked(path: Path, taken: Callable[[], object]) -> int:
     """A descriptor of the file at ``path``, made where there is none, that no other process has at the same time.
 
     The kernel drops the lock with the descriptor, however the process ends.  Whoever holds it may delete the file before.
@@ -55,9 +55,9 @@ def locked(path: Path, taken: Callable[[], object]) -> int:
 
 
 @contextmanager
-def turn(path: Path, taken: Callable[[], object]) -> Iterator[None]:
-    """Hold the lock at ``path`` (see ``locked``); the file goes with it, however this ends."""
-    lock = locked(path, taken)
+def hold_lock(path: Path, taken: Callable[[], object]) -> Iterator[None]:
+    """Hold the lock at ``path`` (see ``open_locked``); the file goes with it, however this ends."""
+    lock = open_locked(path, taken)
     try:
         yield
     finally:

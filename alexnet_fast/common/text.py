@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 
-def several(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
     """ "1 core", "2 cores"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

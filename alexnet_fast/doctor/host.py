@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 
-from ..common.text import several
+from ..common.text import plural
 from .finding import Finding, ok, size, warning
 from .machine import Machine
 
@@ -20,7 +20,7 @@ LEAST_FILES = 1024
 def cores(machine: Machine) -> Finding:
     """The cores that decode, and what holds them back."""
     affinity, processors, usable = len(machine.affinity), machine.processors, machine.cores
-    found = [f"{usable} of {several(processors, 'processor')} can be kept busy"]
+    found = [f"{usable} of {plural(processors, 'processor')} can be kept busy"]
     remedies = []
     quota = machine.quota
     if quota is not None and quota.cores < affinity:
@@ -45,7 +45,7 @@ def numa(machine: Machine) -> Finding:
     """The memory nodes, and whether the cores that are allowed lie beside the cards."""
     nodes = machine.nodes
     ours = sorted(node for node, processors in nodes.items() if processors & machine.affinity)
-    text = several(len(nodes), "node")
+    text = plural(len(nodes), "node")
     if len(nodes) == 1:
         return ok("NUMA", text)
     text += f"; the allowed cores lie on {_listed(ours)}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..common.text import several
+from ..common.text import plural
 from ..errors import UserError
 from .accelerators import Torch
 from .finding import Finding, fault, ok, size, warning
@@ -49,7 +49,7 @@ def use_of(recipe: Recipe, torch: Torch) -> Use:
 
 def device(recipe: Recipe, use: Use, torch: Torch) -> Finding:
     """Whether the devices that are asked for are there."""
-    text = f"run.device = {recipe.run.device!r}, {several(use.nproc, 'rank')} on this host"
+    text = f"run.device = {recipe.run.device!r}, {plural(use.nproc, 'rank')} on this host"
     if "error" in torch.run:
         return fault("device", f"{text}, but torch does not load", "see torch and torch_npu above")
     if use.device == "cpu":
@@ -70,7 +70,7 @@ def device(recipe: Recipe, use: Use, torch: Torch) -> Finding:
 def cores(recipe: Recipe, use: Use, machine: Machine) -> Finding:
     """The decoding threads of all ranks against the cores that there are."""
     each = machine.cores / use.nproc
-    text = f"{each:g} a rank ({machine.cores} for {several(use.nproc, 'rank')})"
+    text = f"{each:g} a rank ({machine.cores} for {plural(use.nproc, 'rank')})"
     if machine.cores < use.nproc:
         return warning(
             "cores a rank",
@@ -189,7 +189,7 @@ def examine_file(
 
 def _contents(file: File, beton: Beton, recipe: Recipe, use: Use) -> Finding:
     lowest, classes = int(beton.labels.min()), beton.num_classes
-    text = f"{beton.path}: {size(len(beton.map))}, {several(beton.num_samples, 'sample')}, labels {lowest} to {classes - 1}"
+    text = f"{beton.path}: {size(len(beton.map))}, {plural(beton.num_samples, 'sample')}, labels {lowest} to {classes - 1}"
     if lowest < 0 or classes > recipe.model.num_classes:
         remedy = "pack the set again" if lowest < 0 else f"--set model.num_classes={classes}"
         return fault(
@@ -259,7 +259,7 @@ def _cached(file: File, beton: Beton, use: Use, machine: Machine, reads_disk: bo
         else "put it on a local SSD, give the machine more memory, or pack smaller images (--max-resolution 256)"
     )
     yield warning(
-        name, f"{text}; {several(machine.cores, 'core')} can take {wanted / mean:,.0f} img/s", remedy
+        name, f"{text}; {plural(machine.cores, 'core')} can take {wanted / mean:,.0f} img/s", remedy
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from .. import __version__
-from ..common.text import several
+from ..common.text import plural
 from .finding import Finding
 
 WIDEST, NARROWEST = 100, 60
@@ -50,7 +50,7 @@ def closing(findings: Sequence[Finding]) -> str:
     )
     if not faults and not warnings:
         return "All is well."
-    counts = [several(count, noun) for count, noun in ((faults, "fault"), (warnings, "warning")) if count]
+    counts = [plural(count, noun) for count, noun in ((faults, "fault"), (warnings, "warning")) if count]
     return f"{' and '.join(counts)}; '->' says what to do."
 
 

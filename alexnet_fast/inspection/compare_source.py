@@ -9,7 +9,7 @@ from typing import Any
 
 from ..beton.reader import Beton, sidecar_path
 from ..beton.sidecar import facts, names
-from ..common.untrusted import shown
+from ..common.untrusted import printable
 from ..errors import UserError
 from ..packing.encode import Encoding, encode_image, encoder_versions
 from ..packing.errors import UnreadableImage
@@ -82,7 +82,7 @@ class Source:
             set(converted),
             bool(settings.get("limit")),
             encoding,
-            shown(str(encoder)) if encoder else "an encoder that its json does not tell",
+            printable(str(encoder)) if encoder else "an encoder that its json does not tell",
             encoder == encoder_versions(encoding),
         )
 
@@ -155,7 +155,7 @@ def _lies_below(path: str) -> bool:
 
 
 def _said(value: object) -> str:
-    return f"a {type(value).__name__}" if isinstance(value, (dict, list)) else shown(repr(value))
+    return f"a {type(value).__name__}" if isinstance(value, (dict, list)) else printable(repr(value))
 
 
 def _impossible(beton: Beton, what: str) -> UserError:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..beton import format as fmt
 from ..beton.reader import Beton
-from ..common.untrusted import shown
+from ..common.untrusted import printable
 from ..decode.crop import CropOptions
 from ..decode.status import MEANING, OK
 from ..errors import UserError
@@ -121,7 +121,7 @@ def _sheet(title: str, beton: Beton, chosen: list[int], pictures: Iterable[Pictu
             sheet.paste(
                 picture, (left + (CELL_PX - picture.width) // 2, top + (CELL_PX - picture.height) // 2)
             )
-        label = shown(f"{index:,}  {class_name(beton, index)}", 60)
+        label = printable(f"{index:,}  {class_name(beton, index)}", 60)
         while draw.textlength(label, small) > CELL_PX:
             label = label[:-2] + "…"
         draw.text((left, top + CELL_PX + 2), label, INK, small)
@@ -129,4 +129,4 @@ def _sheet(title: str, beton: Beton, chosen: list[int], pictures: Iterable[Pictu
 
 
 def _wrapped(text: str, width: int = 22) -> str:
-    return "\n".join(textwrap.wrap(shown(text), width)[:8])
+    return "\n".join(textwrap.wrap(printable(text), width)[:8])

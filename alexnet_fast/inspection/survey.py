@@ -11,7 +11,7 @@ import numpy as np
 from ..beton import format as fmt
 from ..beton.reader import Beton
 from ..beton.sidecar import facts, names
-from ..common.untrusted import shown
+from ..common.untrusted import printable
 from ..packing.lossless import segments
 
 BINS = 12
@@ -156,12 +156,12 @@ def class_name(beton: Beton, index: int) -> str:
 def text(found: Survey) -> str:
     """The survey for a terminal, on which what the file's json says does no more than stand there."""
     mb, size, balance, markers = found.file_bytes / 1e6, found.bytes_an_image, found.balance, found.markers
-    named = ", ".join(shown(name, 60) for name in balance.empty_classes[:8])
+    named = ", ".join(printable(name, 60) for name in balance.empty_classes[:8])
     named += " ..." if balance.empty > 8 else ""
     empty = f"; {balance.empty:,} empty: {named}" if balance.empty else "; none empty"
     empty += f"; {balance.of_no_class:,} samples of no class" if balance.of_no_class else ""
     lines = [
-        f"{found.path}: {found.samples:,} samples of {balance.classes:,} classes, packed by {shown(found.packer)}",
+        f"{found.path}: {found.samples:,} samples of {balance.classes:,} classes, packed by {printable(found.packer)}",
         f"  settings      {_told(f'{key} = {value}' for key, value in found.settings.items()) or 'not told'}",
         f"  file          {mb:,.1f} MB in pages of {found.page_bytes >> 20} MiB, {found.payload_bytes / 1e6:,.1f} MB of it images"
         + (f", {found.raw:,} of them raw" if found.raw else ""),
@@ -188,7 +188,7 @@ def text(found: Survey) -> str:
 
 
 def _told(parts: Iterable[str]) -> str:
-    return ", ".join(shown(part) for part in parts)
+    return ", ".join(printable(part) for part in parts)
 
 
 def _tiles(markers: Markers) -> str:

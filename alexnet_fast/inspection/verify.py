@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..beton.reader import Beton, BetonError
 from ..beton.sidecar import checksums, names
-from ..common.untrusted import shown
+from ..common.untrusted import printable
 from ..decode.status import MEANING, OK
 from ..errors import UserError
 from ..packing.errors import WorkerDied
@@ -32,8 +32,8 @@ class Fault:
     """The sample's source, where the sidecar tells it."""
 
     def __str__(self) -> str:
-        named = f" ({shown(self.path)})" if self.path else ""
-        what = shown(self.what, 1000)
+        named = f" ({printable(self.path)})" if self.path else ""
+        what = printable(self.what, 1000)
         return what if self.index is None else f"sample {self.index}{named}: {what}"
 
 

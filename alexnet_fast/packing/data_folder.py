@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 from ..beton.reader import Beton
 from ..common.cpus import allowed_cores
-from ..common.files import turn
+from ..common.files import hold_lock
 from ..common.progress import progress_bar
-from ..common.untrusted import shown
+from ..common.untrusted import printable
 from ..errors import StoppedBySignal, UserError
 from .errors import (
     InputChanged,
@@ -164,10 +164,12 @@ def _check(path: Path, data: Path, split: str) -> str:
         )
     usual = {**asdict(Encoding()), "shuffle_seed": SHUFFLE_SEED, "limit": None}
     unusual = [
-        shown(f"{key} = {settings[key]}") for key in usual if key in settings and settings[key] != usual[key]
+        printable(f"{key} = {settings[key]}")
+        for key in usual
+        if key in settings and settings[key] != usual[key]
     ]
     return (
-        f"uses {path}: {samples:,} images, packed by {shown(str(sidecar.get('packer', 'an unknown packer')))}"
+        f"uses {path}: {samples:,} images, packed by {printable(str(sidecar.get('packer', 'an unknown packer')))}"
         + (f" with {', '.join(unusual)}" if unusual else "")
     )
 
@@ -179,7 +181,7 @@ def _alone_in(folder: Path, say: Say) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             waits = f"another process is packing into {folder}: waiting for it"
-            stack.enter_context(turn(folder / "packing.lock", lambda: say(waits)))
+            stack.enter_context(hold_lock(folder / "packing.lock", lambda: say(waits)))
         except OSError as error:
             raise UserError(
                 f"cannot write {folder} ({error.strerror}): name a folder for the packed images with --beton-dir"

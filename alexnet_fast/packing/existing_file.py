@@ -9,7 +9,7 @@ from typing import Any
 
 from ..beton.reader import Beton, BetonError, sidecar_path
 from ..beton.sidecar import names
-from ..common.untrusted import shown
+from ..common.untrusted import printable
 from .errors import OutputExists
 from .journal import journal_path
 from .manifest import Manifest, differing, listed
@@ -33,7 +33,7 @@ def finished(path: Path, plan: Manifest, root: Path) -> dict[str, Any] | None:
     told = _told(path)
     was, now = told["settings"], plan.settings
     if keys := differing(was, now):
-        parts = [f"{shown(key)} = {_said(was.get(key))}, asked for {_said(now.get(key))}" for key in keys]
+        parts = [f"{printable(key)} = {_said(was.get(key))}, asked for {_said(now.get(key))}" for key in keys]
         raise OutputExists(f"{path} is finished with {', and '.join(parts)}")
     if other := _other_images(path, told, plan):
         raise OutputExists(f"{path} is finished, and {root} is not what it was packed from: {other}")
@@ -71,7 +71,7 @@ def _other_images(path: Path, told: Mapping[str, Any], plan: Manifest) -> str:
     was, now = {*names(told, "paths"), *names(told, "skipped")}, set(plan.paths)
     added, removed = [image for image in plan.paths if image not in was], sorted(was - now)
     changes = ((added, "added"), (removed, "removed"), (touched, "modified since"))
-    parts = [f"{shown(listed(images))} {what}" for images, what in changes if images]
+    parts = [f"{printable(listed(images))} {what}" for images, what in changes if images]
     if not parts:
         classes = told.get("classes") != plan.classes
         parts = ["its classes are others" if classes else "images have another size or order"]
@@ -79,4 +79,4 @@ def _other_images(path: Path, told: Mapping[str, Any], plan: Manifest) -> str:
 
 
 def _said(value: object) -> str:
-    return "none" if value is None else shown(str(value))
+    return "none" if value is None else printable(str(value))

@@ -24,7 +24,7 @@ from types import TracebackType
 
 import numpy as np
 
-from ..common.files import locked
+from ..common.files import open_locked
 from .errors import InputChanged, OutputLocked
 from .layout import ENTRY
 from .manifest import Manifest
@@ -82,7 +82,7 @@ class Journal:
 
         self._for, self.path = path, journal_path(path)
         # A file system without locks: two packers must not start there at the same moment.
-        self._file = locked(self.path, busy)
+        self._file = open_locked(self.path, busy)
         self._at = 0
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from ..common.text import several
+from ..common.text import plural
 from .result import Profile
 from .stats import Stat
 
@@ -14,7 +14,7 @@ def show(profile: Profile, console: Console) -> None:
     """Print what each stage could do, what the whole does, and why."""
     stages, verdict = profile.stages, profile.verdict
     table = Table(
-        title=f"{profile.machine['device']}, {several(stages.ranks, 'rank')}, {several(stages.cores, 'core')}"
+        title=f"{profile.machine['device']}, {plural(stages.ranks, 'rank')}, {plural(stages.cores, 'core')}"
     )
     table.add_column("stage")
     table.add_column("img/s", justify="right", no_wrap=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..common.files import locked
+from ..common.files import open_locked
 from ..errors import UserError
 
 LOCK = "run.lock"  # beside the checkpoints, while the run lives; it says whose it is
@@ -50,7 +50,7 @@ def _locked(path: Path, patience_s: float, say: Callable[[str], None]) -> int:
     told, deadline = False, time.monotonic() + patience_s
     while True:
         try:
-            file = locked(path, _taken)
+            file = open_locked(path, _taken)
             break
         except _InUse:
             with suppress(OSError):  # it may just have ended

@@ -27,7 +27,7 @@ from .. import __version__
 from ..beton import format as fmt
 from ..beton.reader import Beton, BetonError
 from ..common.cpus import allowed_cores
-from ..common.files import turn
+from ..common.files import hold_lock
 from ..common.progress import progress_bar
 from ..errors import UserError
 from ..packing.data_folder import SPLITS
@@ -86,7 +86,7 @@ def make(counts: Counts, say: Say = print) -> Path:
         place = private_folder() / f"synthetic-{digest(counts)}"
         if not is_whole(place):
             waits = f"another process is making {place.name}: waiting for it"
-            with turn(place.with_name(f"{place.name}.lock"), lambda: say(waits)):
+            with hold_lock(place.with_name(f"{place.name}.lock"), lambda: say(waits)):
                 if not is_whole(place):  # another had the turn before
                     _make_alone(counts, place, say)
     except OSError as error:

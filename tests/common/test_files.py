@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_fast.common.files import locked, sync_folder, turn
+from alexnet_fast.common.files import hold_lock, open_locked, sync_folder
 
 
 def test_who_finds_a_lock_taken_is_told_and_waits_even_if_its_holder_deletes_the_file(tmp_path: Path) -> None:
     path, told = tmp_path / "a.lock", threading.Event()
-    first = locked(path, pytest.fail)
+    first = open_locked(path, pytest.fail)
     got: list[int] = []
-    second = threading.Thread(target=lambda: got.append(locked(path, told.set)))
+    second = threading.Thread(target=lambda: got.append(open_locked(path, told.set)))
     second.start()
     assert told.wait(10) and not got
     path.unlink()
@@ -27,23 +27,23 @@ def test_who_finds_a_lock_taken_is_told_and_waits_even_if_its_holder_deletes_the
 
 
 def test_who_does_not_want_to_wait_for_a_lock_raises_and_leaves_no_descriptor(tmp_path: Path) -> None:
-    first = locked(tmp_path / "a.lock", pytest.fail)
+    first = open_locked(tmp_path / "a.lock", pytest.fail)
     before = os.listdir("/proc/self/fd")
 
     def refuse() -> None:
         raise ValueError("taken")
 
     with pytest.raises(ValueError, match="taken"):
-        locked(tmp_path / "a.lock", refuse)
+        open_locked(tmp_path / "a.lock", refuse)
     assert os.listdir("/proc/self/fd") == before
     os.close(first)
 
 
 def test_a_turn_leaves_no_file_however_it_ends(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="in the midst"), turn(tmp_path / "a.lock", pytest.fail):
+    with pytest.raises(ValueError, match="in the midst"), hold_lock(tmp_path / "a.lock", pytest.fail):
         assert os.listdir(tmp_path) == ["a.lock"]
         raise ValueError("in the midst")
-    with turn(tmp_path / "a.lock", pytest.fail):
+    with hold_lock(tmp_path / "a.lock", pytest.fail):
         (tmp_path / "a.lock").unlink()
     assert os.listdir(tmp_path) == []
 

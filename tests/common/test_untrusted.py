@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_fast.common.untrusted import open_regular, read_json, read_text, shown
+from alexnet_fast.common.untrusted import open_regular, printable, read_json, read_text
 
 
 def test_a_text_of_at_most_so_many_bytes_is_read(tmp_path: Path) -> None:
@@ -46,5 +46,5 @@ def test_json_that_is_no_object_is_a_value_error(tmp_path: Path, content: bytes)
 
 
 def test_text_is_shown_on_one_line_and_within_bounds() -> None:
-    assert shown("a\nb\x1b[2J\x00é\ud800\u202e") == "a\\nb\\x1b[2J\\x00é\\ud800\\u202e"
-    assert shown("x" * 1000) == "x" * 200 + "..."
+    assert printable("a\nb\x1b[2J\x00é\ud800\u202e") == "a\\nb\\x1b[2J\\x00é\\ud800\\u202e"
+    assert printable("x" * 1000) == "x" * 200 + "..."
