@@ -107,7 +107,7 @@ def all_skipped(world: World, loader: Loader, before: list[SkippedSample]) -> li
 
     before: what was left out before the run was resumed, as rank 0 knows it.  Every rank has to call this.
     """
-    gathered, by_index = world.gather(loader.skipped), dict[int, SkippedSample]()
+    gathered, by_index = world.gather_object(loader.skipped), dict[int, SkippedSample]()
     for of_rank in [before, *gathered] if gathered is not None else []:
         for each in of_rank:
             if each.index not in by_index or each.epoch < by_index[each.index].epoch:
@@ -225,7 +225,7 @@ def assert_ranks_agree(
     """
     if world.world_size > 1:
         weights = f"of checksum {precision.fingerprint()}"
-        world.agree({"cursor": cursor, "weights": weights, "samples": dataset.num_samples})
+        world.assert_same({"cursor": cursor, "weights": weights, "samples": dataset.num_samples})
 
 
 def raise_if_diverged(recipe: Recipe, averages: Averages, steps: int, weights: bool = True) -> None:
@@ -275,11 +275,11 @@ def hold_run_folder(recipe: Recipe, world: World, stack: ExitStack) -> None:
 
     Every rank has to call this; the first claims it.  Raises UserError where another run stays there.
     """
-    if world.is_first:
+    if world.is_rank0:
         with writing(recipe.folder):
             patience_s = recipe.distributed.stop_s  # which is what a run that is told to stop may take
             stack.enter_context(run_lock(recipe.folder, patience_s, partial(print, flush=True)))
-    world.sum(torch.zeros(1))  # nobody looks for checkpoints before
+    world.all_reduce_sum(torch.zeros(1))  # nobody looks for checkpoints before
 
 
 @contextmanager

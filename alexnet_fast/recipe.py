@@ -25,14 +25,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-MOST_BYTES = 1 << 16
+MAX_BYTES = 1 << 16
 """Of a recipe: ten times the longest of ours."""
-MOST_LINE = 5_000
+MAX_LINE = 5_000
 """Characters of a line: a path fits. tomllib takes 18 s for one key of 30,000 parts."""
-MOST_INT = (1 << 63) - 1
+MAX_INT = (1 << 63) - 1
 
-Positive = Annotated[int, Field(gt=0, le=MOST_INT)]
-Count = Annotated[int, Field(ge=0, le=MOST_INT)]
+Positive = Annotated[int, Field(gt=0, le=MAX_INT)]
+Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0)]
 Pair = tuple[float, float]
@@ -219,9 +219,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        text = read_text(path, MOST_BYTES)
-        if max(map(len, text.split("\n"))) > MOST_LINE:
-            raise ValueError(f"a line has more than {MOST_LINE:,} characters")
+        text = read_text(path, MAX_BYTES)
+        if max(map(len, text.split("\n"))) > MAX_LINE:
+            raise ValueError(f"a line has more than {MAX_LINE:,} characters")
         table = tomllib.loads(text)
     except FileNotFoundError:
         raise UserError(f"there is no recipe {path}: {_recipes_beside(path)}") from None

@@ -91,7 +91,7 @@ class Trainer:
         self.meter.load_state_dict(*progress.meters)
         assert_ranks_agree(world, self.precision, self.train_set, self.cursor)
         begins = self.cursor == {"epoch": 0, "step": 0}
-        self.folder = make_folder(recipe, begins) if world.is_first else recipe.folder
+        self.folder = make_folder(recipe, begins) if world.is_rank0 else recipe.folder
         self.keeper = CheckpointManager(self.folder, recipe.checkpoint.keep, world, taken, self.cursor)
         self.stopping = stack.enter_context(StopSignals(world))
         with writing(self.folder):
@@ -101,7 +101,7 @@ class Trainer:
                 steps_per_epoch=self.steps_per_epoch,
                 going_on_from=self.cursor,
                 tensorboard=recipe.log.tensorboard,
-                speaks=world.is_first,
+                speaks=world.is_rank0,
                 ceiling_img_per_s=ceiling_img_per_s(
                     recipe, machine_of(device, world), self.train_set.beton.map.size
                 ),
@@ -125,7 +125,7 @@ class Trainer:
         """All epochs from the cursor on, an evaluation and a checkpoint after each that is due one."""
         recipe, accuracy, averages = self.recipe, None, None
         for epoch in range(self.cursor["epoch"], recipe.schedule.epochs):
-            self.run_epoch(epoch)
+            self.train_epoch(epoch)
             self.tell_skipped()
             last = epoch + 1 == recipe.schedule.epochs
             due = self.val_set is not None and (last or is_due(recipe.eval.every, epoch + 1))
@@ -152,7 +152,7 @@ class Trainer:
             self.log.accuracy(accuracy)
         return self.report(averages, accuracy)
 
-    def run_epoch(self, epoch: int) -> None:
+    def train_epoch(self, epoch: int) -> None:
         """The steps of an epoch from the cursor on; only log lines, every print_freq, wait for the device."""
         recipe, precision, steps = self.recipe, self.precision, self.steps_per_epoch
         first = self.cursor["step"]
@@ -183,32 +183,32 @@ class Trainer:
                 if is_due(recipe.checkpoint.every_steps, step + 1) and step + 1 < steps:
                     with self.clock.paused():
                         self.save()
-                self.stop_if_told()
+                self.stop_if_signalled()
 
     def validate(self) -> Accuracy:
         """Exact accuracies on the evaluation set."""
         assert self.val_set is not None
-        batches = self.until_told(self.val_feed(self.val_set))
+        batches = self.until_stopped(self.val_feed(self.val_set))
         full_batches_of = self.recipe.eval.full_batches_of
         return validate(self.precision, self.val_set, batches, self.world, full_batches_of)
 
-    def until_told(self, batches: Iterable[Pair]) -> Iterator[Pair]:
+    def until_stopped(self, batches: Iterable[Pair]) -> Iterator[Pair]:
         """An evaluation's batches, looking for a signal at each step that all ranks have."""
         assert self.val_set is not None
         steps = self.val_set.num_samples // (self.val_set.batch_size * self.world.world_size)
         for step, batch in enumerate(batches):
             if step < steps:
-                self.stop_if_told()
+                self.stop_if_signalled()
             yield batch
 
-    def stop_if_told(self) -> None:
+    def stop_if_signalled(self) -> None:
         """Save and raise Stopped, on all ranks together, where a signal has told any of them to stop."""
-        if number := self.stopping.due():
+        if number := self.stopping.agreed():
             where = f"at epoch {self.cursor['epoch']}, step {self.cursor['step']}: "
             if not self.recipe.checkpoint.every_epochs:
                 raise StoppedBySignal(number, where + "nothing is saved, as checkpoint.every_epochs = 0 asks")
             saved = self.save()
-            self.world.sum(torch.zeros(1))  # nobody ends before the first has written
+            self.world.all_reduce_sum(torch.zeros(1))  # nobody ends before the first has written
             raise StoppedBySignal(
                 number, where + ("saved, --resume auto goes on" if saved else "not saved, see above")
             )
@@ -289,7 +289,7 @@ class Trainer:
                 f"{recipe.run.name} was finished before: its report stays as it is; to train on, raise schedule.epochs "
                 f"= {recipe.schedule.epochs}"
             )
-        elif self.world.is_first:
+        elif self.world.is_rank0:
             with writing(self.folder):
                 report.write(self.folder / log.REPORT)
         for line in log.closing_lines(before or report.figures()):
@@ -310,7 +310,7 @@ def evaluate_only(recipe: Recipe, resume: str | None = None) -> Accuracy:
         accuracy = validate(precision, val_set, feed(val_set), world, recipe.eval.full_batches_of)
     result = {"checkpoint": str(path), "acc1": accuracy.acc1, "acc5": accuracy.acc5, **asdict(accuracy)}
     result["full_batches"] = log.full_batches(accuracy)
-    if world.is_first:
+    if world.is_rank0:
         with writing(recipe.folder):
             log.write_text(make_folder(recipe) / log.EVALUATION, json.dumps(result, indent=2) + "\n")
         print(f"{path} on {recipe.data.val}: {accuracy.samples:,} samples, loss {accuracy.loss:.4f}")

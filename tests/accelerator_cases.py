@@ -72,7 +72,7 @@ class PinnedBatches:
     """Batches in the loader's own ring, each of other pixels, written the moment that their slot is free."""
 
     def __init__(self, sizes: list[int], px: int = 8) -> None:
-        self.ring, self.sizes, self.px = BufferPool(max(sizes), px, most_free=8, pin_memory=True), sizes, px
+        self.ring, self.sizes, self.px = BufferPool(max(sizes), px, max_free=8, pin_memory=True), sizes, px
         self.slots: list[Any] = []
 
     def expected(self, k: int) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ class PinnedBatches:
         return len(self.slots) - len(self.ring._free)
 
 
-def normalised(images: Tensor) -> Tensor:
+def normalized(images: Tensor) -> Tensor:
     """ToTensor + Normalize, as torchvision's reference transforms do it."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return (images.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
@@ -108,7 +108,7 @@ def check_all_arrive(feed: DevicePrefetcher, batches: PinnedBatches, tolerance: 
     for k, (images, labels) in enumerate(got):
         pixels, numbers = batches.expected(k)
         assert torch.equal(labels.cpu(), numbers), k
-        assert torch.allclose(images.float().cpu(), normalised(pixels), atol=tolerance, rtol=tolerance), k
+        assert torch.allclose(images.float().cpu(), normalized(pixels), atol=tolerance, rtol=tolerance), k
 
 
 # --- feeding ------------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class Deaf(torch.Event):
 MUTATIONS = {
     "the host does not wait for a slot's copy": "host",
     "the compute stream does not wait for the copy": "compute",
-    "the copy stream does not wait until the slot's last batch was normalised": "copies",
+    "the copy stream does not wait until the slot's last batch was normalized": "copies",
 }
 
 
@@ -170,7 +170,7 @@ def test_without_any_one_of_the_three_waits_pixels_are_lost(
         if without == "compute":
             slot.copied = Deaf(device.torch_device, enable_timing=False)
         if without == "copies":
-            slot.normalised = Deaf(device.torch_device, enable_timing=False)
+            slot.normalized = Deaf(device.torch_device, enable_timing=False)
     late(**({"compute_s": LATE_S} if without == "copies" else {"copies_s": LATE_S}))
     with pytest.raises(AssertionError):
         check_all_arrive(feed, batches)
@@ -190,7 +190,7 @@ def test_the_loaders_pixels_survive_late_copies_while_its_threads_refill_the_rin
         got = [pair for _ in range(3) for pair in feed(loader)]
     for (images, labels), (pixels, numbers) in zip(got, expected, strict=True):
         assert torch.equal(labels.cpu(), numbers)
-        assert torch.allclose(images.cpu(), normalised(pixels), atol=1e-5)
+        assert torch.allclose(images.cpu(), normalized(pixels), atol=1e-5)
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 4])

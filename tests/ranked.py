@@ -60,10 +60,10 @@ def everything_that_ranks_say_to_each_other(size: int) -> None:
 
 def sums_and_gathers(world: World) -> None:
     own = torch.tensor([1, world.rank])
-    assert world.sum(own).tolist() == [world.world_size, sum(range(world.world_size))]
+    assert world.all_reduce_sum(own).tolist() == [world.world_size, sum(range(world.world_size))]
     assert own.tolist() == [1, world.rank], "what is summed stays as it is"
-    gathered = world.gather({"rank": world.rank})
-    assert gathered == ([{"rank": rank} for rank in range(world.world_size)] if world.is_first else None)
+    gathered = world.gather_object({"rank": world.rank})
+    assert gathered == ([{"rank": rank} for rank in range(world.world_size)] if world.is_rank0 else None)
     seeds: list[Any] = [None] * world.world_size
     torch.manual_seed(3)
     ranks.seed_per_rank(world)
@@ -74,15 +74,15 @@ def sums_and_gathers(world: World) -> None:
 def a_meter_reads_all_ranks(world: World) -> None:
     meter = Meter(torch.device("cpu"), world)
     logits = torch.eye(6)[[0, 1]]
-    meter.add(torch.tensor(1.0 + world.rank), logits, torch.tensor([0, 1 if world.is_first else 5]))
+    meter.add(torch.tensor(1.0 + world.rank), logits, torch.tensor([0, 1 if world.is_rank0 else 5]))
     read = meter.read()
     assert read.last_loss == read.loss == 1.5 and read.acc1 == 75
 
 
 def differences_are_named(world: World) -> None:
-    world.agree({"samples": 5})
+    world.assert_same({"samples": 5})
     try:
-        world.agree({"samples": 5 + world.rank})
+        world.assert_same({"samples": 5 + world.rank})
     except UserError as error:
         assert "rank 1 on" in str(error) and "has samples 6" in str(error)
     else:
@@ -154,7 +154,7 @@ def float32_is_what_travels(world: World) -> None:
         return all_reduce(tensor, *arguments, **options)
 
     torch.distributed.all_reduce = watched
-    parallel(torch.full((1, 1), 256.0 if world.is_first else 1.5, dtype=torch.bfloat16)).sum().backward()
+    parallel(torch.full((1, 1), 256.0 if world.is_rank0 else 1.5, dtype=torch.bfloat16)).sum().backward()
     torch.distributed.all_reduce = all_reduce
     assert travelled == [torch.float32]
     assert net.weight.grad is not None and net.weight.grad.dtype is torch.bfloat16
@@ -168,30 +168,30 @@ def raises_on(rank: int) -> None:
     with world_of(2) as world:
         if world.rank == rank:
             raise LookupError("the cat sat on the cable")
-        world.sum(torch.ones(1))
+        world.all_reduce_sum(torch.ones(1))
 
 
 def user_error_on(rank: int) -> None:
     with world_of(2) as world:
         if world.rank == rank:
             raise UserError("there is no room: make some")
-        world.sum(torch.ones(1))
+        world.all_reduce_sum(torch.ones(1))
 
 
 def leaves_with_3_on(rank: int) -> None:
     with world_of(2) as world:
         if world.rank == rank:
             os._exit(3)
-        world.sum(torch.ones(1))
+        world.all_reduce_sum(torch.ones(1))
 
 
 def hangs_on(rank: int) -> None:
     with world_of(2) as world:
-        world.sum(torch.ones(1))
+        world.all_reduce_sum(torch.ones(1))
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=2))  # not to meet in: that may take a while
         if world.rank == rank:
             gone_fishing()
-        world.sum(torch.ones(1))
+        world.all_reduce_sum(torch.ones(1))
 
 
 def gone_fishing() -> None:
@@ -201,11 +201,11 @@ def gone_fishing() -> None:
 def waits(folder: Path) -> None:
     """Say who one is, and wait to be killed."""
     with world_of(2) as world:
-        world.sum(torch.ones(1))
+        world.all_reduce_sum(torch.ones(1))
         (folder / f"{world.rank}.waiting").write_text(str(os.getpid()))
         if world.rank == 1:
             time.sleep(600)
-        world.sum(torch.ones(1))
+        world.all_reduce_sum(torch.ones(1))
 
 
 def ends_behind_its_killed_launcher(folder: Path) -> None:
@@ -247,7 +247,7 @@ def kills_itself_on(rank: int) -> None:
     with world_of(2) as world:
         if world.rank == rank:
             os.kill(os.getpid(), signal.SIGKILL)
-        world.sum(torch.ones(1))
+        world.all_reduce_sum(torch.ones(1))
 
 
 # ---------------------------------------------------------------- whole runs

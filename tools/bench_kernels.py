@@ -38,17 +38,17 @@ class File:
         cropping = CropOptions(True, size, size, np.uint64(0), (0.08, 1.0), (3 / 4, 4 / 3), 0.5)
         samples = sample_table(beton)[epoch_permutation(beton.num_samples, 0, 0)[:images]]
         self.path, self.stages = path, DecodeStages(beton.map, samples, cropping)
-        self.least_s = np.full((3, len(self.stages.chunks)), np.inf)
+        self.min_s = np.full((3, len(self.stages.chunks)), np.inf)
 
     def measure(self, k: int) -> None:
         """Run every stage of chunk ``k`` once."""
         for stage in (CUT, PLANES, ALL):
-            self.least_s[stage, k] = min(self.least_s[stage, k], self.stages.time(k, stage))
+            self.min_s[stage, k] = min(self.min_s[stage, k], self.stages.time(k, stage))
 
     def figures(self) -> dict[str, Any]:
         """Microseconds an image."""
         images = sum(map(len, self.stages.chunks))
-        cut_us, planes_us, all_us = (self.least_s.sum(1) / images * 1e6).tolist()
+        cut_us, planes_us, all_us = (self.min_s.sum(1) / images * 1e6).tolist()
         return {
             "beton": str(self.path),
             "images": images,
@@ -77,7 +77,7 @@ def main() -> None:
     with console.status("compiling"):
         for file in files:
             file.measure(0)
-            file.least_s[:] = np.inf
+            file.min_s[:] = np.inf
     with console.status("measuring") as status:
         for number in range(options.rounds):
             status.update(f"round {number + 1} of {options.rounds}")

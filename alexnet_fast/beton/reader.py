@@ -26,7 +26,7 @@ class BetonError(UserError):
     """A file that is no beton, is cut short, or says things about itself that cannot be true."""
 
 
-def most_sidecar_bytes(num_samples: int) -> int:
+def max_sidecar_bytes(num_samples: int) -> int:
     """The largest sidecar that is read: far beyond any that the packer writes (less than 100 bytes a sample)."""
     return (1 << 24) + 1024 * num_samples
 
@@ -100,7 +100,7 @@ class Beton:
         """What ``<name>.beton.json`` says, or None where there is none (FFCV writes none). Read when first asked for."""
         path = sidecar_path(self.path)
         try:
-            document: dict[str, Any] = read_json(path, most_sidecar_bytes(self.num_samples))
+            document: dict[str, Any] = read_json(path, max_sidecar_bytes(self.num_samples))
             self._check_own(document)
             return document
         except FileNotFoundError:
@@ -175,7 +175,7 @@ class Beton:
             )
         if header["alloc_table_ptr"] == 0:
             raise BetonError(f"{self.path} is unfinished: its writer was interrupted; pack it again")
-        if header["num_samples"] > fmt.MOST_SAMPLES:
+        if header["num_samples"] > fmt.MAX_SAMPLES:
             raise BetonError(
                 f"{self.path} is truncated or damaged: its header counts {header['num_samples']} samples; copy or pack it again"
             )

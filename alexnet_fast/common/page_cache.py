@@ -19,7 +19,7 @@ PAGE = mmap.PAGESIZE
 WINDOW_PAGES = 1024
 WINDOWS = 4096  # 16 GiB in 4 KiB pages: a larger file is sampled, since each page costs some 45 ns
 BLOCK = 128 << 10  # about what a photo takes, and what a loader asks for at random
-BUDGET_S, LEAST_BYTES, MOST_BYTES, THREADS, TRIES = 1.0, 64 << 20, 256 << 20, 16, 256
+BUDGET_S, MIN_BYTES, MAX_BYTES, THREADS, TRIES = 1.0, 64 << 20, 256 << 20, 16, 256
 
 
 class Rate(NamedTuple):
@@ -45,10 +45,10 @@ def resident_share(path: Path) -> float:
 
 
 def disk_rate(path: Path) -> Rate | None:
-    """What the disk gives of a file, in at most about BUDGET_S seconds and MOST_BYTES; None where only its cached pages could be read.
+    """What the disk gives of a file, in at most about BUDGET_S seconds and MAX_BYTES; None where only its cached pages could be read.
 
     O_DIRECT goes around the page cache.  Where the file system has none, pages that are not cached are read, and
-    given back.  Blocks that are cached are left alone as long as there are LEAST_BYTES of others, fewer of which say
+    given back.  Blocks that are cached are left alone as long as there are MIN_BYTES of others, fewer of which say
     little: some file systems drop them when they are read directly.
     """
     length = path.stat().st_size
@@ -60,14 +60,14 @@ def disk_rate(path: Path) -> Rate | None:
         descriptor, direct = os.open(path, os.O_RDONLY), False
     try:
         uncached = blocks[~cached]
-        candidates = blocks if direct and len(uncached) * BLOCK < LEAST_BYTES else uncached
+        candidates = blocks if direct and len(uncached) * BLOCK < MIN_BYTES else uncached
         if direct and len(candidates) and not _reads_directly(descriptor):
             os.close(descriptor)
             descriptor, direct = os.open(path, os.O_RDONLY), False
             candidates = uncached
         if not len(candidates):
             return None
-        chosen = random.sample(range(len(candidates)), min(MOST_BYTES // BLOCK, len(candidates)))
+        chosen = random.sample(range(len(candidates)), min(MAX_BYTES // BLOCK, len(candidates)))
         offsets = [int(candidates[k]) * BLOCK for k in chosen]
         return _read(descriptor, offsets, give_back=not direct)
     finally:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe"}
 
 
-def read_text(path: Path, most_bytes: int) -> str:
+def read_text(path: Path, max_bytes: int) -> str:
     """The UTF-8 text of a regular file of at most so many bytes.
 
     Raises:
@@ -20,16 +20,16 @@ def read_text(path: Path, most_bytes: int) -> str:
         ValueError: it is no regular file, too large, or no text.
     """
     with open_regular(path) as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise ValueError(f"it has more than {most_bytes:,} bytes")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"it has more than {max_bytes:,} bytes")
     return content.decode("utf-8-sig")
 
 
-def read_json(path: Path, most_bytes: int) -> dict[str, Any]:
+def read_json(path: Path, max_bytes: int) -> dict[str, Any]:
     """The object that a JSON file holds; raises as ``read_text`` does, and ValueError for what is no JSON object."""
     try:
-        document = json.loads(read_text(path, most_bytes))
+        document = json.loads(read_text(path, max_bytes))
     except RecursionError:
         raise ValueError("it nests too deeply") from None
     if not isinstance(document, dict):

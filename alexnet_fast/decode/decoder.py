@@ -14,7 +14,7 @@ from .kernel import SAMPLE_DTYPE, Scratch, decode_chunk, make_scratch
 
 CHUNK = 32  # samples a call: about 14 ms at 500 px, which hides the call and the lock
 START_PX = 512  # a thread's scratch fits this side at first, and grows with its images
-MOST_PIXELS = 1 << 28  # of one image; more is a lying header, or needs another tool
+MAX_PIXELS = 1 << 28  # of one image; more is a lying header, or needs another tool
 
 
 def decode(
@@ -44,7 +44,7 @@ def decode(
         if at == len(samples):
             return scratch
         sample = samples[at]
-        if int(sample["width"]) * int(sample["height"]) > MOST_PIXELS:
+        if int(sample["width"]) * int(sample["height"]) > MAX_PIXELS:
             at += 1  # its status TOO_LARGE stays and tells the consumer
         else:
             scratch = grown(scratch, sample, handle, size)

@@ -16,10 +16,10 @@ JFIF = np.frombuffer(b"JFIF\x00", np.uint8)
 RGB_IDS = np.frombuffer(b"RGB", np.uint8)
 TABLE_FIRST = 2 + 4 + len(MAGIC)
 """Where a tile table's entries begin when its segment is the first."""
-MOST_PX = 65_500  # libjpeg refuses a longer side
-MOST_SCANNED = 1 << 33
+MAX_PX = 65_500  # libjpeg refuses a longer side
+MAX_SCANNED = 1 << 33
 """Pixels times scans: seconds. A scan may say of 32,767 blocks in two bytes that they stay as they are."""
-MOST_PX_A_BYTE = 512
+MAX_PX_A_BYTE = 512
 """A block of luma, 64 pixels, takes a bit at the very least: any Huffman code does."""
 I64 = np.int64  # a uint8 must become signed first: numba makes uint64 + int64 a float
 
@@ -154,7 +154,7 @@ def read_header(jpeg):
                 components == 3 and not jfif and (adobe_rgb if adobe else rgb_ids)
             ):  # as libjpeg tells stored RGB
                 status = UNSUPPORTED
-            elif width > MOST_PX or height > MOST_PX:
+            elif width > MAX_PX or height > MAX_PX:
                 status = UNSUPPORTED
             elif sof and width and height:
                 scan = end
@@ -258,7 +258,7 @@ def later_scans(jpeg, at, sof, tables, pixels):
             scans += 1
             if not scan_has_tables(jpeg, at, sof, tables):
                 return NO_TABLE
-            if scans * pixels > MOST_SCANNED:
+            if scans * pixels > MAX_SCANNED:
                 return UNSUPPORTED
         at = end
     return OK
@@ -275,4 +275,4 @@ def agrees(header, width, height, payload_bytes):
 @kernel
 def is_too_small(payload_bytes, width, height):
     """Whether so few bytes cannot be a JPEG of this size."""
-    return width * height > MOST_PX_A_BYTE * payload_bytes
+    return width * height > MAX_PX_A_BYTE * payload_bytes

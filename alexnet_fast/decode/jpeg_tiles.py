@@ -13,7 +13,7 @@ from collections import namedtuple
 import numpy as np
 
 from ..kernel_cache import kernel
-from .jpeg_header import MOST_PX, TABLE_FIRST
+from .jpeg_header import MAX_PX, TABLE_FIRST
 from .simd import copy_bytes
 from .status import BAD_TABLE, BAD_TILES, OK
 
@@ -84,8 +84,8 @@ def truncate_rows(jpeg, header, bottom, out):
     intervals it looks for a marker behind the last row alone.
     """
     mcu_width, mcu_height = 8 * header.across, 8 * header.down
-    width = min((header.width + mcu_width - 1) // mcu_width * mcu_width, MOST_PX)
-    height = min((bottom + mcu_height - 1) // mcu_height * mcu_height, MOST_PX)
+    width = min((header.width + mcu_width - 1) // mcu_width * mcu_width, MAX_PX)
+    height = min((bottom + mcu_height - 1) // mcu_height * mcu_height, MAX_PX)
     copy_bytes(U(jpeg.ctypes.data), U(out.ctypes.data), U(len(jpeg)))
     write_size(out, header.sof, height, width)
     return JpegSlice(OK, len(jpeg), height < header.height, 0, 0, height, width)
@@ -139,8 +139,8 @@ def slice_jpeg(jpeg, header, top, left, bottom, right, out, ends):
         return no_slice(status)
 
     # Whole MCUs, beyond the image's edge too: libjpeg then writes the planes with no copy of its own.
-    width = min((x1 - x0) * tile_width, MOST_PX)
-    height = min((min(y1 * tile_rows, rows) - y0 * tile_rows) * mcu_height, MOST_PX)
+    width = min((x1 - x0) * tile_width, MAX_PX)
+    height = min((min(y1 * tile_rows, rows) - y0 * tile_rows) * mcu_height, MAX_PX)
     out[0], out[1] = 0xFF, 0xD8
     begin = (
         header.table_end if header.table == TABLE_FIRST else 2

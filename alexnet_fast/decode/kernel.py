@@ -12,7 +12,7 @@ from ..beton.reader import Beton
 from ..kernel_cache import kernel
 from .jpeg_header import is_too_small
 from .planes import ALIGN, GREY, YCBCR, CropAxis, decode_jpeg_planes, raw_planes
-from .resample import most_taps, resize_horizontally, support, triangle_taps, ycbcr_row
+from .resample import max_taps, resize_horizontally, support, triangle_taps, ycbcr_row
 from .simd import VECTOR_PIXELS, copy_bytes, filter_rows
 from .status import OK, TOO_LARGE
 
@@ -84,7 +84,7 @@ def make_scratch(
             take the memory of the larger of the two, not of an image that is as wide as the one and as high as the other.
     """
     plane, high = plane_bytes(width, height), padded(height) + 64
-    taps = most_taps(max(width, height), size)
+    taps = max_taps(max(width, height), size)
     if at_least is not None:
         payload_bytes = max(payload_bytes, len(at_least.jpeg) - 16)
         plane, high = max(plane, len(at_least.turned)), max(high, at_least.narrowed.shape[1])

@@ -20,7 +20,7 @@ from .simd import BLOCK, VECTOR_PIXELS, copy_bytes, filter_rows, transpose_block
 U = np.uintp
 
 
-def most_taps(side_px: int, size: int) -> int:
+def max_taps(side_px: int, size: int) -> int:
     """The most taps one output pixel can have when ``side_px`` pixels become ``size``."""
     return 2 * max(1, -(-side_px // size)) + 2
 
@@ -40,7 +40,7 @@ def triangle_taps(start, length, size, low, high, mirrored, first, count, weight
     """Antialiased bilinear filter, as Pillow and torchvision define it, from a box to ``size`` pixels.
 
     A triangle of radius ``max(length / size, 1)`` source pixels around each output pixel's centre,
-    cut at [low, high) and normalised.
+    cut at [low, high) and normalized.
 
     Args:
         start, length: the box in source pixels, float64; it may begin and end between pixels.

@@ -101,7 +101,7 @@ def _splat(builder: Any, number: Any) -> Vector:
     return Vector(builder, builder.shuffle_vector(first, ir.Constant(WORDS, ir.Undefined), mask))
 
 
-MOST_UNROLLED = 4  # rows whose weights `filter_rows` keeps in registers
+MAX_UNROLLED = 4  # rows whose weights `filter_rows` keeps in registers
 
 
 @intrinsic
@@ -124,7 +124,7 @@ def filter_rows(typing_context, source, stride, weights, count, target, width): 
             return _splat(builder, builder.load(builder.gep(first_weight, [k])))
 
         done = builder.append_basic_block("blended")
-        cases = [builder.append_basic_block(f"blend_{n}") for n in range(1, MOST_UNROLLED + 1)]
+        cases = [builder.append_basic_block(f"blend_{n}") for n in range(1, MAX_UNROLLED + 1)]
         many = builder.append_basic_block("blend_many")
         switch = builder.switch(count, many)
         for n, case in enumerate(cases, 1):

@@ -67,10 +67,10 @@ class DecodeStages:
         for chunk, boxes in zip(self.chunks, self._boxes):
             draw_crops(chunk, np.uint64(0), cropping, boxes)
         widest, highest = int(samples["width"].max()), int(samples["height"].max())
-        most_bytes = int(samples["size"].max()) + 2
+        max_bytes = int(samples["size"].max()) + 2
         handle = open_handle()
         weakref.finalize(self, close_handle, handle)
-        self._scratch = make_scratch(handle, most_bytes, widest, highest, cropping.size)
+        self._scratch = make_scratch(handle, max_bytes, widest, highest, cropping.size)
         self._out = np.empty((CHUNK, 3, cropping.size, cropping.size), np.uint8)
         self._statuses = np.zeros(CHUNK, np.uint8)
 

@@ -28,7 +28,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignals:
-    """Notes the signals that ask a run to stop, while its body runs; `due` says when to.
+    """Notes the signals that ask a run to stop, while its body runs; `agreed` says when to.
 
     One that is ignored, as nohup and a shell's & arrange, stays so.  SIGINT for the second time ends the process
     at once, unless it is one of a launcher's ranks: a launcher passes the terminal's SIGINT on, so that they have
@@ -56,7 +56,7 @@ class StopSignals:
         if kind is None and self._handed_in is not None:  # after an error the others may be gone
             self._handed_in[0].wait()
 
-    def due(self) -> int:
+    def agreed(self) -> int:
         """The signal for which all ranks stop here, 0 for none; each calls this at each boundary."""
         if self._world.world_size == 1:
             return self._asked
@@ -74,7 +74,7 @@ class StopSignals:
         self._asked = number
         if not is_joined():
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # the system's answer waits for no line of Python
-        if self._world.is_first:  # not by print, which may be what was interrupted
+        if self._world.is_rank0:  # not by print, which may be what was interrupted
             name, again = signal.Signals(number).name, "Ctrl-C once more ends it at once"
             line = "\n" if os.isatty(2) else ""  # below the live one
             with suppress(OSError):  # its reader may have had the same Ctrl-C, as in `2>&1 | tee log`

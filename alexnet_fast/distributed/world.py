@@ -43,10 +43,10 @@ class World:
     threads: int | None = None
 
     @property
-    def is_first(self) -> bool:
+    def is_rank0(self) -> bool:
         return self.rank == 0
 
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
+    def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
         """The element-wise sum of every rank's `values` (same shape and dtype on each), on every rank."""
         if self.world_size == 1:
             return values
@@ -54,7 +54,7 @@ class World:
         dist.all_reduce(total)
         return total
 
-    def most(self, value: float) -> float:
+    def all_reduce_max(self, value: float) -> float:
         """The largest of every rank's `value`, on every rank."""
         if self.world_size == 1:
             return value
@@ -62,15 +62,15 @@ class World:
         dist.all_reduce(largest, dist.ReduceOp.MAX)
         return float(largest)
 
-    def gather(self, value: Any) -> list[Any] | None:
+    def gather_object(self, value: Any) -> list[Any] | None:
         """Every rank's `value` in the order of ranks, on rank 0; None on the others."""
         if self.world_size == 1:
             return [value]
-        values: list[Any] | None = [None] * self.world_size if self.is_first else None
+        values: list[Any] | None = [None] * self.world_size if self.is_rank0 else None
         dist.gather_object(value, values)
         return values
 
-    def agree(self, values: dict[str, Any]) -> None:
+    def assert_same(self, values: dict[str, Any]) -> None:
         """Raise UserError on every rank, naming one and what it has otherwise, unless `values` are all equal."""
         if self.world_size == 1:
             return

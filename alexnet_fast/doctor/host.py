@@ -10,11 +10,11 @@ from .finding import Finding, ok, size, warning
 from .machine import Machine
 
 GIB = 1 << 30
-LEAST_MEMORY = 4 * GIB  # a rank with its weights, libraries and batches, and room for the page cache
-LEAST_SHARED = 1 * GIB  # what NCCL's manual has a container given: --shm-size=1g
-LEAST_LOCKED = 8 << 20  # what Linux itself gives every process since 5.16
-LEAST_LOCKED_WITH_CARDS = 64 << 20
-LEAST_FILES = 1024
+MIN_MEMORY = 4 * GIB  # a rank with its weights, libraries and batches, and room for the page cache
+MIN_SHARED = 1 * GIB  # what NCCL's manual has a container given: --shm-size=1g
+MIN_LOCKED = 8 << 20  # what Linux itself gives every process since 5.16
+MIN_LOCKED_WITH_CARDS = 64 << 20
+MIN_FILES = 1024
 
 
 def cores(machine: Machine) -> Finding:
@@ -64,12 +64,12 @@ def memory(machine: Machine) -> Finding:
     text = f"{size(machine.available_bytes)} of {size(machine.memory_bytes)} available"
     if (limit := machine.memory_limit) is not None and limit.limit_bytes < machine.memory["MemTotal"]:
         text += f" (the cgroup's limit; the machine has {size(machine.memory['MemTotal'])})"
-    if machine.available_bytes >= LEAST_MEMORY:
+    if machine.available_bytes >= MIN_MEMORY:
         return ok("memory", text)
     return warning(
         "memory",
         text,
-        f"a run wants some {size(LEAST_MEMORY)}: end other programs or raise the container's limit",
+        f"a run wants some {size(MIN_MEMORY)}: end other programs or raise the container's limit",
     )
 
 
@@ -82,7 +82,7 @@ def locked_memory(machine: Machine) -> Finding:
     if machine.may_lock_beyond:
         return ok("locked memory", f"{text}, which does not bind this process (it has CAP_IPC_LOCK)")
     cards = machine.cards or machine.device_files()
-    if soft >= (LEAST_LOCKED_WITH_CARDS if cards else LEAST_LOCKED):
+    if soft >= (MIN_LOCKED_WITH_CARDS if cards else MIN_LOCKED):
         return ok("locked memory", text)
     how = (
         "ulimit -l unlimited"
@@ -113,7 +113,7 @@ def shared_memory(machine: Machine) -> Finding:
         return warning(
             name, f"{text}, but cannot be written, as packing and several ranks need", f"chmod 1777 {path}"
         )
-    if free >= LEAST_SHARED:
+    if free >= MIN_SHARED:
         return ok(name, text)
     return warning(name, f"{text}; nccl and hccl fail to start several ranks on too little", remedy)
 
@@ -121,9 +121,9 @@ def shared_memory(machine: Machine) -> Finding:
 def open_files(machine: Machine) -> Finding:
     """How many files and sockets a process may have open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= LEAST_FILES:
+    if soft == resource.RLIM_INFINITY or soft >= MIN_FILES:
         return ok("open files", "no limit" if soft == resource.RLIM_INFINITY else f"limit {soft:,}")
-    most = LEAST_FILES if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    most = MIN_FILES if hard == resource.RLIM_INFINITY else min(hard, 65536)
     return warning(
         "open files", f"limit {soft:,}, too few for ranks and packing workers", f"ulimit -n {most}"
     )

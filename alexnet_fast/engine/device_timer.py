@@ -12,7 +12,7 @@ import torch
 from ..devices.device import Device
 
 STEP, COPY = "step", "copy"  # lanes
-NORMALISE = "normalise"  # a step's first part
+NORMALIZE = "normalize"  # a step's first part
 
 Stamp = float | torch.Event
 """A moment: of the host's clock on a CPU, of a stream elsewhere."""

@@ -94,10 +94,10 @@ def evaluate(
                 top1, top5 = count_top_k(logits[:count], labels[:count])
                 counts[at : at + 3] += torch.stack([torch.full_like(top1, count), top1, top5])
         loss += functional.cross_entropy(logits, labels, reduction="sum")
-    samples, right1, right5, *in_full_batches = world.sum(counts).tolist()
+    samples, right1, right5, *in_full_batches = world.all_reduce_sum(counts).tolist()
     if samples != num_samples or samples == 0:
         raise RuntimeError(
             f"the evaluation counted {samples} samples of {num_samples}: its figures would be wrong"
         )
     full_batches = TopKCounts(*in_full_batches) if in_full else None
-    return Accuracy(samples, right1, right5, world.sum(loss).item() / samples, full_batches)
+    return Accuracy(samples, right1, right5, world.all_reduce_sum(loss).item() / samples, full_batches)

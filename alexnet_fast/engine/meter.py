@@ -52,9 +52,9 @@ class Meter:
 
     def read(self) -> Averages:
         """The epoch so far, over all ranks, each of which has to call this."""
-        counts = self._world.sum(torch.cat([self._counts, self._nonfinite])).tolist()
+        counts = self._world.all_reduce_sum(torch.cat([self._counts, self._nonfinite])).tolist()
         batches, samples, top1, top5, nonfinite = counts
-        last_loss, loss = self._world.sum(torch.stack([self._last_loss, self._loss])).tolist()
+        last_loss, loss = self._world.all_reduce_sum(torch.stack([self._last_loss, self._loss])).tolist()
         return Averages(
             last_loss=last_loss / self._world.world_size,
             loss=loss / max(1, batches),
@@ -164,7 +164,7 @@ class ThroughputMeter:
     def line(self) -> Interval:
         """The steps since the last call in this epoch.  Every rank has to call this, after as many steps."""
         interval = self._intervals["line"]
-        longer_s = self._world.most(interval.waited_s) - interval.waited_s
+        longer_s = self._world.all_reduce_max(interval.waited_s) - interval.waited_s
         warm = ["warm"] if self._steps - interval.steps >= self._warmup else []
         for name in ("line", "epoch", "all", *warm):
             self._intervals[name].waited_s += longer_s

@@ -94,7 +94,7 @@ class Precision:
             self._drop_gradients()
 
     @contextmanager
-    def unsummed(self) -> Iterator[None]:
+    def no_sync(self) -> Iterator[None]:
         """Backward passes inside leave each rank its own gradients: for whoever measures what summing them costs."""
         alone = getattr(self._replica, "no_sync", nullcontext)
         with alone():

@@ -41,7 +41,7 @@ class DecodePool:
 
         Args:
             store: (bytes,) uint8, read-only, where the payloads lie.
-            samples: (n,) decode.SAMPLE of true metadata and at most ``chunks.MOST_PIXELS`` each.
+            samples: (n,) decode.SAMPLE of true metadata and at most ``chunks.MAX_PIXELS`` each.
             boxes: (n,) crop.BOX, inside their images; changed.
             out: (n, height, width, 3) uint8, RGB.
             threads: how many share the work.

@@ -32,7 +32,7 @@ from ..beton.format import RAW
 from ..beton.reader import Beton, BetonError
 from ..decode import turbojpeg
 from ..decode.crop import CROP_DTYPE, CropOptions, draw_crops
-from ..decode.decoder import MOST_PIXELS
+from ..decode.decoder import MAX_PIXELS
 from ..decode.kernel import SAMPLE_DTYPE
 from ..decode.status import MEANING, TOO_LARGE, BrokenSample
 from ..errors import UserError
@@ -55,7 +55,7 @@ except (ImportError, OSError) as error:  # OSError: a shared library that it nee
 
 __all__ = ["CenterCropRGBImageDecoder", "FfcvMissing", "RandomResizedCropRGBImageDecoder"]
 
-MOST_PX = 4096  # of a side of the output
+MAX_PX = 4096  # of a side of the output
 COLUMNS = ("ptr", "size", "width", "height", "raw", "index")  # of the table that FFCV's jitted code fills
 
 
@@ -90,8 +90,8 @@ class CropDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV knows a 
         _check(
             "output_size",
             given,
-            len(sides) == 2 and all(int(side) == side and 1 <= side <= MOST_PX for side in sides),
-            f"(height, width) of 1 to {MOST_PX} pixels",
+            len(sides) == 2 and all(int(side) == side and 1 <= side <= MAX_PX for side in sides),
+            f"(height, width) of 1 to {MAX_PX} pixels",
         )
         self._output_size = (int(sides[0]), int(sides[1]))
 
@@ -271,7 +271,7 @@ def check_samples(samples: np.ndarray, path: str) -> None:
     pixels = samples["width"].astype(np.int64) * samples["height"]
     mode = samples["raw"]
     lies = (pixels == 0) | (mode > RAW) | ((mode == RAW) & (samples["size"] != 3 * pixels))
-    if len(found := np.flatnonzero(lies | (pixels > MOST_PIXELS))):
+    if len(found := np.flatnonzero(lies | (pixels > MAX_PIXELS))):
         width, height, size = (int(samples[name][found[0]]) for name in ("width", "height", "size"))
         why = (
             f"the file's metadata gives it mode {mode[found[0]]} and {width} x {height} pixels, and its payload {size} bytes"

@@ -9,7 +9,7 @@ import numpy as np
 from ..beton.reader import Beton
 from ..decode import turbojpeg
 from ..decode.crop import CROP_DTYPE, CropOptions, draw_crops
-from ..decode.decoder import MOST_PIXELS, close_handle, first_scratch, grown, open_handle
+from ..decode.decoder import MAX_PIXELS, close_handle, first_scratch, grown, open_handle
 from ..decode.kernel import decode_chunk, sample_table
 
 
@@ -48,7 +48,7 @@ class Decoder:
         image, statuses = np.zeros((1, 3, self._size, self._size), np.uint8), np.zeros(1, np.uint8)
         while (
             decode_chunk(self._file, sample, boxes, self._size, self._scratch, image, statuses) == 0
-            and int(sample["width"][0]) * int(sample["height"][0]) <= MOST_PIXELS
+            and int(sample["width"][0]) * int(sample["height"][0]) <= MAX_PIXELS
         ):
             self._scratch = grown(self._scratch, sample[0], self._handle, self._size)
         return image[0], int(statuses[0])

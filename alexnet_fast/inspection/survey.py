@@ -15,7 +15,7 @@ from ..common.untrusted import printable
 from ..packing.lossless import segments
 
 BINS = 12
-MOST_NAMED = 100
+MAX_NAMED = 100
 LOOK_AT = 1000  # samples whose headers are read for markers: of a file on a slow disk not a million
 DRI = 0xDD
 
@@ -134,7 +134,7 @@ def _balance(beton: Beton) -> Balance:
     known = (labels >= 0) & (labels < len(classes))
     samples = np.zeros(len(classes), np.int64)
     samples[labels[known]] = counts[known]
-    empty = [classes[k] for k in np.flatnonzero(samples == 0)[:MOST_NAMED].tolist()]
+    empty = [classes[k] for k in np.flatnonzero(samples == 0)[:MAX_NAMED].tolist()]
     spread = Spread.of(samples if len(samples) else counts)
     return Balance(len(classes), spread, int((samples == 0).sum()), empty, int(counts[~known].sum()))
 

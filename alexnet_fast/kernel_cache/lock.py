@@ -15,7 +15,7 @@ from numba.core.compiler_lock import global_compiler_lock
 
 POLL_S = 0.05
 PATIENCE_S = 2.0
-MOST_WAIT_S = 180.0  # a process that was stopped, by a debugger or a scheduler, keeps its turn
+MAX_WAIT_S = 180.0  # a process that was stopped, by a debugger or a scheduler, keeps its turn
 
 logger = logging.getLogger("alexnet_fast")
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class CompileLock:
             if waited_s > PATIENCE_S and not told:
                 told = True
                 logger.warning("waiting for another process to compile the kernels; it holds %s", self._path)
-            if waited_s > MOST_WAIT_S:
+            if waited_s > MAX_WAIT_S:
                 self._gave_up = True
                 logger.warning(
                     "another process has held %s for %.0f s: compiling here too", self._path, waited_s

@@ -64,7 +64,7 @@ class BadSampleFilter:
         """How many were left out of the batches of the epoch in hand."""
         return self._in_epoch
 
-    def sift(self, job: BatchTask) -> int:
+    def apply(self, job: BatchTask) -> int:
         """Leave a batch's broken samples out; returns how many are left, which then stand first in its slot, in their order.
 
         Raises:

@@ -24,6 +24,6 @@ class Bell:
             if self._quiet.locked():
                 self._quiet.release()
 
-    def wait(self, most_s: float) -> bool:
+    def wait(self, max_s: float) -> bool:
         """Whether it rang; waits for so many seconds at most."""
-        return self._quiet.acquire(timeout=most_s)
+        return self._quiet.acquire(timeout=max_s)

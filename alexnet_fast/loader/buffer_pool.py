@@ -67,13 +67,13 @@ class BufferPool:
     It is as large as its use: the slots being filled or waiting, and those that are held.
 
     Args:
-        most_free: free slots to keep for reuse; more are given back to the system.
+        max_free: free slots to keep for reuse; more are given back to the system.
         pin_memory: page-locked memory.
     """
 
-    def __init__(self, batch_size: int, size: int, *, most_free: int, pin_memory: bool) -> None:
-        self.batch_size, self.size, self.most_free, self.pin_memory = batch_size, size, most_free, pin_memory
-        self._free: deque[_Return] = deque(maxlen=most_free)
+    def __init__(self, batch_size: int, size: int, *, max_free: int, pin_memory: bool) -> None:
+        self.batch_size, self.size, self.max_free, self.pin_memory = batch_size, size, max_free, pin_memory
+        self._free: deque[_Return] = deque(maxlen=max_free)
         if pin_memory:  # told here, not by the thread that needs the first slot
             try:
                 torch.empty(1, pin_memory=True)

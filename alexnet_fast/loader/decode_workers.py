@@ -80,11 +80,11 @@ class DecodeWorkers:
         self._patience = patience
         self._moved_s = 0.0  # when a thread last finished something
         self.watch: TraceHook | None = None
-        self.activities = [ThreadStats(f"decode-{k}") for k in range(threads)]
+        self.thread_stats = [ThreadStats(f"decode-{k}") for k in range(threads)]
         self._bells = [Bell() for _ in range(threads)]  # of the decoding threads
         self._threads = [
             threading.Thread(target=self._work, args=(activity, bell), name=activity.name, daemon=True)
-            for activity, bell in zip(self.activities, self._bells)
+            for activity, bell in zip(self.thread_stats, self._bells)
         ]
         _open_workers.add(self)
 
@@ -150,7 +150,7 @@ class DecodeWorkers:
 
     def report(self) -> str:
         """What each thread is doing, for a person."""
-        own = [thread_report(*each) for each in zip(self._threads, self.activities)]
+        own = [thread_report(*each) for each in zip(self._threads, self.thread_stats)]
         return "\n".join([*own, *filter(None, [self._also_report()])])
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Host batches to device batches: copied ahead on their own stream, normalised on the device."""
+"""Host batches to device batches: copied ahead on their own stream, normalized on the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..devices.device import Device
-from ..engine.device_timer import COPY, NORMALISE, STEP, DeviceTimer
+from ..engine.device_timer import COPY, NORMALIZE, STEP, DeviceTimer
 
 # ImageNet's mean and standard deviation per channel, in units of 0..255.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -36,11 +36,11 @@ class _Slot:
     images: Tensor
     labels: Tensor
     copied: torch.Event  # recorded on the copy stream: the host batch may go
-    normalised: torch.Event  # recorded on the compute stream: the slot may be written again
+    normalized: torch.Event  # recorded on the compute stream: the slot may be written again
 
 
 class DevicePrefetcher:
-    """Iterate over (images, labels) on `device`, normalised, in `dtype` and the device's memory format.
+    """Iterate over (images, labels) on `device`, normalized, in `dtype` and the device's memory format.
 
     images: (B, 3, H, W), `(pixel - MEAN) / STD`.  labels: int64 (B,).
 
@@ -65,7 +65,7 @@ class DevicePrefetcher:
     def __call__(self, batches: Iterable[HostBatch]) -> Generator[tuple[Tensor, Tensor], None, None]:
         """One pass over `batches`."""
         if self.device.is_host:
-            return ((self.normalise(batch.images), batch.labels) for batch in batches)
+            return ((self.normalize(batch.images), batch.labels) for batch in batches)
         return self._copied_ahead(batches)
 
     def _copied_ahead(self, batches: Iterable[HostBatch]) -> Generator[tuple[Tensor, Tensor], None, None]:
@@ -93,9 +93,9 @@ class DevicePrefetcher:
         if this_pass != self._passes:  # its slots are being written by the other
             raise RuntimeError("this pass ended when another of the same Feed began: use one Feed for each")
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """Bytes on the device to `(images - MEAN) / STD` in `dtype` and the device's memory format."""
-        with self._span(STEP, NORMALISE):
+        with self._span(STEP, NORMALIZE):
             return self._normalise(images)
 
     def _normalise(self, images: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class DevicePrefetcher:
         """Queue the batch's copy into the slot, behind the pass that reads the slot's last batch."""
         count = len(batch.labels)
         with self._copy_stream:
-            slot.normalised.wait(self._copy_stream)
+            slot.normalized.wait(self._copy_stream)
             with self._span(COPY, COPY):
                 slot.images[:count].copy_(batch.images, non_blocking=True)
                 slot.labels[:count].copy_(batch.labels, non_blocking=True)
@@ -131,8 +131,8 @@ class DevicePrefetcher:
         count = len(batch.labels)
         compute = self.device.current_stream()
         slot.copied.wait(compute)
-        images, labels = self.normalise(slot.images[:count]), slot.labels[:count].clone()
-        slot.normalised.record(compute)
+        images, labels = self.normalize(slot.images[:count]), slot.labels[:count].clone()
+        slot.normalized.record(compute)
         # The one place where the host waits.  The copy was queued `ahead` batches ago, so it is long done
         # unless the device lags: this is also what keeps the host from running away from it.
         self.device.wait_for(slot.copied)
@@ -163,5 +163,5 @@ class DevicePrefetcher:
             for _ in range(self.ahead + 1)
         ]
         for slot in slots:  # the memory may still be in use by what the compute stream has queued
-            slot.normalised.record(compute)
+            slot.normalized.record(compute)
         return slots

@@ -136,7 +136,7 @@ class Loader:
             float(flip),
         )
         self.threads = threads or allowed_cores()
-        self._ring = BufferPool(batch_size, size, most_free=2 * batches_ahead + 2, pin_memory=pin_memory)
+        self._ring = BufferPool(batch_size, size, max_free=2 * batches_ahead + 2, pin_memory=pin_memory)
         shuffle = train if shuffle is None else shuffle
         if shuffle and read_ahead_bytes:
             self.beton.expect_random_access()
@@ -189,9 +189,9 @@ class Loader:
         return self._sieve.skipped_in_epoch
 
     @property
-    def activities(self) -> list[ThreadStats]:
+    def thread_stats(self) -> list[ThreadStats]:
         """What each decoding thread is doing and has done."""
-        return self._crew.activities
+        return self._crew.thread_stats
 
     @property
     def watch(self) -> TraceHook | None:
@@ -234,7 +234,7 @@ class Loader:
         started = time.perf_counter()
         job = self._crew.next()
         self.wait_s += time.perf_counter() - started
-        count = self._sieve.sift(job)
+        count = self._sieve.apply(job)
         return self._ring.lend(job.slot, count) if count else None
 
     def close(self) -> None:

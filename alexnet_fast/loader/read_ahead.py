@@ -81,12 +81,12 @@ class ReadAhead:
 
     Args:
         file: (file size,) uint8, the memory map.
-        most_bytes: how far beyond the batch that is handed out to ask, in bytes of samples; 0 = not at all.
+        max_bytes: how far beyond the batch that is handed out to ask, in bytes of samples; 0 = not at all.
         patience: with its end; the crew's, which may have been lost for the same reason.
     """
 
-    def __init__(self, file: np.ndarray, most_bytes: int, patience: Watchdog | None = None) -> None:
-        self._file, self._most_bytes = file, most_bytes
+    def __init__(self, file: np.ndarray, max_bytes: int, patience: Watchdog | None = None) -> None:
+        self._file, self._max_bytes = file, max_bytes
         self._tasks: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._stopped = False
         self._error: BaseException | None = None
@@ -101,7 +101,7 @@ class ReadAhead:
 
     def ahead_of(self, batches: Iterable[tuple[Key, np.ndarray]]) -> Iterator[tuple[Key, np.ndarray]]:
         """The same batches (a key and (n,) decode.SAMPLE), each when those that follow it have been asked for."""
-        if not self._most_bytes:
+        if not self._max_bytes:
             for batch in batches:
                 self._check()
                 yield batch
@@ -112,7 +112,7 @@ class ReadAhead:
             self._ask(batch[1])
             waiting.append(batch)
             waiting_bytes += bytes_of(batch[1])
-            while waiting_bytes > self._most_bytes:
+            while waiting_bytes > self._max_bytes:
                 waiting_bytes -= bytes_of(waiting[0][1])
                 handed_out = time.monotonic()
                 yield waiting.popleft()

@@ -30,7 +30,7 @@ from .lossless import (
 )
 
 MCU_PX = (16, 16)  # width and height of an MCU in luma pixels at 4:2:0, the only subsampling we encode
-MOST_PX = 65_500  # a side of any image that libjpeg takes; the format's u2 holds little more
+MAX_PX = 65_500  # a side of any image that libjpeg takes; the format's u2 holds little more
 # Nothing is there that could be read later.
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
@@ -102,9 +102,9 @@ def encode_image(path: Path, encoding: Encoding) -> Sample:
                 converted_from = frame.obstacle if frame else describe_conversion(image, path)
                 rgb = shrunk(image, encoding)
                 check_pixels(*rgb.size)
-                if max(rgb.size) > MOST_PX:
+                if max(rgb.size) > MAX_PX:
                     raise ValueError(
-                        f"{rgb.width} x {rgb.height} pixels are more than {MOST_PX} on a side; lower --max-resolution"
+                        f"{rgb.width} x {rgb.height} pixels are more than {MAX_PX} on a side; lower --max-resolution"
                     )
     except (InputUnreadable, JpegtranMissing, MemoryError):  # nothing is wrong with the image
         raise
@@ -152,9 +152,9 @@ def check_pixels(width: int, height: int) -> None:
     Raises:
         ValueError: it does not.
     """
-    if width * height > fmt.MOST_PIXELS:
+    if width * height > fmt.MAX_PIXELS:
         raise ValueError(
-            f"{width} x {height} pixels are more than {fmt.MOST_PIXELS:,}, the most that can be loaded"
+            f"{width} x {height} pixels are more than {fmt.MAX_PIXELS:,}, the most that can be loaded"
         )
 
 

@@ -24,11 +24,11 @@ class BetonLayout:
         payload_bytes: their sum.
     """
 
-    def __init__(self, most_samples: int) -> None:
+    def __init__(self, max_samples: int) -> None:
         self.page_size = fmt.DEFAULT_PAGE_SIZE
         self.count = self.payload_bytes = 0
-        self._records = np.zeros(most_samples, fmt.record_dtype([fmt.RGB_IMAGE_ID, fmt.INT_ID]))
-        self._table = np.zeros(most_samples, fmt.ALLOCATION)
+        self._records = np.zeros(max_samples, fmt.record_dtype([fmt.RGB_IMAGE_ID, fmt.INT_ID]))
+        self._table = np.zeros(max_samples, fmt.ALLOCATION)
         self.at = fmt.page_align(self.data_start, self.page_size)
 
     def add(self, entry: np.void, label: int) -> int:

@@ -28,7 +28,7 @@ WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))  # TEM, RST0 to RST7, SOI
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 but DHT, JPG and DAC
 DCT_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # sequential and progressive, Huffman and arithmetic
 BLOCK_PX = 8
-MOST_SCANNED = 1 << 33  # pixels times scans: some seconds (pipeline.header has the same bound)
+MAX_SCANNED = 1 << 33  # pixels times scans: some seconds (pipeline.header has the same bound)
 NO_MEMORY = b"Insufficient memory"  # libjpeg of a malloc that failed
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 
@@ -126,9 +126,9 @@ def check_scans(jpeg: bytes, width: int, height: int) -> None:
         ValueError: it does not.
     """
     scans = jpeg.count(bytes([0xFF, SOS]))  # those of a thumbnail too, and there are few
-    if scans * width * height > MOST_SCANNED:
+    if scans * width * height > MAX_SCANNED:
         raise ValueError(
-            f"{scans:,} scans of {width} x {height} pixels are more than {MOST_SCANNED // (width * height):,}, no photo's"
+            f"{scans:,} scans of {width} x {height} pixels are more than {MAX_SCANNED // (width * height):,}, no photo's"
         )
 
 

@@ -16,7 +16,7 @@ from .recorder import HOST
 from .stepping import PARTS
 
 LANES = {STEP: "training steps", COPY: "copy stream", HOST: "host: waits for batches"}  # in their order
-MOST_LANES = 1000  # of a rank
+MAX_LANES = 1000  # of a rank
 # Names that chrome://tracing knows; the other viewers choose colours themselves, by a slice's name without its digits.
 TRAINING_WAITS, THREAD_WAITS = "terrible", "grey"
 
@@ -35,10 +35,10 @@ def write(path: Path, spans_of_ranks: Sequence[Sequence[Span]]) -> None:
 
 def _of_rank(rank: int, spans: Sequence[Span]) -> Iterator[Event]:
     # Viewers write a process's and a thread's number behind its name: "rank 0".
-    yield _metadata(rank, rank * MOST_LANES + 1, "process_name", name="rank")
-    yield _metadata(rank, rank * MOST_LANES + 1, "process_sort_index", sort_index=rank)
+    yield _metadata(rank, rank * MAX_LANES + 1, "process_name", name="rank")
+    yield _metadata(rank, rank * MAX_LANES + 1, "process_sort_index", sort_index=rank)
     lanes = sorted({span.lane for span in spans}, key=_place)
-    for thread, lane in enumerate(lanes, rank * MOST_LANES + 1):  # a number of its own over all ranks
+    for thread, lane in enumerate(lanes, rank * MAX_LANES + 1):  # a number of its own over all ranks
         yield _metadata(rank, thread, "thread_name", name=LANES.get(lane, lane))
         yield _metadata(rank, thread, "thread_sort_index", sort_index=thread)
         own = sorted((span for span in spans if span.lane == lane), key=lambda span: span.begin_s)

@@ -55,7 +55,7 @@ def details(profile: Profile) -> dict[str, str]:
         "read": f"cached {read.cached_bytes_per_s.median / 1e9:,.1f} GB/s, disk {disk}, "
         f"{100 * stages.whole.resident_share:.0f} % in the page cache",
         "decode": f"by threads a rank {threads}; one sample on one thread: {stages_us}",
-        "step": f"{step.step_ms.median:,.1f} ms: normalise {step.normalise_ms.median:,.1f}, forward {step.forward_ms.median:,.1f}, "
+        "step": f"{step.step_ms.median:,.1f} ms: normalize {step.normalise_ms.median:,.1f}, forward {step.forward_ms.median:,.1f}, "
         f"backward {step.backward_ms.median:,.1f}, optimizer {step.optimizer_ms.median:,.1f}{summing}",
     }
     if copy is not None:

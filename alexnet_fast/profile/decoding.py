@@ -89,8 +89,8 @@ def measure(
     places = few_places(training, batches_ahead, world)
     most = max(cores, training.threads)
     # Ranks may have unequal shares of the cores, and all have to measure as often.
-    used = int(world.most(training.threads))
-    counts = thread_counts(used, int(world.most(most)))
+    used = int(world.all_reduce_max(training.threads))
+    counts = thread_counts(used, int(world.all_reduce_max(most)))
     scaling = []
     for count in counts:
         say(f"decoding on {count} thread{'s' if count > 1 else ''}")
@@ -120,7 +120,7 @@ def alone(loader: Loader, seconds: float, world: World) -> Stat:
     def work() -> int:
         nonlocal decoded
         next(batches)
-        before, decoded = decoded, sum(activity.samples for activity in loader.activities)
+        before, decoded = decoded, sum(activity.samples for activity in loader.thread_stats)
         return decoded - before
 
     return throughput(work, seconds, world)
@@ -160,7 +160,7 @@ def split(beton: Beton, cropping: CropOptions, world: World) -> Split:
     """The stages' times on one thread of each rank."""
     samples = some_samples(beton, SPLIT_SAMPLES, cropping, world)
     stages = DecodeStages(beton.map, samples, cropping)
-    raw = bool(world.most(stages.raw))  # each rank has samples of its own
+    raw = bool(world.all_reduce_max(stages.raw))  # each rank has samples of its own
     kinds = (ALL,) if raw else (CUT, PLANES, ALL)
     for stage in kinds:  # compiled, and into the caches
         for number in range(len(stages.chunks)):

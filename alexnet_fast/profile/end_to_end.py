@@ -23,7 +23,7 @@ from .stepping import Stepper
 
 TRACED_STEPS = 100
 TRIED_STEPS = 2  # to find how many fit into the time
-MOST_STEPS = 10_000
+MAX_STEPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,15 @@ def measure(
         traced = steps_in((end_s - time.perf_counter()) / 2, WINDOWS, TRACED_STEPS, TRIED_STEPS, took_s)
 
         # The device goes on with what is queued: a wait for it here would leave it idle at first.
-        before, waited_s, began_s = DecodeTotals.of(loader.activities), loader.wait_s, time.perf_counter()
+        before, waited_s, began_s = DecodeTotals.of(loader.thread_stats), loader.wait_s, time.perf_counter()
         begin = marks.stamp()
         recorder.start(queued + TRIED_STEPS)
         done = run(traced)
         recorder.stop()
         took_s = time.perf_counter() - began_s
-        done += run(steps_in(end_s - time.perf_counter(), 0, MOST_STEPS, traced, took_s))
+        done += run(steps_in(end_s - time.perf_counter(), 0, MAX_STEPS, traced, took_s))
         elapsed_s = time.perf_counter() - began_s
-        busy, waited_s = DecodeTotals.of(loader.activities).since(before), loader.wait_s - waited_s
+        busy, waited_s = DecodeTotals.of(loader.thread_stats).since(before), loader.wait_s - waited_s
 
     feed.device.synchronize()
     origin_s = marks.when(begin)
@@ -98,12 +98,12 @@ def measure(
     for images, stamp in done:
         at.append((at[-1][0] + images, marks.when(stamp)))
     if world.local_world_size == world.world_size:  # hosts' clocks differ
-        origin_s = -world.most(-origin_s)
+        origin_s = -world.all_reduce_max(-origin_s)
     spans = recorder.spans(origin_s)
     shares = [
         waited_s / elapsed_s,
         idle_share(spans),
-        busy.busy_s / (elapsed_s * len(loader.activities)),
+        busy.busy_s / (elapsed_s * len(loader.thread_stats)),
         busy.cpu_s / busy.busy_s if busy.busy_s else 0.0,
     ]
     data_wait, idle, decode_busy, decode_cpu = mean_over_ranks(np.array(shares).clip(0, 1), world).tolist()
@@ -113,7 +113,7 @@ def measure(
         idle_share=idle,
         decode_busy_share=decode_busy,
         decode_cpu_share=decode_cpu,
-        faults=int(world.sum(torch.tensor(busy.faults))),
+        faults=int(world.all_reduce_sum(torch.tensor(busy.faults))),
         resident_share=resident_share,
         steps=len(done),
         seconds=at[-1][1] - origin_s,

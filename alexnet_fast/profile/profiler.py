@@ -80,7 +80,7 @@ class _Profiling:
         self.recipe, self.world, self.device, self.stack = recipe, world, device, stack
         self.seconds = {stage: share * seconds for stage, share in SHARES.items()}
         self.again = {stage: share * seconds for stage, share in AGAIN.items()}
-        self.console = Console(quiet=not world.is_first, highlight=False, soft_wrap=True)
+        self.console = Console(quiet=not world.is_rank0, highlight=False, soft_wrap=True)
         self.began_s = time.perf_counter()
         self.progress = stack.enter_context(
             Progress(
@@ -89,14 +89,14 @@ class _Profiling:
                 _Left(),
                 console=self.console,
                 refresh_per_second=1,  # drawing takes a core that is being measured
-                disable=not (self.console.is_terminal and world.is_first),
+                disable=not (self.console.is_terminal and world.is_rank0),
             )
         )
         self.task = self.progress.add_task("opening", total=seconds + BESIDE_S)
 
     def run(self) -> Profile:
         recipe, world, device, seconds = self.recipe, self.world, self.device, self.seconds
-        if world.is_first:
+        if world.is_rank0:
             self.check_folder()
         loader = self.stack.enter_context(train_loader(recipe, world, device))
         cores = world.threads or allowed_cores()
@@ -155,7 +155,7 @@ class _Profiling:
             stepping,
             everything,
             world.world_size,
-            int(world.sum(torch.tensor(cores))),
+            int(world.all_reduce_sum(torch.tensor(cores))),
         )
         self.say("writing")
         result = Profile(
@@ -165,7 +165,7 @@ class _Profiling:
             recipe.model_dump(mode="json"),
             time.perf_counter() - self.began_s,
         )
-        of_ranks = world.gather(spans)
+        of_ranks = world.gather_object(spans)
         if of_ranks is not None:
             self.write(result, of_ranks)
         return result

@@ -43,8 +43,8 @@ def measure(beton: Beton, cropping: CropOptions, world: World) -> list[StorageOp
     """The set as it is, first, and every other way that makes its samples smaller to decode."""
     samples = some_samples(beton, SAMPLES, cropping, world)
     # Each rank has samples of its own, and all have to measure the same ways.
-    largest = world.most(max(samples["width"].max(), samples["height"].max()))
-    is_raw = bool(world.most((samples["raw"] == fmt.RAW).any()))
+    largest = world.all_reduce_max(max(samples["width"].max(), samples["height"].max()))
+    is_raw = bool(world.all_reduce_max((samples["raw"] == fmt.RAW).any()))
     candidates = {"as it is": (beton.map, samples)}
     for name, encoding in OTHERS.items():
         smaller = encoding.max_resolution < largest

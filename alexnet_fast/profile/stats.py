@@ -85,14 +85,14 @@ def averaged(values: Sequence[float], world: World) -> Stat:
 
 def mean_over_ranks(values: np.ndarray, world: World) -> np.ndarray:
     """Element by element; every rank has to call this with as many."""
-    return world.sum(torch.from_numpy(np.asarray(values, np.float64))).numpy() / world.world_size
+    return world.all_reduce_sum(torch.from_numpy(np.asarray(values, np.float64))).numpy() / world.world_size
 
 
 def barrier(world: World) -> None:
     """Begin at the same time on all ranks."""
-    world.sum(torch.zeros(1))
+    world.all_reduce_sum(torch.zeros(1))
 
 
 def broadcast(value: float, world: World) -> float:
     """Rank 0's value, on every rank."""
-    return float(world.sum(torch.tensor(value if world.is_first else 0.0, dtype=torch.float64)))
+    return float(world.all_reduce_sum(torch.tensor(value if world.is_rank0 else 0.0, dtype=torch.float64)))

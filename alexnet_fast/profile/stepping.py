@@ -12,15 +12,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..distributed.world import World
-from ..engine.device_timer import NORMALISE, STEP, DeviceTimer
+from ..engine.device_timer import NORMALIZE, STEP, DeviceTimer
 from ..engine.meter import Meter
 from ..engine.precision import Precision
 from ..loader.device_prefetcher import DevicePrefetcher
 from .stats import WARM_UP_SHARE, WINDOWS, Stat, barrier, broadcast, mean_over_ranks
 
-PARTS = (NORMALISE, "forward", "backward", "optimizer")
+PARTS = (NORMALIZE, "forward", "backward", "optimizer")
 WARM_UP_STEPS = 3  # a CPU's first steps fault their memory in
-LEAST_STEPS, MOST_STEPS = WINDOWS, 5000
+MIN_STEPS, MAX_STEPS = WINDOWS, 5000
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def measure(
     seconds: float,
     world: World,
 ) -> Step:
-    """Train on one batch again and again for about `seconds`, at least LEAST_STEPS times.
+    """Train on one batch again and again for about `seconds`, at least MIN_STEPS times.
 
     batch: uint8 (B, 3, H, W) and int64 (B,), on the device.  cores: of this rank.  Every rank has to call this.
     """
@@ -100,7 +100,7 @@ def measure(
     def run(steps: int) -> np.ndarray:
         """(steps, parts) milliseconds."""
         for _ in range(steps):
-            stepper(feed.normalise(images), labels)
+            stepper(feed.normalize(images), labels)
         spans = marks.read()
         ends = np.array([(span.begin_s, span.end_s) for span in spans]).reshape(steps, len(PARTS), 2)
         # What lies between two parts belongs to the second.
@@ -111,12 +111,12 @@ def measure(
     warm_ms = run(WARM_UP_STEPS)[-1].sum()
     # A fast device goes on warming up: its clocks settle in time, not in steps.
     if (more := int(broadcast(WARM_UP_SHARE * seconds * 1e3 / warm_ms, world)) - WARM_UP_STEPS) > 0:
-        warm_ms = np.median(run(min(more, MOST_STEPS)).sum(1))
+        warm_ms = np.median(run(min(more, MAX_STEPS)).sum(1))
     is_one = world.world_size == 1
     wanted = (1 - WARM_UP_SHARE) * seconds * 1e3 / (warm_ms if is_one else 2 * warm_ms)
-    steps = int(broadcast(min(max(wanted, LEAST_STEPS), MOST_STEPS), world)) // WINDOWS
+    steps = int(broadcast(min(max(wanted, MIN_STEPS), MAX_STEPS), world)) // WINDOWS
     if not is_one:
-        with precision.unsummed():
+        with precision.no_sync():
             run(1)
 
     all_parts, all_alone = [], []
@@ -128,18 +128,20 @@ def measure(
         cpu_s += time.process_time() - before[0]
         wall_s += time.perf_counter() - before[1]
         if not is_one:  # turn by turn, so that whatever else the machine does hits both
-            with precision.unsummed():
+            with precision.no_sync():
                 all_alone.append(run(steps).sum(1).mean())
 
     parts_ms = mean_over_ranks(np.array(all_parts), world)
     step_ms = parts_ms.sum(1)
     summing_ms = None if is_one else step_ms - mean_over_ranks(np.array(all_alone), world)
-    busy_s, could_s = world.sum(torch.tensor([cpu_s, wall_s * cores], dtype=torch.float64)).tolist()
-    normalise, forward, backward, optimizer = map(Stat.of, parts_ms.T)
+    busy_s, could_s = world.all_reduce_sum(
+        torch.tensor([cpu_s, wall_s * cores], dtype=torch.float64)
+    ).tolist()
+    normalize, forward, backward, optimizer = map(Stat.of, parts_ms.T)
     return Step(
         img_per_s=Stat.of(len(labels) * world.world_size * 1e3 / step_ms),
         step_ms=Stat.of(step_ms),
-        normalise_ms=normalise,
+        normalise_ms=normalize,
         forward_ms=forward,
         backward_ms=backward,
         optimizer_ms=optimizer,

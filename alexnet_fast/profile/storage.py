@@ -19,7 +19,7 @@ from ..loader.read_ahead import PAGE
 from ..loader.sampler import epoch_permutation
 from .stats import Stat, summed, throughput
 
-MOST_BYTES = 256 << 20  # of the set, on each rank, are read from the page cache again and again
+MAX_BYTES = 256 << 20  # of the set, on each rank, are read from the page cache again and again
 A_TASK = 16  # samples
 DISK_TRIES = 3
 ORDER_SEED = 0x7E57  # the training order's own samples stay where they are, on the disk or in memory
@@ -57,7 +57,7 @@ def measure(loader: Loader, seconds: float, world: World) -> Read:
     beton, path = loader.beton, loader.beton.path
     resident_share = page_cache.resident_share(path)  # before anything of it is touched
     disk = [rate.bytes_per_s for _ in range(DISK_TRIES) if (rate := page_cache.disk_rate(path))]
-    everywhere = int(world.sum(torch.tensor(int(len(disk) == DISK_TRIES)))) == world.world_size
+    everywhere = int(world.all_reduce_sum(torch.tensor(int(len(disk) == DISK_TRIES)))) == world.world_size
     return Read(
         cached_bytes_per_s=_from_page_cache(beton, loader.threads, seconds, world),
         disk_bytes_per_s=summed(disk, world) if everywhere else None,
@@ -70,7 +70,7 @@ def measure(loader: Loader, seconds: float, world: World) -> Read:
 
 def _from_page_cache(beton: Beton, threads: int, seconds: float, world: World) -> Stat:
     """Bytes a second of copying samples in a shuffled order out of the page cache, on `threads` threads of each rank."""
-    places = small_share(beton, world, MOST_BYTES)
+    places = small_share(beton, world, MAX_BYTES)
     tasks = [places[at : at + A_TASK] for at in range(0, len(places), A_TASK)]
     scratch = threading.local()
 
@@ -91,11 +91,11 @@ def _from_page_cache(beton: Beton, threads: int, seconds: float, world: World) -
 _NOTHING = np.empty(0, np.uint8)
 
 
-def small_share(beton: Beton, world: World, most_bytes: int) -> np.ndarray:
-    """Places of samples all over the file, others on each rank, of at most about `most_bytes` in all."""
+def small_share(beton: Beton, world: World, max_bytes: int) -> np.ndarray:
+    """Places of samples all over the file, others on each rank, of at most about `max_bytes` in all."""
     order = epoch_permutation(beton.num_samples, ORDER_SEED, 0)
     own = order[world.rank :: world.world_size] if len(order) >= world.world_size else order
-    return own[: max(1, int(np.searchsorted(np.cumsum(beton.sizes[own]), most_bytes)))]
+    return own[: max(1, int(np.searchsorted(np.cumsum(beton.sizes[own]), max_bytes)))]
 
 
 def touch(beton: Beton, places: np.ndarray) -> None:

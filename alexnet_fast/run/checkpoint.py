@@ -92,7 +92,7 @@ def snapshot(
     Every rank has to call it, since each has its generators and its part of the epoch's counts.
     """
     generators = {"cpu": torch.get_rng_state(), "device": precision.device.random_state()}
-    ranks = (world or World()).gather((progress.meters, generators))
+    ranks = (world or World()).gather_object((progress.meters, generators))
     if ranks is None:
         return None
     return {
@@ -131,7 +131,7 @@ def restore(
     if len(meters) == world.world_size:
         own = meters[world.rank]
     else:
-        own = [meter for rank in meters for meter in rank] if world.is_first else []
+        own = [meter for rank in meters for meter in rank] if world.is_rank0 else []
     skipped_samples = tuple(SkippedSample(**sample) for sample in checkpoint.get("skipped_samples", ()))
     return ResumeState(checkpoint["cursor"], own, checkpoint["best_acc1"], skipped_samples)
 

@@ -93,7 +93,7 @@ class CheckpointManager:
             self._past = [name for name in reversed(found[found.index(taken.name) :]) if name != LAST]
             self._last = cursor if taken.name == LAST else None
         self._best_is_known = self._last is not None  # to be this run's
-        if world.is_first:
+        if world.is_rank0:
             for partial in folder.glob("checkpoint_*.partial"):
                 partial.unlink(missing_ok=True)
 
@@ -110,7 +110,7 @@ class CheckpointManager:
             return True
         snapshot = checkpoint.snapshot(precision, progress, recipe, self._world)
         fails = snapshot is not None and not is_finite(snapshot)
-        if self._world.sum(torch.tensor(int(fails))):
+        if self._world.all_reduce_sum(torch.tensor(int(fails))):
             return False
         if snapshot is not None:
             self._write(snapshot, is_best)

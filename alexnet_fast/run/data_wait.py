@@ -24,7 +24,7 @@ SETS_THE_SPEED = ("data.", "model.num_classes", "model.dropout", "precision.")
 BUT_NOT = ("data.val", "data.on_error")
 
 MUCH = 0.1  # of the time; a run that waits longer for data says why
-LEAST_STEPS, LEAST_S = 20, 5.0  # of training that are judged together; what is shorter may be chance
+MIN_STEPS, MIN_S = 20, 5.0  # of training that are judged together; what is shorter may be chance
 Cause = Literal["another rank", "idle threads", "threads without a core", "decoding"]
 BUSY = ON_CORE = 0.7  # shares of a thread's time; with less it idles, or waits for the disk or a core
 CACHED = 0.95  # of the file; with less it comes from the disk
@@ -107,7 +107,7 @@ class DataWaitMonitor:
 
     def go_on(self) -> None:
         """Training goes on; what the threads have done since the last log line was beside it."""
-        self._before = DecodeTotals.of(self._loader.activities), self._loader.wait_s
+        self._before = DecodeTotals.of(self._loader.thread_stats), self._loader.wait_s
 
     def _begin_window(self) -> None:
         self._window, self._done, self._own_wait_s = Interval(), DecodeTotals(), 0.0
@@ -123,7 +123,7 @@ class DataWaitMonitor:
         window.add(steady.steps - before.steps, 0, steady.seconds - before.seconds, waited_s)
         self._done = self._done.and_also(self._before[0].since(done))
         self._own_wait_s += self._before[1] - wait_s
-        if window.steps < LEAST_STEPS or window.seconds < LEAST_S:
+        if window.steps < MIN_STEPS or window.seconds < MIN_S:
             return None
         late = self._why() if window.data_wait_share > MUCH else None
         self._begin_window()

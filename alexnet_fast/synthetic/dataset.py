@@ -36,7 +36,7 @@ from ..packing.worker_pool import ordered_map
 from ..recipe import Recipe
 
 STEPS = 100  # of an epoch, where the recipe names no number: enough for a figure
-MOST_WORKERS = 8  # each makes the noise for itself first
+MAX_WORKERS = 8  # each makes the noise for itself first
 PHOTO_BYTES = 60_000  # on average, with what describes them
 
 Say = Callable[[str], None]
@@ -146,7 +146,7 @@ def _make_alone(counts: Counts, place: Path, say: Say) -> None:
     say(
         f"making {counts.photos:,} photos in {place}, once: about {counts.photos * PHOTO_BYTES / 1e6:,.0f} MB"
     )
-    workers = min(allowed_cores(), MOST_WORKERS)
+    workers = min(allowed_cores(), MAX_WORKERS)
     work = ordered_map(encoded, range(counts.photos), workers, doing="making photo {}".format)
     with (
         tempfile.TemporaryDirectory(

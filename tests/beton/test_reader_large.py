@@ -12,7 +12,7 @@ from alexnet_fast.beton.reader import Beton, BetonError
 from bench import open_cost
 from bench.large_files import IMAGENET, write_sparse
 
-MOST_BYTES = 200_000_000
+MAX_BYTES = 200_000_000
 
 
 @pytest.mark.parametrize("shuffled_table", [False, True])
@@ -20,7 +20,7 @@ def test_opening_a_file_of_imagenets_size_takes_little_memory(tmp_path: Path, sh
     path = write_sparse(tmp_path / "large.beton", shuffled_table=shuffled_table)
     assert path.stat().st_size > 80e9
     for what, cost in open_cost.measure(path).items():
-        assert 0 < cost["peak_bytes"] < MOST_BYTES, what
+        assert 0 < cost["peak_bytes"] < MAX_BYTES, what
 
 
 def test_every_sample_of_a_large_file_is_checked(tmp_path: Path) -> None:

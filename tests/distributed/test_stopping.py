@@ -199,7 +199,7 @@ def test_a_signal_that_is_ignored_as_under_nohup_stays_so() -> None:
     try:
         with StopSignals(World()) as stopping:
             signal.raise_signal(signal.SIGTERM)
-            assert stopping.due() == 0
+            assert stopping.agreed() == 0
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, before)

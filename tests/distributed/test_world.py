@@ -21,8 +21,8 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_alone_it_is_a_world_of_one_that_says_nothing_to_anyone() -> None:
     world = ranks.from_environment(1)
-    assert world == World() and world.is_first and world.gather("me") == ["me"]
-    world.agree({"samples": 1})
+    assert world == World() and world.is_rank0 and world.gather_object("me") == ["me"]
+    world.assert_same({"samples": 1})
     with ranks.process_group(world, CPU, "nccl"):
         pass
 

@@ -77,7 +77,7 @@ def test_a_process_that_never_gives_up_its_turn_is_named_and_not_waited_for_for_
     place.mkdir(parents=True)
     with open(place / "compiling.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = run(package, lock={"PATIENCE_S": 0.1, "MOST_WAIT_S": 0.3})
+        found = run(package, lock={"PATIENCE_S": 0.1, "MAX_WAIT_S": 0.3})
     assert (found.misses, found.value) == (1, 12)
     assert f"waiting for another process to compile the kernels; it holds {place}" in found.said
     assert "compiling here too" in found.said

@@ -26,7 +26,7 @@ def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def ring() -> BufferPool:
-    return BufferPool(4, 32, most_free=2, pin_memory=False)
+    return BufferPool(4, 32, max_free=2, pin_memory=False)
 
 
 def addresses(loader: Loader, epochs: int) -> set[int]:

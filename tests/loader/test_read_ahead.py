@@ -99,12 +99,12 @@ def test_it_brings_the_bytes_that_are_asked_for_into_the_page_cache_and_no_other
 # -- how far
 
 
-@pytest.mark.parametrize("most_bytes", [1, 999, 1000, 1001, 3500, 10_000, 10**9])
+@pytest.mark.parametrize("max_bytes", [1, 999, 1000, 1001, 3500, 10_000, 10**9])
 def test_what_follows_a_batch_has_been_asked_for_up_to_the_bound(
-    most_bytes: int, monkeypatch: pytest.MonkeyPatch
+    max_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder(monkeypatch)
-    ahead = ReadAhead(np.zeros(1, np.uint8), most_bytes)
+    ahead = ReadAhead(np.zeros(1, np.uint8), max_bytes)
     ahead.start()
     given = list(batches(20, 10, 100))  # 1,000 bytes a batch
     handed_out = 0
@@ -112,7 +112,7 @@ def test_what_follows_a_batch_has_been_asked_for_up_to_the_bound(
         assert key == expected_key and samples is expected
         handed_out += len(samples)
         settle(ahead)
-        beyond = min(most_bytes // 1000 * 1000, (200 - handed_out) * 100)
+        beyond = min(max_bytes // 1000 * 1000, (200 - handed_out) * 100)
         assert recorder.asked == list(range(handed_out + beyond // 100))
     assert handed_out == 200
     ahead.close()

@@ -233,11 +233,11 @@ def test_each_chunk_and_each_wait_is_told_to_whoever_watches(beton: Path) -> Non
         list(loader)
         loader.watch = None
         list(loader)
-        assert {name for name, *_ in told} <= {each.name for each in loader.activities}
+        assert {name for name, *_ in told} <= {each.name for each in loader.thread_stats}
         assert {kind for _, kind, *_ in told} <= {"decode", "wait"}
         assert all(begin_s <= end_s for _, _, begin_s, end_s, _ in told)
         steps = {step for _, kind, _, _, (epoch, step) in told if kind == "decode" and epoch == 1}
         assert {4} <= steps <= set(range(5)), "the first of them were decoded before"
-        for each in loader.activities:
+        for each in loader.thread_stats:
             assert min(each.cpu_s, each.busy_s, each.faults) >= 0
-        assert sum(each.busy_s for each in loader.activities) > 0
+        assert sum(each.busy_s for each in loader.thread_stats) > 0

@@ -331,8 +331,8 @@ def test_what_is_no_image_is_said_in_words(tmp_path: Path, content: bytes, said:
 def test_an_image_of_more_pixels_than_the_loader_takes_is_unreadable(
     tmp_path: Path, mode: Literal["reencode", "raw", "lossless"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert fmt.MOST_PIXELS == decoder.MOST_PIXELS
-    monkeypatch.setattr(fmt, "MOST_PIXELS", 90 * 70)
+    assert fmt.MAX_PIXELS == decoder.MAX_PIXELS
+    monkeypatch.setattr(fmt, "MAX_PIXELS", 90 * 70)
     for width, fits in ((90, True), (91, False)):
         (tmp_path / "a.JPEG").write_bytes(jpeg(picture(width, 70)))
         try:

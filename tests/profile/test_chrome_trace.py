@@ -26,7 +26,7 @@ def spans_of_a_rank(threads: int = THREADS, steps: int = STEPS) -> list[Span]:
         found.append(Span("host", "wait for batch", at[0], at[1], (0, step + 2)))
         found.append(Span("copy", "copy", at[1], at[4], (0, step + 2)))
         for part, (begin, end) in {
-            "normalise": (0, 1), "forward": (1, 3), "backward": (4, 8), "optimizer": (8, 9)
+            "normalize": (0, 1), "forward": (1, 3), "backward": (4, 8), "optimizer": (8, 9)
         }.items():  # fmt: skip
             found.append(Span("step", part, at[begin], at[end], (0, step)))
     return found[::-1]
@@ -64,7 +64,7 @@ def test_the_parts_of_a_step_lie_under_it(written: Lanes) -> None:
         for number, step in enumerate(steps):
             parts = slices[5 * number + 1 : 5 * number + 5]
             assert [part.name for part in parts] == [
-                "normalise",
+                "normalize",
                 "forward",
                 "backward",
                 "optimizer",

@@ -116,7 +116,7 @@ def test_a_cpu_whose_cores_are_shared_is_told_what_each_takes_of_them() -> None:
     ).text == (
         "The cores are the limit, mostly for the training step: training makes 1,200 img/s, 98 % of the 1,224 img/s that the stages "
         "allow together. Alone they make, in img/s: the training step 2,400, decoding 2,500 and reading samples 80,000. The step "
-        "waits for data 40 % of its time. A step takes 26.7 ms: normalise 1.3, forward 8.0, backward 16.0 and optimizer 1.3. Decoding "
+        "waits for data 40 % of its time. A step takes 26.7 ms: normalize 1.3, forward 8.0, backward 16.0 and optimizer 1.3. Decoding "
         "and the step share the cores: an image takes 0.83 ms of a core for the step and 0.80 for decoding. With 4 cores in place of "
         "2 training would make up to 2,449 img/s. Packed and decoded again, as some of these samples were, it would make 1,806 as JPEG, 256 px "
         "(--max-resolution 256; 20 kB a sample)."
@@ -138,7 +138,7 @@ def test_a_run_bound_by_sums_is_told_to_sum_less_and_not_to_take_more_devices() 
     assert find_bottleneck(stages(step=900, all_reduce_share=0.7, measured=880, wait=0.0)).text == (
         "Summing gradients over the ranks is the limit: training makes 880 img/s, 98 % of the 900 img/s that the stages allow "
         "together. Alone they make, in img/s: the training step 900, decoding 5,000, reading samples 80,000 and copying to the device "
-        "100,000. The device is idle 10 % of the time, and the host waits for data 0 %. A step takes 71.1 ms: normalise 3.6, forward "
+        "100,000. The device is idle 10 % of the time, and the host waits for data 0 %. A step takes 71.1 ms: normalize 3.6, forward "
         "21.3, backward 42.7 and optimizer 3.6; of it, 49.8 ms sum gradients over the ranks. More pipeline would not help: a larger "
         'batch on each rank, precision.reduce = "half" where it is "float32", or a faster link between ranks would.'
     )

@@ -189,5 +189,5 @@ def test_a_file_that_is_gone_does_not_end_the_run(run: Run, monkeypatch: pytest.
 
 
 def test_one_decoding_thread_is_spoken_of_as_one(run: Run) -> None:
-    run.loader.threads, run.loader.activities = 1, run.threads[:1]
+    run.loader.threads, run.loader.thread_stats = 1, run.threads[:1]
     assert "the one decoding thread is busy 100 %" in run.epoch(wait=0.4)[0]

@@ -45,7 +45,7 @@ SIZE = 64  # px: an image is three whole pages, so that both of its ends are at 
 MORE_MEMORY = (
     768 << 20
 )  # beyond what an idle worker has: a payload of 64 kB may say 33 million pixels, 4 bytes each
-MOST_S = 20.0  # for one file, on a busy machine
+MAX_S = 20.0  # for one file, on a busy machine
 SABOTAGE = "ALEXNET_FAST_ATTACK_SABOTAGE"
 """Names a file at which the worker writes where it must not: what the attack would be worth if that went unnoticed."""
 
@@ -192,7 +192,7 @@ def _one_worker(photos: Path, numbers: range, result: Result, options: list[str]
     )
     begun = numbers.start - 1
     try:
-        for told in _lines(worker, MOST_S):
+        for told in _lines(worker, MAX_S):
             if "begins" in told:
                 begun = told["begins"]
                 continue
@@ -204,18 +204,18 @@ def _one_worker(photos: Path, numbers: range, result: Result, options: list[str]
         raise RuntimeError(f"the worker ended with {code} before its first file")
     if code:
         result.files += 1
-        died = f"did not end in {MOST_S:.0f} s" if code == -9 else f"ended the process with {code}"
+        died = f"did not end in {MAX_S:.0f} s" if code == -9 else f"ended the process with {code}"
         result.findings.append(f"file {begun} {died}")
     return begun + 1
 
 
-def _lines(worker: subprocess.Popen[bytes], most_s: float) -> Iterator[dict[str, Any]]:
+def _lines(worker: subprocess.Popen[bytes], max_s: float) -> Iterator[dict[str, Any]]:
     assert worker.stdout is not None
     waits_s = 300.0  # for the first, while kernels may be compiled
     while True:
         if not select.select([worker.stdout], [], [], waits_s)[0]:
             raise TimeoutError
-        waits_s = most_s
+        waits_s = max_s
         line = os.read(worker.stdout.fileno(), 1 << 16)
         while line and not line.endswith(b"\n"):
             line += os.read(worker.stdout.fileno(), 1 << 16)

@@ -24,7 +24,7 @@ from alexnet_fast import recipe
 from alexnet_fast.errors import UserError, exit_code
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-MOST_S = 10
+MAX_S = 10
 Random = np.random.Generator
 
 VALUES = [
@@ -157,7 +157,7 @@ def attack(tries: int, seed: int = 0, first: int = 0) -> Result:
 def _count(result: Result, number: int, path: Path) -> None:
     result.recipes += 1
     started = time.perf_counter()
-    signal.alarm(MOST_S)
+    signal.alarm(MAX_S)
     try:
         if attack_one(path):
             result.loaded += 1
@@ -173,7 +173,7 @@ def _count(result: Result, number: int, path: Path) -> None:
 
 
 def _too_long(number: int, frame: FrameType | None) -> None:
-    raise TimeoutError(f"it took more than {MOST_S} s")
+    raise TimeoutError(f"it took more than {MAX_S} s")
 
 
 def main() -> int:

@@ -39,7 +39,7 @@ from .sample_images import EITHER, ROOT, found_folder
 
 CAPACITY = 1 << 12  # tiles
 SIDE = 1024  # px: a larger image than its square is cut and not decoded
-MOST_BYTES = 70_000
+MAX_BYTES = 70_000
 LEAVINGS = (0x00, 0xFF)
 
 
@@ -54,7 +54,7 @@ class Oracle:
         turbojpeg.load()
         self.header = python_form(jpeg_header, I64=int)
         self.tiles = python_form(jpeg_tiles, I64=int, U=same, copy_bytes=copied)
-        self.scratch = guarded_scratch(open_handle(), MOST_BYTES, SIDE, SIDE, 64)
+        self.scratch = guarded_scratch(open_handle(), MAX_BYTES, SIDE, SIDE, 64)
         self.reached: Counter[str] = Counter()
 
     def check(self, data: bytes) -> None:
@@ -212,7 +212,7 @@ def guided(photos: Path, seconds: int, seed: int, corpus: Path, told: Path) -> N
     options = [
         f"-max_total_time={seconds}",
         f"-seed={seed + 1}",
-        f"-max_len={MOST_BYTES}",
+        f"-max_len={MAX_BYTES}",
         "-verbosity=1",
         "-timeout=20",
     ]

@@ -53,11 +53,11 @@ def cached_pages(path: Path) -> np.ndarray:
         return (pages & 1).astype(bool)
 
 
-def disk(path: Path, most_samples: int = 2000) -> dict[str, Any]:
+def disk(path: Path, max_samples: int = 2000) -> dict[str, Any]:
     """What the disk gives of the dropped file: MB/s in sequence, and by one-sample reads of 1 and of 16 threads."""
     with Beton(path) as beton:
         ptrs, sizes = beton.images["data_ptr"].tolist(), beton.sizes.tolist()
-    chosen = random.Random(0).sample(range(len(sizes)), min(most_samples, len(sizes)))
+    chosen = random.Random(0).sample(range(len(sizes)), min(max_samples, len(sizes)))
     descriptor = os.open(path, os.O_RDONLY)
     found: dict[str, Any] = {}
     try:
