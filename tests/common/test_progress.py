@@ -30,7 +30,7 @@ def test_a_log_gets_lines_with_rate_and_time_left_and_what_was_done_before_is_no
 
 def test_work_whose_log_cannot_be_written_goes_on() -> None:
     code = (
-        "from alexnet_fast import progress\n"
+        "from alexnet_fast.common import progress\n"
         "progress.LINE_EVERY_S = 0\n"
         "with progress.progress_bar('packing', 9) as told:\n"
         "    for done in range(10):\n"

@@ -142,11 +142,11 @@ def await_their_end(pids: list[int]) -> None:
 def launched(folder: Path, entry: str, first: str = "") -> subprocess.Popen[str]:
     """A process that runs `first`, then a function of ranked.py, which is given `folder`, as two ranks."""
     code = (
-        "import sys\nfrom pathlib import Path\nimport ranked\nfrom alexnet_fast.engine import launch\n"
+        "import sys\nfrom pathlib import Path\nimport ranked\nfrom alexnet_fast.distributed import launcher as launch\n"
         "from alexnet_fast.errors import exit_code\n"
         f"{first}"
         "if __name__ == '__main__':\n"
-        f"    sys.exit(exit_code(lambda: launch.run(launch.Layout(2), ranked.{entry}, Path({str(folder)!r}))))\n"
+        f"    sys.exit(exit_code(lambda: launch.launch(launch.Layout(2), ranked.{entry}, Path({str(folder)!r}))))\n"
     )
     (folder / "go.py").write_text(code)
     return subprocess.Popen(

@@ -207,7 +207,7 @@ def test_memory_does_not_grow_over_many_epochs(beton: Path, run_cli: Any) -> Non
     """In a process of its own, whose memory nobody else uses."""
     program = f"""
 from pathlib import Path
-from bench.growth import after_each_epoch
+from bench.memory_growth import after_each_epoch
 own = after_each_epoch(Path({str(beton)!r}), epochs=300, batch_size=10, threads=2, size=64)
 print(max(own[200:]) - max(own[50:100]))
 """

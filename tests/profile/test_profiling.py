@@ -75,7 +75,7 @@ def test_flags_that_a_profile_would_ignore_are_refused(
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
     photo_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(profiler, "open_train_set", None)
+    monkeypatch.setattr(profiler, "train_loader", None)
     (tmp_path / "taken").touch()
     keys = {"run.out": tmp_path / "taken", "run.device": "cpu", "data.train": photo_beton}
     assert (

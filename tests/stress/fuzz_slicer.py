@@ -73,7 +73,7 @@ class Oracle:
 
     def _check_cut(self, data: bytes, jpeg: np.ndarray, parsed: Any, crop: tuple[int, int, int, int]) -> None:
         out, ends = Strict(bytes(len(data) + 2)), Strict([0] * CAPACITY)
-        small = self.tiles.cut(Strict(data), parsed, *crop, out, ends)
+        small = self.tiles.slice_jpeg(Strict(data), parsed, *crop, out, ends)
         room = guarded(len(data) + 2)
         compiled = jpeg_tiles.slice_jpeg(
             jpeg, jpeg_header.JpegHeader(*parsed), *crop, room, guarded(CAPACITY, np.int64)

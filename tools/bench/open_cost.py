@@ -1,4 +1,4 @@
-"""What it costs to open a beton: ``python -m bench.opening FILE`` in a process of its own prints it as JSON.
+"""What it costs to open a beton: ``python -m bench.open_cost FILE`` in a process of its own prints it as JSON.
 
 Memory is the most that the process held while it opened the file, less what it held before, in bytes. It counts the
 file's own pages too, though the kernel can take those back and processes that open the same file share them.
@@ -24,7 +24,7 @@ def measure(path: Path) -> dict[str, dict[str, float]]:
 
 
 def _child(path: Path, what: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "bench.opening", str(path.resolve()), what]
+    command = [sys.executable, "-m", "bench.open_cost", str(path.resolve()), what]
     done = subprocess.run(
         command, cwd=TOOLS, env=child_environment(1), capture_output=True, text=True, check=True
     )
