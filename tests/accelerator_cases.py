@@ -34,7 +34,7 @@ from alexnet_fast import Loader, build
 from alexnet_fast import train as command
 from alexnet_fast import trainer as training
 from alexnet_fast.devices.device import Device, resolve
-from alexnet_fast.engine.precision import Precision
+from alexnet_fast.engine.precision import Precision, fused_or_foreach
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.buffer_pool import Batch, BufferPool
 from alexnet_fast.loader.device_prefetcher import DevicePrefetcher
@@ -42,6 +42,7 @@ from alexnet_fast.models.alexnet import AlexNet
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from alexnet_fast.run import checkpoint
 from components import ROOT
+from poison import poisoned_memory
 
 STANDIN = getattr(getattr(torch, "npu", None), "standin", None)
 IS_EXACT = STANDIN is not None  # it computes as the CPU does, to the bit
@@ -308,6 +309,32 @@ def test_half_precision_follows_the_float32_losses_within_1_percent_over_30_step
     expected, _ = train(device, "O0", 30)
     assert losses == pytest.approx(expected, rel=0.01)
     assert expected[-1] < 0.7 * expected[0], "and there was something to follow"
+
+
+@pytest.mark.parametrize("level", ["O1", "O2"])
+@pytest.mark.parametrize("loss_scale", ["dynamic", 1024.0])
+def test_a_first_step_that_overflows_leaves_momenta_of_zero(
+    device: Device, level: Any, loss_scale: Any
+) -> None:
+    sgd = partial(torch.optim.SGD, lr=RATE, momentum=0.9, weight_decay=1e-4)
+    precision = Precision(
+        SmallAlexNet(), fused_or_foreach(sgd, device), level=level, device=device, loss_scale=loss_scale
+    )
+    before = precision.state_dict()
+    feed, batches = DevicePrefetcher(device, precision.dtype), LearnableBatches([8] * 2, 64)
+    with poisoned_memory():
+        for step, (images, labels) in enumerate(feed(batches)):
+            loss = functional.cross_entropy(precision.forward(images), labels)
+            precision.backward(loss * (torch.inf if step == 0 else 1.0))
+            precision.step(RATE)
+            if step == 0:
+                states = precision.optimizer.state_dict()["state"].values()
+                momenta = [state["momentum_buffer"].cpu() for state in states]
+                assert len(momenta) == len(list(precision.model.parameters()))
+                assert not any(momentum.any() for momentum in momenta)
+    assert int(precision.skipped) == 1
+    after = precision.state_dict()
+    assert all(after[key].isfinite().all() and not torch.equal(after[key], before[key]) for key in after)
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ a CPU.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,8 @@ class Precision:
 
     The model is moved to the device, laid out in its memory format and, at O2, halved in place.
 
-    make_optimizer: called with the float32 parameters that are to be stepped.
+    make_optimizer: called with the float32 parameters that are to be stepped, returns torch's SGD.  Its momenta are zeros
+        from the start.
     loss_scale: "dynamic" starts at 2^16, doubles after 2,000 clean steps up to 2^24, halves and skips the
         step on overflow; a number stays as it is, and an overflow skips the step; "none" does not scale;
         "auto" is dynamic for float16 and none otherwise.  At O0 nothing is scaled.
@@ -65,6 +66,7 @@ class Precision:
                 master.grad = grad
         self._replica = self.model if replicate is None else replicate(self.model)
         self.optimizer = make_optimizer(self._masters)
+        self.load_momenta(())
 
         if loss_scale == "auto":
             loss_scale = "dynamic" if device.half_needs_loss_scale else "none"
@@ -160,6 +162,29 @@ class Precision:
             with torch.no_grad():
                 for (name, _), master in zip(self.model.named_parameters(), self._masters, strict=True):
                     master.copy_(state[name])
+
+    def load_momenta(self, momenta: Sequence[Tensor]) -> bool:
+        """Set SGD's momenta, float32, one for each parameter in the optimizer's order; zeros unless these fit.
+
+        Returns whether they fit: as many, and of the parameters' shapes.  They are laid out as the parameters, as fused
+        kernels want it: the CPU's reads another layout as if it were this one.
+        Zeros give a first step the same bits as no momenta would.  Fused SGD makes its own of uninitialised memory, and
+        where its first step overflows it goes on with what lay there: 1p with He's weights ended after 49 steps of NaN (H100).
+        """
+        fit = [momentum.shape for momentum in momenta] == [master.shape for master in self._masters]
+        self.optimizer.state.clear()
+        for at, master in enumerate(self._masters if self.optimizer.defaults["momentum"] else ()):
+            self.optimizer.state[master]["momentum_buffer"] = (
+                torch.empty_like(master).copy_(momenta[at].contiguous()) if fit else torch.zeros_like(master)
+            )
+        return fit
+
+    def load_scale(self, saved: Mapping[str, Any]) -> None:
+        """Set a dynamic loss scale to a saved GradScaler's, if that was not disabled; one that is a number stays it."""
+        if saved and self.scaler.is_enabled() and self._static_scale is None:
+            own = self.scaler.state_dict()
+            clean = saved["_growth_tracker"] if saved["growth_interval"] == own["growth_interval"] else 0
+            self.scaler.load_state_dict(own | {"scale": saved["scale"], "_growth_tracker": clean})
 
     def _weights_from_masters(self) -> None:
         with torch.no_grad():

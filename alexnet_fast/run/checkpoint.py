@@ -115,14 +115,21 @@ def restore(
 ) -> ResumeState:
     """Put the run back where `snapshot` took it; raises UserError where it was another model's.
 
+    Settings are the recipe's, also where they have changed since: optimizer's, loss scale's.
     With as many ranks as it was saved by, the run goes on to the bit.  With others the first rank takes over
     all that was counted, and ranks that are new keep the generators that they have.
     """
     world = world or World()
     precision.load_state_dict(checkpoint["state_dict"])
-    precision.optimizer.load_state_dict(checkpoint["optimizer"])
-    if checkpoint["scaler"] and precision.scaler.is_enabled():
-        precision.scaler.load_state_dict(checkpoint["scaler"])
+    optimizer = checkpoint["optimizer"]
+    # Not its load_state_dict, which would bring the saved momentum, weight decay and choice of kernels along.
+    if not precision.load_momenta(momenta_of(optimizer)) and optimizer["state"]:
+        raise UserError(
+            "the checkpoint's momenta do not fit its weights: it is another program's, or was changed"
+        )
+    for group in precision.optimizer.param_groups:
+        group["lr"] = optimizer["param_groups"][0]["lr"]  # that of the last step, for the log
+    precision.load_scale(checkpoint["scaler"])
     precision.skipped.fill_(checkpoint["skipped"])
     meters, generators = checkpoint["meter"], checkpoint["rng"]
     if world.rank < len(generators):
@@ -134,6 +141,16 @@ def restore(
         own = [meter for rank in meters for meter in rank] if world.is_rank0 else []
     skipped_samples = tuple(SkippedSample(**sample) for sample in checkpoint.get("skipped_samples", ()))
     return ResumeState(checkpoint["cursor"], own, checkpoint["best_acc1"], skipped_samples)
+
+
+def momenta_of(optimizer: Any) -> list[Tensor]:
+    """The momenta of a saved torch.optim.SGD in the order of its parameters; empty where there are none, or it is no such."""
+    try:
+        order = [key for group in optimizer["param_groups"] for key in group["params"]]
+        momenta = [optimizer["state"][key]["momentum_buffer"] for key in order]
+    except (KeyError, TypeError):
+        return []
+    return momenta if all(isinstance(momentum, Tensor) for momentum in momenta) else []
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:

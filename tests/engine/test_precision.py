@@ -15,6 +15,7 @@ from alexnet_fast.devices.device import resolve
 from alexnet_fast.engine.precision import LARGEST_SCALE, Precision, fused_or_foreach
 from alexnet_fast.errors import UserError
 from alexnet_fast.models.alexnet import AlexNet
+from poison import poisoned_memory
 
 CPU = resolve("cpu")
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-4, fused=True)
@@ -139,6 +140,58 @@ def test_an_overflow_halves_a_dynamic_scale_and_its_step_is_skipped_and_counted(
             assert torch.equal(before[key], after[key]), key
     train(precision, 1)
     assert not torch.equal(before["5.weight"], precision.state_dict()["5.weight"])
+
+
+def momenta(precision: Precision) -> list[Tensor]:
+    return [precision.optimizer.state[master]["momentum_buffer"] for master in precision._masters]
+
+
+@pytest.mark.parametrize("level", ["O1", "O2"])
+@pytest.mark.parametrize("loss_scale", ["dynamic", 128.0])
+@pytest.mark.parametrize(
+    "how", [{"fused": True}, {"fused": True, "nesterov": True}, {"foreach": True}], ids=str
+)
+def test_where_the_first_steps_overflow_the_run_is_the_one_that_begins_behind_them(
+    level: Any, loss_scale: Any, how: dict[str, Any]
+) -> None:
+    sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-4, **how)
+    one, other = (
+        Precision(small_net(), sgd, level=level, device=CPU, loss_scale=loss_scale) for _ in range(2)
+    )
+    with poisoned_memory():
+        for _ in range(2):
+            overflow(one)
+        assert int(one.skipped) == 2 and not any(momentum.any() for momentum in momenta(one))
+        assert train(one, 3) == train(other, 3)
+    assert all(map(torch.equal, momenta(one), momenta(other)))
+    assert all(map(torch.equal, one._masters, other._masters))
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("how", [{"fused": True}, {"foreach": True}], ids=str)
+def test_momenta_that_begin_as_zeros_take_the_steps_of_torchs_own_to_the_bit(
+    nesterov: bool, how: dict[str, Any]
+) -> None:
+    sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-4, nesterov=nesterov, **how)
+    ours = Precision(small_net(), sgd, level="O0", device=CPU)
+    net = small_net().to(memory_format=torch.channels_last)
+    optimizer, (images, labels) = sgd(net.parameters()), small_batch()
+    for _ in range(3):
+        train(ours, 1)
+        optimizer.zero_grad()
+        functional.cross_entropy(net(images), labels).backward()
+        optimizer.step()
+        for mine, param, momentum in zip(ours._masters, net.parameters(), momenta(ours), strict=True):
+            assert torch.equal(mine, param)
+            assert torch.equal(momentum, optimizer.state[param]["momentum_buffer"])
+            assert momentum.stride() == param.stride()
+
+
+def test_without_momentum_there_are_no_momenta() -> None:
+    sgd = partial(torch.optim.SGD, lr=0.05, fused=True)
+    precision = Precision(small_net(), sgd, level="O2", device=CPU)
+    train(precision, 1)
+    assert not precision.optimizer.state_dict()["state"]
 
 
 def test_an_overflow_leaves_a_static_scale_as_it_is() -> None:

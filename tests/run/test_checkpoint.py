@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import zipfile
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.bad_samples import SkippedSample
-from alexnet_fast.run import checkpoint, checkpoint_manager
+from alexnet_fast.run import checkpoint, checkpoint_manager, import_reference
 from alexnet_fast.run.checkpoint import ResumeState
+from poison import poisoned_memory
 
 CPU = resolve("cpu")
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, fused=True)
@@ -32,10 +34,11 @@ PROGRESS = ResumeState(
 )
 
 
-def make(level: Any = "O2", loss_scale: Any = "dynamic") -> Precision:
+def make(level: Any = "O2", loss_scale: Any = "dynamic", **settings: Any) -> Precision:
+    """settings: of torch's SGD in place of those above."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(4 * 36, 5))
-    return Precision(model, SGD, level=level, device=CPU, loss_scale=loss_scale)
+    return Precision(model, partial(SGD, **settings), level=level, device=CPU, loss_scale=loss_scale)
 
 
 def train(precision: Precision, steps: int) -> list[float]:
@@ -71,6 +74,98 @@ def test_a_run_goes_on_to_the_bit_dropout_momentum_and_loss_scale_included(
     for key, tensor in precision.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[key]), key
     assert other.figures() == precision.figures()
+
+
+def overflow(precision: Precision) -> None:
+    """One step whose gradients are not finite."""
+    precision.backward(precision.forward(torch.ones(8, 3, 8, 8, dtype=precision.dtype)).sum() * torch.inf)
+    precision.step(0.05)
+
+
+def momenta(precision: Precision) -> list[Tensor]:
+    return [state["momentum_buffer"].clone() for state in precision.optimizer.state_dict()["state"].values()]
+
+
+@pytest.mark.parametrize("level", ["O1", "O2"])
+@pytest.mark.parametrize("momentum", [None, "before 0.2", 0.0])
+def test_a_run_that_was_saved_without_momenta_goes_on_with_zeros_though_its_first_step_overflows(
+    level: Any, momentum: Any, tmp_path: Path
+) -> None:
+    saved = make(level) if momentum is None else make(level, momentum=0.0)
+    state = snapshot(saved)
+    if momentum == "before 0.2":  # stopped before its first step
+        state["optimizer"]["param_groups"][0]["momentum"] = 0.9
+    checkpoint.save(tmp_path / "last.pt", state)
+    other = make(level)
+    with poisoned_memory():
+        train(other, 1)
+        checkpoint.restore(checkpoint.load(tmp_path / "last.pt"), other, CPU)
+        overflow(other)
+        assert len(momenta(other)) == 4 and not any(momentum.any() for momentum in momenta(other))
+        assert all(torch.tensor(train(other, 2)).isfinite())
+
+
+@pytest.mark.parametrize("optimizer", [None, {"state": {}, "param_groups": []}, "nothing saved by torch 1"])
+def test_a_run_taken_over_without_momenta_begins_with_zeros_though_its_first_step_overflows(
+    optimizer: Any,
+) -> None:
+    saved, other = make(), make()
+    if isinstance(optimizer, str):  # which wrote None for each parameter where momentum was 0
+        optimizer = snapshot(saved)["optimizer"]
+        optimizer["state"] = {key: {"momentum_buffer": None} for key in optimizer["state"]}
+    theirs = {"epoch": 3, "state_dict": saved.state_dict(), "best_acc1": None, "optimizer": optimizer}
+    with poisoned_memory():
+        train(other, 1)
+        _, has_momenta = import_reference.import_reference(theirs, other)
+        overflow(other)
+        assert not has_momenta and len(momenta(other)) == 4
+        assert not any(momentum.any() for momentum in momenta(other))
+
+
+def test_a_resume_takes_the_recipes_settings_and_the_checkpoints_momenta() -> None:
+    precision = make()
+    train(precision, 3)
+    settings = {"momentum": 0.5, "nesterov": True, "weight_decay": 0.1, "fused": None, "foreach": True}
+    other = make(**settings)
+    checkpoint.restore(snapshot(precision), other, CPU)
+    (group,) = other.optimizer.param_groups
+    assert {name: group[name] for name in settings} == settings
+    assert all(map(torch.equal, momenta(other), momenta(precision))) and other.learning_rate == 0.05
+    train(other, 1)  # by the kernels of this device, not those of the one that saved
+
+
+@pytest.mark.parametrize("saves_static", [True, False])
+def test_a_resume_takes_the_recipes_kind_of_loss_scale(saves_static: bool) -> None:
+    saved = make(loss_scale=256.0 if saves_static else "dynamic")
+    train(saved, 3)
+    other = make(loss_scale="dynamic" if saves_static else 256.0)
+    checkpoint.restore(snapshot(saved), other, CPU)
+    assert other.scale == 256
+    other.scaler.load_state_dict(other.scaler.state_dict() | {"_growth_tracker": 1999})
+    train(other, 1)
+    assert other.scale == (512 if saves_static else 256), "a dynamic one doubles again"
+
+
+def test_momenta_that_an_npu_saved_in_its_layout_are_read_as_what_they_are() -> None:
+    precision = make()
+    train(precision, 3)
+    state = deepcopy(snapshot(precision))
+    expected = train(precision, 3)
+    for each in state["optimizer"]["state"].values():
+        each["momentum_buffer"] = each["momentum_buffer"].contiguous()
+    other = make()
+    checkpoint.restore(state, other, CPU)
+    assert train(other, 3) == expected
+    assert all(map(torch.equal, momenta(other), momenta(precision)))
+
+
+def test_momenta_that_are_of_other_shapes_are_refused() -> None:
+    precision = make()
+    train(precision, 1)
+    state = snapshot(precision)
+    state["optimizer"]["state"][1]["momentum_buffer"] = torch.zeros(7)
+    with pytest.raises(UserError, match="momenta do not fit its weights"):
+        checkpoint.restore(state, make(), CPU)
 
 
 def test_a_write_that_fails_leaves_the_old_checkpoint_and_no_debris(tmp_path: Path, monkeypatch: Any) -> None:
