@@ -3,8 +3,8 @@
 The flags of the reference, Ascend ModelZoo's AlexNet, work too (reference.py).
 Exit codes: 0 done, 1 a rank failed (its error on stderr), 2 something the user can mend (one sentence on
 stderr), 143 stopped by SIGTERM, 130 by SIGINT (Ctrl-C).  Both finish the step, save and exit, and
-``--resume auto`` goes on from there; an evaluation that they interrupt is made again.  A second SIGINT
-ends the run at once.
+``--resume auto`` goes on from there; an evaluation that they interrupt is made again.  From then on SIGTERM
+changes nothing, and SIGINT ends the run at once, without a save; with one rank and with many.
 """
 
 from __future__ import annotations
@@ -75,7 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line's arguments; exits with one sentence for what is no flag, or is one too few."""
     parser = modelzoo_flags.Parser(
-        prog="python -m alexnet_fast.train", description="Train AlexNet by a recipe."
+        prog="python -m alexnet_fast.train",
+        description="Train AlexNet by a recipe.",
+        epilog="SIGTERM or Ctrl-C (SIGINT) finishes the step, saves and ends, and --resume auto goes on from there. From then "
+        "on SIGTERM changes nothing, and Ctrl-C ends the run at once, without a save.",
     )
     parser.add_argument(
         "recipe",

@@ -22,6 +22,7 @@ from torch.nn import functional
 from alexnet_fast import build, trainer
 from alexnet_fast.devices.device import resolve
 from alexnet_fast.distributed import world as ranks
+from alexnet_fast.distributed.stop_signals import StopSignals
 from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision
@@ -241,6 +242,21 @@ def await_sigterm(folder: Path) -> None:
     (folder / f"{os.environ['RANK']}.waiting").write_text(str(os.getpid()))
     while not told:
         time.sleep(0.01)
+
+
+def saves_when_it_may(folder: Path) -> None:
+    """As a rank whose save takes until there is a file `may_save`."""
+    with world_of(2) as world, StopSignals(world) as stopping:
+        world.all_reduce_sum(torch.ones(1))
+        (folder / f"{world.rank}.waiting").write_text(str(os.getpid()))
+        while not (number := stopping.agreed()):
+            time.sleep(0.01)
+        (folder / f"{world.rank}.saving").touch()
+        while not (folder / "may_save").exists():
+            time.sleep(0.01)
+        (folder / f"{world.rank}.saved").touch()
+        world.all_reduce_sum(torch.zeros(1))
+        raise StoppedBySignal(number, "in order")
 
 
 def kills_itself_on(rank: int) -> None:

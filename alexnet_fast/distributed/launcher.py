@@ -6,7 +6,7 @@
 Each rank leaves a record of how it ended in a folder that only lives as long as the run.  When one rank
 fails, the agent stops the others.  A rank that merely *lost* the others waits to be stopped, so that the
 first to end is the one at fault.  A signal to stop is passed on to the ranks, which have `Layout.stop_s` to save
-and end; a second one kills them.
+and end.  Behind it SIGTERM changes nothing, and any other ends them at once, without a save: the rule of stopping.py.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch.distributed as dist
@@ -110,6 +111,7 @@ def launch(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
         tempfile.TemporaryDirectory(prefix="ranks-") as name,
         _silent_agent(),
         _whole_beginnings() as begun,
+        _first_signal_alone(begun) as told,
         _end_of_the_done(folder := Path(name)),
     ):
         try:
@@ -117,8 +119,8 @@ def launch(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
         except ChildFailedError as error:
             print(f"error: {explain(error.failures, folder, layout.hosts)}", file=sys.stderr)
             return 1
-        except SignalException as told:
-            _kill(begun)  # what a second signal left alive, or the first before the agent knew of it
+        except SignalException:
+            _kill(begun)  # what the first signal left alive, as the agent did not know of it yet
             records = ExitRecord.all_in(folder)
             if (stopped := stop_of(records)) is not None:
                 raise stopped from None
@@ -127,9 +129,9 @@ def launch(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
                 return 1
             if [record.kind for record in records] == ["done"] * layout.nproc:
                 return 0  # it came behind the last step that looks for it
-            if told.sigval == signal.SIGINT:
+            if (last := told[-1]) == signal.SIGINT:
                 raise KeyboardInterrupt from None
-            raise StoppedBySignal(told.sigval, "without a save") from None
+            raise StoppedBySignal(last, "without a save") from None
         except dist.DistError as error:
             raise UserError(
                 f"host {layout.host} of {layout.hosts} did not meet the others at distributed.address = "
@@ -293,6 +295,31 @@ def _signals_held() -> Iterator[None]:
             signal.signal(number, handler)
         for late in held:
             signal.raise_signal(late)
+
+
+@contextmanager
+def _first_signal_alone(begun: list[int]) -> Iterator[list[signal.Signals]]:
+    """Let the agent hear of the first signal alone: a second would end its wait for ranks that save.
+
+    Behind the first, SIGTERM changes nothing and any other kills the ranks that have `begun`.  Yields those signals that
+    counted, in their order.
+    """
+    tell_the_agent, told = agent._terminate_process_handler, list[signal.Signals]()
+
+    def heed(number: int, frame: FrameType | None) -> None:
+        is_first = not told
+        if is_first or number != signal.SIGTERM:
+            told.append(signal.Signals(number))
+        if is_first:
+            tell_the_agent(number, frame)
+        elif number != signal.SIGTERM:
+            _kill(begun)
+
+    agent._terminate_process_handler = heed  # type: ignore[assignment]
+    try:
+        yield told
+    finally:
+        agent._terminate_process_handler = tell_the_agent
 
 
 @contextmanager

@@ -8,6 +8,14 @@ after the first of them knew.  One rank alone stops behind the step that it is i
     rank 0   step 7 | step 8 | step 9 |          each | hands in to one sum and reads the one before
     rank 1   step 7 | step 8 | step 9 |
                  ^SIGTERM    ^ handed in  ^ read: both stop here
+
+What comes behind the first of these signals follows one rule, for one rank and, at their launcher, for many:
+
+    SIGTERM   changes nothing: timeout sends it twice, and cluster managers to a launcher and its ranks alike
+    SIGINT    (Ctrl-C) ends the run at once, without a save
+
+A rank that a launcher started takes notice of the first alone: it has the terminal's SIGINT and the launcher's, and cannot
+tell them apart.  Our launcher counts its own and kills its ranks (launch.py); torchrun waits for them.
 """
 
 from __future__ import annotations
@@ -22,7 +30,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from .world import World, is_joined
+from .world import World, is_joined, is_torchruns
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -30,13 +38,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopSignals:
     """Notes the signals that ask a run to stop, while its body runs; `agreed` says when to.
 
-    One that is ignored, as nohup and a shell's & arrange, stays so.  SIGINT for the second time ends the process
-    at once, unless it is one of a launcher's ranks: a launcher passes the terminal's SIGINT on, so that they have
-    it twice, and stops them itself.
+    One that is ignored, as nohup and a shell's & arrange, stays so.
+
+    saves: whether the run saves when it is stopped, for the line that says what the signal does.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: World, saves: bool = True) -> None:
+        self._world, self._saves = world, saves
         self._asked = 0
         self._handed_in: tuple[Any, torch.Tensor] | None = None
         self._before: dict[int, Any] = {}
@@ -51,8 +59,10 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        # A rank that was told keeps them: its launcher's SIGTERM, behind its own, would end it before it has said how it ends.
+        if not (self._asked and is_joined()):
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
         if kind is None and self._handed_in is not None:  # after an error the others may be gone
             self._handed_in[0].wait()
 
@@ -72,10 +82,13 @@ class StopSignals:
         if self._asked:
             return
         self._asked = number
-        if not is_joined():
+        heeds_ctrl_c = signal.SIGINT in self._before
+        if heeds_ctrl_c and not is_joined():
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # the system's answer waits for no line of Python
         if self._world.is_rank0:  # not by print, which may be what was interrupted
-            name, again = signal.Signals(number).name, "Ctrl-C once more ends it at once"
+            does = "saves what it has and stops" if self._saves else "stops, and saves nothing"
+            if heeds_ctrl_c and not is_torchruns():
+                does += "; Ctrl-C from now on ends it at once" + (", without a save" if self._saves else "")
             line = "\n" if os.isatty(2) else ""  # below the live one
             with suppress(OSError):  # its reader may have had the same Ctrl-C, as in `2>&1 | tee log`
-                os.write(2, f"{line}{name}: the run saves what it has and stops; {again}\n".encode())
+                os.write(2, f"{line}{signal.Signals(number).name}: the run {does}\n".encode())

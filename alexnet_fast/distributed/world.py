@@ -6,6 +6,7 @@ torchrun's.  Tensors on the device are summed by the device's backend, everythin
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Iterator
@@ -98,6 +99,11 @@ class World:
 def is_joined() -> bool:
     """Whether this process was started as one rank of several or of one, by our launcher or by torchrun."""
     return all(name in os.environ for name in ENVIRONMENT)
+
+
+def is_torchruns() -> bool:
+    """Whether torchrun, and not our launcher, started this process as a rank."""
+    return is_joined() and multiprocessing.parent_process() is None
 
 
 def from_environment(world_size: int) -> World:

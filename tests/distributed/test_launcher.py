@@ -117,6 +117,43 @@ def test_what_keeps_a_rank_from_saving_as_it_is_stopped_is_told(tmp_path: Path) 
     assert (launcher.returncode, out, error) == (2, "", "error: there is no room: make some\n")
 
 
+TOLD = "the run saves what it has and stops; Ctrl-C from now on ends it at once, without a save\n"
+
+
+def test_ranks_that_save_are_left_to_by_any_number_of_sigterms(tmp_path: Path) -> None:
+    launcher = launched(tmp_path, "saves_when_it_may")
+    pids = await_ranks(tmp_path, launcher)
+    launcher.terminate()  # as timeout does: twice at once, to its child and to the group of both
+    os.killpg(launcher.pid, signal.SIGTERM)
+    await_files(tmp_path, "*.saving", launcher)
+    for _ in range(2):
+        os.killpg(launcher.pid, signal.SIGTERM)
+        time.sleep(0.3)  # for a launcher that would kill them
+    assert all(lives(pid) for pid in pids)
+    (tmp_path / "may_save").touch()
+    out, error = launcher.communicate(timeout=120)
+    assert (launcher.returncode, out, error) == (143, "", f"SIGTERM: {TOLD}stopped by SIGTERM in order\n")
+    assert len(list(tmp_path.glob("*.saved"))) == 2
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_ctrl_c_behind_either_signal_ends_ranks_that_save_at_once(
+    first: signal.Signals, tmp_path: Path
+) -> None:
+    launcher = launched(tmp_path, "saves_when_it_may")
+    pids = await_ranks(tmp_path, launcher)
+    os.killpg(launcher.pid, first)
+    await_files(tmp_path, "*.saving", launcher)
+    launcher.terminate()
+    time.sleep(0.3)
+    assert all(lives(pid) for pid in pids)
+    os.killpg(launcher.pid, signal.SIGINT)
+    out, error = launcher.communicate(timeout=TWO.stop_s - 10)  # they are not waited for
+    assert (launcher.returncode, out, error) == (130, "", f"{first.name}: {TOLD}interrupted\n")
+    assert not list(tmp_path.glob("*.saved"))
+    await_their_end(pids)
+
+
 def ignores(pid: int, number: signal.Signals) -> bool:
     """Whether a process lives and ignores a signal."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -196,11 +233,20 @@ def test_a_collective_that_fails_is_known_from_an_error_of_ones_own() -> None:
 
 def await_ranks(folder: Path, launcher: subprocess.Popen[str]) -> list[int]:
     """Process ids of the two ranks of `ranked.waits`, once both wait."""
+    await_files(folder, "*.waiting", launcher)
     deadline = time.monotonic() + 120
-    while len(found := [pid for path in folder.glob("*.waiting") if (pid := path.read_text())]) < 2:
-        assert time.monotonic() < deadline and launcher.poll() is None, launcher.communicate()
+    while not all(found := [path.read_text() for path in folder.glob("*.waiting")]):
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     return [int(pid) for pid in found]
+
+
+def await_files(folder: Path, pattern: str, launcher: subprocess.Popen[str]) -> None:
+    """Return when both ranks have made theirs."""
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob(pattern))) < 2:
+        assert time.monotonic() < deadline and launcher.poll() is None, launcher.communicate()
+        time.sleep(0.05)
 
 
 def await_processes(launcher: subprocess.Popen[str]) -> list[int]:

@@ -28,7 +28,7 @@ import betons
 from alexnet_fast import build, trainer
 from alexnet_fast import train as command
 from alexnet_fast.distributed.stop_signals import StopSignals
-from alexnet_fast.distributed.world import World
+from alexnet_fast.distributed.world import ENVIRONMENT, World
 from alexnet_fast.engine import evaluate
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from alexnet_fast.recipe import dump, load
@@ -175,7 +175,7 @@ def test_a_signal_during_anything_saves_and_the_run_goes_on_to_the_bit(
     told = signal.Signals(number).name
     epoch, step = stands_at
     assert capfd.readouterr().err.splitlines() == [
-        f"{told}: the run saves what it has and stops; Ctrl-C once more ends it at once",
+        f"{told}: the run saves what it has and stops; Ctrl-C from now on ends it at once, without a save",
         f"stopped by {told} at epoch {epoch}, step {step}: saved, --resume auto goes on",
     ]
     assert cursor(folder / LAST) == stands_at and not (folder / "report.json").exists()
@@ -205,14 +205,52 @@ def test_a_signal_that_is_ignored_as_under_nohup_stays_so() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_second_ctrl_c_ends_at_once_even_where_no_line_of_python_runs() -> None:
+def struck(*names: str, ignored: str = "", behind: str = "", **environment: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a process that the signals of those names strike while it is `StopSignals`.
+
+    ignored: one that it ignores.  behind: one that strikes behind it.
+    """
+    code = (
+        "import signal, sys\nfrom alexnet_fast.distributed.stop_signals import Stopping\n"
+        "from alexnet_fast.distributed.world import World\nignored, behind, *names = sys.argv[1:]\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        "if ignored:\n    signal.signal(signal.Signals[ignored], signal.SIG_IGN)\n"
+        "with Stopping(World()) as stopping:\n    for name in names:\n"
+        "        signal.raise_signal(signal.Signals[name])\n"
+        "if behind:\n    signal.raise_signal(signal.Signals[behind])\n"
+        "print('stops for', signal.Signals(stopping.agreed()).name)\n"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", "import os, signal\nfrom alexnet_fast.distributed.stop_signals import Stopping\n"
-         "from alexnet_fast.distributed.world import World\nwith Stopping(World()):\n    for _ in range(2):\n"
-         "        signal.raise_signal(signal.SIGINT)\nprint('went on')"],
-        cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-c", code, ignored, behind, *names],
+        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True,
     )  # fmt: skip
-    assert (done.returncode, done.stdout) == (-signal.SIGINT, "")
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("first", ["SIGTERM", "SIGINT"])
+def test_behind_the_first_signal_sigterm_changes_nothing_and_ctrl_c_ends_at_once_though_no_line_of_python_runs(
+    first: str,
+) -> None:
+    told = (
+        f"{first}: the run saves what it has and stops; Ctrl-C from now on ends it at once, without a save\n"
+    )
+    assert struck(first, "SIGTERM", "SIGTERM") == (0, f"stops for {first}\n", told)
+    assert struck(first, "SIGTERM", "SIGINT") == (-signal.SIGINT, "", told)
+
+
+def test_ctrl_c_that_is_ignored_as_by_a_shells_background_stays_so_behind_a_sigterm() -> None:
+    told = "SIGTERM: the run saves what it has and stops\n"
+    assert struck("SIGTERM", "SIGINT", ignored="SIGINT", behind="SIGINT") == (0, "stops for SIGTERM\n", told)
+
+
+def test_a_rank_of_torchrun_takes_notice_of_the_first_signal_alone_until_its_end() -> None:
+    rank = dict.fromkeys(ENVIRONMENT, "1")
+    told = "SIGTERM: the run saves what it has and stops\n"
+    assert struck("SIGTERM", "SIGINT", "SIGTERM", behind="SIGTERM", **rank) == (
+        0,
+        "stops for SIGTERM\n",
+        told,
+    )
 
 
 def test_ctrl_c_while_torch_is_imported_leaves_no_traceback() -> None:
