@@ -172,9 +172,10 @@ def load_start(
         notes = []
         if resume == "auto":
             notes = [f"--resume auto: {recipe.folder / LAST} does not exist, so the run begins anew"]
-        elif checkpoint_manager.list_checkpoints(recipe.folder) and recipe.checkpoint.every_epochs:
+        elif checkpoint_manager.list_checkpoints(recipe.folder):
+            checkpoints = "go with this one's first" if recipe.checkpoint.is_asked_for else "stay"
             notes = [
-                f"{recipe.folder} is of an earlier run, whose report goes now and whose checkpoints with this one's first"
+                f"{recipe.folder} is of an earlier run, whose report goes now and whose checkpoints {checkpoints}"
             ]
         if not recipe.model.weights:
             return fresh, None, notes

@@ -150,11 +150,16 @@ class Eval(Section):
 
 class Checkpoint(Section):
     every_epochs: Count = 1
-    """Epochs between checkpoints; a best and the last epoch always leave one. 0 = no checkpoints at all."""
+    """Epochs between checkpoints. A best epoch, the last one and a stop save too, unless this and every_steps are both 0: then nothing is saved."""
     every_steps: Count = 0
-    """Also every this many steps within an epoch; 0 = at the ends of epochs only."""
+    """Also save behind every this many steps of an epoch; 0 = at the ends of epochs only."""
     keep: Positive = 2
     """Checkpoints of the run that are kept: the last and those before it; the best is kept besides."""
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether the run saves at all."""
+        return self.every_epochs > 0 or self.every_steps > 0
 
 
 class Log(Section):

@@ -93,7 +93,7 @@ class Trainer:
         begins = self.cursor == {"epoch": 0, "step": 0}
         self.folder = make_folder(recipe, begins) if world.is_rank0 else recipe.folder
         self.keeper = CheckpointManager(self.folder, recipe.checkpoint.keep, world, taken, self.cursor)
-        self.stopping = stack.enter_context(StopSignals(world))
+        self.stopping = stack.enter_context(StopSignals(world, recipe.checkpoint.is_asked_for))
         with writing(self.folder):
             self.log = Log(
                 self.folder,
@@ -142,9 +142,10 @@ class Trainer:
             is_best = accuracy is not None and (before is None or accuracy.acc1 > before)
             if accuracy is not None and is_best:
                 self.best_acc1 = accuracy.acc1
-            every = recipe.checkpoint.every_epochs
-            is_kept = every > 0 and (last or is_best or is_due(every, epoch + 1))
-            if is_kept and not self.save(is_best):
+            asked = recipe.checkpoint
+            saves = last or is_best or is_due(asked.every_epochs, epoch + 1)
+            saves = saves or is_due(asked.every_steps, self.steps_per_epoch)
+            if asked.is_asked_for and saves and not self.save(is_best):
                 self.best_acc1 = before  # the best is one that is kept
 
         if accuracy is None and self.val_set is not None:  # resumed behind its last epoch
@@ -205,8 +206,9 @@ class Trainer:
         """Save and raise Stopped, on all ranks together, where a signal has told any of them to stop."""
         if number := self.stopping.agreed():
             where = f"at epoch {self.cursor['epoch']}, step {self.cursor['step']}: "
-            if not self.recipe.checkpoint.every_epochs:
-                raise StoppedBySignal(number, where + "nothing is saved, as checkpoint.every_epochs = 0 asks")
+            if not self.recipe.checkpoint.is_asked_for:
+                asks = "checkpoint.every_epochs = 0 and checkpoint.every_steps = 0 ask"
+                raise StoppedBySignal(number, f"{where}nothing is saved, as {asks}")
             saved = self.save()
             self.world.all_reduce_sum(torch.zeros(1))  # nobody ends before the first has written
             raise StoppedBySignal(

@@ -136,7 +136,8 @@ def results(recipe: Recipe) -> Finding:
     found = os.statvfs(there)
     free = found.f_frsize * found.f_bavail
     # Masters and momenta in float32, in those that are kept and the best, and one that is being written.
-    files = recipe.checkpoint.keep + 2 if recipe.checkpoint.every_epochs else 0
+    saves = recipe.checkpoint.is_asked_for and not recipe.eval.only
+    files = recipe.checkpoint.keep + 2 if saves else 0
     wanted = files * 8 * (PARAMETERS + 4097 * recipe.model.num_classes)
     present = {found.st_ino: found.st_size for found in map(os.stat, folder.glob("checkpoint_*.pt"))}
     wanted -= sum(present.values())  # a run that goes on replaces them

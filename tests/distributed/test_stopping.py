@@ -190,8 +190,45 @@ def test_without_checkpoints_a_stop_says_that_nothing_is_saved(
 ) -> None:
     strike(monkeypatch, trainer.Meter, "add", 2, signal.SIGTERM, signal.SIGTERM)
     assert main("checkpoint.every_epochs=0") == 143
-    assert "step 2: nothing is saved, as checkpoint.every_epochs = 0 asks" in capfd.readouterr().err
+    first, second = capfd.readouterr().err.splitlines()
+    assert first.startswith("SIGTERM: the run stops, and saves nothing; ")
+    assert second == (
+        "stopped by SIGTERM at epoch 0, step 2: nothing is saved, as checkpoint.every_epochs = 0 and "
+        "checkpoint.every_steps = 0 ask"
+    )
     assert not list(folder.glob("*.pt"))
+
+
+def test_where_checkpoints_are_asked_for_by_steps_alone_a_stop_a_best_epoch_and_the_last_save_too(
+    main: Main, folder: Path, let_alone: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_steps = "checkpoint.every_epochs=0", "checkpoint.every_steps=3", "checkpoint.keep=9"
+    with monkeypatch.context() as patched:
+        strike(patched, trainer.Meter, "add", 2, signal.SIGTERM)
+        assert main(*by_steps) == 143
+    assert "step 2: saved, --resume auto goes on" in capfd.readouterr().err
+    assert cursor(folder / LAST) == (0, 2)
+    assert main(*by_steps, "--resume", "auto") == 0
+    assert cursor(folder / LAST) == (EPOCHS, 0) and cursor(folder / BEST) > (0, 0)
+    check_same(folder, let_alone)
+
+
+def test_checkpoints_by_steps_count_an_epochs_last_step_too(main: Main, folder: Path) -> None:
+    by_steps = "checkpoint.every_epochs=0", f"checkpoint.every_steps={STEPS}", "checkpoint.keep=9"
+    assert main(*by_steps, "eval.every=0") == 0
+    assert [cursor(folder / name) for name in numbered(folder)] == [(1, 0)]
+    assert cursor(folder / LAST) == (EPOCHS, 0)
+
+
+def test_a_run_without_checkpoints_says_that_it_leaves_those_of_an_earlier_one(
+    main: Main, folder: Path, capfd: Any
+) -> None:
+    assert main() == 0
+    before = (folder / LAST).read_bytes()
+    capfd.readouterr()
+    assert main("checkpoint.every_epochs=0") == 0
+    assert "is of an earlier run, whose report goes now and whose checkpoints stay" in capfd.readouterr().out
+    assert (folder / LAST).read_bytes() == before
 
 
 def test_a_signal_that_is_ignored_as_under_nohup_stays_so() -> None:

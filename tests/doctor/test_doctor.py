@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -346,6 +347,31 @@ def test_what_a_recipe_asks_for_is_held_against_what_there_is() -> None:
     cuda = recipe(run={"device": "cuda"})
     found = recipe_checks.device(cuda, recipe_checks.use_of(cuda, CPU_TORCH), CPU_TORCH)
     assert found.status == "fault" and "--set run.device=cpu" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "only", "is_wanted"),
+    [
+        ({"every_epochs": 1}, False, True),
+        ({"every_epochs": 0, "every_steps": 100}, False, True),
+        ({"every_epochs": 0, "every_steps": 0}, False, False),
+        ({"every_epochs": 1}, True, False),
+    ],
+)
+def test_room_for_checkpoints_is_wanted_where_a_run_will_save_any(
+    checkpoints: dict[str, int],
+    only: bool,
+    is_wanted: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk = SimpleNamespace(f_frsize=1, f_bavail=GIB)
+    monkeypatch.setattr(os, "statvfs", lambda path: disk)
+    asked = recipe(run={"out": str(tmp_path)}, checkpoint=checkpoints, eval={"only": only})
+    found = recipe_checks.results(asked)
+    assert (found.status, "checkpoints take 1.8 GiB more" in found.found) == (
+        ("fault", True) if is_wanted else ("ok", False)
+    )
 
 
 def test_batches_are_held_against_memory_and_the_locked_memory_limit() -> None:
