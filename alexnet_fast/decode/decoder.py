@@ -14,6 +14,7 @@ from .kernel import SAMPLE_DTYPE, Scratch, decode_chunk, make_scratch
 
 CHUNK = 32  # samples a call: about 14 ms at 500 px, which hides the call and the lock
 START_PX = 512  # a thread's scratch fits this side at first, and grows with its images
+START_BYTES = 1 << 16  # and this payload
 MAX_PIXELS = 1 << 28  # of one image; more is a lying header, or needs another tool
 
 
@@ -52,7 +53,7 @@ def decode(
 
 def first_scratch(handle: int, size: int) -> Scratch:
     """What a thread begins with."""
-    return make_scratch(handle, 1 << 16, START_PX, START_PX, size)
+    return make_scratch(handle, START_BYTES, START_PX, START_PX, size)
 
 
 def grown(scratch: Scratch, sample: np.void, handle: int, size: int) -> Scratch:

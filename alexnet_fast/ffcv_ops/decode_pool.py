@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
-from ..decode.decoder import START_PX, close_handle, open_handle
+from ..decode.decoder import START_BYTES, START_PX, close_handle, first_scratch, open_handle
 from ..decode.interleave import interleave
 from ..decode.kernel import Scratch, decode_chunk, make_scratch, plane_bytes
 from ..decode.status import TOO_LARGE
@@ -88,12 +88,13 @@ class DecodePool:
 class Worker:
     """What one thread needs: a libjpeg handle, a scratch that grows with what it meets, and planar images."""
 
+    _scratch: Scratch
+    _room: list[int]
+
     def __init__(self) -> None:
         self._handle = open_handle()
         weakref.finalize(self, close_handle, self._handle).atexit = False
-        self._room = [0, 0, 0, 0]  # payload bytes, width, height, bytes of a plane
         self._size = 0
-        self._scratch: Scratch | None = None
 
     def decode(
         self,
@@ -113,21 +114,28 @@ class Worker:
         lefts = np.where(boxes["mirrored"] == 1, size - width, 0)
         # Such a box has as many taps as that of an image which is larger by as much.
         self._reserve(samples, size, size / min(height, width))
-        decode_chunk(store, samples, boxes, size, self._scratch, self._planes[:count], statuses)
+        done = decode_chunk(store, samples, boxes, size, self._scratch, self._planes[:count], statuses)
+        assert done == count, f"no room was made for sample {samples['index'][done]}, which is sound"
         interleave(self._planes[:count], lefts, out)
 
     def _reserve(self, samples: np.ndarray, size: int, stretch: float) -> None:
         """Make room for a chunk whose images are ``stretch`` times as large as they are."""
         width, height = (np.ceil(samples[side] * stretch).astype(np.int64) for side in ("width", "height"))
+        if size != self._size:
+            self._begin(size)
         needs = [int(need.max()) for need in (samples["size"], width, height, plane_bytes(width, height))]
-        if size != self._size or any(need > have for need, have in zip(needs, self._room)):
-            if size != self._size:
-                self._scratch = make_scratch(self._handle, 1 << 16, START_PX, START_PX, size)
-                self._size = size
+        if any(need > have for need, have in zip(needs, self._room)):
             self._room = list(map(max, needs, self._room))
             for room in zip(samples["size"].tolist(), width.tolist(), height.tolist()):
                 self._scratch = make_scratch(self._handle, *room, size, at_least=self._scratch)
-            self._planes = np.empty((CHUNK, 3, size, size), np.uint8)
+
+    def _begin(self, size: int) -> None:
+        """Take memory for another size of the output, all of it: a room that outlived its scratch let large images into small ones."""
+        self._size = size
+        self._scratch = first_scratch(self._handle, size)
+        # Payload bytes, width, height, bytes of a plane: what every image so far needed, and the scratch has.
+        self._room = [START_BYTES, START_PX, START_PX, plane_bytes(START_PX, START_PX)]
+        self._planes = np.empty((CHUNK, 3, size, size), np.uint8)
 
 
 _open_pools: weakref.WeakSet[DecodePool] = weakref.WeakSet()

@@ -95,3 +95,22 @@ def test_workers_are_kept_and_no_more_of_them_than_threads(file: Path) -> None:
         out = np.empty((len(samples), size, size, 3), np.uint8)
         ours.decode(beton.map, samples, drawn(samples), out, 3)
         assert 1 <= len(ours._idle) <= 3
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("other", [(48, 48), (48, 20), (20, 48)])
+def test_a_large_image_fits_behind_a_small_one_at_each_size_in_turn(
+    tmp_path: Path, threads: int, other: tuple[int, int]
+) -> None:
+    """Each is a batch of its own: what a thread has room for at one size says nothing of the next."""
+    images = [picture(40, 30), picture(900, 700, 1), picture(40, 30, 2), picture(60, 1200, 3)]
+    payloads = [encode_jpeg(image, Encoding(quality=98)) for image in images]
+    assert len(payloads[1]) > 1 << 16
+    beton = Beton(write(tmp_path / "a.beton", payloads))
+    samples, ours = sample_table(beton), decode_pool.DecodePool()
+    expected = {}
+    for height, width in ((32, 32), other, (32, 32), other):
+        for k in range(len(samples)):
+            out, one = np.empty((1, height, width, 3), np.uint8), samples[k : k + 1]
+            assert ours.decode(beton.map, one, drawn(one), out, threads).tolist() == [0]
+            assert np.array_equal(out, expected.setdefault((height, k), out))

@@ -302,6 +302,53 @@ def test_the_output_size_may_change_between_epochs(ops: Any, ours: Path) -> None
         assert same(epoch_of(loader), {k: image.transpose(1, 2, 0) for k, image in expected.items()})
 
 
+def test_ffcvs_imagenet_training_runs_through_a_change_of_resolution(ops: Any, tmp_path: Path) -> None:
+    """The loop of libffcv/ffcv-imagenet's train_imagenet.py, with nothing but the import changed: 160 px, then 192 px."""
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
+
+    sizes = [(60, 50), (700, 600), (50, 70), (640, 500)] * 4  # small ones and large ones, in every order
+    photos = [picture(*size, seed) for seed, size in enumerate(sizes)]
+    path = write(tmp_path / "a.beton", [encode_jpeg(photo, Encoding(quality=98)) for photo in photos])
+
+    def resolution(epoch: int) -> int:  # get_resolution, between start_ramp = 0 and end_ramp = 2
+        return int(np.round(np.interp([epoch], [0, 2], [160, 192])[0] / 32)) * 32
+
+    def opened(decoder: Any, order: OrderOption, *flip: Any) -> Any:
+        pipelines = {
+            "image": [decoder, *flip, ToTensor(), ToTorchImage()],
+            "label": [IntDecoder(), ToTensor(), Squeeze()],
+        }
+        return Loader(
+            str(path), 4, 2, True, order, drop_last=order != OrderOption.SEQUENTIAL, pipelines=pipelines
+        )
+
+    decoder = ops.RandomResizedCropRGBImageDecoder((resolution(0), resolution(0)), seed=3)
+    training = opened(decoder, OrderOption.QUASI_RANDOM, RandomHorizontalFlip())
+    validation = opened(ops.CenterCropRGBImageDecoder((224, 224), ratio=224 / 256), OrderOption.SEQUENTIAL)
+    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(12, 16))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen: list[int] = []
+    for epoch in range(4):
+        side = resolution(epoch)
+        decoder.output_size = (side, side)
+        expected = loaded(path, train=True, shuffle=False, size=side, seed=3, flip=0.0, epoch=epoch)
+        met = []
+        for images, target in training:
+            optimizer.zero_grad(set_to_none=True)
+            torch.nn.functional.cross_entropy(model(images / 255.0), target).backward()
+            optimizer.step()
+            for image, label in zip(images.numpy(), target.tolist()):
+                met.append(label)
+                assert any(np.array_equal(image[..., ::turn], expected[label]) for turn in (1, -1))
+        assert sorted(met) == list(range(16))
+        seen.append(side)
+        with torch.no_grad():
+            assert sum(len(model(images / 255.0)) for images, _ in validation) == 16
+    assert seen == [160, 192, 192, 192]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_jpegs_of_every_kind_are_read(ops: Any, tmp_path: Path, workers: int) -> None:
     photo, wide = picture(173, 141, 1), picture(500, 60, 2)
