@@ -198,11 +198,12 @@ def drawn_crop(
     *,
     seed: int = 0,
     epoch: int = 0,
+    occurrence: int = 0,
     scale: tuple[float, float] = SCALE,
     flip: float = 0.5,
 ) -> tuple[tuple[int, int, int, int], bool]:
     """The box (left, top, right, bottom) that training draws for a sample, and whether it is mirrored."""
-    key = np.uint64(sample_key(np.uint64(seed), np.uint64(epoch), index))
+    key = np.uint64(sample_key(np.uint64(seed), np.uint64(epoch), index, occurrence))
     top, left, h, w = random_resized_crop(height, width, key, scale, RATIO)
     return (left, top, left + w, top + h), bool(draw_flip(key, flip))
 

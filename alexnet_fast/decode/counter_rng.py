@@ -1,4 +1,4 @@
-"""Random numbers without a state: pure functions of (seed, epoch, index), so that neither threads nor a resume shift them.
+"""Random numbers without a state: pure functions of (seed, epoch, index, occurrence), so that neither threads nor a resume shift them.
 
 SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014),
 whose k-th number is ``mix(key + k * GOLDEN)``.
@@ -23,9 +23,13 @@ def mix(z):
 
 
 @kernel
-def sample_key(seed, epoch, index):
-    """The key of one sample's draws in one epoch."""
-    return mix((mix(mix(U64(seed) + GOLDEN) ^ U64(epoch)) + GOLDEN) ^ U64(index))
+def sample_key(seed, epoch, index, occurrence):
+    """The key of one sample's draws in one epoch: another for each (index, occurrence), both below 2^32.
+
+    occurrence: 0 for the first copy of a sample, 1 for the second; the first has the key that it has without copies.
+    """
+    sample = U64(index) | (U64(occurrence) << U64(32))
+    return mix((mix(mix(U64(seed) + GOLDEN) ^ U64(epoch)) + GOLDEN) ^ sample)
 
 
 @kernel

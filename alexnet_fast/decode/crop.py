@@ -1,4 +1,4 @@
-"""Crop boxes and flips, drawn as torchvision draws them, as pure functions of (seed, epoch, index)."""
+"""Crop boxes and flips, drawn as torchvision draws them, as pure functions of (seed, epoch, index, occurrence)."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def draw_crops(samples, epoch, cropping, boxes):
         height, width = np.int64(samples[q].height), np.int64(samples[q].width)
         box = boxes[q]
         if cropping.train:
-            key = sample_key(cropping.seed, epoch, samples[q].index)
+            key = sample_key(cropping.seed, epoch, samples[q].index, samples[q].occurrence)
             top, left, h, w = random_resized_crop(height, width, key, cropping.scale, cropping.ratio)
             box.top, box.left, box.height, box.width = top, left, h, w
             # As torchvision: the filter does not look beyond the crop.

@@ -19,10 +19,18 @@ from .status import OK, TOO_LARGE
 U8, U64, I32, I64 = np.uint8, np.uint64, np.int32, np.int64
 
 SAMPLE_DTYPE = np.dtype(
-    [("ptr", "<i8"), ("size", "<i8"), ("width", "<i4"), ("height", "<i4"), ("raw", "<i4"), ("index", "<i4")],
+    [
+        ("ptr", "<i8"),
+        ("size", "<i8"),
+        ("width", "<u2"),
+        ("height", "<u2"),
+        ("raw", "<i4"),
+        ("index", "<i4"),
+        ("occurrence", "<i4"),
+    ],
     align=True,
 )
-"""What a kernel must know of one sample: where its payload lies in the file, and its size in pixels."""
+"""What a kernel must know of one sample: where its payload lies in the file, its size in pixels, and which copy of it this is."""
 
 Scratch = namedtuple(
     "Scratch",
@@ -49,7 +57,7 @@ MAX_TILES = 1 << 16
 
 
 def sample_table(beton: Beton) -> np.ndarray:
-    """What the kernels need of every sample. (N,) decode.SAMPLE."""
+    """What the kernels need of every sample, once. (N,) decode.SAMPLE."""
     samples = np.empty(beton.num_samples, SAMPLE_DTYPE)
     samples["ptr"] = beton.images["data_ptr"]
     samples["size"] = beton.sizes
@@ -57,6 +65,7 @@ def sample_table(beton: Beton) -> np.ndarray:
     samples["height"] = beton.images["height"]
     samples["raw"] = beton.images["mode"]
     samples["index"] = np.arange(beton.num_samples)
+    samples["occurrence"] = 0
     return samples
 
 

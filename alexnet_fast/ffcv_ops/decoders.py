@@ -5,7 +5,8 @@
 They read betons packed by ``tools/write_beton.py``, of which they decode only the tiles that a crop touches, and
 those that FFCV wrote.  What changes beside the speed:
 
-- Crops are a function of (seed, epoch, sample): not of threads, batches or ranks.
+- Crops are a function of (seed, epoch, sample): not of threads, batches or ranks.  Where FFCV's ``indices`` repeat a
+  sample, each copy has a crop and a flip of its own, as in the package's own loader.
 - Pixels are antialiased as Pillow's and torchvision's bilinear filter makes them.
 - A sample that cannot be decoded raises ``BrokenSample``, naming it, where the batch would have come.  FFCV drops its
   decoder's return code and delivers stale pixels; an exception in its thread would leave the consumer waiting for ever.
@@ -18,7 +19,9 @@ kernels of the package's own loader from their cache on disk.  The GIL is held f
 
 from __future__ import annotations
 
+import copy
 import ctypes
+import operator
 import queue
 import threading
 import weakref
@@ -36,6 +39,7 @@ from ..decode.decoder import MAX_PIXELS
 from ..decode.kernel import SAMPLE_DTYPE
 from ..decode.status import MEANING, TOO_LARGE, BrokenSample
 from ..errors import UserError
+from ..loader.sampler import occurrences
 from .decode_pool import DecodePool
 
 
@@ -74,7 +78,7 @@ class CropDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV knows a 
         super().__init__()
         turbojpeg.load()
         self.output_size = output_size
-        self._epochs: weakref.WeakKeyDictionary[EpochIterator, int] = weakref.WeakKeyDictionary()
+        self._epochs: weakref.WeakKeyDictionary[EpochIterator, Epoch] = weakref.WeakKeyDictionary()
         self._team = DecodePool()
         # Weakly: what compiled code calls is never freed, and would keep this operation's threads and scratch.
         called: Any = weakref.WeakMethod(self._called)
@@ -146,7 +150,8 @@ class CropDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV knows a 
         """The jitted code's call, in FFCV's thread. -> 1 when ``out`` is filled, 0 when the consumer was told why not"""
         try:
             iterator: Any = threading.current_thread()
-            epoch = self._epochs.setdefault(iterator, iterator.loader.next_epoch - 1)
+            if (epoch := self._epochs.get(iterator)) is None:
+                epoch = self._epochs[iterator] = Epoch(iterator)
             # Read-only, as the package's own loader maps its file: the same types mean the same compiled code.
             store = np.asarray(Memory(store_at, (store_bytes,), "|u1", readonly=True))
             table = np.asarray(Memory(table_at, (count, len(COLUMNS)), "<i8"))
@@ -154,10 +159,10 @@ class CropDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV knows a 
             samples = np.empty(count, SAMPLE_DTYPE)
             for column, name in zip(table.T, COLUMNS):
                 samples[name] = column
+            samples["occurrence"] = epoch.occurrences(samples["index"])
             check_samples(samples, iterator.loader.fname)
-            statuses = self._team.decode(
-                store, samples, self.boxes(samples, epoch), out, iterator.loader.num_workers
-            )
+            boxes = self.boxes(samples, epoch.number)
+            statuses = self._team.decode(store, samples, boxes, out, iterator.loader.num_workers)
             if len(broken := np.flatnonzero(statuses)):
                 status, index = int(statuses[broken[0]]), int(samples["index"][broken[0]])
                 raise broken_sample(iterator.loader.fname, index, MEANING[status])
@@ -165,6 +170,41 @@ class CropDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV knows a 
         except BaseException as error:  # whatever it is, the consumer must hear of it
             send_error(error)
             return 0
+
+
+class Epoch:
+    """One of FFCV's epochs.
+
+    Attributes:
+        number: FFCV's own count.
+    """
+
+    def __init__(self, iterator: Any) -> None:
+        loader = iterator.loader
+        self.number = loader.next_epoch - 1
+        self._batches, self._batch_size = iterator.iter_ixes, loader.batch_size
+        self._count = operator.length_hint(self._batches) + 1  # of its batches: the first was taken
+        self._order = np.asarray(iterator.order)
+        copies = occurrences(loader.indices)
+        self._copies = self._in_order(copies, loader.traversal_order.sampler) if copies.any() else None
+
+    def _in_order(self, copies: np.ndarray, sampler: Any) -> np.ndarray:
+        """Which copy of its sample each place of the order holds, (n,) int32."""
+        if sampler is None:  # the order has all places of ``indices``
+            return occurrences(self._order)
+        # It has one rank's, which FFCV's sampler gives as places in ``indices``: no two ranks have the same copy.
+        sampler = copy.copy(sampler)
+        sampler.set_epoch(self.number)
+        return copies[np.array(list(sampler))[: len(self._order)]]
+
+    def occurrences(self, indices: np.ndarray) -> np.ndarray | int:
+        """Which copies of their samples the batch in hand holds, whose ``indices`` are known."""
+        if self._copies is None:
+            return 0
+        begin = (self._count - operator.length_hint(self._batches) - 1) * self._batch_size
+        part = slice(begin, begin + len(indices))
+        assert np.array_equal(self._order[part], indices), "FFCV's batch is not where its order has it"
+        return self._copies[part]
 
 
 class RandomResizedCropRGBImageDecoder(CropDecoder):

@@ -21,7 +21,7 @@ from .buffer_pool import Batch, BufferPool
 from .decode_workers import DecodeWorkers
 from .planner import Planner, check_indices
 from .read_ahead import ReadAhead, bytes_of
-from .sampler import DistributedBatchSampler
+from .sampler import DistributedBatchSampler, occurrences
 from .thread_stats import ThreadStats, TraceHook
 from .watchdog import STALL_S, Watchdog
 
@@ -31,7 +31,8 @@ class Loader:
 
     ``images`` is uint8 (B, 3, size, size), ``labels`` int64 (B,), both torch tensors in host memory.
     The pixels of sample i in epoch e are a function of (seed, e, i) alone, and the order of (seed, e):
-    neither threads, nor batch size, nor ranks, nor a resume change them.  A batch that you hold is
+    neither threads, nor batch size, nor ranks, nor a resume change them.  Where ``indices`` repeats a sample, its k-th
+    copy in that list is cropped and flipped as the k-th, each in another way, and the first as if there were one.  A batch that you hold is
     yours; its memory is used again when your last reference to it is gone.
 
     Args:
@@ -42,7 +43,7 @@ class Loader:
         seed: of the order, the crops and the flips.
         threads: decoding threads (default: the cores that this process may use).
         rank, world_size: this process's share of every epoch.
-        indices: the samples to use, by their places in the file (default: all of them).
+        indices: the samples to use, by their places in the file (default: all of them); one may come several times.
         shuffle: a new order every epoch (default: as ``train``).
         drop_last: leave out the rest that does not fill a batch on every rank (default: as ``train``).
         scale, ratio: of the random-resized crop, as torchvision's.
@@ -114,7 +115,9 @@ class Loader:
         """Seconds that the consumer has waited for batches so far."""
         samples = sample_table(self.beton)
         if indices is not None:
-            samples = samples[check_indices(indices, self.beton)]
+            places = check_indices(indices, self.beton)
+            samples = samples[places]
+            samples["occurrence"] = occurrences(places)
         self.num_samples = len(samples)
         """Samples of an epoch, over all ranks."""
         self._share = DistributedBatchSampler(

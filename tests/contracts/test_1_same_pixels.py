@@ -1,4 +1,4 @@
-"""Promise 1: the pixels of sample i in epoch e depend on (seed, e, i) alone, and the order on (seed, e)."""
+"""Promise 1: the pixels of sample i in epoch e depend on (seed, e, i) alone, with repeats on the occurrence, and the order on (seed, e)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from alexnet_fast import Loader
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
-from betons import Entry, jpeg, picture, write
+from betons import Entry, difference, drawn_crop, jpeg, picture, train_reference, write
 
 COUNT = 230
 Epoch = tuple[list[int], dict[int, np.ndarray]]
@@ -91,3 +91,77 @@ def test_seed_epoch_and_index_each_change_them(beton: Path, expected: Epoch) -> 
     alike = [Entry.raw(picture(300, 200))] * 20
     _, pixels = epoch_of(write(beton.with_name("alike.beton"), alike), 20)
     assert len({image.tobytes() for image in pixels.values()}) == 20
+
+
+# -- samples that occur several times
+
+REPEATED = [*range(60), *range(0, 60, 3), 5, *[7] * 12, *range(30, 60), 5]
+"""30 samples once, others two to fourteen times, their copies next to each other and far apart."""
+
+
+def batches_of(path: Path, batch_size: int, *, step: int = 0, **options: object) -> list[tuple[int, bytes]]:
+    """Labels and pixels in their order."""
+    options = {"train": True, "drop_last": False, "seed": 11, "indices": REPEATED, **options}
+    with Loader(path, batch_size, **options) as loader:  # type: ignore[arg-type]
+        loader.set_epoch(2, step)
+        return [(int(label), image.numpy().tobytes()) for batch in loader for image, label in zip(*batch)]
+
+
+@pytest.fixture(scope="module")
+def repeated(beton: Path) -> list[tuple[int, bytes]]:
+    made = batches_of(beton, 16, threads=1)
+    assert sorted(label for label, _ in made) == sorted(REPEATED)
+    return made
+
+
+def test_each_copy_of_a_sample_has_a_crop_and_a_flip_of_its_own(tmp_path: Path) -> None:
+    photo = picture(300, 200)
+    path = write(tmp_path / "a.beton", [Entry.raw(photo)] * 6)
+    with Loader(path, 8, train=True, shuffle=False, seed=11, size=64, indices=[5] * 8) as loader:
+        loader.set_epoch(2)
+        images = next(iter(loader)).images.numpy()
+    flips = []
+    for copy, image in enumerate(images):
+        box, mirrored = drawn_crop(*photo.size, 5, seed=11, epoch=2, occurrence=copy)
+        assert difference(image, train_reference(photo, box, mirrored, 64)) < 1
+        flips.append(mirrored)
+    assert len({image.tobytes() for image in images}) == 8 and set(flips) == {True, False}
+
+
+def test_the_first_copy_is_the_sample_that_comes_once(beton: Path, repeated: list[tuple[int, bytes]]) -> None:
+    """And the k-th in the list is the k-th in any longer list: repeats that are added change nothing else."""
+    _, once = epoch_of(beton, 64)
+    by_label: dict[int, set[bytes]] = {}
+    for label, image in repeated:
+        by_label.setdefault(label, set()).add(image)
+    for label, images in by_label.items():
+        assert len(images) == REPEATED.count(label) and once[label].tobytes() in images
+    in_order = batches_of(beton, 16, shuffle=False)
+    assert sorted(in_order) == sorted(repeated)
+    assert in_order[:60] == [(label, once[label].tobytes()) for label in range(60)]
+    assert batches_of(beton, 16, shuffle=False, indices=[*REPEATED, 5, 7])[: len(REPEATED)] == in_order
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+@pytest.mark.parametrize("batch_size", [5, 100])
+def test_neither_threads_nor_batch_size_change_the_copies(
+    beton: Path, repeated: list[tuple[int, bytes]], threads: int, batch_size: int
+) -> None:
+    assert batches_of(beton, batch_size, threads=threads, batches_ahead=threads) == repeated
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_do_not_change_the_copies(
+    beton: Path, repeated: list[tuple[int, bytes]], world_size: int
+) -> None:
+    parts = [batches_of(beton, 5, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert sorted(each for part in parts for each in part) == sorted(repeated)
+
+
+def test_a_resume_does_not_change_the_copies(beton: Path, repeated: list[tuple[int, bytes]]) -> None:
+    assert batches_of(beton, 16, step=3) == repeated[48:]
+
+
+def test_an_evaluation_sees_each_copy_alike(beton: Path) -> None:
+    made = batches_of(beton, 16, train=False, indices=[5, 9, 5])
+    assert made[0] == made[2] != made[1]

@@ -148,7 +148,7 @@ def test_a_scratch_grows_by_area_not_by_each_side_alone() -> None:
     """A wide image and a high one, each within bounds, would ask for the memory of one that is neither."""
     scratch = first_scratch(0, 64)
     for width, height in ((64, 60_000), (60_000, 64), (700, 600), (60_000, 64), (64, 60_000)):
-        sample = np.array((0, 100_000, width, height, 0, 0), SAMPLE_DTYPE)[()]
+        sample = np.array((0, 100_000, width, height, 0, 0, 0), SAMPLE_DTYPE)[()]
         if not fits(scratch, width, height):
             scratch = grown(scratch, sample, 0, 64)
         assert fits(scratch, width, height) and fits(scratch, 512, 512)

@@ -349,6 +349,66 @@ def test_ffcvs_imagenet_training_runs_through_a_change_of_resolution(ops: Any, t
     assert seen == [160, 192, 192, 192]
 
 
+COPIES = [5, 1, 5, 5, 2, 1, 5, 6, 0, 5]
+
+
+def copies_of(loader: Any, epochs: int = 2) -> list[list[tuple[int, bytes]]]:
+    """Each epoch's labels and pixels."""
+    return [
+        sorted(
+            (label.item(), image.tobytes())
+            for images, labels in loader
+            for image, label in zip(images, labels)
+        )
+        for _ in range(epochs)
+    ]
+
+
+@pytest.fixture(scope="module")
+def our_copies(ours: Path) -> list[list[tuple[int, bytes]]]:
+    """Each epoch's labels and pixels, as our own loader makes them of repeated samples."""
+    from alexnet_fast import Loader
+
+    with Loader(ours, 2, train=True, size=32, seed=7, indices=COPIES) as loader:
+        made = [
+            sorted(
+                (int(label), image.permute(1, 2, 0).numpy().tobytes())
+                for images, labels in loader
+                for image, label in zip(images, labels)
+            )
+            for _ in range(2)
+        ]
+    assert len(set(made[0])) == len(COPIES)
+    return made
+
+
+@pytest.mark.parametrize("order", ["SEQUENTIAL", "RANDOM"])
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(3, 1), (4, 2)])
+def test_the_copies_of_a_repeated_sample_are_those_of_our_own_loader(
+    ops: Any, ours: Path, our_copies: Any, order: str, batch_size: int, num_workers: int
+) -> None:
+    from ffcv.loader import OrderOption
+
+    options = {"indices": COPIES, "order": OrderOption[order], "batch_size": batch_size}
+    decoder = ops.RandomResizedCropRGBImageDecoder((32, 32), seed=7, flip=0.5)
+    assert copies_of(open_ffcv(ours, decoder, num_workers=num_workers, **options)) == our_copies
+
+
+def test_two_of_ffcvs_ranks_never_make_the_same_copy(
+    ops: Any, ours: Path, our_copies: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ffcv.loader import OrderOption
+
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        decoder = ops.RandomResizedCropRGBImageDecoder((32, 32), seed=7, flip=0.5)
+        options = {"indices": COPIES, "order": OrderOption.RANDOM, "distributed": True, "seed": 1}
+        parts.append(copies_of(open_ffcv(ours, decoder, **options)))
+    assert [sorted(first + second) for first, second in zip(*parts)] == our_copies
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_jpegs_of_every_kind_are_read(ops: Any, tmp_path: Path, workers: int) -> None:
     photo, wide = picture(173, 141, 1), picture(500, 60, 2)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_fast.loader.sampler import DistributedBatchSampler, epoch_permutation
+from alexnet_fast.loader.sampler import DistributedBatchSampler, epoch_permutation, occurrences
 
 
 @given(count=st.integers(1, 3000), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 10_000))
@@ -29,6 +29,14 @@ def test_the_order_of_seed_0_stays_what_it_is() -> None:
     assert epoch_permutation(10, 0, 0).tolist() == [6, 5, 0, 2, 8, 9, 4, 7, 1, 3]
     assert epoch_permutation(10, 0, 1).tolist() == [5, 7, 0, 6, 8, 3, 4, 2, 9, 1]
     assert epoch_permutation(10, 1, 0).tolist() == [0, 5, 3, 7, 4, 2, 9, 8, 1, 6]
+
+
+@given(indices=st.lists(st.integers(0, 9), max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_the_copies_of_a_sample_are_counted_from_the_front_of_the_list(indices: list[int]) -> None:
+    expected = [indices[:place].count(index) for place, index in enumerate(indices)]
+    for dtype in (np.int64, np.uint64):  # FFCV's are unsigned
+        assert occurrences(np.array(indices, dtype)).tolist() == expected
 
 
 def test_every_sample_comes_equally_often_at_every_place() -> None:

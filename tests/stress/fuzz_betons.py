@@ -76,7 +76,7 @@ class Decoder:
     def __init__(self, poison: bytes, leavings: int) -> None:
         self.handle, self.leavings = decoder.open_handle(), leavings
         self.poison = np.frombuffer(poison, np.uint8)
-        self.sample = np.array([(0, len(poison), *jpeg_mutations.frame_size(poison), 0, 0)], SAMPLE_DTYPE)
+        self.sample = np.array([(0, len(poison), *jpeg_mutations.frame_size(poison), 0, 0, 0)], SAMPLE_DTYPE)
         self.out, self.status = guarded((1, 3, SIZE, SIZE)), guarded(1)
         self.scratch: Scratch = decoder.first_scratch(self.handle, SIZE)
 
