@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import path_of
 from ..common.untrusted import open_regular, printable, read_json
 from ..errors import UserError
+from ..settled import Settled
 from . import format as fmt
 
 PART = 1 << 16
@@ -36,7 +38,7 @@ def sidecar_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-class Beton:
+class Beton(Settled):
     """The samples of a beton file that holds one RGB image field and one int field (the label).
 
     Everything that the file says of itself is checked here, once, before a pointer is followed:
@@ -54,10 +56,19 @@ class Beton:
 
     Raises:
         BetonError: the file is missing, no beton, unfinished, truncated or inconsistent.
+        UserError: ``path`` is no path; an attribute is set later, where nobody would read it.
     """
 
+    path: Path
+    num_samples: int
+    page_size: int
+    images: np.ndarray
+    labels: np.ndarray
+    sizes: np.ndarray
+    map: np.ndarray
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = path_of("path", path)
         self._mapped = _open_map(self.path)
         self.map = np.frombuffer(self._mapped, np.uint8)
         header = self._header()
@@ -69,6 +80,7 @@ class Beton:
         self.sizes = self._sizes(
             int(header["alloc_table_ptr"]), int(header["num_fields"]), records.dtype.itemsize
         )
+        self._settled = True
 
     def payload(self, index: int) -> np.ndarray:
         """The stored bytes of sample ``index``: a JPEG, or height x width x 3 raw RGB. (size,) uint8, no copy."""

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import crop_ratio, crop_scale, number, pair, probability, seed_of
 from ..beton.format import RAW
 from ..beton.reader import Beton, BetonError
 from ..decode import turbojpeg
@@ -40,6 +41,7 @@ from ..decode.kernel import SAMPLE_DTYPE
 from ..decode.status import MEANING, TOO_LARGE, BrokenSample
 from ..errors import UserError
 from ..loader.sampler import occurrences
+from ..settled import Setting, Settled
 from .decode_pool import DecodePool
 
 
@@ -63,41 +65,47 @@ MAX_PX = 4096  # of a side of the output
 COLUMNS = ("ptr", "size", "width", "height", "raw", "index")  # of the table that FFCV's jitted code fills
 
 
-class CropDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV knows a decoder by this base
+def _sides(name: str, given: object) -> tuple[int, int]:
+    expected = f"(height, width) of 1 to {MAX_PX} pixels"
+    height, width = pair(
+        name, given, expected, lambda *both: all(side % 1 == 0 and 1 <= side <= MAX_PX for side in both)
+    )
+    return int(height), int(width)
+
+
+def _share(name: str, given: object) -> float:
+    return number(name, given, "0 < ratio <= 1", lambda ratio: 0 < ratio <= 1)
+
+
+def _as_it_is(name: str, given: object) -> object:
+    return given
+
+
+class CropDecoder(Settled, SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV knows a decoder by this base
     """What the two decoders share: a crop of each image as interleaved RGB of one size.
 
     Attributes:
         output_size: (height, width) in pixels.  A new one counts from the next epoch on, as with FFCV's operations.
 
     Raises:
-        UserError: an argument out of range.
+        UserError: an argument out of range or of a wrong type, where it is given or set later; an attribute that nobody reads.
         TurboJpegMissing: libturbojpeg is not installed.
     """
+
+    output_size = Setting(_sides)
+    # What FFCV sets.
+    field, metadata, memory_read = Setting(_as_it_is), Setting(_as_it_is), Setting(_as_it_is)
 
     def __init__(self, output_size: tuple[int, int]) -> None:
         super().__init__()
         turbojpeg.load()
         self.output_size = output_size
+        self._settled = True
         self._epochs: weakref.WeakKeyDictionary[EpochIterator, Epoch] = weakref.WeakKeyDictionary()
         self._team = DecodePool()
         # Weakly: what compiled code calls is never freed, and would keep this operation's threads and scratch.
         called: Any = weakref.WeakMethod(self._called)
         self._call = ctypes.CFUNCTYPE(*[ctypes.c_uint64] * 8)(lambda *arguments: called()(*arguments))
-
-    @property
-    def output_size(self) -> tuple[int, int]:
-        return self._output_size
-
-    @output_size.setter
-    def output_size(self, given: tuple[int, int]) -> None:
-        sides = tuple(given) if np.iterable(given) else ()
-        _check(
-            "output_size",
-            given,
-            len(sides) == 2 and all(int(side) == side and 1 <= side <= MAX_PX for side in sides),
-            f"(height, width) of 1 to {MAX_PX} pixels",
-        )
-        self._output_size = (int(sides[0]), int(sides[1]))
 
     def boxes(self, samples: np.ndarray, epoch: int) -> np.ndarray:
         """The crops of samples, whose height and width are their images'. (n,) decode.SAMPLE -> (n,) crop.BOX"""
@@ -224,8 +232,16 @@ class RandomResizedCropRGBImageDecoder(CropDecoder):
             all pixels, which takes as long as half of our decoding.
 
     Attributes:
-        seed: that of this operation, drawn or given.
+        scale, ratio, seed, flip: as given, the seed also where it was drawn.  A new one counts from the next batch that is
+            decoded on: set them between epochs.
     """
+
+    scale, ratio, seed, flip = (
+        Setting(crop_scale),
+        Setting(crop_ratio),
+        Setting(seed_of),
+        Setting(probability),
+    )
 
     def __init__(
         self,
@@ -237,18 +253,11 @@ class RandomResizedCropRGBImageDecoder(CropDecoder):
         flip: float = 0.0,
     ) -> None:
         super().__init__(output_size)
-        _check(
-            "scale", scale, np.size(scale) == 2 and 0 < scale[0] <= scale[1] <= 1, "0 < least <= most <= 1"
-        )
-        _check("ratio", ratio, np.size(ratio) == 2 and 0 < ratio[0] <= ratio[1], "0 < least <= most")
-        _check("seed", seed, seed is None or 0 <= seed < 1 << 64, "0 to 2^64 - 1")
-        _check("flip", flip, 0 <= flip <= 1, "a probability")
         self.scale, self.ratio, self.flip = scale, ratio, flip
         self.seed = np.random.randint(0, np.iinfo(np.int32).max) if seed is None else seed  # noqa: NPY002
 
     def boxes(self, samples: np.ndarray, epoch: int) -> np.ndarray:
-        scale, ratio = tuple(map(float, self.scale)), tuple(map(float, self.ratio))
-        cropping = CropOptions(True, 0, 0, np.uint64(self.seed), scale, ratio, float(self.flip))
+        cropping = CropOptions(True, 0, 0, np.uint64(self.seed), self.scale, self.ratio, self.flip)
         boxes = np.empty(len(samples), CROP_DTYPE)
         draw_crops(samples, np.uint64(epoch), cropping, boxes)
         return boxes
@@ -262,12 +271,13 @@ class CenterCropRGBImageDecoder(CropDecoder):
 
     Args:
         output_size: (height, width) in pixels.
-        ratio: the crop's side over the image's shorter side.
+        ratio: the crop's side over the image's shorter side; a new one counts from the next batch that is decoded on.
     """
+
+    ratio = Setting(_share)
 
     def __init__(self, output_size: tuple[int, int], ratio: float) -> None:
         super().__init__(output_size)
-        _check("ratio", ratio, np.ndim(ratio) == 0 and 0 < ratio <= 1, "0 < ratio <= 1")
         self.ratio = ratio
 
     def boxes(self, samples: np.ndarray, epoch: int) -> np.ndarray:
@@ -341,8 +351,3 @@ class Memory:
             "shape": shape,
             "typestr": typestr,
         }
-
-
-def _check(name: str, given: object, good: bool, expected: str) -> None:
-    if not good:
-        raise UserError(f"{name} = {given!r} is out of range, expected {expected}")

@@ -7,15 +7,18 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from types import TracebackType
+from typing import ClassVar
 
 import numpy as np
 
+from ..arguments import check, choice, crop_ratio, crop_scale, flag, number, probability, seed_of, whole
 from ..beton.reader import Beton
 from ..common.cpus import allowed_cores
 from ..decode import turbojpeg
 from ..decode.crop import CropOptions
 from ..decode.kernel import sample_table
 from ..errors import UserError
+from ..settled import Settled
 from .bad_samples import BadSampleFilter, OnError, SkippedSample
 from .buffer_pool import Batch, BufferPool
 from .decode_workers import DecodeWorkers
@@ -26,14 +29,16 @@ from .thread_stats import ThreadStats, TraceHook
 from .watchdog import STALL_S, Watchdog
 
 
-class Loader:
+class Loader(Settled):
     """Batches of ``(images, labels)`` from a beton file.
 
     ``images`` is uint8 (B, 3, size, size), ``labels`` int64 (B,), both torch tensors in host memory.
     The pixels of sample i in epoch e are a function of (seed, e, i) alone, and the order of (seed, e):
-    neither threads, nor batch size, nor ranks, nor a resume change them.  Where ``indices`` repeats a sample, its k-th
-    copy in that list is cropped and flipped as the k-th, each in another way, and the first as if there were one.  A batch that you hold is
+    neither threads, nor batch size, nor ranks, nor a resume change them.  A batch that you hold is
     yours; its memory is used again when your last reference to it is gone.
+
+    Where ``indices`` repeats a sample, each of its copies has a crop and a flip of its own, which hang on which copy in
+    that list it is; the first copy's are those of a sample that comes once.
 
     Args:
         path: a .beton file, packed by ``tools/write_beton.py`` or written by FFCV.
@@ -59,12 +64,36 @@ class Loader:
             each thread is doing; after five times that it is an error.
 
     Raises:
-        UserError: an argument out of range, a batch larger than the set with ``drop_last``.
+        UserError: an argument out of range or of a wrong type, a batch larger than the set with ``drop_last``; an attribute
+            that is set later, where nobody would read it: only ``watch`` can be.
         BetonError: the file cannot be read.
         TurboJpegMissing: libturbojpeg is not installed.
         BrokenSample: while iterating, for a sample that cannot be decoded, naming it.
         LoaderStalled: while iterating, or when it is closed and a thread does not end.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_crew",
+        "_cursor",
+        "_iteration",
+        "_plan",
+        "_read_ahead",
+        "_ring",
+        "_settled",
+        "_share",
+        "_sieve",
+        "_wait_s",
+        "batch_size",
+        "beton",
+        "cropping",
+        "num_samples",
+        "seed",
+        "size",
+        "threads",
+        "train",
+    )
+    _instead: ClassVar = {"epoch": "call set_epoch with it"}
 
     def __init__(
         self,
@@ -90,29 +119,37 @@ class Loader:
         on_error: OnError = "raise",
         stall_s: float = STALL_S,
     ) -> None:
-        _check("batch_size", batch_size, batch_size >= 1, "at least 1")
-        _check("size", size, 1 <= size <= 4096, "1 to 4096 pixels")
-        _check("seed", seed, 0 <= seed < 1 << 64, "0 to 2^64 - 1")
-        _check("threads", threads, threads is None or threads >= 1, "at least 1")
-        _check(
-            "rank", rank, 0 <= rank < world_size, f"0 to {world_size - 1}, since world_size is {world_size}"
+        batch_size = whole("batch_size", batch_size, "at least 1", lambda n: n >= 1)
+        train = flag("train", train)
+        size = whole("size", size, "1 to 4096 pixels", lambda px: 1 <= px <= 4096)
+        seed = seed_of("seed", seed)
+        if threads is not None:
+            threads = whole("threads", threads, "at least 1", lambda n: n >= 1)
+        world_size = whole("world_size", world_size, "at least 1", lambda n: n >= 1)
+        rank = whole(
+            "rank",
+            rank,
+            f"0 to {world_size - 1}, since world_size is {world_size}",
+            lambda n: 0 <= n < world_size,
         )
-        _check("scale", scale, 0 < scale[0] <= scale[1] <= 1, "0 < least <= most <= 1")
-        _check("ratio", ratio, 0 < ratio[0] <= ratio[1], "0 < least <= most")
-        _check("flip", flip, 0 <= flip <= 1, "a probability")
-        _check("center_ratio", center_ratio, 0 < center_ratio <= 1, "0 < center_ratio <= 1")
-        _check("batches_ahead", batches_ahead, batches_ahead >= 1, "at least 1")
-        _check("read_ahead_bytes", read_ahead_bytes, read_ahead_bytes >= 0, "at least 0")
-        _check("on_error", on_error, on_error in ("raise", "skip"), '"raise" or "skip"')
-        _check("stall_s", stall_s, stall_s > 0, "more than 0 seconds")
+        shuffle = train if shuffle is None else flag("shuffle", shuffle)
+        drop_last = train if drop_last is None else flag("drop_last", drop_last)
+        scale = crop_scale("scale", scale)
+        ratio = crop_ratio("ratio", ratio)
+        flip = probability("flip", flip)
+        center_ratio = number("center_ratio", center_ratio, "0 < center_ratio <= 1", lambda r: 0 < r <= 1)
+        batches_ahead = whole("batches_ahead", batches_ahead, "at least 1", lambda n: n >= 1)
+        read_ahead_bytes = whole("read_ahead_bytes", read_ahead_bytes, "at least 0", lambda n: n >= 0)
+        pin_memory = flag("pin_memory", pin_memory)
+        choice("on_error", on_error, ("raise", "skip"))
+        stall_s = number("stall_s", stall_s, "more than 0 seconds", lambda s: s > 0)
         turbojpeg.load()
         self.beton = Beton(path)
         self.batch_size = batch_size
         self.train = train
         self.size = size
         self.seed = seed
-        self.wait_s = 0.0
-        """Seconds that the consumer has waited for batches so far."""
+        self._wait_s = 0.0
         samples = sample_table(self.beton)
         if indices is not None:
             places = check_indices(indices, self.beton)
@@ -120,9 +157,7 @@ class Loader:
             samples["occurrence"] = occurrences(places)
         self.num_samples = len(samples)
         """Samples of an epoch, over all ranks."""
-        self._share = DistributedBatchSampler(
-            self.num_samples, batch_size, rank, world_size, train if drop_last is None else drop_last
-        )
+        self._share = DistributedBatchSampler(self.num_samples, batch_size, rank, world_size, drop_last)
         if self._share.steps == 0 and self._share.drop_last:
             raise UserError(
                 f"{self.beton.path} has {self.num_samples} samples, fewer than one batch of {batch_size * world_size} "
@@ -134,13 +169,12 @@ class Loader:
             size,
             round(size / center_ratio),
             np.uint64(seed),
-            tuple(map(float, scale)),
-            tuple(map(float, ratio)),
-            float(flip),
+            scale,
+            ratio,
+            flip,
         )
         self.threads = threads or allowed_cores()
         self._ring = BufferPool(batch_size, size, max_free=2 * batches_ahead + 2, pin_memory=pin_memory)
-        shuffle = train if shuffle is None else shuffle
         if shuffle and read_ahead_bytes:
             self.beton.expect_random_access()
         # No further than an epoch: by then a file that small is in memory.
@@ -165,6 +199,7 @@ class Loader:
         self._crew.start()
         self._cursor = (0, 0)
         self._iteration = 0
+        self._settled = True
 
     @property
     def num_classes(self) -> int:
@@ -192,6 +227,11 @@ class Loader:
         return self._sieve.skipped_in_epoch
 
     @property
+    def wait_s(self) -> float:
+        """Seconds that the consumer has waited for batches so far."""
+        return self._wait_s
+
+    @property
     def thread_stats(self) -> list[ThreadStats]:
         """What each decoding thread is doing and has done."""
         return self._crew.thread_stats
@@ -203,13 +243,14 @@ class Loader:
 
     @watch.setter
     def watch(self, watch: TraceHook | None) -> None:
+        check("watch", watch, "something to call, or None", watch is None or callable(watch))
         self._crew.watch = watch
 
     def set_epoch(self, epoch: int, step: int = 0) -> None:
         """Let the next iteration begin at batch ``step`` of ``epoch``; without it epochs follow each other from 0."""
-        _check("epoch", epoch, epoch >= 0, "at least 0")
-        _check("step", step, 0 <= step <= len(self), f"0 to {len(self)}, the batches of an epoch")
-        self._cursor = (epoch, step)
+        epoch = whole("epoch", epoch, "0 to 2^63 - 1", lambda n: 0 <= n < 1 << 63)
+        batches = f"0 to {len(self)}, the batches of an epoch"
+        self._cursor = (epoch, whole("step", step, batches, lambda n: 0 <= n <= len(self)))
 
     def __len__(self) -> int:
         """Batches of an epoch on this rank."""
@@ -236,7 +277,7 @@ class Loader:
         """The next batch, or None where all its samples are broken and it is passed over."""
         started = time.perf_counter()
         job = self._crew.next()
-        self.wait_s += time.perf_counter() - started
+        self._wait_s += time.perf_counter() - started
         count = self._sieve.apply(job)
         return self._ring.lend(job.slot, count) if count else None
 
@@ -255,8 +296,3 @@ class Loader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _check(name: str, given: object, good: bool, expected: str) -> None:
-    if not good:
-        raise UserError(f"{name} = {given!r} is out of range, expected {expected}")

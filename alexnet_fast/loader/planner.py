@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from ..beton.reader import Beton
+from ..common.untrusted import printable
 from ..errors import UserError
 from .buffer_pool import BufferPool
 from .decode_workers import BatchTask
@@ -62,12 +63,21 @@ class Planner:
 
 
 def check_indices(indices: Sequence[int] | np.ndarray, beton: Beton) -> np.ndarray:
-    """The places of samples in the file, (n,) int64; UserError where one is none."""
-    places = np.asarray(indices)
-    if places.ndim != 1 or (len(places) and places.dtype.kind not in "iu"):
+    """The places of samples in the file, (n,) int64; UserError where one is none, or there are none."""
+    try:
+        places = np.asarray(indices)
+    except (TypeError, ValueError) as error:  # lists of several lengths, a tensor on a card
         raise UserError(
-            f"indices is {places.dtype} of shape {places.shape}, expected a list of whole numbers"
+            f"indices is no array: {printable(str(error))}; expected a list of whole numbers"
+        ) from None
+    if places.ndim != 1 or (len(places) and places.dtype.kind not in "iu"):
+        mask = "; numpy.flatnonzero(mask) makes one of a mask" if places.dtype.kind == "b" else ""
+        raise UserError(
+            f"indices is of type {type(indices).__name__}, to numpy {places.dtype} of shape {places.shape}, expected a list "
+            f"of whole numbers{mask}"
         )
+    if len(places) == 0:
+        raise UserError("indices is empty, expected at least one sample's place in the file")
     wrong = places[(places < 0) | (places >= beton.num_samples)]
     if len(wrong):
         raise UserError(

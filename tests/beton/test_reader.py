@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from alexnet_fast.beton.reader import Beton, BetonError
+from alexnet_fast.errors import UserError
 from betons import PAGE, Entry, jpeg, picture, write
 
 FIELDS_AT = 24
@@ -340,3 +342,25 @@ def test_a_file_that_is_replaced_while_it_is_open_stays_whole_for_who_has_it(tmp
         os.replace(write(tmp_path / "b.beton", [second]), path)
         beton.check_length()
         assert beton.payload(2).tobytes() == first
+
+
+@pytest.mark.parametrize("given", [None, 3, b"a.beton", ""])
+def test_what_is_no_path_is_refused_by_name(given: Any) -> None:
+    with pytest.raises(UserError, match="^path = "):
+        Beton(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("path", "open a new Beton with path="),
+        ("labels", "it only tells what was opened"),
+        ("num_classes", "it only tells what was opened"),
+        ("lables", "there is no such attribute; did you mean labels?"),
+    ],
+)
+def test_an_attribute_that_is_set_is_an_error(tmp_path: Path, name: str, said: str) -> None:
+    beton = Beton(write(tmp_path / "a.beton", [jpeg(picture(64, 48))]))
+    with pytest.raises(AttributeError, match=rf"Beton\.{name} = .* cannot be set: .*{said}") as caught:
+        setattr(beton, name, [1])
+    assert isinstance(caught.value, UserError) and beton.sidecar is None and beton.labels.tolist() == [0]

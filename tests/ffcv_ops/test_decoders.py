@@ -576,7 +576,7 @@ def test_two_iterations_at_once_do_not_mix_their_pixels(ops: Any, ours: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"output_size": 224}, r"output_size = 224 is out of range, expected \(height, width\)"),
+        ({"output_size": 224}, r"output_size = 224 is no pair of numbers, expected \(height, width\)"),
         ({"output_size": (224,)}, "output_size"),
         ({"output_size": (0, 224)}, "1 to 4096"),
         ({"output_size": (224, 5000)}, "1 to 4096"),
@@ -586,6 +586,19 @@ def test_two_iterations_at_once_do_not_mix_their_pixels(ops: Any, ours: Path) ->
         ({"ratio": (4 / 3, 3 / 4)}, "ratio"),
         ({"seed": -1}, "seed = -1"),
         ({"flip": 1.5}, "a probability"),
+        ({"output_size": "ab"}, "output_size = 'ab' is no pair"),
+        ({"output_size": None}, "output_size = None"),
+        ({"output_size": (224, "224")}, "output_size"),
+        ({"output_size": (True, True)}, "output_size"),
+        ({"output_size": (224, float("inf"))}, "1 to 4096"),
+        ({"scale": None}, "scale = None is no pair of numbers"),
+        ({"scale": ("a", "b")}, "scale"),
+        ({"scale": (float("nan"), 1)}, "scale"),
+        ({"ratio": (1.0, float("inf"))}, "ratio"),
+        ({"seed": "0"}, "seed = '0' is of type str, expected a whole number"),
+        ({"seed": 1.5}, "seed = 1.5"),
+        ({"flip": None}, "flip = None is of type NoneType, expected a number"),
+        ({"flip": True}, "flip = True"),
     ],
 )
 def test_a_wrong_argument_is_answered_in_one_sentence(ops: Any, arguments: dict[str, Any], said: str) -> None:
@@ -594,7 +607,7 @@ def test_a_wrong_argument_is_answered_in_one_sentence(ops: Any, arguments: dict[
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("ratio", [0, 1.2, (0.5, 1.0)])
+@pytest.mark.parametrize("ratio", [0, 1.2, (0.5, 1.0), None, "1", True, float("nan")])
 def test_a_centre_crop_larger_than_the_image_is_refused(ops: Any, ratio: Any) -> None:
     with pytest.raises(UserError, match="ratio"):
         ops.CenterCropRGBImageDecoder((224, 224), ratio)
@@ -605,6 +618,41 @@ def test_a_wrong_output_size_is_refused_where_it_is_set(ops: Any) -> None:
     with pytest.raises(UserError, match="output_size"):
         decoder.output_size = (224.5, 224)
     assert decoder.output_size == (224, 224)
+
+
+def test_the_settings_of_a_decoder_may_change_between_epochs(ops: Any, ours: Path) -> None:
+    decoder = ops.RandomResizedCropRGBImageDecoder((32, 32), seed=2)
+    loader = open_ffcv(ours, decoder)
+    epoch_of(loader)
+    decoder.output_size, decoder.scale, decoder.ratio = [48, 48], [0.3, 0.6], np.array([1.0, 1.0])
+    decoder.seed, decoder.flip = np.int64(5), 1
+    options: dict[str, Any] = {"seed": 5, "scale": (0.3, 0.6), "ratio": (1.0, 1.0), "flip": 1.0, "size": 48}
+    expected = loaded(ours, train=True, shuffle=False, epoch=1, **options)
+    assert same(epoch_of(loader), {k: image.transpose(1, 2, 0) for k, image in expected.items()})
+
+
+def test_a_wrong_setting_is_refused_where_it_is_set(ops: Any) -> None:
+    decoder = ops.RandomResizedCropRGBImageDecoder((32, 32), seed=2)
+    for name in ("output_size", "scale", "ratio", "seed", "flip"):
+        before = getattr(decoder, name)
+        with pytest.raises(UserError, match=f"^{name} = 'wrong'"):
+            setattr(decoder, name, "wrong")
+        assert getattr(decoder, name) == before
+    middle = ops.CenterCropRGBImageDecoder((32, 32), 0.5)
+    middle.ratio = 1
+    with pytest.raises(UserError, match="^ratio = 2"):
+        middle.ratio = 2
+    assert middle.ratio == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("outputsize", "output_size"), ("scal", "scale"), ("sead", "seed")]
+)
+def test_a_setting_that_a_decoder_does_not_have_is_an_error(ops: Any, name: str, near: str) -> None:
+    decoder = ops.RandomResizedCropRGBImageDecoder((32, 32), seed=2)
+    with pytest.raises(AttributeError, match=f"there is no such attribute; did you mean {near}") as caught:
+        setattr(decoder, name, (48, 48))
+    assert isinstance(caught.value, UserError)
 
 
 LEAVE_EARLY = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import signal
 import threading
@@ -261,6 +262,70 @@ def test_a_forked_child_is_told_that_the_threads_are_its_parents(beton: Path) ->
         assert len(list(iterator)) == 4
 
 
+# -- what is set later
+
+
+@pytest.mark.parametrize("name", list(inspect.signature(Loader).parameters))
+def test_an_argument_that_is_set_later_is_an_error_that_says_what_to_do(beton: Path, name: str) -> None:
+    with Loader(beton, 8, train=True, size=32) as loader:
+        message = f"Loader.{name} = 96 cannot be set: .* open a new Loader with {name}=96"
+        with pytest.raises(AttributeError, match=message) as caught:
+            setattr(loader, name, 96)
+        assert isinstance(caught.value, UserError)
+        assert next(iter(loader)).images.shape == (8, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sise", "there is no such attribute; did you mean size?"),
+        ("on_errror", "did you mean on_error?"),
+        ("qqq", "there is no such attribute$"),
+        ("epoch", "call set_epoch with it"),
+        ("num_samples", "it only tells what was opened"),
+        ("wait_s", "it only tells what was opened"),
+        ("beton", "it only tells what was opened"),
+        ("set_epoch", "it only tells what was opened"),
+    ],
+)
+def test_any_other_attribute_that_nobody_reads_is_an_error(beton: Path, name: str, said: str) -> None:
+    with Loader(beton, 8, train=True) as loader, pytest.raises(AttributeError, match=said):
+        setattr(loader, name, 96)
+
+
+def test_the_watch_may_be_set_at_any_time(beton: Path) -> None:
+    told: list[object] = []
+    with Loader(beton, 8, train=True, size=32) as loader:
+        loader.watch = lambda *event: told.append(event)
+        list(loader)
+        with pytest.raises(
+            UserError, match="^watch = 5 is out of range, expected something to call, or None"
+        ):
+            loader.watch = 5  # type: ignore[assignment]
+        loader.watch = None
+    assert told
+
+
+class Named(Loader):
+    """A class that a user has derived: its own arguments, attributes, and one name that is also an argument of the Loader's."""
+
+    indices: list[int] | None = None
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.early = name.upper()
+        super().__init__(path, 5, train=True, size=32, seed=4, indices=[3, 1, 4, 1, 5])
+        self.name, self._hidden = name, 0
+        self.indices = [3, 1, 4, 1, 5]
+
+
+def test_a_derived_class_may_have_attributes_of_its_own_and_no_others_of_the_loaders(beton: Path) -> None:
+    with Named("a", beton) as loader:
+        loader.name, loader.early, loader._hidden = "b", "B", 1
+        assert (loader.name, loader.early, loader._hidden, loader.indices) == ("b", "B", 1, [3, 1, 4, 1, 5])
+        with pytest.raises(AttributeError, match="open a new Named with size=96"):
+            loader.size = 96
+
+
 # -- its end
 
 
@@ -282,13 +347,19 @@ def test_no_thread_is_left_after_the_last_reference(beton: Path) -> None:
     join_decoding_threads()
 
 
+class Cyclic(Loader):
+    """May hold itself."""
+
+    itself: Loader
+
+
 def test_a_loader_that_the_garbage_collector_finds_ends_its_threads(beton: Path) -> None:
     """In a cycle, dropped while its threads allocate: the collector may run in any of them, under any lock."""
     thresholds = gc.get_threshold()
     gc.set_threshold(1, 1, 1)
     try:
         for _ in range(20):
-            loader: Any = Loader(beton, 4, train=True, size=16, threads=3, batches_ahead=2)
+            loader: Any = Cyclic(beton, 4, train=True, size=16, threads=3, batches_ahead=2)
             loader.itself = loader
             next(iter(loader))
             loader = None
@@ -366,7 +437,7 @@ def test_a_closed_loader_says_so(beton: Path) -> None:
         ({"threads": 0}, "threads = 0"),
         ({"rank": 2, "world_size": 2}, "rank = 2 is out of range, expected 0 to 1, since world_size is 2"),
         ({"rank": -1}, "rank = -1"),
-        ({"world_size": 0}, "world_size is 0"),
+        ({"world_size": 0}, "world_size = 0 is out of range, expected at least 1"),
         ({"scale": (0.0, 1.0)}, "scale = (0.0, 1.0)"),
         ({"scale": (0.5, 0.2)}, "scale = (0.5, 0.2)"),
         ({"scale": (0.5, 1.1)}, "scale = (0.5, 1.1)"),
@@ -390,6 +461,109 @@ def test_an_argument_out_of_range_is_refused_by_name(
     with pytest.raises(UserError) as caught:
         Loader(beton, **{"batch_size": 8, "train": True, **given})
     assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+WHOLE = ("8", 2.0, True, np.True_, None, [8], np.array([8, 8]))
+NUMBERS = ("0.5", None, True, np.True_, [0.5], float("nan"), float("inf"))
+PAIRS = (
+    None,
+    0.5,
+    (0.5,),
+    (0.1, 0.2, 0.3),
+    ("a", "b"),
+    "ab",
+    {0.1, 0.5},
+    (True, True),
+    (0.5, float("nan")),
+    (0.5, 2**2000),
+    (0.1, [0.5]),
+)
+FLAGS = ("False", "no", 2, 1.0, [True])
+WRONG: dict[str, tuple[Any, ...]] = {
+    "path": (None, 3, b"a.beton", "", ["a.beton"]),
+    **dict.fromkeys(
+        ("batch_size", "size", "seed", "rank", "world_size", "batches_ahead", "read_ahead_bytes"), WHOLE
+    ),
+    "threads": tuple(given for given in WHOLE if given is not None),
+    **dict.fromkeys(("flip", "center_ratio"), NUMBERS),
+    "stall_s": NUMBERS[:-1],  # infinity never tires
+    **{name: (*PAIRS, (0.5, float("inf"))) for name in ("scale", "ratio")},
+    **dict.fromkeys(("train", "pin_memory"), (*FLAGS, None)),
+    **dict.fromkeys(("shuffle", "drop_last"), FLAGS),
+    "on_error": (None, 1, ["raise"], "ignore"),
+    "indices": (
+        [1.5],
+        ["0"],
+        3,
+        [],
+        [[0, 1]],
+        [[0], [0, 1]],
+        [True, False],
+        [-1],
+        [99],
+        iter([0]),
+        {0},
+        [2**70],
+        "01",
+        {0: 1},
+    ),
+}
+
+
+def test_there_is_a_wrong_value_for_every_argument() -> None:
+    assert WRONG.keys() == inspect.signature(Loader).parameters.keys()
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_argument_of_a_wrong_type_is_one_sentence_that_names_it(beton: Path, name: str) -> None:
+    for given in WRONG[name]:
+        with pytest.raises(UserError, match=f"^{name} .*") as caught:
+            Loader(**{"path": beton, "batch_size": 8, "train": True, name: given})
+        said = str(caught.value)
+        assert "\n" not in said and len(said) < 400 and ("expected" in said or "has samples 0 to 49" in said)
+    assert not decoding_threads()
+
+
+def test_what_is_given_at_length_is_told_in_short(beton: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        Loader(beton, np.arange(10_000).reshape(100, 100), train=True)  # type: ignore[arg-type]
+    assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+
+
+def test_numpys_numbers_lists_and_path_likes_are_taken_for_pythons(beton: Path) -> None:
+    class Place:
+        def __fspath__(self) -> str:
+            return str(beton)
+
+    numpys: dict[str, Any] = {
+        "train": np.True_,
+        "size": np.int32(64),
+        "seed": np.uint64(3),
+        "threads": np.array(1),
+        "shuffle": np.False_,
+        "drop_last": 0,
+        "scale": [0.25, 1],
+        "ratio": np.array([0.75, 1.5], np.float32),
+        "flip": np.float64(0.5),
+    }
+    expected = loaded(
+        beton, 10, train=True, size=64, seed=3, shuffle=False, scale=(0.25, 1.0), ratio=(0.75, 1.5), flip=0.5
+    )
+    with Loader(Place(), np.int64(10), **numpys) as loader:
+        assert type(loader.batch_size) is type(loader.size) is int and loader.train is True
+        for batch in loader:
+            for image, label in zip(*batch):
+                assert np.array_equal(image, expected[int(label)])
+
+
+@pytest.mark.parametrize("given", ["3", 1.0, True, None, 2**63])
+def test_a_cursor_of_a_wrong_type_is_refused(beton: Path, given: Any) -> None:
+    with Loader(beton, 8, train=True) as loader:
+        with pytest.raises(UserError, match="^epoch = "):
+            loader.set_epoch(given)
+        with pytest.raises(UserError, match="^step = "):
+            loader.set_epoch(0, given)
+        assert loader.epoch == 0
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(-1, 0), (0, -1), (0, 7)])

@@ -33,7 +33,7 @@ from alexnet_fast.decode.decoder import kernels
 from alexnet_fast.errors import exit_code
 from bench.memory_growth import own_bytes
 
-Open = Callable[[], Loader]
+Open = Callable[[], "Cyclic"]
 GRACE_S = 10.0
 """For threads that were told to end, and are not waited for by whoever dropped the loader."""
 GROWTH_BYTES = 4_000_000
@@ -90,8 +90,14 @@ def drop(open_: Open, rng: random.Random) -> None:
         pass
 
 
+class Cyclic(Loader):
+    """May hold itself."""
+
+    itself: Loader
+
+
 def drop_in_a_cycle(open_: Open, rng: random.Random) -> None:
-    loader: Any = open_()
+    loader = open_()
     loader.itself = loader
     for _ in islice(loader, rng.randrange(4)):
         pass
@@ -142,8 +148,8 @@ WAYS: dict[str, Callable[[Open, random.Random], None]] = {
 def attack(path: Path, way: str, tries: int, seed: int, size: int) -> dict[str, Any]:
     """Leave so many loaders in one way; what was left behind."""
 
-    def open_() -> Loader:
-        return Loader(path, 16, train=True, size=size, threads=2, seed=seed)
+    def open_() -> Cyclic:
+        return Cyclic(path, 16, train=True, size=size, threads=2, seed=seed)
 
     # What is let go goes back to the system at once: else malloc keeps some of it, and one counts that.
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_BYTES)

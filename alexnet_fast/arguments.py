@@ -1,0 +1,124 @@
+"""What the public constructors are given: the value as it is used, or one sentence that names it and what was expected.
+
+Numpy's numbers and truth values count as Python's, a list as a tuple. What only looks alike does not: a bool is no
+number, since ``flip=True`` would flip every image; a text is no truth value, since ``"False"`` is true.
+
+Each function takes the argument's name, what was given, what is expected in words, and whether a value is ``good``. It
+returns the value as the type that it is used as, or raises UserError.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from collections.abc import Callable
+from numbers import Real
+from pathlib import Path
+
+import numpy as np
+
+from .common.untrusted import printable
+from .errors import UserError
+
+
+def whole(name: str, given: object, expected: str, good: Callable[[int], bool]) -> int:
+    """A whole number."""
+    if isinstance(given, (bool, np.bool_)) or not hasattr(given, "__index__"):
+        raise _of_wrong_type(name, given, f"a whole number, {expected}")
+    try:
+        value = operator.index(given)
+    except TypeError:  # an array of several
+        raise _of_wrong_type(name, given, f"a whole number, {expected}") from None
+    check(name, given, expected, good(value))
+    return value
+
+
+def number(name: str, given: object, expected: str, good: Callable[[float], bool]) -> float:
+    """A number. NaN is good for nothing."""
+    if not _is_number(given):
+        raise _of_wrong_type(name, given, f"a number, {expected}")
+    value = _float(given)
+    check(name, given, expected, good(value))
+    return value
+
+
+def pair(
+    name: str, given: object, expected: str, good: Callable[[float, float], bool]
+) -> tuple[float, float]:
+    """Two numbers: a tuple, a list or an array."""
+    is_list = isinstance(given, (tuple, list)) or (isinstance(given, np.ndarray) and given.ndim == 1)
+    both = list(given) if is_list else []  # type: ignore[call-overload]
+    if len(both) != 2 or not all(map(_is_number, both)):
+        raise UserError(f"{_told(name, given)} is no pair of numbers, expected {expected}")
+    first, second = map(_float, both)
+    check(name, given, expected, good(first, second))
+    return first, second
+
+
+def flag(name: str, given: object) -> bool:
+    """True or False; 1 and 0 are taken for them, as scripts' flags are."""
+    if not isinstance(given, (bool, np.bool_, int, np.integer)):
+        raise _of_wrong_type(name, given, "True or False")
+    check(name, given, "True or False", given in (0, 1))
+    return bool(given)
+
+
+def choice(name: str, given: object, choices: tuple[str, ...]) -> None:
+    """One of some words."""
+    check(
+        name, given, " or ".join(f'"{word}"' for word in choices), isinstance(given, str) and given in choices
+    )
+
+
+def seed_of(name: str, given: object) -> int:
+    """A seed of the package's random numbers."""
+    return whole(name, given, "0 to 2^64 - 1", lambda n: 0 <= n < 1 << 64)
+
+
+def probability(name: str, given: object) -> float:
+    return number(name, given, "a probability, 0 to 1", lambda p: 0 <= p <= 1)
+
+
+def crop_scale(name: str, given: object) -> tuple[float, float]:
+    """The least and the most share of an image that a random crop takes."""
+    return pair(name, given, "0 < least <= most <= 1", lambda least, most: 0 < least <= most <= 1)
+
+
+def crop_ratio(name: str, given: object) -> tuple[float, float]:
+    """The least and the most width / height of a random crop."""
+    return pair(name, given, "0 < least <= most", lambda least, most: 0 < least <= most < math.inf)
+
+
+def path_of(name: str, given: object) -> Path:
+    """A path: a str or what os.fspath makes one of."""
+    text = os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
+    if not isinstance(text, str):
+        raise _of_wrong_type(name, given, "a path, as a str or an os.PathLike")
+    check(name, given, "the path of a file", text != "")
+    return Path(given) if isinstance(given, Path) else Path(text)
+
+
+def check(name: str, given: object, expected: str, good: bool) -> None:
+    """Raise UserError unless ``given`` is good."""
+    if not good:
+        raise UserError(f"{_told(name, given)} is out of range, expected {expected}")
+
+
+def _of_wrong_type(name: str, given: object, expected: str) -> UserError:
+    return UserError(f"{_told(name, given)} is of type {type(given).__name__}, expected {expected}")
+
+
+def _told(name: str, given: object) -> str:
+    return f"{name} = {printable(' '.join(repr(given).split()))}"
+
+
+def _is_number(given: object) -> bool:
+    return isinstance(given, Real) and not isinstance(given, bool)
+
+
+def _float(given: object) -> float:
+    try:
+        return float(given)  # type: ignore[arg-type]
+    except OverflowError:  # an int that no float holds
+        return math.inf

@@ -1,0 +1,104 @@
+"""Objects that keep what they were made with: an attribute that is set later, where nobody would read it, is an error."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from .common.untrusted import printable
+from .errors import UserError
+
+PACKAGE = __name__.partition(".")[0]
+
+
+class NoSetting(UserError, AttributeError):
+    """An attribute was set that nobody would read."""
+
+
+class Setting:
+    """An attribute that may be set at any time and is read from then on; checked where it is set.
+
+    Args:
+        check: (its name, what is given) -> the value, or UserError.
+    """
+
+    def __init__(self, check: Callable[[str, Any], Any]) -> None:
+        self._check = check
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        try:
+            return vars(instance)[self._name]
+        except KeyError:
+            raise AttributeError(f"{type(instance).__name__}.{self._name} was not set yet") from None
+
+    def __set__(self, instance: object, given: Any) -> None:
+        vars(instance)[self._name] = self._check(self._name, given)
+
+
+class Settled:
+    """Refuses what is set from ``_settled = True`` on, but for properties with a setter, ``Setting`` and private names.
+
+    A class that others derive from it may set attributes of its own: by names that this package does not use, or that
+    it declares itself.
+
+    ``_instead`` tells what to do in place of setting an attribute, by its name.
+    """
+
+    __slots__ = ()
+    _instead: ClassVar[dict[str, str]] = {}
+
+    def __setattr__(self, name: str, given: object) -> None:
+        if not name.startswith("_") and getattr(self, "_settled", False) and not self._can_set(name):
+            said = printable(repr(given), 40)
+            raise NoSetting(f"{type(self).__name__}.{name} = {said} cannot be set: {self._why(name, said)}")
+        super().__setattr__(name, given)
+
+    def _can_set(self, name: str) -> bool:
+        attribute = inspect.getattr_static(type(self), name, None)
+        if isinstance(attribute, property):
+            return attribute.fset is not None
+        if isinstance(attribute, Setting):
+            return True
+        ours, theirs = _classes(self)
+        return bool(theirs) and (name in _declared(theirs) or name not in _known(ours))
+
+    def _why(self, name: str, said: str) -> str:
+        kind, (ours, _) = type(self).__name__, _classes(self)
+        if name in self._instead:
+            return self._instead[name]
+        if name in _parameters(ours):
+            return f"it keeps what it was opened with, so open a new {kind} with {name}={said}"
+        if name in _known(ours):
+            return "it only tells what was opened"
+        near = difflib.get_close_matches(name, sorted(_known(ours)), 1, 0.5)
+        return f"there is no such attribute{f'; did you mean {near[0]}?' if near else ''}"
+
+
+Classes = list[type]
+
+
+def _classes(instance: Settled) -> tuple[Classes, Classes]:
+    """The classes of an object that are this package's, and those that others derived from them."""
+    ours = [each for each in type(instance).__mro__ if each.__module__.partition(".")[0] == PACKAGE]
+    return ours, [each for each in type(instance).__mro__ if issubclass(each, ours[0]) and each not in ours]
+
+
+def _known(classes: Classes) -> set[str]:
+    """The public names that classes use."""
+    return {name for name in _declared(classes) | _parameters(classes) if not name.startswith("_")}
+
+
+def _declared(classes: Classes) -> set[str]:
+    return {name for each in classes for name in (*vars(each), *inspect.get_annotations(each))}
+
+
+def _parameters(classes: Classes) -> set[str]:
+    constructors = [made for each in classes if (made := vars(each).get("__init__"))]
+    return {name for constructor in constructors for name in inspect.signature(constructor).parameters}

@@ -1,0 +1,64 @@
+"""Arguments of the public constructors: what is taken, and the sentence for what is not; test_loader.py has every one of the Loader's."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alexnet_fast import arguments
+from alexnet_fast.errors import UserError
+
+
+def refused(function: Any, given: object, *more: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        function("name", given, *more)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_number_comes_as_pythons() -> None:
+    for given in (3, np.int8(3), np.uint64(3), np.array(3)):
+        value = arguments.whole("name", given, "3", lambda n: n == 3)
+        assert type(value) is int
+    for given in (0.5, np.float32(0.5), Fraction(1, 2)):
+        assert type(arguments.number("name", given, "0.5", lambda x: x == 0.5)) is float
+    for given in ((1, 2), [1.0, 2], np.array([1, 2], np.float32)):
+        assert arguments.pair("name", given, "two", lambda a, b: a < b) == (1.0, 2.0)
+
+
+def test_a_sentence_says_what_was_given_and_what_is_expected() -> None:
+    assert refused(arguments.whole, "8", "at least 1", bool) == (
+        "name = '8' is of type str, expected a whole number, at least 1"
+    )
+    assert refused(arguments.whole, 0, "at least 1", bool) == "name = 0 is out of range, expected at least 1"
+    assert refused(arguments.pair, (1,), "a < b", bool) == "name = (1,) is no pair of numbers, expected a < b"
+    assert refused(arguments.flag, "False") == "name = 'False' is of type str, expected True or False"
+    assert refused(arguments.choice, "b", ("a", "c")) == 'name = \'b\' is out of range, expected "a" or "c"'
+
+
+def test_a_number_beyond_all_floats_is_out_of_range() -> None:
+    assert "is out of range" in refused(arguments.number, 10**400, "a probability", lambda p: p <= 1)
+
+
+def test_what_a_terminal_would_obey_is_shown_escaped_and_in_short() -> None:
+    class Loud:
+        def __repr__(self) -> str:
+            return "\x1b[2J\n" + "x" * 1000
+
+    said = refused(arguments.whole, Loud(), "at least 1", bool)
+    assert "\x1b" not in said and len(said) < 300
+
+
+def test_a_path_is_a_str_or_what_stands_for_one(tmp_path: Path) -> None:
+    class Bytes:
+        def __fspath__(self) -> bytes:
+            return b"a"
+
+    assert arguments.path_of("path", str(tmp_path)) == arguments.path_of("path", tmp_path) == tmp_path
+    for given in (None, 3, b"a", Bytes()):
+        assert "expected a path" in refused(arguments.path_of, given)
+    assert "expected the path of a file" in refused(arguments.path_of, "")
