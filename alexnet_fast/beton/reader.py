@@ -45,6 +45,8 @@ class Beton(Settled):
     after the constructor returns, every payload lies inside the map and is no larger than a page.  What that takes of
     memory is bounded by the file's size: some 30 bytes for each sample whose metadata it holds.
 
+    Pickled or copied, a Beton is its file's absolute path, which is opened again.
+
     Attributes:
         path: the file.
         num_samples: N.
@@ -68,8 +70,11 @@ class Beton(Settled):
     map: np.ndarray
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        # There are no other variables yet: what another is opened with, where this is pickled.
+        self._arguments = {name: given for name, given in locals().items() if name != "self"}
         self.path = path_of("path", path)
         self._mapped = _open_map(self.path)
+        self._arguments["path"] = os.path.abspath(self.path)
         self.map = np.frombuffer(self._mapped, np.uint8)
         header = self._header()
         self.num_samples = int(header["num_samples"])
@@ -162,6 +167,13 @@ class Beton(Settled):
     def close(self) -> None:
         """Drop the map. Views handed out keep the memory mapped until they go."""
         del self.map, self._mapped
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another is opened with where this is pickled or copied: a map is of one process."""
+        return self._arguments
+
+    def __setstate__(self, arguments: dict[str, Any]) -> None:
+        Beton.__init__(self, **arguments)
 
     def __len__(self) -> int:
         return self.num_samples

@@ -100,12 +100,27 @@ class CropDecoder(Settled, SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV
         super().__init__()
         turbojpeg.load()
         self.output_size = output_size
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make what belongs to this process and this object alone."""
         self._settled = True
         self._epochs: weakref.WeakKeyDictionary[EpochIterator, Epoch] = weakref.WeakKeyDictionary()
         self._team = DecodePool()
         # Weakly: what compiled code calls is never freed, and would keep this operation's threads and scratch.
         called: Any = weakref.WeakMethod(self._called)
         self._call = ctypes.CFUNCTYPE(*[ctypes.c_uint64] * 8)(lambda *arguments: called()(*arguments))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings, for a process or a copy that has threads of its own; FFCV sets the rest when it opens a Loader."""
+        theirs = ("field", "metadata", "memory_read")
+        return {name: given for name, given in vars(self).items() if name[0] != "_" and name not in theirs}
+
+    def __setstate__(self, settings: dict[str, Any]) -> None:
+        turbojpeg.load()
+        super().__init__()
+        self.__dict__.update(settings)
+        self._begin()
 
     def boxes(self, samples: np.ndarray, epoch: int) -> np.ndarray:
         """The crops of samples, whose height and width are their images'. (n,) decode.SAMPLE -> (n,) crop.BOX"""

@@ -7,7 +7,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -39,6 +39,9 @@ class Loader(Settled):
 
     Where ``indices`` repeats a sample, each of its copies has a crop and a flip of its own, which hang on which copy in
     that list it is; the first copy's are those of a sample that comes once.
+
+    Pickled or copied, a Loader is its arguments, with the absolute path of its file, and where its next iteration begins:
+    another one is opened from them, in whatever process.
 
     Args:
         path: a .beton file, packed by ``tools/write_beton.py`` or written by FFCV.
@@ -74,6 +77,7 @@ class Loader(Settled):
 
     __slots__ = (
         "__weakref__",
+        "_arguments",
         "_crew",
         "_cursor",
         "_iteration",
@@ -143,8 +147,11 @@ class Loader(Settled):
         pin_memory = flag("pin_memory", pin_memory)
         choice("on_error", on_error, ("raise", "skip"))
         stall_s = number("stall_s", stall_s, "more than 0 seconds", lambda s: s > 0)
+        # There are no other variables yet: what another is opened with, where this is pickled.
+        self._arguments = {name: given for name, given in locals().items() if name != "self"}
         turbojpeg.load()
         self.beton = Beton(path)
+        self._arguments["path"] = os.path.abspath(self.beton.path)
         self.batch_size = batch_size
         self.train = train
         self.size = size
@@ -155,6 +162,8 @@ class Loader(Settled):
             places = check_indices(indices, self.beton)
             samples = samples[places]
             samples["occurrence"] = occurrences(places)
+            # Not the list that was given, which may change and be large.
+            self._arguments["indices"] = samples["index"]
         self.num_samples = len(samples)
         """Samples of an epoch, over all ranks."""
         self._share = DistributedBatchSampler(self.num_samples, batch_size, rank, world_size, drop_last)
@@ -288,6 +297,20 @@ class Loader(Settled):
         finally:
             self._ring.close()
             self._read_ahead.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another Loader is opened from, with threads of its own; and what a derived class has added."""
+        return {
+            "arguments": self._arguments,
+            "cursor": self._cursor,
+            "added": getattr(self, "__dict__", {}),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Loader.__init__(self, **state["arguments"])
+        self._cursor = state["cursor"]
+        if state["added"]:
+            vars(self).update(state["added"])
 
     def __enter__(self) -> Loader:
         return self

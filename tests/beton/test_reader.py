@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import os
+import pickle
 import struct
 from pathlib import Path
 from typing import Any
@@ -364,3 +367,22 @@ def test_an_attribute_that_is_set_is_an_error(tmp_path: Path, name: str, said: s
     with pytest.raises(AttributeError, match=rf"Beton\.{name} = .* cannot be set: .*{said}") as caught:
         setattr(beton, name, [1])
     assert isinstance(caught.value, UserError) and beton.sidecar is None and beton.labels.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "again",
+    [lambda each: pickle.loads(pickle.dumps(each)), copy.copy, copy.deepcopy],
+    ids=["pickle", "copy", "deepcopy"],
+)
+def test_a_pickled_or_copied_beton_is_its_file_opened_again(
+    tmp_path: Path, again: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.beton", [jpeg(picture(64, 48)), jpeg(picture(48, 64))])
+    monkeypatch.chdir(tmp_path)
+    with Beton("a.beton") as beton:
+        monkeypatch.chdir("/")
+        with again(beton) as other:
+            assert other.path == tmp_path / "a.beton"
+            assert other.map is not beton.map and np.array_equal(other.map, beton.map)
+            assert np.array_equal(other.payload(1), beton.payload(1))
+        assert beton.__getstate__().keys() == inspect.signature(Beton).parameters.keys()

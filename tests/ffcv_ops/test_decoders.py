@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -653,6 +655,19 @@ def test_a_setting_that_a_decoder_does_not_have_is_an_error(ops: Any, name: str,
     with pytest.raises(AttributeError, match=f"there is no such attribute; did you mean {near}") as caught:
         setattr(decoder, name, (48, 48))
     assert isinstance(caught.value, UserError)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [lambda each: pickle.loads(pickle.dumps(each)), copy.copy, copy.deepcopy],
+    ids=["pickle", "copy", "deepcopy"],
+)
+def test_a_pickled_or_copied_decoder_draws_the_same_crops(ops: Any, ours: Path, again: Any) -> None:
+    decoder = ops.RandomResizedCropRGBImageDecoder((32, 40), (0.3, 0.6), flip=0.5)
+    expected = epochs_of(ours, decoder)[0]
+    other = again(decoder)
+    assert other._team is not decoder._team and other.seed == decoder.seed
+    assert same(epochs_of(ours, other)[0], expected)
 
 
 LEAVE_EARLY = """

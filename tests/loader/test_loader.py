@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import inspect
 import os
+import pickle
 import signal
 import threading
 import time
@@ -324,6 +326,104 @@ def test_a_derived_class_may_have_attributes_of_its_own_and_no_others_of_the_loa
         assert (loader.name, loader.early, loader._hidden, loader.indices) == ("b", "B", 1, [3, 1, 4, 1, 5])
         with pytest.raises(AttributeError, match="open a new Named with size=96"):
             loader.size = 96
+
+
+# -- pickled and copied
+
+
+def epoch_of(loader: Loader) -> list[tuple[list[int], bytes]]:
+    return [(batch.labels.tolist(), batch.images.numpy().tobytes()) for batch in loader]
+
+
+@pytest.mark.parametrize(
+    "again",
+    [lambda each: pickle.loads(pickle.dumps(each)), copy.copy, copy.deepcopy],
+    ids=["pickle", "copy", "deepcopy"],
+)
+def test_a_pickled_or_copied_loader_goes_on_with_the_epoch_that_would_be_next(
+    beton: Path, again: Any
+) -> None:
+    indices = [*range(20), 7, 7, 7]
+    options: dict[str, Any] = {
+        "seed": 9,
+        "size": 32,
+        "threads": 1,
+        "flip": 0.3,
+        "scale": [0.2, 0.9],
+        "indices": indices,
+    }
+    with Loader(beton, 4, train=True, drop_last=False, **options) as loader:
+        indices.clear()  # the caller's, to use as it likes
+        epoch_of(loader)
+        with again(loader) as other:
+            assert other.epoch == 1 and other.threads == 1
+            begun = iter(other)
+            next(begun)
+            straight = epoch_of(loader)
+            other.set_epoch(1)
+            assert len(straight) == 6 and epoch_of(other) == straight
+        assert len(epoch_of(loader)) == 6
+
+
+def test_every_argument_is_pickled(beton: Path) -> None:
+    with Loader(beton, 4, train=True) as loader:
+        assert loader.__getstate__()["arguments"].keys() == inspect.signature(Loader).parameters.keys()
+
+
+def test_a_derived_class_is_pickled_with_what_it_added(beton: Path) -> None:
+    with Named("a", beton) as loader:
+        loader.name = "b"
+        with pickle.loads(pickle.dumps(loader)) as other:
+            assert isinstance(other, Named)
+            assert (other.name, other.early, other.indices) == ("b", "A", [3, 1, 4, 1, 5])
+            assert epoch_of(other) == epoch_of(loader)
+
+
+def test_a_loader_of_a_relative_path_is_pickled_with_the_file_that_it_has_open(
+    beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(beton.parent)
+    with Loader(beton.name, 10, train=False, size=32) as loader:
+        monkeypatch.chdir(tmp_path)
+        with pickle.loads(pickle.dumps(loader)) as other:
+            assert epoch_of(other) == epoch_of(loader)
+
+
+def test_a_pickled_loader_whose_file_is_gone_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))])
+    with Loader(path, 1, train=True, size=32) as loader:
+        pickled = pickle.dumps(loader)
+    path.unlink()
+    with pytest.raises(BetonError, match="a.beton does not exist"):
+        pickle.loads(pickled)
+
+
+SPAWN = """
+import multiprocessing, sys
+from alexnet_fast import Loader
+
+def consume(loader):
+    with loader:
+        print(loader.epoch, [label for _, labels in loader for label in labels.tolist()])
+
+if __name__ == "__main__":
+    with Loader(sys.argv[1], 10, train=True, size=16, threads=1) as loader:
+        loader.set_epoch(3)
+        child = multiprocessing.get_context(sys.argv[2]).Process(target=consume, args=(loader,))
+        child.start()
+        child.join()
+        consume(loader)
+        sys.exit(child.exitcode)
+"""
+
+
+def test_a_spawned_process_is_given_a_loader(beton: Path, tmp_path: Path, run_cli: Any) -> None:
+    program = tmp_path / "spawn.py"
+    program.write_text(SPAWN)
+    run = run_cli(program, beton, "spawn")
+    assert (run.code, run.stderr) == (0, "")
+    childs, own = run.stdout.splitlines()
+    assert childs == own and own.startswith("3 [")
 
 
 # -- its end
