@@ -20,7 +20,7 @@ class UserError(ValueError):
 
 
 class StoppedBySignal(BaseException):
-    """A run that a signal asked to stop has done so in order: what it has trained is saved, if anything is.
+    """A run that a signal has stopped.  where: where it stood, and whether that is saved.
 
     Like KeyboardInterrupt it is no Exception, so that nobody takes it for a failure.
     The command lines print it and exit with code 128 + `number`, as a shell reports that signal.

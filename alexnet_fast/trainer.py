@@ -56,7 +56,8 @@ def train(recipe: Recipe, resume: str | None = None) -> Report:
     """Train, evaluate and save as the recipe says; what it came to also lies in the run's folder.
 
     resume: a checkpoint's path, or "auto" for the run's own newest that is whole, if there is one.
-    Raises UserError for whatever the user can mend, and Stopped behind the step in which a signal came.
+    Raises UserError for whatever the user can mend, and Stopped behind the step, or before the batch of an evaluation, to
+    which a signal came (with several ranks one later).
     """
     with ExitStack() as stack:
         return Trainer(recipe, resume, stack).run()
@@ -154,7 +155,7 @@ class Trainer:
         return self.report(averages, accuracy)
 
     def train_epoch(self, epoch: int) -> None:
-        """The steps of an epoch from the cursor on; only log lines, every print_freq, wait for the device."""
+        """The steps of an epoch from the cursor on; only log lines, every print_freq, and checkpoints wait for the device."""
         recipe, precision, steps = self.recipe, self.precision, self.steps_per_epoch
         first = self.cursor["step"]
         if first >= steps:  # stopped behind its last step: what is left is its evaluation
@@ -203,7 +204,7 @@ class Trainer:
             yield batch
 
     def stop_if_signalled(self) -> None:
-        """Save and raise Stopped, on all ranks together, where a signal has told any of them to stop."""
+        """Save, unless the run saves nothing, and raise Stopped, on all ranks together, where a signal told any of them to stop."""
         if number := self.stopping.agreed():
             where = f"at epoch {self.cursor['epoch']}, step {self.cursor['step']}: "
             if not self.recipe.checkpoint.is_asked_for:

@@ -1,7 +1,7 @@
 """Everything in which npu, cuda and cpu differ.
 
-The rest of the engine asks a `Device` and never names a kind.  The facts about the NPU are from the
-sources of torch_npu 2.13: half precision is float16, `channels_last` does not exist, the collective
+The rest of the engine asks a `Device`; ranks.py alone names kinds, to check the backend that is asked for.  The facts
+about the NPU are from the sources of torch_npu 2.13: half precision is float16, `channels_last` does not exist, the collective
 backend is hccl, a fused SGD kernel does.
 """
 

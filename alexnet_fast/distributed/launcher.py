@@ -94,7 +94,8 @@ def launch(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
 
     One rank alone runs in this process, as does a rank that torchrun has started; others in processes of
     their own, where `entry` is found by its module and name.  Raises what is the user's to mend (UserError)
-    or stopped the run (Stopped in order, KeyboardInterrupt otherwise), from whichever rank it came; a rank that
+    or stopped the run (Stopped, which says whether it saved; KeyboardInterrupt where SIGINT ended it at once), from
+    whichever rank it came; a rank that
     failed otherwise is named on stderr with its error, and the exit code is 1.
     """
     if is_joined():

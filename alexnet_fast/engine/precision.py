@@ -103,7 +103,10 @@ class Precision:
             yield
 
     def step(self, learning_rate: float) -> None:
-        """Step the float32 weights; skip and count the step if a gradient overflowed. Waits for nothing."""
+        """Step the float32 weights; skip and count the step if a gradient overflowed.
+
+        Waits for nothing where the optimizer's step is fused; any other reads first whether there was an overflow.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         before = self.scaler.scale(self._one)

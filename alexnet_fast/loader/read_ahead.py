@@ -1,4 +1,4 @@
-"""Asks the kernel for the bytes of coming batches, so that decoding finds them in memory.
+"""Asks the kernel for the bytes of coming batches, so that decoding finds them in memory, and sorts coming epochs.
 
 A shuffled epoch touches a file one sample here and one there.  Where the file is not in the page cache, a
 decoding thread waits for the disk at every other page, one request at a time, and the kernel's own
@@ -74,9 +74,10 @@ def advise_willneed(file, samples, page, advice):
 
 
 class ReadAhead:
-    """A thread that goes through the plan before the decoding threads do.
+    """A thread that asks for the bytes of batches, and does other tasks of the plan: it sorts the next epoch's order.
 
-    A request can block while the disk's queue is full, so neither they nor the consumer make it.  An error in
+    The decoding threads go through the plan, which calls `ahead_of` and `do`: these give the thread its tasks and wait for
+    none.  A request can block while the disk's queue is full, so neither they nor the consumer make it.  An error in
     the thread ends it, and whoever next asks for batches or gives it a task is told.
 
     Args:

@@ -1,4 +1,4 @@
-"""What each decoding thread is doing and has done: for the report of a stall, and for whoever measures."""
+"""What each thread of a loader is doing and has done: for the report of a stall, and for whoever measures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TraceHook = Callable[[str, str, float, float, tuple[int, int]], None]
 
 
 class ThreadStats:
-    """One decoding thread's; written by that thread alone, read by anyone.
+    """One thread's; written by that thread alone, read by anyone.  Of the read-ahead thread only what it is doing.
 
     Attributes:
         name: the thread's.

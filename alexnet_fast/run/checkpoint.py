@@ -4,8 +4,8 @@ A checkpoint is a torch file with these keys:
 
     format           2 (1, of one rank only, is read as well)
     state_dict       the model's weights, float32, torchvision's AlexNet keys
-    optimizer        torch's SGD state (the momenta)
-    scaler           the loss scale's state; empty where nothing is scaled
+    optimizer        torch's SGD state: the momenta; of its settings only the last step's learning rate is read, for the log
+    scaler           the GradScaler's state, of which a dynamic loss scale is read; empty where nothing is scaled
     skipped          steps left out because a gradient overflowed
     cursor           {"epoch": e, "step": s}: the next step is step s of epoch e
     meter            per rank, what it had counted of the epoch so far
@@ -14,7 +14,7 @@ A checkpoint is a torch file with these keys:
     skipped_samples  what data.on_error = "skip" left out so far: index, path, reason, epoch; absent in older files
     recipe           the resolved recipe
 
-The learning rate is a pure function of the step (schedule.py), so it needs no place here.  The weights are the
+The learning rate is a pure function of the step (schedule.py), so a resume needs none from here.  The weights are the
 float32 masters, from which a resume halves the model's.  torch writes a CRC-32 of each record and does not look
 at it when it loads; `load` does (0.14 s for the 456 MB of ten classes), so that a flipped bit in a weight is noticed.
 
