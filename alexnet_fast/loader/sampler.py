@@ -40,7 +40,7 @@ def occurrences(indices: np.ndarray) -> np.ndarray:
     """Which copy of its sample each place of a list holds: 0 for the first, 1 for the second. (n,) -> (n,) int32.
 
     So a copy is known by its place in the list, in whatever order, rank, batch or thread it is met.
-    A list of 1.28 million without repeats takes 10 ms; sorting one that has some, 0.1 s.
+    A list of 1.28 million without repeats takes 10 ms; sorting one that has some, 0.16 s.
     """
     indices, copies = indices.astype(np.int64), np.zeros(len(indices), np.int32)
     if len(indices) == 0 or np.bincount(indices).max() == 1:
