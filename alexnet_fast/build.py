@@ -59,7 +59,7 @@ def train_loader(recipe: Recipe, world: World, device: Device, **other: Any) -> 
     other: arguments of Loader in place of the recipe's.
     """
     data = recipe.data
-    arguments = {
+    arguments: dict[str, Any] = {
         "train": True,
         "size": data.size,
         "seed": recipe.run.seed,
@@ -73,6 +73,7 @@ def train_loader(recipe: Recipe, world: World, device: Device, **other: Any) -> 
         "read_ahead_bytes": data.read_ahead_bytes,
         "pin_memory": device.pin_memory,
         "on_error": data.on_error,
+        **data.fields,
     }
     batch_size = world.batch_size(data.global_batch_size)
     return check_labels(Loader(data.train, batch_size, **(arguments | other)), recipe)
@@ -98,6 +99,7 @@ def val_loader(recipe: Recipe, world: World, device: Device) -> Loader:
         batches_ahead=data.batches_ahead,
         read_ahead_bytes=data.read_ahead_bytes,
         pin_memory=device.pin_memory,
+        **data.fields,
     )
     return check_labels(loader, recipe)
 

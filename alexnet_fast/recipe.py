@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -58,11 +58,22 @@ class Run(Section):
     """Folder in which the run's folder lies."""
 
 
+class FieldNames(TypedDict):
+    """As Beton and Loader take them; None = the only one of its type."""
+
+    image_field: str | None
+    label_field: str | None
+
+
 class Data(Section):
     train: Text = "data/train.beton"
     """Beton to train on."""
     val: Text = "data/val.beton"
     """Beton to evaluate on."""
+    image_field: Text = ""
+    """Name of the betons' field that is the image; empty = their only RGB image."""
+    label_field: Text = ""
+    """Name of the betons' field that is the label; empty = their only int."""
     synthetic: bool = False
     """Train on made-up photos in place of data.train and data.val: to measure, not to learn."""
     size: Annotated[int, Field(ge=63, le=4096)] = 224
@@ -83,6 +94,11 @@ class Data(Section):
     """Least and largest width / height of a training crop."""
     flip: Share = 0.5
     """Probability that a training image is mirrored."""
+
+    @property
+    def fields(self) -> FieldNames:
+        """Which fields of the betons are meant."""
+        return {"image_field": self.image_field or None, "label_field": self.label_field or None}
 
 
 class Model(Section):
@@ -281,12 +297,20 @@ def keys() -> Iterator[Key]:
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Names of the keys in which two dumped recipes differ."""
+    """Names of the keys in which two dumped recipes differ.
+
+    A key that one of them lacks has its default there: a recipe of an older version knows fewer keys.
+    """
+    default = Recipe().model_dump(mode="json")
+
+    def value(recipe: dict[str, Any], section: str, name: str) -> Any:
+        return {**default.get(section, {}), **recipe.get(section, {})}.get(name)
+
     return [
         f"{section}.{name}"
         for section in {**one, **other}
         for name in {**one.get(section, {}), **other.get(section, {})}
-        if one.get(section, {}).get(name) != other.get(section, {}).get(name)
+        if value(one, section, name) != value(other, section, name)
     ]
 
 

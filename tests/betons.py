@@ -47,10 +47,18 @@ class Entry:
         return Entry(image.tobytes(), image.width, image.height, 1)
 
 
-def write(path: Path, entries: Iterable[Entry | bytes], labels: Sequence[int] | None = None) -> Path:
-    """A beton of an image and a label field in one page or more; labels are 0, 1, 2 ... unless given."""
+def write(
+    path: Path,
+    entries: Iterable[Entry | bytes],
+    labels: Sequence[int] | None = None,
+    more: Sequence[tuple[str, Sequence[int]]] = (),
+) -> Path:
+    """A beton of an image and a label field in one page or more; labels are 0, 1, 2 ... unless given.
+
+    more: names and values of further int fields, behind the label.
+    """
     samples = [entry if isinstance(entry, Entry) else Entry.of(entry) for entry in entries]
-    metadata_end = 24 + 2 * 1041 + 24 * len(samples)
+    metadata_end = 24 + (2 + len(more)) * 1041 + (24 + 8 * len(more)) * len(samples)
     at = -(-metadata_end // PAGE) * PAGE
     records, table, pages = b"", b"", bytearray()
     for i, sample in enumerate(samples):
@@ -62,10 +70,12 @@ def write(path: Path, entries: Iterable[Entry | bytes], labels: Sequence[int] | 
         records += struct.pack(
             "<BHHQ3xq", sample.mode, sample.width, sample.height, ptr, i if labels is None else labels[i]
         )
+        records += b"".join(struct.pack("<q", values[i]) for _, values in more)
         table += struct.pack("<QQQ", i, ptr, len(sample.payload))
     pages += bytes(-len(pages) % PAGE)
-    fields = b"".join(struct.pack("<B16s1024x", kind, name) for kind, name in ((2, b"image"), (1, b"label")))
-    head = struct.pack("<HHIQQ", 2, 2, PAGE, len(samples), at + len(pages)) + fields + records
+    named = [(2, "image"), (1, "label"), *((1, name) for name, _ in more)]
+    fields = b"".join(struct.pack("<B16s1024x", kind, name.encode()) for kind, name in named)
+    head = struct.pack("<HHIQQ", 2, len(named), PAGE, len(samples), at + len(pages)) + fields + records
     path.write_bytes(head + bytes(at - len(head)) + pages + table)
     return path
 

@@ -204,3 +204,30 @@ def test_hostile_overrides_are_one_sentence_too(tiny: Path) -> None:
 def test_differences_name_the_keys() -> None:
     one, other = validate({"optim": {"lr": 0.1}}), Recipe()
     assert differences(one.model_dump(mode="json"), other.model_dump(mode="json")) == ["optim.lr"]
+
+
+def test_a_key_that_an_older_recipe_lacks_differs_only_from_another_value_than_its_default() -> None:
+    """A run that an older version began is resumed by a recipe that has more keys."""
+    older = Recipe().model_dump(mode="json")
+    del older["data"]["label_field"], older["distributed"]
+    assert differences(older, Recipe().model_dump(mode="json")) == []
+    fine = validate({"data": {"label_field": "fine"}}).model_dump(mode="json")
+    assert differences(older, fine) == differences(fine, older) == ["data.label_field"]
+
+
+def test_the_keys_of_the_fields_are_what_beton_and_loader_take() -> None:
+    assert Recipe().data.fields == {"image_field": None, "label_field": None}
+    recipe = validate({"data": {"image_field": "left", "label_field": "fine"}})
+    assert recipe.data.fields == {"image_field": "left", "label_field": "fine"}
+
+
+def test_the_readme_lists_every_key() -> None:
+    rows = [
+        line.split("|")[1:3]
+        for line in (FOLDER.parent / "README.md").read_text().splitlines()
+        if line.startswith("| `[")
+    ]
+    listed = [
+        f"{section.strip(' `[]')}.{name.strip(' `')}" for section, names in rows for name in names.split(",")
+    ]
+    assert listed == [key.name for key in keys()]

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alexnet_fast.beton.reader import Beton
+from alexnet_fast.common.cli import add_field_flags
 from alexnet_fast.decode import turbojpeg
 from alexnet_fast.decode.crop import CropOptions
 from alexnet_fast.decode.kernel import sample_table
@@ -31,8 +32,9 @@ from alexnet_fast.loader.sampler import epoch_permutation
 class File:
     """One beton, and the least time of every chunk and stage."""
 
-    def __init__(self, path: Path, size: int, images: int) -> None:
-        beton = Beton(path)
+    def __init__(self, path: Path, options: argparse.Namespace) -> None:
+        size, images = options.size, options.images
+        beton = Beton(path, options.image_field, options.label_field)
         if len(raw := np.flatnonzero(beton.images["mode"])):
             raise UserError(f"{path} holds raw pixels (sample {raw[0]}); this measures the decoding of JPEGs")
         cropping = CropOptions(True, size, size, np.uint64(0), (0.08, 1.0), (3 / 4, 4 / 3), 0.5)
@@ -64,6 +66,7 @@ class File:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("beton", nargs="+", type=Path, help="files to measure side by side")
+    add_field_flags(parser)
     parser.add_argument("--size", type=int, default=224, metavar="PX", help="side of the crops")
     parser.add_argument(
         "--images", type=int, default=1000, metavar="N", help="images of each file, in a shuffled order"
@@ -73,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     turbojpeg.load()
     console = Console()
-    files = [File(path, options.size, options.images) for path in options.beton]
+    files = [File(path, options) for path in options.beton]
     with console.status("compiling"):
         for file in files:
             file.measure(0)

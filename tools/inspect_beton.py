@@ -8,7 +8,7 @@ from pathlib import Path
 
 try:
     from alexnet_fast.beton.reader import Beton
-    from alexnet_fast.common.cli import Defaults, Parser
+    from alexnet_fast.common.cli import Defaults, Parser, add_field_flags
     from alexnet_fast.errors import UserError, exit_code
     from alexnet_fast.inspection.survey import survey, text
 except ModuleNotFoundError as missing:
@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the crops, as a recipe's")
     parser.add_argument("--epoch", type=int, default=0, help="of the crops")
+    add_field_flags(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse(argv)
     for name in ("seed", "epoch"):
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(
                 f"argument --{name}: {getattr(options, name)} is out of range, expected 0 to 2^63 - 1"
             )
-    with Beton(options.file) as beton:
+    with Beton(options.file, options.image_field, options.label_field) as beton:
         found = survey(beton)
         print(json.dumps(found.as_json(), indent=1) if options.json else text(found))
         if options.out:

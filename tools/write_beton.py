@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 try:
-    from alexnet_fast.common.cli import Defaults, Parser
+    from alexnet_fast.common.cli import Defaults, Parser, add_field_flags
     from alexnet_fast.common.cpus import allowed_cores
     from alexnet_fast.common.progress import progress_bar
     from alexnet_fast.errors import StoppedBySignal, UserError, exit_code
@@ -136,6 +136,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="with --verify: the folder that was packed, or its split's; every image is encoded again and compared",
     )
+    add_field_flags(parser, "with --verify: ")
     options = parser.parse(argv)
     if "verify" in options:
         if options.data or options.out:
@@ -146,6 +147,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("packing needs --data and --out")
     elif options.source:
         parser.error("--source goes with --verify")
+    elif options.image_field or options.label_field:
+        parser.error(
+            "--image-field and --label-field go with --verify: what is packed has one image and one label"
+        )
     return options
 
 
@@ -214,7 +219,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     verifies = "verify" in options
     try:
-        return verify_all(options.verify, options.source, options.workers) if verifies else pack_all(options)
+        return verify_all(options) if verifies else pack_all(options)
     except KeyboardInterrupt as stop:
         where = "while verifying" if verifies else "while no image was being packed"
         raise _stopped(stop, where) from None
@@ -265,14 +270,21 @@ def _stopped(stop: KeyboardInterrupt, where: str) -> StoppedBySignal:
     return StoppedBySignal(signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT, where)
 
 
-def verify_all(paths: list[Path], source: Path | None, workers: int) -> int:
+def verify_all(options: argparse.Namespace) -> int:
     """Print what is wrong with each file, and a sentence on it; 1 where anything is, else 0."""
     from alexnet_fast.inspection.verify import betons_at, verify  # here: who packs needs no decoder
 
     faults = 0
-    for path in (file for given in paths for file in betons_at(given)):
+    for path in (file for given in options.verify for file in betons_at(given)):
         with progress_bar(f"verifying {path.name}") as progress:
-            verdict = verify(path, source, workers=workers, progress=progress)
+            verdict = verify(
+                path,
+                options.source,
+                workers=options.workers,
+                image_field=options.image_field,
+                label_field=options.label_field,
+                progress=progress,
+            )
         print(*verdict.lines(), sep="\n")
         faults += len(verdict.faults)
     return 1 if faults else 0

@@ -19,6 +19,7 @@ from ..common.untrusted import open_regular, printable, read_json
 from ..errors import UserError
 from ..settled import Settled
 from . import format as fmt
+from .fields import Field, choose, fields_of, listed
 
 PART = 1 << 16
 """Samples that are checked at a time: all of ImageNet's at once took 30 MB more, and no less time."""
@@ -26,6 +27,10 @@ PART = 1 << 16
 
 class BetonError(UserError):
     """A file that is no beton, is cut short, or says things about itself that cannot be true."""
+
+
+class FieldError(BetonError):
+    """A file whose fields leave open which is the image and which the label, or that lacks one of them."""
 
 
 def max_sidecar_bytes(num_samples: int) -> int:
@@ -39,17 +44,25 @@ def sidecar_path(path: Path) -> Path:
 
 
 class Beton(Settled):
-    """The samples of a beton file that holds one RGB image field and one int field (the label).
+    """The samples of a beton file: an RGB image and an int, the label, of each.
+
+    Where the file has several fields of one of these types, the one that is meant has to be named; other fields are ignored.
 
     Everything that the file says of itself is checked here, once, before a pointer is followed:
     after the constructor returns, every payload lies inside the map and is no larger than a page.  What that takes of
     memory is bounded by the file's size: some 30 bytes for each sample whose metadata it holds.
 
-    Pickled or copied, a Beton is its file's absolute path, which is opened again.
+    Pickled or copied, a Beton is its file's absolute path and the fields' names; the file is opened again.
+
+    Args:
+        path: the file.
+        image_field, label_field: names of the fields, as the file stores them; None = its only one of that type.
 
     Attributes:
         path: the file.
         num_samples: N.
+        fields: all fields of the file, in its order.
+        image_field, label_field: names of the two that are read.
         images: (N,) structured ``format.RGB_IMAGE``: mode (0 JPEG, 1 raw RGB), width and height in
             pixels, data_ptr.
         labels: (N,) int64.
@@ -58,18 +71,27 @@ class Beton(Settled):
 
     Raises:
         BetonError: the file is missing, no beton, unfinished, truncated or inconsistent.
+        FieldError: it has no such field, or several; the text lists its fields and says what to pass.
         UserError: ``path`` is no path; an attribute is set later, where nobody would read it.
     """
 
     path: Path
     num_samples: int
     page_size: int
+    fields: tuple[Field, ...]
+    image_field: str
+    label_field: str
     images: np.ndarray
     labels: np.ndarray
     sizes: np.ndarray
     map: np.ndarray
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        image_field: str | None = None,
+        label_field: str | None = None,
+    ) -> None:
         # There are no other variables yet: what another is opened with, where this is pickled.
         self._arguments = {name: given for name, given in locals().items() if name != "self"}
         self.path = path_of("path", path)
@@ -79,9 +101,12 @@ class Beton(Settled):
         header = self._header()
         self.num_samples = int(header["num_samples"])
         self.page_size = int(header["page_size"])
-        image_field, label_field, records = self._records(header)
-        self.images = records[image_field]
-        self.labels = np.ascontiguousarray(records[label_field])
+        self.fields = self._fields(header)
+        image, label = self._chosen(image_field, label_field)
+        records = self._records(header)
+        self.image_field, self.label_field = self.fields[image].name, self.fields[label].name
+        self.images = records[f"f{image}"]
+        self.labels = np.ascontiguousarray(records[f"f{label}"])
         self.sizes = self._sizes(
             int(header["alloc_table_ptr"]), int(header["num_fields"]), records.dtype.itemsize
         )
@@ -115,6 +140,14 @@ class Beton(Settled):
     @cached_property
     def sidecar(self) -> dict[str, Any] | None:
         """What ``<name>.beton.json`` says, or None where there is none (FFCV writes none). Read when first asked for."""
+        return self.read_sidecar()
+
+    def read_sidecar(self) -> dict[str, Any] | None:
+        """As ``sidecar``, for whoever needs a few words of it: of 1.28 million samples it would keep 120 MB.
+
+        Raises:
+            BetonError: it cannot be read, or is another file's.
+        """
         path = sidecar_path(self.path)
         try:
             document: dict[str, Any] = read_json(path, max_sidecar_bytes(self.num_samples))
@@ -207,29 +240,36 @@ class Beton(Settled):
             raise BetonError(f"{self.path} holds no samples; pack a folder that has images")
         return header
 
-    def _records(self, header: np.void) -> tuple[str, str, np.ndarray]:
-        """Names of the image and the label field, and the (N,) metadata records."""
-        num_fields = int(header["num_fields"])
-        start = fmt.metadata_offset(num_fields)
+    def _fields(self, header: np.void) -> tuple[Field, ...]:
+        start = fmt.metadata_offset(int(header["num_fields"]))
         if start > len(self.map):
             raise self._truncated(start)
-        fields = self.map[fmt.HEADER.itemsize : start].view(fmt.FIELD)
-        type_ids = [int(t) for t in fields["type_id"]]
-        named = ", ".join(f"{fmt.field_name(f['name'])!r} (type {f['type_id']})" for f in fields)
-        if any(t not in fmt.METADATA for t in type_ids):
+        fields = fields_of(self.map[fmt.HEADER.itemsize : start].view(fmt.FIELD))
+        if any(field.type_id not in fmt.METADATA for field in fields):
             raise BetonError(
-                f"{self.path} has a field of a kind we do not know: {named}; types 0 to 6 can be read"
+                f"{self.path} has a field of a kind we do not know: {listed(fields)}; types 0 to 6 can be read"
             )
-        if fmt.RGB_IMAGE_ID not in type_ids or fmt.INT_ID not in type_ids:
-            raise BetonError(
-                f"{self.path} needs one RGB image field and one int field (the label), it has {named}"
+        return fields
+
+    def _chosen(self, image_field: str | None, label_field: str | None) -> tuple[int, int]:
+        """The places of the image and the label among the fields."""
+        try:
+            return (
+                choose(self.fields, fmt.RGB_IMAGE_ID, image_field),
+                choose(self.fields, fmt.INT_ID, label_field),
             )
-        dtype = fmt.record_dtype(type_ids)
+        except ValueError as error:
+            raise FieldError(f"{self.path} {error}") from None
+
+    def _records(self, header: np.void) -> np.ndarray:
+        """The (N,) metadata records."""
+        start = fmt.metadata_offset(len(self.fields))
+        dtype = fmt.record_dtype([field.type_id for field in self.fields])
         end = start + self.num_samples * dtype.itemsize
         if end > len(self.map):
             raise self._truncated(end)
-        records = self.map[start:end].view(dtype)
-        return f"f{type_ids.index(fmt.RGB_IMAGE_ID)}", f"f{type_ids.index(fmt.INT_ID)}", records
+        records: np.ndarray = self.map[start:end].view(dtype)
+        return records
 
     def _sizes(self, table_ptr: int, num_fields: int, record_bytes: int) -> np.ndarray:
         """Join the images' pointers with the allocation table, and check both against the file."""
@@ -278,8 +318,15 @@ class Beton(Settled):
         wanted = self.images["data_ptr"]
         if len(table) == len(wanted) and np.array_equal(table["ptr"], wanted):  # ours: in the samples' order
             return np.ascontiguousarray(table["size"])
+        if not table["size"].all():  # FFCV gives an empty bytes field the pointer of the payload behind it
+            table = table[table["size"] > 0]
         order = np.argsort(table["ptr"], kind="stable")  # FFCV's: in the order in which its workers ended
         ptrs, sizes = table["ptr"][order], np.empty(len(wanted), np.uint64)
+        of_one = np.flatnonzero(ptrs[1:] == ptrs[:-1])
+        if len(of_one) and (table["size"][order[of_one]] != table["size"][order[of_one + 1]]).any():
+            raise BetonError(
+                f"{self.path}: the allocation table gives one payload two sizes; the file is corrupt, so write it again"
+            )
         for part in self._parts():
             place = np.minimum(np.searchsorted(ptrs, wanted[part]), max(len(ptrs) - 1, 0))
             if len(ptrs) == 0 or not np.array_equal(ptrs[place], wanted[part]):

@@ -8,14 +8,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import __version__
-from ..packing.journal import PackedSoFar
-from ..packing.manifest import Manifest
 from .reader import Beton, BetonError, sidecar_path
+
+if TYPE_CHECKING:  # whoever reads a sidecar needs no packer, nor its Pillow
+    from ..packing.journal import PackedSoFar
+    from ..packing.manifest import Manifest
 
 PARTIAL = ".partial"
 

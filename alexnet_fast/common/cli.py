@@ -42,3 +42,16 @@ class Defaults(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or action.default is False
         return action.help if silent else super()._get_help_string(action)
+
+
+def add_field_flags(parser: argparse.ArgumentParser, only: str = "") -> None:
+    """Add --image-field and --label-field, for files of several fields of one type.
+
+    only: with what they count, before their help.
+    """
+    for name, kind in (("image", "RGB image"), ("label", "int")):
+        parser.add_argument(
+            f"--{name}-field",
+            metavar="NAME",
+            help=f"{only}the field that is the {name}, as the file stores its name; needed where it has several of type {kind}",
+        )

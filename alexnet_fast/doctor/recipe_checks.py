@@ -175,7 +175,7 @@ def examine_file(
     from ..beton.reader import Beton
 
     try:
-        beton = Beton(file.path)
+        beton = Beton(file.path, **recipe.data.fields)
     except UserError as error:
         found, _, remedy = str(error).rpartition("; ")
         pack = (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..beton.classes import class_names
 from ..beton.reader import Beton, sidecar_path
 from ..beton.sidecar import facts, names
 from ..common.untrusted import printable
@@ -58,7 +59,7 @@ class Source:
             UserError: the sidecar does not tell enough or what cannot be, or there is no such folder.
         """
         told = beton.sidecar or {}
-        paths, classes, settings = names(told, "paths"), names(told, "classes"), told.get("settings")
+        paths, classes, settings = names(told, "paths"), class_names(beton, told), told.get("settings")
         if len(paths) != beton.num_samples or not classes or not isinstance(settings, dict):
             raise UserError(
                 f"{beton.path} cannot be compared with {folder}: no {beton.path.name}.json tells what it was packed from; "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..beton import format as fmt
+from ..beton.classes import class_names
 from ..beton.reader import Beton
 from ..beton.sidecar import facts, names
 from ..common.untrusted import printable
@@ -85,6 +86,10 @@ class Survey:
     path: str
     packer: str
     settings: dict[str, Any]
+    fields: list[str]
+    """All of the file, with their types, in its order."""
+    image_field: str
+    label_field: str
     samples: int
     raw: int
     """Samples that are stored as raw RGB."""
@@ -112,6 +117,9 @@ def survey(beton: Beton) -> Survey:
         path=str(beton.path),
         packer=packer if isinstance(packer, str) else "an unknown packer: no sidecar tells it",
         settings=facts(told, "settings"),
+        fields=list(map(str, beton.fields)),
+        image_field=beton.image_field,
+        label_field=beton.label_field,
         samples=beton.num_samples,
         raw=int((beton.images["mode"] == fmt.RAW).sum()),
         file_bytes=len(beton.map),
@@ -130,7 +138,7 @@ def survey(beton: Beton) -> Survey:
 def _balance(beton: Beton) -> Balance:
     labels, counts = np.unique(beton.labels, return_counts=True)
     # Without names the classes are those up to the largest label, if that can be: a damaged file's may be anything.
-    classes = names(beton.sidecar, "classes") or [str(k) for k in range(min(int(labels[-1]) + 1, 1 << 20))]
+    classes = class_names(beton, beton.sidecar) or [str(k) for k in range(min(int(labels[-1]) + 1, 1 << 20))]
     known = (labels >= 0) & (labels < len(classes))
     samples = np.zeros(len(classes), np.int64)
     samples[labels[known]] = counts[known]
@@ -148,7 +156,7 @@ def evenly(beton: Beton, count: int) -> list[int]:
 
 def class_name(beton: Beton, index: int) -> str:
     """The class of a sample as a person knows it."""
-    classes = names(beton.sidecar, "classes")
+    classes = class_names(beton, beton.sidecar)
     label = int(beton.labels[index])
     return str(classes[label]) if 0 <= label < len(classes) else f"label {label}"
 
@@ -163,6 +171,7 @@ def text(found: Survey) -> str:
     lines = [
         f"{found.path}: {found.samples:,} samples of {balance.classes:,} classes, packed by {printable(found.packer)}",
         f"  settings      {_told(f'{key} = {value}' for key, value in found.settings.items()) or 'not told'}",
+        *([_fields(found)] if len(found.fields) > 2 else []),
         f"  file          {mb:,.1f} MB in pages of {found.page_bytes >> 20} MiB, {found.payload_bytes / 1e6:,.1f} MB of it images"
         + (f", {found.raw:,} of them raw" if found.raw else ""),
         f"  an image      {size.least / 1e3:,.1f} to {size.most / 1e3:,.1f} kB, mean {size.mean / 1e3:,.1f}, median {size.median / 1e3:,.1f}",
@@ -185,6 +194,11 @@ def text(found: Survey) -> str:
                 f"    {low:>6} to {high - 1:<6} px {count:>10,} {'█' * round(40 * count / most)}".rstrip()
             )
     return "\n".join(lines)
+
+
+def _fields(found: Survey) -> str:
+    names = f"{found.image_field!r} is the image and {found.label_field!r} the label"
+    return f"  fields        {names}, of {', '.join(found.fields)}"
 
 
 def _told(parts: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ..beton.reader import Beton, BetonError
+from ..beton.reader import Beton, BetonError, FieldError
 from ..beton.sidecar import checksums, names
 from ..common.untrusted import printable
 from ..decode.status import MEANING, OK
@@ -17,6 +17,8 @@ from ..packing.errors import WorkerDied
 from ..packing.worker_pool import ordered_map
 from .compare_source import Source
 from .full_decode import Decoder
+
+Fields = tuple[str | None, str | None]  # names of the image's and the label's
 
 SIDE_PX = 64  # of what a sample is decoded to and nobody looks at
 
@@ -85,6 +87,8 @@ def verify(
     source: Path | None = None,
     *,
     workers: int,
+    image_field: str | None = None,
+    label_field: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Verdict:
     """Look at every sample of a beton.
@@ -92,17 +96,20 @@ def verify(
     Args:
         source: the folder it was packed from, or the one above it.
         workers: processes that decode and encode.
+        image_field, label_field: as Beton takes them.
         progress: called with the samples done and their number.
 
     Raises:
         UserError: there is no such file, or it tells no source to compare with.
+        FieldError: which of its fields are meant is open; that is no fault of the file.
         WorkerDied: a process died over a sample, which it names.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; give --verify .beton files, or folders of them")
     verdict = Verdict(path)
+    fields = (image_field, label_field)
     try:
-        with Beton(path) as beton:
+        with Beton(path, *fields) as beton:
             verdict.samples = beton.num_samples
             paths = names(beton.sidecar, "paths")
             if beton.sidecar is None or checksums(beton.sidecar, beton) is None:
@@ -112,6 +119,8 @@ def verify(
             else:
                 verdict.checked.append("matches its checksum")
             compared = Source.of(beton, source) if source else None
+    except FieldError:
+        raise
     except BetonError as error:
         verdict.faults.append(Fault(str(error)))
         return verdict
@@ -123,7 +132,7 @@ def verify(
         verdict.faults += [Fault(what) for what in compared.faults_of_the_whole()]
     else:
         verdict.unchecked.append("its source: no --source was given")
-    work = partial(look_at, str(path), str(source) if source else "")
+    work = partial(look_at, str(path), fields, str(source) if source else "")
     outcomes = ordered_map(
         work, range(verdict.samples), workers, doing=lambda index: f"looking at sample {index}"
     )
@@ -150,17 +159,17 @@ def _equality(source: Source) -> str:
     return "has its source's pixels" if source.encoding.mode == "raw" else "equals its source encoded again"
 
 
-def look_at(path: str, source: str, index: int) -> list[str]:
+def look_at(path: str, fields: Fields, source: str, index: int) -> list[str]:
     """What is wrong with one sample, in words. Runs in a worker process."""
-    return _opened(path, source).faults(index)
+    return _opened(path, fields, source).faults(index)
 
 
 class _Opened:
     """A beton as one worker keeps it open."""
 
-    def __init__(self, path: str, source: str) -> None:
-        self.named = (path, source)
-        self._beton = Beton(path)
+    def __init__(self, path: str, fields: Fields, source: str) -> None:
+        self.named = (path, fields, source)
+        self._beton = Beton(path, *fields)
         self._checksums = checksums(self._beton.sidecar or {}, self._beton)
         self._source = Source.of(self._beton, Path(source)) if source else None
         self._decoder = Decoder(self._beton, SIDE_PX)
@@ -186,7 +195,7 @@ class _Opened:
 _open: list[_Opened] = []
 
 
-def _opened(path: str, source: str) -> _Opened:
-    if not _open or _open[0].named != (path, source):
-        _open[:] = [_Opened(path, source)]
+def _opened(path: str, fields: Fields, source: str) -> _Opened:
+    if not _open or _open[0].named != (path, fields, source):
+        _open[:] = [_Opened(path, fields, source)]
     return _open[0]

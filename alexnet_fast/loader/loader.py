@@ -63,13 +63,15 @@ class Loader(Settled):
         on_error: what becomes of a sample that cannot be decoded: "raise" names the first in the epoch's order; "skip"
             leaves it out of its batch, which is shorter, and lists it in ``skipped``.  A batch of which nothing is left
             is passed over, or an error with ``drop_last``, where all ranks make as many steps.
+        image_field, label_field: names of the fields to load, as the file stores them; needed only where it has several
+            RGB images or several ints.
         stall_s: a wait of so many seconds in which no thread finishes anything is told on the log "alexnet_fast", with what
             each thread is doing; after five times that it is an error.
 
     Raises:
         UserError: an argument out of range or of a wrong type, a batch larger than the set with ``drop_last``; an attribute
             that is set later, where nobody would read it: only ``watch`` can be.
-        BetonError: the file cannot be read.
+        BetonError: the file cannot be read, or has several fields that could be the image or the label.
         TurboJpegMissing: libturbojpeg is not installed.
         BrokenSample: while iterating, for a sample that cannot be decoded, naming it.
         LoaderStalled: while iterating, or when it is closed and a thread does not end.
@@ -122,6 +124,8 @@ class Loader(Settled):
         pin_memory: bool = False,
         on_error: OnError = "raise",
         stall_s: float = STALL_S,
+        image_field: str | None = None,
+        label_field: str | None = None,
     ) -> None:
         batch_size = whole("batch_size", batch_size, "at least 1", lambda n: n >= 1)
         train = flag("train", train)
@@ -150,7 +154,7 @@ class Loader(Settled):
         # There are no other variables yet: what another is opened with, where this is pickled.
         self._arguments = {name: given for name, given in locals().items() if name != "self"}
         turbojpeg.load()
-        self.beton = Beton(path)
+        self.beton = Beton(path, image_field, label_field)
         self._arguments["path"] = os.path.abspath(self.beton.path)
         self.batch_size = batch_size
         self.train = train

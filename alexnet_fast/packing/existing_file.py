@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..beton.reader import Beton, BetonError, sidecar_path
+from ..beton.reader import Beton, BetonError, FieldError, sidecar_path
 from ..beton.sidecar import names
 from ..common.untrusted import printable
 from .errors import OutputExists
@@ -44,6 +44,8 @@ def _told(path: Path) -> dict[str, Any]:
     """The sidecar of a beton, with settings in it."""
     try:
         beton = Beton(path)
+    except FieldError:
+        raise OutputExists(f"{path} is there already, with other fields than this packer writes") from None
     except BetonError:
         raise OutputExists(f"{path} is there already and is no whole beton") from None
     with beton:

@@ -21,7 +21,7 @@ from ..recipe import Recipe, differences
 PROFILE = "throughput.json"
 FORMAT = 1
 SETS_THE_SPEED = ("data.", "model.num_classes", "model.dropout", "precision.")
-BUT_NOT = ("data.val", "data.on_error")
+BUT_NOT = ("data.val", "data.on_error", "data.label_field")
 
 MUCH = 0.1  # of the time; a run that waits longer for data says why
 MIN_STEPS, MIN_S = 20, 5.0  # of training that are judged together; what is shorter may be chance

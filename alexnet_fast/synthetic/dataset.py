@@ -71,6 +71,8 @@ def overrides(recipe: Recipe, say: Say = print) -> list[str]:
         return []
     place = make(Counts(num_classes=recipe.model.num_classes), say)
     keys: dict[str, object] = {f"data.{split}": str(place / f"{split}.beton") for split in SPLITS}
+    # They have one image and one label, whatever the fields of the sets in whose place they stand are called.
+    keys |= {f"data.{name}": "" for name in ("image_field", "label_field") if getattr(recipe.data, name)}
     if recipe.schedule.steps_per_epoch == 0:
         keys["schedule.steps_per_epoch"] = STEPS
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_fast import Loader
 from alexnet_fast.beton import format as fmt
-from alexnet_fast.beton.reader import Beton
+from alexnet_fast.beton.reader import Beton, FieldError
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import ImageFolder, write_beton
 from betons import difference, jpeg, picture, pixels, read_with_ffcv
@@ -105,12 +106,79 @@ def test_we_read_a_file_of_more_fields(tmp_path: Path) -> None:
         "box": (NDArrayField(np.dtype("<f4"), (4,)), [np.full(4, k, np.float32) for k in range(6)]),
         "label": (IntField(), list(range(10, 16))),
         "note": (JSONField(), [{"k": k} for k in range(6)]),
-        "second": (IntField(), list(range(6))),
     }
     with Beton(write_with_ffcv(tmp_path / "many.beton", fields)) as beton:
+        assert [field.kind for field in beton.fields] == [
+            "float",
+            "bytes",
+            "RGB image",
+            "ndarray",
+            "int",
+            "JSON",
+        ]
         assert beton.labels.tolist() == list(range(10, 16))
         for i, original in enumerate(photos()):
             assert difference(pixels(beton.payload(i).tobytes()), np.asarray(original)) < 5
+
+
+INDEX, FINE, COARSE = list(range(1000, 1006)), [3, 1, 4, 1, 5, 9], [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("ints", "right"),
+    [({"index": INDEX, "label": FINE}, "label"), ({"fine": FINE, "coarse": COARSE}, "coarse")],
+)
+def test_of_several_ints_that_ffcv_wrote_the_label_is_the_one_that_is_named(
+    tmp_path: Path, ints: dict[str, list[int]], right: str
+) -> None:
+    """{index, image, label} is what FFCV's authors recommend."""
+    from ffcv.fields import IntField, RGBImageField
+
+    (first, *rest) = ((name, (IntField(), values)) for name, values in ints.items())
+    fields = dict([first, ("image", (RGBImageField(write_mode="jpg"), photos())), *rest])
+    path = write_with_ffcv(tmp_path / "several.beton", fields)
+    listed = f"'{first[0]}' (int), 'image' (RGB image), '{right}' (int)"
+    with pytest.raises(FieldError) as caught:
+        Beton(path)
+    assert f"has 2 int fields, and one of them is the label: it has {listed}" in str(caught.value)
+    assert f"give label_field = '{first[0]}' or '{right}' (in a recipe data.label_field" in str(caught.value)
+    for name, values in ints.items():
+        with Beton(path, label_field=name) as beton:
+            assert beton.labels.tolist() == values and beton.label_field == name
+        with Loader(path, 4, train=False, size=8, threads=1, label_field=name) as loader:
+            assert [int(label) for batch in loader for label in batch.labels] == values
+
+
+def test_of_two_images_that_ffcv_wrote_the_pixels_are_of_the_one_that_is_named(tmp_path: Path) -> None:
+    from ffcv.fields import IntField, RGBImageField
+
+    left, right = photos(), photos()[::-1]
+    fields = {
+        "left": (RGBImageField(write_mode="raw"), left),
+        "right": (RGBImageField(write_mode="raw"), right),
+        "label": (IntField(), FINE),
+    }
+    path = write_with_ffcv(tmp_path / "two.beton", fields)
+    with pytest.raises(FieldError, match="has 2 RGB image fields.*; give image_field = 'left' or 'right' "):
+        Loader(path, 2, train=False)
+    for name, images in (("left", left), ("right", right)):
+        with Beton(path, image_field=name) as beton:
+            stored = [beton.payload(i).tobytes() for i in range(6)]
+            assert stored == [image.tobytes() for image in images] and beton.labels.tolist() == FINE
+
+
+@pytest.mark.parametrize("order", [("text", "image", "label"), ("image", "text", "label")])
+def test_an_empty_bytes_field_of_ffcvs_hides_no_image(tmp_path: Path, order: tuple[str, ...]) -> None:
+    """FFCV gives it the pointer of the payload that comes next, and the table has two entries of one pointer."""
+    from ffcv.fields import BytesField, IntField, RGBImageField
+
+    fields = {
+        "text": (BytesField(), [np.zeros(0, np.uint8)] * 6),
+        "image": (RGBImageField(write_mode="raw"), photos()),
+        "label": (IntField(), FINE),
+    }
+    with Beton(write_with_ffcv(tmp_path / "a.beton", {name: fields[name] for name in order})) as beton:
+        assert [beton.payload(i).tobytes() for i in range(6)] == [image.tobytes() for image in photos()]
 
 
 @pytest.fixture(scope="module")

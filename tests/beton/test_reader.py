@@ -208,7 +208,7 @@ def test_a_field_of_an_unknown_kind_is_named(tmp_path: Path, whole: bytes, kind:
 
 def test_a_file_without_an_image_field_is_told_what_it_has(tmp_path: Path, whole: bytes) -> None:
     message = refusal(tmp_path, patched(whole, FIELDS_AT, "<B", 0))
-    assert "needs one RGB image field and one int field" in message and "'image' (type 0)" in message
+    assert "needs one RGB image field and one int field" in message and "'image' (float)" in message
 
 
 def test_a_file_without_a_label_field_is_told_what_it_has(tmp_path: Path, whole: bytes) -> None:

@@ -23,6 +23,7 @@ from alexnet_fast.doctor.accelerators import Torch
 from alexnet_fast.doctor.finding import Finding
 from alexnet_fast.doctor.machine import Machine
 from alexnet_fast.recipe import Recipe, validate
+from betons import jpeg, picture, write
 from components import ROOT
 
 HCCL = "libhccl.so: cannot open shared object file: No such file or directory"
@@ -329,6 +330,17 @@ def test_files_that_are_missing_or_cut_short_are_faults(tiny_beton: Path, tmp_pa
         (found,) = examined("train", path, recipe()).values()
         assert found.status == "fault"
         assert str(path) in found.found and "pack" in found.remedy
+
+
+def test_a_file_of_several_ints_is_a_fault_until_the_recipe_names_the_label(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))] * 4, [9, 9, 9, 9], [("fine", [0, 1, 2, 3])])
+    asked = {"model": {"num_classes": 4}, "data": {"global_batch_size": 2}}
+    (found,) = examined("train", path, recipe(**asked)).values()
+    assert (
+        found.status == "fault" and "has 2 int fields" in found.found and "data.label_field" in found.remedy
+    )
+    asked["data"] |= {"label_field": "fine"}
+    assert "labels 0 to 3" in examined("train", path, recipe(**asked))["train set"].found
 
 
 def test_what_a_recipe_asks_for_is_held_against_what_there_is() -> None:

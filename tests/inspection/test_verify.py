@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_fast.beton.reader import Beton
+from alexnet_fast.beton.reader import Beton, FieldError
 from alexnet_fast.errors import UserError
 from alexnet_fast.inspection.coefficients import geometry
 from alexnet_fast.inspection.verify import Fault, Verdict, verify
@@ -231,3 +231,12 @@ def test_a_file_that_cannot_even_be_opened_has_one_fault(packed: Path) -> None:
     assert len(verdict.faults) == 1 and verdict.faults[0].index is None
     with pytest.raises(UserError, match="does not exist"):
         verify(packed.with_name("none.beton"), workers=1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_file_of_several_ints_is_verified_once_the_label_is_named(tmp_path: Path, workers: int) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(90, 70))] * 3, more=[("fine", [0, 0, 1])])
+    with pytest.raises(FieldError, match="has 2 int fields"):  # which is no fault of the file
+        verify(path, workers=workers)
+    verdict = verify(path, workers=workers, image_field="image", label_field="fine")
+    assert verdict.opened and verdict.faults == []

@@ -199,3 +199,5 @@ def test_a_recipe_with_data_synthetic_opens_no_other_set(monkeypatch: pytest.Mon
     assert dataset.overrides(validate(table)) == [*sets, "schedule.steps_per_epoch=100"]
     table["schedule"] = {"steps_per_epoch": 7}
     assert dataset.overrides(validate(table)) == sets
+    table["data"] |= {"image_field": "left", "label_field": "fine"}  # of the set in whose place it stands
+    assert dataset.overrides(validate(table)) == [*sets, 'data.image_field=""', 'data.label_field=""']

@@ -41,3 +41,11 @@ def test_raw_pixels_are_refused_in_one_sentence(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_refused_in_one_sentence(tmp_path: Path) -> None:
     done = bench(tmp_path / "none.beton")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1) and "none.beton" in done.stderr
+
+
+def test_of_several_images_the_one_that_is_named_is_measured(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(200, 150))] * 4, more=[("index", [5, 6, 7, 8])])
+    done = bench(path, "--size", 96)
+    assert done.returncode == 2 and "has 2 int fields" in done.stderr
+    done = bench(path, "--size", 96, "--label-field", "index", "--image-field", "image")
+    assert done.returncode == 0, done.stderr

@@ -74,6 +74,27 @@ def test_a_file_by_another_packer_is_told_as_far_as_it_tells_itself(tmp_path: Pa
     assert "none of 1 JPEGs looked at: every crop decodes its whole image" in out
 
 
+def test_of_several_ints_the_label_is_named_and_the_others_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(40, 30))] * 3, [7, 8, 9], [("fine", [0, 0, 1])])
+    code, _, err = inspect(path)
+    assert code == 2 and "has 2 int fields" in err and "to the tools --label-field" in err
+    code, out, _ = inspect(path, "--label-field", "fine")
+    assert code == 0 and "3 samples of 2 classes" in out
+    assert (
+        "'image' is the image and 'fine' the label, of 'image' (RGB image), 'label' (int), 'fine' (int)"
+        in out
+    )
+    told = json.loads(inspect(path, "--label-field", "label", "--json")[1])
+    assert told["label_field"] == "label" and told["balance"]["classes"] == 10
+
+
+def test_the_class_names_of_a_json_are_of_the_label_that_packers_write(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(40, 30))] * 3, [0, 1, 1], [("fine", [0, 0, 1])])
+    path.with_name("a.beton.json").write_text(json.dumps({"classes": ["ant", "bee", "cat"]}))
+    assert "1 empty: cat" in inspect(path, "--label-field", "label")[1]
+    assert "2 classes" in (out := inspect(path, "--label-field", "fine")[1]) and "cat" not in out
+
+
 def test_the_pictures_show_the_samples_and_the_loaders_own_crops(packed: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     code, _, err = inspect(packed, "--out", tmp_path, "--seed", 7)

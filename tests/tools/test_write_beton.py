@@ -24,7 +24,7 @@ from alexnet_fast.errors import exit_code
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.journal import progress_sentence
 from alexnet_fast.packing.lossless import JpegtranMissing, jpegtran
-from betons import jpeg, picture
+from betons import jpeg, picture, write
 from coefficients import same_coefficients
 from components import ROOT
 from write_beton import main
@@ -618,3 +618,21 @@ def test_a_python_without_the_package_is_told_what_to_run(tool: str, tmp_path: P
         f"error: alexnet_fast is not installed in {sys.executable}: run make setup, then "
         f".venv/bin/python tools/{tool}.py ...\n"
     )
+
+
+def test_verify_takes_the_names_of_fields_and_packing_does_not(pack: Pack, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(90, 70))] * 3, more=[("index", [5, 6, 7])])
+    run = pack("--verify", path, "--workers", 1)
+    assert run.code == 2 and "has 2 int fields" in run.stderr and run.stdout == ""
+    run = pack("--verify", path, "--label-field", "index", "--workers", 1)
+    assert run.code == 0 and "3 samples, no fault" in run.stdout
+    run = pack("--data", tmp_path, "--out", tmp_path / "out", "--label-field", "index")
+    assert run.code == 2 and "go with --verify" in run.stderr
+
+
+def test_a_file_of_other_fields_where_one_is_to_be_packed_is_told_as_one(
+    pack: Pack, data: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "train.beton", [jpeg(picture(90, 70))] * 3, more=[("index", [5, 6, 7])])
+    run = pack("--data", data, "--out", tmp_path, "--split", "train")
+    assert run.code == 2 and "is there already, with other fields than this packer writes" in run.stderr
