@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 
 import torch
@@ -48,6 +48,7 @@ from .run.checkpoint import ResumeState
 from .run.checkpoint_manager import CheckpointManager
 from .run.data_wait import DataWaitMonitor, ceiling_img_per_s, machine_of
 from .run.log import Log, Report
+from .same_set import check_val_classes, classes_of, learnt_classes, unread
 
 Pair = tuple[Tensor, Tensor]  # images and labels on the device
 
@@ -86,11 +87,21 @@ class Trainer:
         self.data_wait = DataWaitMonitor(self.train_set, world.world_size)
 
         hold_run_folder(recipe, world, stack)
-        progress, taken, notes = load_start(recipe, resume, self.precision, world, device)
+        classes = classes_of(self.train_set, world)
+        progress, taken, notes = load_start(
+            recipe, resume, self.precision, world, device, self.train_set, classes
+        )
+        notes += unread(classes)
+        self.classes, self.train_set_identity = progress.classes, progress.train_set
+        if self.val_set is not None:
+            known = classes
+            if not classes.names and self.classes:
+                known = replace(classes, names=self.classes, whose=f"the checkpoint {taken}")
+            notes += check_val_classes(known, self.val_set, world)
         self.cursor, self.best_acc1 = progress.cursor, progress.best_acc1
         self.skipped_before = self.skipped = list(progress.skipped_samples)
         self.meter.load_state_dict(*progress.meters)
-        assert_ranks_agree(world, self.precision, self.train_set, self.cursor)
+        assert_ranks_agree(world, self.precision, self.train_set, self.cursor, self.val_set)
         begins = self.cursor == {"epoch": 0, "step": 0}
         self.folder = make_folder(recipe, begins) if world.is_rank0 else recipe.folder
         self.keeper = CheckpointManager(self.folder, recipe.checkpoint.keep, world, taken, self.cursor)
@@ -223,7 +234,14 @@ class Trainer:
         """
         recipe, averages = self.recipe, self.meter.read()
         skipped = self.all_skipped()
-        progress = ResumeState(self.cursor, [self.meter.state_dict()], self.best_acc1, skipped)
+        progress = ResumeState(
+            self.cursor,
+            [self.meter.state_dict()],
+            self.best_acc1,
+            skipped,
+            self.classes,
+            self.train_set_identity,
+        )
         dumped = recipe.model_dump(mode="json")
         if averages.nonfinite_steps == 0 and self.keeper.save(self.precision, progress, dumped, is_best):
             return True
@@ -306,8 +324,12 @@ def evaluate_only(recipe: Recipe, resume: str | None = None) -> Accuracy:
         world, device = init_distributed(recipe, stack)
         path = find_weights(recipe, resume)
         precision = build_model(recipe, world, device)
-        precision.load_state_dict(checkpoint_manager.load(path)["state_dict"])
+        loaded = checkpoint_manager.load(path)
+        precision.load_state_dict(loaded["state_dict"])
         val_set = stack.enter_context(val_loader(recipe, world, device))
+        for warning in check_val_classes(learnt_classes(path, loaded, recipe), val_set, world):
+            if world.is_rank0:
+                print(warning)
         assert_ranks_agree(world, precision, val_set)
         feed = DevicePrefetcher(device, precision.dtype)
         accuracy = validate(precision, val_set, feed(val_set), world, recipe.eval.full_batches_of)

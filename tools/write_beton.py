@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 try:
+    from alexnet_fast.beton.classes import packed_classes, without_images
     from alexnet_fast.common.cli import Defaults, Parser, add_field_flags
     from alexnet_fast.common.cpus import allowed_cores
     from alexnet_fast.common.progress import progress_bar
@@ -191,8 +192,8 @@ def encoding_asked_for(options: argparse.Namespace) -> Encoding:
     )
 
 
-def splits_to_pack(data: Path, only: str | None) -> dict[str, ImageFolder]:
-    """The splits below ``data``; all share the labels of the training split where there is one.
+def splits_to_pack(data: Path, only: str | None, out: Path) -> dict[str, ImageFolder]:
+    """The splits below ``data``; all share the labels of the training split, be it there or packed in ``out`` before.
 
     Raises:
         FolderError: ``data`` or the split asked for does not exist, or neither train nor val does.
@@ -206,8 +207,20 @@ def splits_to_pack(data: Path, only: str | None) -> dict[str, ImageFolder]:
         raise FolderError(
             f"{data} has neither train/ nor val/; name the folder of classes with --split NAME, or give its parent as --data"
         )
-    train = data / SPLITS[0]
-    classes = scan_folder(train).classes if train.is_dir() else None
+    train, packed = data / SPLITS[0], out / f"{SPLITS[0]}.beton"
+    if train.is_dir():
+        known = scan_folder(train).classes
+        return {name: scan_folder(data / name, known) for name in names}
+    found = {name: scan_folder(data / name) for name in names}
+    if (classes := packed_classes(packed)) is None:
+        return found
+    for split in found.values():
+        if unknown := sorted(set(split.classes) - set(classes)):
+            raise FolderError(
+                f"{split.root} has the class {unknown[0]!r}, which {packed} does not have, and there is no {train} to number "
+                "classes by; remove or rename it, or give another --out"
+            )
+    print(f"{data} has no train/: labels are numbered as in {packed}, of {len(classes):,} classes")
     return {name: scan_folder(data / name, classes) for name in names}
 
 
@@ -232,7 +245,7 @@ def pack_all(options: argparse.Namespace) -> int:
         raise UserError(
             f"--out {options.out} is a file: give a folder, in which train.beton and val.beton go"
         )
-    splits = splits_to_pack(options.data, options.split)
+    splits = splits_to_pack(options.data, options.split, options.out)
     paths, settings = {}, {}
     for name, split in splits.items():
         if options.shuffle_seed is not None:
@@ -259,6 +272,8 @@ def pack_all(options: argparse.Namespace) -> int:
         except KeyboardInterrupt as stop:
             raise _stopped(stop, f"while packing: {progress_sentence(path, len(split.paths))}") from None
         print(summary(packed, len(split.classes), encoding))
+        if not options.limit and (missing := without_images(split.labels, split.classes)):
+            print(f"  {missing}")
     return 0
 
 

@@ -82,7 +82,7 @@ def _recipe(recipe: Recipe, torch: Torch, machine: Machine) -> list[Finding]:
             return list(recipe_checks.examine_file(file, recipe, use, machine, reads_disk))
 
         findings += look(file.name, probe)
-    return findings
+    return [*findings, *look("classes", lambda: recipe_checks.classes(recipe, use))]
 
 
 def _load(path: str, overrides: Sequence[str]) -> tuple[Recipe | None, list[Finding]]:

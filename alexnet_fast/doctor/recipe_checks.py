@@ -219,6 +219,33 @@ def _contents(file: File, beton: Beton, recipe: Recipe, use: Use) -> Finding:
     return ok(f"{file.name} set", text)
 
 
+def classes(recipe: Recipe, use: Use) -> list[Finding]:
+    """Whether labels mean the same in the set to train on and in the one to evaluate on; nothing where a run opens one alone."""
+    from ..beton.classes import Classes, difference, doubt
+    from ..beton.reader import Beton
+
+    if len(sets := files(recipe, use)) < 2:
+        return []
+    try:
+        both = []
+        for file in sets:
+            with Beton(file.path, **recipe.data.fields) as beton:
+                both.append(Classes.of(beton))
+    except UserError:  # which its own finding tells
+        return []
+    train, val = both
+    remedy = "pack both from one folder with train/ and val/"
+    if differs := difference(train, val):
+        return [
+            fault("classes", differs, f"{remedy}; where the names alone differ, move {val.whose}.json away")
+        ]
+    if doubtful := next((each.trouble for each in (train, val) if each.trouble), doubt(train, val)):
+        return [warning("classes", doubtful, remedy)]
+    if not (train.names and val.names):
+        return [ok("classes", f"{train.count:,} in each set; no names tell whether labels mean the same")]
+    return [ok("classes", f"each label means the same in both sets, of {train.count:,}")]
+
+
 def _cached(file: File, beton: Beton, use: Use, machine: Machine, reads_disk: bool) -> Iterator[Finding]:
     from ..common import page_cache
 

@@ -104,13 +104,18 @@ def _classes(data: Path, split: str) -> list[str]:
 
 def _pack(data: Path, split: str, path: Path, say: Say) -> None:
     """Pack one split with the defaults of tools/write_beton.py."""
+    from ..beton.classes import without_images
     from .encode import Encoding  # here: who does not pack needs no Pillow
     from .journal import progress_sentence
     from .writer import scan_folder, write_beton
 
     folder = scan_folder(data / split, _classes(data, split)).shuffled(SHUFFLE_SEED)
     count, classes = len(folder.paths), len(folder.classes)
-    say(f"packing {data / split} into {path}, once: {count:,} images of {classes:,} classes")
+    missing = without_images(folder.labels, folder.classes)
+    say(
+        f"packing {data / split} into {path}, once: {count:,} images of {classes:,} classes"
+        + (f"; {missing}" if missing else "")
+    )
     settings = {"split": split, "shuffle_seed": SHUFFLE_SEED, "limit": None}
     try:
         with progress_bar(f"packing {split}", count) as progress:

@@ -12,6 +12,8 @@ A checkpoint is a torch file with these keys:
     rng              per rank, {"cpu": state, "device": state or None}: dropout goes on where it was
     best_acc1        the best top-1 so far in percent, or None
     skipped_samples  what data.on_error = "skip" left out so far: index, path, reason, epoch; absent in older files
+    classes          what labels 0, 1, ... mean, as the training set's sidecar told; absent where none did, and in older files
+    train_set        {"samples": n, "labels": checksum} of the training set; absent in older files
     recipe           the resolved recipe
 
 The learning rate is a pure function of the step (schedule.py), so a resume needs none from here.  The weights are the
@@ -41,7 +43,9 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from ..beton.sidecar import names
 from ..common.files import sync_folder
+from ..common.untrusted import printable
 from ..devices.device import Device
 from ..distributed.world import World
 from ..engine.precision import Precision
@@ -76,12 +80,16 @@ class ResumeState:
 
     meters: what this rank has counted of the epoch; several where it takes over from other ranks.
     skipped_samples: of all ranks; the first rank's count.
+    classes: what labels 0, 1, ... mean; empty where nobody tells; the first rank's count.
+    train_set: what tells the training set from another; None in checkpoints that do not hold it.
     """
 
     cursor: Cursor
     meters: list[dict[str, Any]]
     best_acc1: float | None
     skipped_samples: Sequence[SkippedSample] = ()
+    classes: Sequence[str] = ()
+    train_set: dict[str, Any] | None = None
 
 
 def snapshot(
@@ -95,6 +103,7 @@ def snapshot(
     ranks = (world or World()).gather_object((progress.meters, generators))
     if ranks is None:
         return None
+    optional = {"classes": list(progress.classes), "train_set": progress.train_set}
     return {
         "format": FORMAT,
         "state_dict": precision.state_dict(),
@@ -106,6 +115,7 @@ def snapshot(
         "rng": [generators for _, generators in ranks],
         "best_acc1": progress.best_acc1,
         "skipped_samples": [asdict(sample) for sample in progress.skipped_samples],
+        **{key: value for key, value in optional.items() if value},
         "recipe": recipe,
     }
 
@@ -140,7 +150,10 @@ def restore(
     else:
         own = [meter for rank in meters for meter in rank] if world.is_rank0 else []
     skipped_samples = tuple(SkippedSample(**sample) for sample in checkpoint.get("skipped_samples", ()))
-    return ResumeState(checkpoint["cursor"], own, checkpoint["best_acc1"], skipped_samples)
+    classes, train_set = tuple(names(checkpoint, "classes")), checkpoint.get("train_set")
+    return ResumeState(
+        checkpoint["cursor"], own, checkpoint["best_acc1"], skipped_samples, classes, train_set
+    )
 
 
 def momenta_of(optimizer: Any) -> list[Tensor]:
@@ -249,7 +262,14 @@ def load(path: Path, is_ours: bool = False) -> dict[str, Any]:
         raise UserError(
             f"{path} holds no weights: neither a state_dict nor a dict with one under 'state_dict'"
         )
-    state = {WRAPPER.sub(r"\1", str(key)): tensor for key, tensor in weights.items()}
+    state = dict[str, Tensor]()
+    for key, tensor in weights.items():
+        name = WRAPPER.sub(r"\1", str(key))
+        if name in state:
+            raise UserError(
+                f"{path} holds {printable(repr(name))} twice, with 'module.' and without: save one model's weights alone"
+            )
+        state[name] = tensor
     if loaded.get("format") == FORMAT:
         return {**loaded, "state_dict": state}
     if loaded.get("format") == 1:

@@ -343,6 +343,31 @@ def test_a_file_of_several_ints_is_a_fault_until_the_recipe_names_the_label(tmp_
     assert "labels 0 to 3" in examined("train", path, recipe(**asked))["train set"].found
 
 
+def test_labels_that_mean_something_else_in_the_two_sets_are_a_fault(tmp_path: Path) -> None:
+    def classes(val_names: list[str] | None, labels: list[int]) -> list[Finding]:
+        for name, names, values in (("train", ["ant", "bee", "cat"], [0, 1, 2]), ("val", val_names, labels)):
+            path = write(tmp_path / f"{name}.beton", [jpeg(picture(64, 48))] * len(values), values)
+            path.with_name(f"{path.name}.json").write_text(json.dumps({"classes": names}))
+        betons = {name: str(tmp_path / f"{name}.beton") for name in ("train", "val")}
+        asked = recipe(data={**betons, "global_batch_size": 1}, model={"num_classes": 3})
+        return recipe_checks.classes(asked, recipe_checks.use_of(asked, CPU_TORCH))
+
+    (found,) = classes(["ant", "cat"], [0, 1])
+    assert (
+        found.status == "fault" and "label 1 is 'cat' in" in found.found and "train/ and val/" in found.remedy
+    )
+    (found,) = classes(None, [0, 1])
+    assert found.status == "warning" and "no names tell" in found.found
+    (found,) = classes(None, [0, 1, 2])
+    assert found == finding.ok("classes", "3 in each set; no names tell whether labels mean the same")
+    (found,) = classes(["ant", "bee"], [0, 1])
+    assert found == finding.ok("classes", "each label means the same in both sets, of 3")
+    (tmp_path / "val.beton").write_bytes(b"x")  # which another finding tells
+    asked = recipe(data={"train": str(tmp_path / "train.beton"), "val": str(tmp_path / "val.beton")})
+    assert recipe_checks.classes(asked, recipe_checks.use_of(asked, CPU_TORCH)) == []
+    assert recipe_checks.classes(recipe(eval={"every": 0}), recipe_checks.use_of(asked, CPU_TORCH)) == []
+
+
 def test_what_a_recipe_asks_for_is_held_against_what_there_is() -> None:
     cards = Torch(CPU_TORCH.build, {"kind": "npu", "names": ["Ascend910"] * 2})
     asked = recipe(distributed={"nproc": 8}, data={"global_batch_size": 1024, "batches_ahead": 8})

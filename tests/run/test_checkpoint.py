@@ -7,6 +7,7 @@ import os
 import random
 import zipfile
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -330,3 +331,24 @@ def test_each_rank_goes_on_with_its_own_and_a_changed_number_of_ranks_loses_no_c
     assert restored(0, 1)[0] == [{"loss": 1.0}, {"loss": 2.0}]
     assert restored(0, 3)[0] == [{"loss": 1.0}, {"loss": 2.0}]
     assert restored(1, 3)[0] == restored(2, 3)[0] == []
+
+
+def test_what_the_classes_are_and_which_set_they_are_of_is_remembered(tmp_path: Path) -> None:
+    precision, path = make(), tmp_path / "last.pt"
+    told = replace(PROGRESS, classes=("ant", "bee"), train_set={"samples": 8, "labels": "0123abcd"})
+    checkpoint.save(path, checkpoint.snapshot(precision, told, {}))
+    assert checkpoint.restore(checkpoint.load(path), make(), CPU) == told
+    assert "classes" not in snapshot(precision) and "train_set" not in snapshot(precision)  # as older files
+
+
+@pytest.mark.parametrize("classes", [3, {"ant": 0}, ["ant", 1], None])
+def test_classes_that_are_no_names_are_none(classes: Any) -> None:
+    precision = make()
+    assert checkpoint.restore({**snapshot(precision), "classes": classes}, precision, CPU).classes == ()
+
+
+def test_weights_of_two_models_under_one_name_are_refused(tmp_path: Path) -> None:
+    """Of "module.weight" and "weight" the last was taken."""
+    torch.save({"weight": torch.zeros(1), "module.weight": torch.ones(1)}, tmp_path / "two.pt")
+    with pytest.raises(UserError, match="two.pt holds 'weight' twice, with 'module.' and without"):
+        checkpoint.load(tmp_path / "two.pt")

@@ -27,6 +27,7 @@ from alexnet_fast.packing.lossless import JpegtranMissing, jpegtran
 from betons import jpeg, picture, write
 from coefficients import same_coefficients
 from components import ROOT
+from folders import fill
 from write_beton import main
 
 Pack = Callable[..., Any]
@@ -636,3 +637,46 @@ def test_a_file_of_other_fields_where_one_is_to_be_packed_is_told_as_one(
     write(tmp_path / "train.beton", [jpeg(picture(90, 70))] * 3, more=[("index", [5, 6, 7])])
     run = pack("--data", data, "--out", tmp_path, "--split", "train")
     assert run.code == 2 and "is there already, with other fields than this packer writes" in run.stderr
+
+
+def labels_of(path: Path) -> dict[str, int]:
+    """The label of each class folder."""
+    with Beton(path) as beton:
+        return {str(beton.source_path(i)).split("/")[0]: int(beton.labels[i]) for i in range(len(beton))}
+
+
+def test_a_val_split_that_lacks_a_class_is_numbered_as_train_and_the_class_is_named(
+    pack: Pack, tmp_path: Path
+) -> None:
+    fill(tmp_path / "data/train", {"ant": 1, "bee": 1, "cat": 1})
+    fill(tmp_path / "data/val", {"ant": 1, "cat": 1})
+    run = pack("--data", tmp_path / "data", "--out", tmp_path, "--workers", 1)
+    assert run.code == 0 and run.stdout.count("no image of 'bee', of 3 classes") == 1
+    assert labels_of(tmp_path / "val.beton") == {"ant": 0, "cat": 2}
+    assert (
+        "no image"
+        not in pack(
+            "--data", tmp_path / "data", "--out", tmp_path / "few", "--limit", 1, "--workers", 1
+        ).stdout
+    )
+
+
+def test_a_val_split_without_train_beside_it_is_numbered_as_the_train_that_was_packed_there(
+    pack: Pack, tmp_path: Path
+) -> None:
+    fill(tmp_path / "one/train", {"ant": 1, "bee": 1, "cat": 1})
+    fill(tmp_path / "two/val", {"ant": 1, "cat": 1})
+    assert pack("--data", tmp_path / "one", "--out", tmp_path, "--workers", 1).code == 0
+    run = pack("--data", tmp_path / "two", "--out", tmp_path, "--workers", 1)
+    assert run.code == 0 and labels_of(tmp_path / "val.beton") == {"ant": 0, "cat": 2}
+    assert (
+        f"{tmp_path}/two has no train/: labels are numbered as in {tmp_path}/train.beton, of 3 classes"
+        in run.stdout
+    )
+    assert "packed before" in pack("--data", tmp_path / "two", "--out", tmp_path, "--workers", 1).stdout
+    run = pack("--data", tmp_path / "two", "--out", tmp_path / "alone", "--workers", 1)
+    assert run.code == 0 and "no train/" not in run.stdout
+    assert labels_of(tmp_path / "alone/val.beton") == {"ant": 0, "cat": 1}
+    fill(tmp_path / "three/val", {"ant": 1, "wasp": 1})
+    run = pack("--data", tmp_path / "three", "--out", tmp_path, "--fresh", "--workers", 1)
+    assert run.code == 2 and f"has the class 'wasp', which {tmp_path}/train.beton does not have" in run.stderr
