@@ -18,6 +18,7 @@ KINDS = {
     fmt.JSON_ID: "JSON",
     fmt.TENSOR_ID: "tensor",
 }
+MAX_LISTED = 20
 ARGUMENTS = {fmt.RGB_IMAGE_ID: "image_field", fmt.INT_ID: "label_field"}
 PURPOSES = {fmt.RGB_IMAGE_ID: "image", fmt.INT_ID: "label"}
 
@@ -44,27 +45,24 @@ def fields_of(descriptors: np.ndarray) -> tuple[Field, ...]:
 
 
 def listed(fields: Sequence[Field]) -> str:
-    """``'image' (RGB image), 'label' (int)``."""
-    return ", ".join(map(str, fields))
+    """``'image' (RGB image), 'label' (int)``; a hostile file's 64 fields are no sentence."""
+    more = f" and {len(fields) - MAX_LISTED} more" if len(fields) > MAX_LISTED else ""
+    return ", ".join(map(str, fields[:MAX_LISTED])) + more
 
 
 def choose(fields: Sequence[Field], type_id: int, name: str | None) -> int:
-    """The place of the one field of a type, or of the field of that type that is named.
+    """The place of the one field of a type, of which there is at least one, or of the field of that type that is named.
 
     To take the first of several gave {index, image, label} the labels 1000, 1001, ... without a word.
 
     Raises:
-        ValueError: there is no such field or more than one; the text goes behind the file's name.
+        ValueError: there is no such field, or more than one; the text goes behind the file's name.
     """
     argument, purpose, kind = ARGUMENTS[type_id], PURPOSES[type_id], KINDS[type_id]
     of_type = [place for place, field in enumerate(fields) if field.type_id == type_id]
     if name is None:
         if len(of_type) == 1:
             return of_type[0]
-        if not of_type:
-            raise ValueError(
-                f"needs one RGB image field and one int field (the label), it has {listed(fields)}"
-            )
         raise ValueError(
             f"has {len(of_type)} {kind} fields, and one of them is the {purpose}: it has {listed(fields)}; "
             f"{_how(argument, [fields[place].name for place in of_type])}"
@@ -90,5 +88,5 @@ def choose(fields: Sequence[Field], type_id: int, name: str | None) -> int:
 
 def _how(argument: str, names: Sequence[str]) -> str:
     """What to pass."""
-    given = " or ".join(map(repr, dict.fromkeys(names))) or "one of them"
+    given = " or ".join(repr(name) for name in list(dict.fromkeys(names))[:MAX_LISTED])
     return f"give {argument} = {given} (in a recipe data.{argument}, to the tools --{argument.replace('_', '-')})"

@@ -30,7 +30,7 @@ class BetonError(UserError):
 
 
 class FieldError(BetonError):
-    """A file whose fields leave open which is the image and which the label, or that lacks one of them."""
+    """A file whose fields leave open which is the image and which the label, or that lacks one that is named: no fault of its."""
 
 
 def max_sidecar_bytes(num_samples: int) -> int:
@@ -248,6 +248,10 @@ class Beton(Settled):
         if any(field.type_id not in fmt.METADATA for field in fields):
             raise BetonError(
                 f"{self.path} has a field of a kind we do not know: {listed(fields)}; types 0 to 6 can be read"
+            )
+        if not {fmt.RGB_IMAGE_ID, fmt.INT_ID} <= {field.type_id for field in fields}:
+            raise BetonError(
+                f"{self.path} needs one RGB image field and one int field (the label), it has {listed(fields)}"
             )
         return fields
 

@@ -94,6 +94,14 @@ def test_names_that_a_terminal_would_obey_are_shown_as_text(tmp_path: Path) -> N
     assert "no field 'a\\nb'" in refusal(path, label_field="a\nb")
 
 
+def test_64_fields_are_still_one_sentence(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", IMAGES, more=[(f"{k:02}" + "\x1b" * 14, [0] * 3) for k in range(62)])
+    message = refusal(path)
+    assert len(message) < 4000 and "has 63 int fields" in message and " and 44 more; give" in message
+    with Beton(path, label_field="label") as beton:
+        assert len(beton.fields) == 64
+
+
 def test_one_payload_of_two_sizes_is_refused(tmp_path: Path) -> None:
     """Which of them was taken hung on the table's order."""
     path = write(tmp_path / "a.beton", IMAGES)

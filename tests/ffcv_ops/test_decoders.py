@@ -44,13 +44,13 @@ def ops(require: Callable[[str], Any]) -> Iterator[Any]:
     require("turbojpeg")
     from tqdm import tqdm
 
-    from alexnet_fast.ffcv_ops import decoders
+    from alexnet_fast.ffcv_ops import decoders as ffcv_ops
 
     tqdm.monitor_interval = (
         0  # FFCV's writer shows a progress bar, whose monitor would stay behind as a thread
     )
     threads = torch.get_num_threads()
-    yield decoders
+    yield ffcv_ops
     torch.set_num_threads(threads)
 
 
@@ -163,6 +163,35 @@ def test_random_crops_are_those_of_our_own_loader_in_every_epoch(
         expected = loaded(path, train=True, shuffle=False, size=64, seed=7, flip=flip, epoch=epoch)
         assert same(images, {k: image.transpose(1, 2, 0) for k, image in expected.items()})
     assert not same(made[0], made[1])
+
+
+def test_of_several_images_each_decoder_takes_the_one_of_its_pipeline(ops: Any, tmp_path: Path) -> None:
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.loader import Loader, OrderOption
+
+    path, index = tmp_path / "a.beton", list(range(len(SIZES)))
+    images = {"left": photos(), "right": photos()[::-1]}
+    fields = {name: (RGBImageField(write_mode="raw"), column) for name, column in images.items()}
+    write_with_ffcv(path, {"index": (IntField(), index), **fields, "label": (IntField(), index[::-1])})
+    decoders = {name: ops.RandomResizedCropRGBImageDecoder((64, 64), seed=7) for name in images}
+    pipelines = {name: [decoder] for name, decoder in decoders.items()}
+    loader = Loader(
+        str(path), 3, num_workers=1, order=OrderOption.SEQUENTIAL, drop_last=False, os_cache=True,
+        pipelines={**pipelines, "index": [IntDecoder()], "label": None},
+    )  # fmt: skip
+    found = [(left.copy(), right.copy(), k.item()) for batch in loader for k, left, right in zip(*batch)]
+    for place, name in enumerate(images):
+        expected = loaded(
+            path, train=True, shuffle=False, size=64, seed=7, flip=0.0, image_field=name, label_field="index"
+        )
+        assert same(
+            {each[2]: each[place] for each in found},
+            {k: image.transpose(1, 2, 0) for k, image in expected.items()},
+        )
+    assert (
+        ops.broken_sample(str(path), 3, "no JPEG").args[0].startswith(f"sample 3 of {path} cannot be decoded")
+    )
 
 
 @pytest.mark.parametrize("file", ["ours", "theirs"])

@@ -240,3 +240,11 @@ def test_a_file_of_several_ints_is_verified_once_the_label_is_named(tmp_path: Pa
         verify(path, workers=workers)
     verdict = verify(path, workers=workers, image_field="image", label_field="fine")
     assert verdict.opened and verdict.faults == []
+
+
+def test_a_file_without_a_label_is_a_fault_of_the_file(tmp_path: Path) -> None:
+    content = bytearray(write(tmp_path / "a.beton", [jpeg(picture(90, 70))] * 3).read_bytes())
+    content[24 + 1041] = 0  # the label's type: a float
+    (tmp_path / "a.beton").write_bytes(content)
+    (fault,) = listed(verify(tmp_path / "a.beton", workers=1))
+    assert "needs one RGB image field and one int field" in fault and "'label' (float)" in fault
