@@ -10,6 +10,7 @@ import resource
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,13 +36,10 @@ def resident_share(path: Path) -> float:
     mincore(2), since Linux 5.2, calls every page of a file resident that the caller neither owns nor may write:
     there TRIES pages are tried.
     """
-    length = path.stat().st_size
-    if length == 0:
-        return 1.0
     if not _may_know(path):
-        return _share_by_trial(path, length)
-    seen = np.concatenate([pages for _, pages in _resident(path, length)])
-    return float(seen.mean())
+        return _share_by_trial(path)
+    seen = [pages for _, pages in _resident(path)]
+    return float(np.concatenate(seen).mean()) if seen else 1.0
 
 
 def disk_rate(path: Path) -> Rate | None:
@@ -121,20 +119,35 @@ def _cached_blocks(path: Path, length: int) -> np.ndarray:
     """Which of a file's whole blocks hold a cached page, (blocks,) bool; those that were not looked at are taken to."""
     cached = np.ones(length // BLOCK, bool)
     if _may_know(path):
-        for first, pages in _resident(path, length):
-            whole = len(pages) * PAGE // BLOCK
-            by_block = pages[: whole * (BLOCK // PAGE)].reshape(whole, BLOCK // PAGE)
-            cached[first * PAGE // BLOCK :][:whole] = by_block.any(axis=1)
+        for first, pages in _resident(path):
+            blocks = cached[first * PAGE // BLOCK :][: len(pages) * PAGE // BLOCK]
+            # A last page that is not full can make a block that is not whole look so.
+            whole = pages[: len(blocks) * (BLOCK // PAGE)]
+            blocks[:] = whole.reshape(len(blocks), BLOCK // PAGE).any(axis=1)
     return cached
 
 
-def _resident(path: Path, length: int) -> Iterator[tuple[int, np.ndarray]]:
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap | None]:
+    """A file in memory, as long as it is now: another program may have changed that since; None where it is empty."""
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            yield None
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            yield mapped
+
+
+def _resident(path: Path) -> Iterator[tuple[int, np.ndarray]]:
     """(first page, which pages of a window are resident), all windows or WINDOWS of them spread evenly."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
-    pages = -(-length // PAGE)
-    windows = -(-pages // WINDOW_PAGES)
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ) as mapped:
+    with _mapped(path) as mapped:
+        if mapped is None:
+            return
+        length = len(mapped)
+        pages = -(-length // PAGE)
+        windows = -(-pages // WINDOW_PAGES)
         view = np.frombuffer(mapped, np.uint8)
         try:
             for k in range(min(windows, WINDOWS)):
@@ -154,17 +167,22 @@ def _may_know(path: Path) -> bool:
     return os.access(path, os.W_OK) or found.st_uid == os.geteuid()
 
 
-def _share_by_trial(path: Path, length: int) -> float:
+def _share_by_trial(path: Path) -> float:
     """The share by touching pages here and there: those that were not cached cost a major fault, and then are cached."""
-    pages, misses, tried = -(-length // PAGE), 0, 0
+    misses = tried = 0
     end = time.perf_counter() + BUDGET_S
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ) as mapped:
+    with _mapped(path) as mapped:
+        if mapped is None:
+            return 1.0
+        pages = -(-len(mapped) // PAGE)
         mapped.madvise(mmap.MADV_RANDOM)  # no page but the one that is touched
         for page in random.sample(range(pages), min(TRIES, pages)):  # others than those of the last look
+            if mapped.size() <= page * PAGE:  # cut short meanwhile: touched, it would end the process
+                continue
             before = resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
             mapped[page * PAGE]
             misses += resource.getrusage(resource.RUSAGE_THREAD).ru_majflt > before
             tried += 1
             if time.perf_counter() > end:
                 break
-    return 1 - misses / tried
+    return 1 - misses / tried if tried else 1.0

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from alexnet_fast.common import page_cache
@@ -468,6 +469,78 @@ def test_where_mincore_does_not_tell_touched_pages_do(
     monkeypatch.setattr(page_cache, "_may_know", lambda path: False)
     monkeypatch.setattr(page_cache, "BUDGET_S", 600.0)
     assert page_cache.resident_share(path) == pytest.approx(told, abs=0.12)
+
+
+LENGTHS = sorted(
+    {
+        max(0, blocks * page_cache.BLOCK + more)
+        for blocks in (0, 1, 2, 31, 32, 33, 64)  # 32 fill a window
+        for more in (
+            -page_cache.PAGE - 1,
+            -page_cache.PAGE,
+            1 - page_cache.PAGE,
+            -1,
+            0,
+            1,
+            page_cache.PAGE,
+            70_000,
+        )
+    }
+)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_of_a_file_of_any_length_it_is_known_which_pages_and_blocks_are_cached(
+    tmp_path: Path, length: int
+) -> None:
+    """Also of one whose last, part-filled page would end another block."""
+    path = tmp_path / "file"
+    path.touch()
+    os.truncate(path, length)
+    pages = -(-length // page_cache.PAGE)
+    if pages and page_cache.resident_share(path) > 0:
+        pytest.skip("this file system keeps its files in memory")
+    read = sorted({page for page in (0, 1, 40, 1023, 1024, pages - 2, pages - 1) if 0 <= page < pages})
+    with open(path, "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        for page in read:
+            os.pread(file.fileno(), 1, page * page_cache.PAGE)
+
+    assert page_cache.resident_share(path) == (pytest.approx(len(read) / pages) if pages else 1)
+    expected = [page * page_cache.PAGE // page_cache.BLOCK for page in read]
+    whole = length // page_cache.BLOCK
+    assert set(np.flatnonzero(page_cache._cached_blocks(path, length))) == {k for k in expected if k < whole}
+    rate = page_cache.disk_rate(path)
+    assert rate is None or 0 < rate.read_bytes <= whole * page_cache.BLOCK
+
+
+@pytest.mark.parametrize("now", [0, 5, 3 * MIB, 5 * MIB])
+def test_a_file_of_another_length_by_now_is_looked_at_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: int
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(4 * MIB))
+    os.truncate(path, now)
+    cached = page_cache._cached_blocks(path, 4 * MIB)
+    assert len(cached) == 4 * MIB // page_cache.BLOCK
+    monkeypatch.setattr(page_cache, "_may_know", lambda path: False)
+    assert 0 <= page_cache.resident_share(path) <= 1
+
+
+def test_pages_beyond_the_end_of_a_file_that_is_cut_short_meanwhile_are_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To touch one would end the process by SIGBUS."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(4 * MIB))
+
+    def cut(pages: range, count: int) -> list[int]:
+        os.truncate(path, 5)
+        return list(pages)
+
+    monkeypatch.setattr(page_cache.random, "sample", cut)
+    monkeypatch.setattr(page_cache, "_may_know", lambda path: False)
+    assert page_cache.resident_share(path) == 1  # of its one page
 
 
 def test_a_file_system_without_direct_reads_gets_its_pages_given_back(
