@@ -7,6 +7,7 @@ cancel itself out.
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import struct
 import subprocess
@@ -78,6 +79,25 @@ def write(
     head = struct.pack("<HHIQQ", 2, len(named), PAGE, len(samples), at + len(pages)) + fields + records
     path.write_bytes(head + bytes(at - len(head)) + pages + table)
     return path
+
+
+def copied_over(path: Path, other: Path) -> None:
+    """As ``cp`` does: cut to nothing first."""
+    subprocess.run(["cp", other, path], check=True)
+
+
+def written_over(path: Path, other: Path) -> None:
+    """As ``rsync --inplace`` does, and whoever opens a file by "r+b"."""
+    with open(path, "r+b") as file:
+        file.write(other.read_bytes())
+
+
+def cut(path: Path, other: Path) -> None:
+    os.truncate(path, PAGE + 5000)  # what is open of it is no longer there
+
+
+OVERWRITERS = {"cp": copied_over, "r+b": written_over, "truncate": cut}
+"""Each changes a beton in place; the other one is of the same length."""
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import zlib
 from collections.abc import Iterator
@@ -15,22 +14,17 @@ from typing import Any
 import numpy as np
 
 from ..arguments import path_of
-from ..common.untrusted import open_regular, printable, read_json
-from ..errors import UserError
+from ..common.untrusted import printable, read_json
 from ..settled import Settled
 from . import format as fmt
+from .errors import BetonError, FieldError
 from .fields import Field, choose, fields_of, listed
+from .mapped import MappedFile, Unchanged
+
+__all__ = ["Beton", "BetonError", "FieldError", "max_sidecar_bytes", "sidecar_path"]
 
 PART = 1 << 16
 """Samples that are checked at a time: all of ImageNet's at once took 30 MB more, and no less time."""
-
-
-class BetonError(UserError):
-    """A file that is no beton, is cut short, or says things about itself that cannot be true."""
-
-
-class FieldError(BetonError):
-    """A file whose fields leave open which is the image and which the label, or that lacks one that is named: no fault of its."""
 
 
 def max_sidecar_bytes(num_samples: int) -> int:
@@ -95,9 +89,15 @@ class Beton(Settled):
         # There are no other variables yet: what another is opened with, where this is pickled.
         self._arguments = {name: given for name, given in locals().items() if name != "self"}
         self.path = path_of("path", path)
-        self._mapped = _open_map(self.path)
+        self._file = _open_map(self.path)
         self._arguments["path"] = os.path.abspath(self.path)
-        self.map = np.frombuffer(self._mapped, np.uint8)
+        self.map = self._file.bytes
+        with Unchanged(self._file):  # one that is being written now may hold anything
+            self._read_index(image_field, label_field)
+        self._settled = True
+
+    def _read_index(self, image_field: str | None, label_field: str | None) -> None:
+        """Read and check all that is not payload."""
         header = self._header()
         self.num_samples = int(header["num_samples"])
         self.page_size = int(header["page_size"])
@@ -110,7 +110,6 @@ class Beton(Settled):
         self.sizes = self._sizes(
             int(header["alloc_table_ptr"]), int(header["num_fields"]), records.dtype.itemsize
         )
-        self._settled = True
 
     def payload(self, index: int) -> np.ndarray:
         """The stored bytes of sample ``index``: a JPEG, or height x width x 3 raw RGB. (size,) uint8, no copy."""
@@ -177,29 +176,29 @@ class Beton(Settled):
                 "it was written for another file than this, so a packing was interrupted as it ended, or one was copied alone"
             )
 
-    def check_length(self) -> None:
-        """See that the file is as long as it was when it was opened.
+    @property
+    def unchanged(self) -> Unchanged:
+        """For ``with``, around whatever reads samples: BetonError where the file was written over, cut short or could not be read.
 
-        To read beyond the end of a file that was cut meanwhile ends the process (SIGBUS), as with any memory map.
-
-        Raises:
-            BetonError: it has been cut, or is being written anew in its place.
+        It is checked at the begin and at the end, at 1 us, so what was read in between is of the file that was opened; and a read that fails
+        there ends no process (SIGBUS).  ``mapped.Witness`` tells what cannot be seen.
         """
-        length = self._mapped.size()
-        if length < len(self.map):
-            raise BetonError(
-                f"{self.path} was shortened while it was open, from {len(self.map)} bytes to {length}; "
-                "write a new file beside it and rename that, as the packer does"
-            )
+        return self._file.unchanged
+
+    @property
+    def lost_its_name(self) -> bool:
+        """Whether another file, or none, has been seen at the path, by ``unchanged``; this one is read on."""
+        return self._file.lost_its_name
 
     def expect_random_access(self) -> None:
         """Have the kernel read no more than the pages that are touched; by itself it reads their neighbours with them."""
         with suppress(OSError):  # advice: whoever cannot take it goes on as before
-            self._mapped.madvise(mmap.MADV_RANDOM)
+            self._file.expect_random_access()
 
     def close(self) -> None:
         """Drop the map. Views handed out keep the memory mapped until they go."""
-        del self.map, self._mapped
+        self._file.close()
+        del self.map
 
     def __getstate__(self) -> dict[str, Any]:
         """What another is opened with where this is pickled or copied: a map is of one process."""
@@ -347,12 +346,9 @@ class Beton(Settled):
         )
 
 
-def _open_map(path: Path) -> mmap.mmap:
+def _open_map(path: Path) -> MappedFile:
     try:
-        with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise ValueError("it is empty")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return MappedFile(path)
     except FileNotFoundError:
         raise BetonError(
             f"{path} does not exist{_beside(path)}; pack one with tools/write_beton.py --data FOLDER --out FOLDER"

@@ -57,15 +57,20 @@ MAX_TILES = 1 << 16
 
 
 def sample_table(beton: Beton) -> np.ndarray:
-    """What the kernels need of every sample, once. (N,) decode.SAMPLE."""
+    """What the kernels need of every sample. (N,) decode.SAMPLE.
+
+    Raises:
+        BetonError: the file was changed since it was opened, and with it the metadata that was checked then.
+    """
     samples = np.empty(beton.num_samples, SAMPLE_DTYPE)
-    samples["ptr"] = beton.images["data_ptr"]
-    samples["size"] = beton.sizes
-    samples["width"] = beton.images["width"]
-    samples["height"] = beton.images["height"]
-    samples["raw"] = beton.images["mode"]
-    samples["index"] = np.arange(beton.num_samples)
-    samples["occurrence"] = 0
+    with beton.unchanged:
+        samples["ptr"] = beton.images["data_ptr"]
+        samples["size"] = beton.sizes
+        samples["width"] = beton.images["width"]
+        samples["height"] = beton.images["height"]
+        samples["raw"] = beton.images["mode"]
+        samples["index"] = np.arange(beton.num_samples)
+        samples["occurrence"] = 0
     return samples
 
 

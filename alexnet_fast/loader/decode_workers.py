@@ -9,6 +9,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +53,7 @@ class DecodeWorkers:
 
     Args:
         file: (file size,) uint8, the memory map.
-        before_each: called by a thread before each chunk that it decodes; what it raises reaches the consumer.
+        around_each: entered by a thread for each chunk that it decodes, by several at a time; what it raises reaches the consumer.
         also_report: what others do, on whom the threads wait, for a person.
         patience: the consumer's, with threads that do not move.
     """
@@ -64,12 +65,12 @@ class DecodeWorkers:
         threads: int,
         batches_ahead: int,
         *,
-        before_each: Callable[[], object] = lambda: None,
+        around_each: AbstractContextManager[object] = nullcontext(),  # noqa: B008  # it holds nothing
         also_report: Callable[[], str] = str,
         patience: Watchdog,
     ) -> None:
         self._file, self._cropping, self._batches_ahead = file, cropping, batches_ahead
-        self._before_each, self._also_report = before_each, also_report
+        self._around_each, self._also_report = around_each, also_report
         self._make_lock()
         self._jobs: deque[BatchTask] = deque()  # oldest first: being made or waiting for the consumer
         self._plan: Iterator[BatchTask] | None = None
@@ -262,18 +263,18 @@ class DecodeWorkers:
     ) -> Scratch:
         epoch, step = job.key
         activity.begin(f"decoding samples {begin} to {end} of epoch {epoch}, step {step}")
-        self._before_each()
         before = usage()
-        scratch = decode(
-            self._file,
-            job.samples[begin:end],
-            epoch,
-            self._cropping,
-            handle,
-            scratch,
-            job.slot.images[begin:end],
-            job.statuses[begin:end],
-        )
+        with self._around_each:
+            scratch = decode(
+                self._file,
+                job.samples[begin:end],
+                epoch,
+                self._cropping,
+                handle,
+                scratch,
+                job.slot.images[begin:end],
+                job.statuses[begin:end],
+            )
         ended_s = activity.count(before, end - begin)
         if (watch := self.watch) is not None:
             watch(activity.name, "decode", before[0], ended_s, job.key)

@@ -71,7 +71,8 @@ class Loader(Settled):
     Raises:
         UserError: an argument out of range or of a wrong type, a batch larger than the set with ``drop_last``; an attribute
             that is set later, where nobody would read it: only ``watch`` can be.
-        BetonError: the file cannot be read, or has several fields that could be the image or the label.
+        BetonError: the file cannot be read, or has several fields that could be the image or the label; while iterating, it
+            was written over in place or cut short since it was opened.
         TurboJpegMissing: libturbojpeg is not installed.
         BrokenSample: while iterating, for a sample that cannot be decoded, naming it.
         LoaderStalled: while iterating, or when it is closed and a thread does not end.
@@ -201,7 +202,7 @@ class Loader(Settled):
             self.cropping,
             self.threads,
             batches_ahead,
-            before_each=self.beton.check_length,
+            around_each=self.beton.unchanged,
             also_report=self._read_ahead.report,
             patience=patience,
         )

@@ -42,7 +42,6 @@ class Planner:
 
     def _batches(self, epoch: int, step: int) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
         while self._share.steps:  # a rank may have no share of a small evaluation
-            self._beton.check_length()
             order = self._order(epoch)
             for at in range(step, self._share.steps):
                 begin, end = self._share.positions(at)

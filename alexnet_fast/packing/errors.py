@@ -1,4 +1,4 @@
-"""What can stop a packing: each error says what happened and, apart from that, what to do."""
+"""What can be wrong with a beton, and what can stop a packing: such an error says what happened and, apart from that, what to do."""
 
 from __future__ import annotations
 

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_fast.beton import sigbus
 from alexnet_fast.beton.reader import Beton, BetonError
+from alexnet_fast.decode.kernel import sample_table
 from alexnet_fast.errors import UserError
 from betons import PAGE, Entry, jpeg, picture, write
 
@@ -327,15 +329,16 @@ def test_a_file_that_is_shortened_while_it_is_open_is_told_from_one_that_is_not(
     path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))])
     length = path.stat().st_size
     with Beton(path) as beton:
-        beton.check_length()
-        with open(path, "ab") as file:
-            file.write(b"more")
-        beton.check_length()
+        with beton.unchanged:
+            assert len(beton.payload(0)) == beton.sizes[0]
         os.truncate(path, length - 1)
-        with pytest.raises(
-            BetonError, match=f"was shortened while it was open, from {length} bytes to {length - 1}"
+        with (
+            pytest.raises(
+                BetonError, match=f"was shortened while it was open, from {length} bytes to {length - 1}"
+            ),
+            beton.unchanged,
         ):
-            beton.check_length()
+            pass
 
 
 def test_a_file_that_is_replaced_while_it_is_open_stays_whole_for_who_has_it(tmp_path: Path) -> None:
@@ -343,8 +346,8 @@ def test_a_file_that_is_replaced_while_it_is_open_stays_whole_for_who_has_it(tmp
     path = write(tmp_path / "a.beton", [first] * 3)
     with Beton(path) as beton:
         os.replace(write(tmp_path / "b.beton", [second]), path)
-        beton.check_length()
-        assert beton.payload(2).tobytes() == first
+        with beton.unchanged:
+            assert beton.payload(2).tobytes() == first
 
 
 @pytest.mark.parametrize("given", [None, 3, b"a.beton", ""])
@@ -386,3 +389,30 @@ def test_a_pickled_or_copied_beton_is_its_file_opened_again(
             assert other.map is not beton.map and np.array_equal(other.map, beton.map)
             assert np.array_equal(other.payload(1), beton.payload(1))
         assert beton.__getstate__().keys() == inspect.signature(Beton).parameters.keys()
+
+
+def test_a_file_that_is_written_while_it_is_opened_is_called_that_and_not_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))] * 3)
+    read_header = Beton._header
+
+    def header_of_a_file_that_is_cut(beton: Beton) -> Any:
+        header = read_header(beton).copy()
+        os.truncate(path, 0)  # its metadata is read next
+        return header
+
+    monkeypatch.setattr(Beton, "_header", header_of_a_file_that_is_cut)
+    assert sigbus.install()
+    with pytest.raises(BetonError, match="was shortened while it was open, from .* bytes to 0"):
+        Beton(path)
+
+
+def test_metadata_that_changed_since_it_was_checked_reaches_no_kernel(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))] * 3)
+    with Beton(path) as beton:
+        with open(path, "r+b") as file:
+            file.seek(RECORDS_AT)
+            file.write(b"\xff" * 72)
+        with pytest.raises(BetonError, match="written over or touched while it was open"):
+            sample_table(beton)

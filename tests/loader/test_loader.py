@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import gc
 import inspect
+import logging
 import os
 import pickle
+import shutil
 import signal
 import threading
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,11 @@ import torch
 from alexnet_fast import Beton, Loader
 from alexnet_fast.beton.reader import BetonError
 from alexnet_fast.errors import UserError
+from alexnet_fast.loader import decode_workers
+from alexnet_fast.loader.bad_samples import OnError
 from alexnet_fast.loader.sampler import epoch_permutation
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
-from betons import jpeg, loaded, picture, write
+from betons import OVERWRITERS, jpeg, loaded, picture, write
 from components import ROOT
 
 COUNT = 50
@@ -238,6 +243,68 @@ def test_a_file_that_is_shortened_within_an_epoch_is_an_error_that_names_it(tmp_
         os.truncate(path, 5000)
         with pytest.raises(BetonError, match=f"{path} was shortened while it was open, from .* to 5000"):
             list(batches)
+
+
+@pytest.fixture
+def two_betons(beton: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """One to be written over, and another of the same length, whose pixels stand under other labels."""
+    entries = [encode_jpeg(picture(80 + k % 7 * 8, 60 + k % 5 * 8, k % 10), Encoding()) for k in range(COUNT)]
+    other = write(tmp_path / "other.beton", [*entries[1:], entries[0]])
+    path = Path(shutil.copy(beton, tmp_path / "a.beton"))
+    assert path.stat().st_size == other.stat().st_size
+    return path, other
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+@pytest.mark.parametrize("how", OVERWRITERS)
+def test_no_batch_is_handed_out_of_a_file_that_is_written_over_while_it_is_decoded(
+    beton: Path,
+    two_betons: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    on_error: OnError,
+) -> None:
+    """Behind the look at it and before its bytes are read; what a page that is gone would do is no end of the process."""
+    path, other = two_betons
+    options: dict[str, Any] = {"train": True, "size": 48, "seed": 3}
+    expected = [loaded(beton, epoch=epoch, **options) for epoch in range(4)]
+    decode, chunks = decode_workers.decode, count()
+
+    def overwrite_and_decode(*arguments: Any) -> Any:
+        if next(chunks) == 8:
+            OVERWRITERS[how](path, other)
+        return decode(*arguments)
+
+    monkeypatch.setattr(decode_workers, "decode", overwrite_and_decode)
+    with Loader(path, 10, threads=2, on_error=on_error, **options) as loader:
+        for _ in range(2):  # it stays so
+            with pytest.raises(BetonError, match=f"^{path} was (shortened|written over)") as caught:
+                for epoch in range(4):
+                    for images, labels in loader:
+                        for image, label in zip(images.numpy(), labels.tolist()):
+                            assert np.array_equal(image, expected[epoch][label])
+            assert isinstance(caught.value, UserError)
+        assert loader.skipped == []
+
+
+@pytest.mark.parametrize("how", ["replaced", "deleted"])
+def test_a_file_that_is_replaced_is_read_on_by_the_loader_that_has_it_open(
+    beton: Path, two_betons: tuple[Path, Path], caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """Pixels and labels stay those of one file; a loader that is opened then has the other's."""
+    path, other = two_betons
+    options: dict[str, Any] = {"train": True, "size": 48, "seed": 3}
+    expected = [loaded(beton, epoch=epoch, **options) for epoch in range(4)]
+    with Loader(path, 10, threads=2, **options) as loader, caplog.at_level(logging.WARNING, "alexnet_fast"):
+        for epoch in range(4):
+            for step, (images, labels) in enumerate(loader):
+                if (epoch, step) == (1, 2):
+                    path.unlink() if how == "deleted" else os.replace(other, path)
+                for image, label in zip(images.numpy(), labels.tolist()):
+                    assert np.array_equal(image, expected[epoch][label])
+    assert [f"{path} was {how}" in record.getMessage() for record in caplog.records] == [True]
+    if how == "replaced":
+        assert not np.array_equal(loaded(path, **options)[3], expected[0][3])
 
 
 def test_the_orders_that_are_made_ahead_are_those_of_their_epochs(beton: Path) -> None:
