@@ -10,6 +10,7 @@ those that FFCV wrote.  What changes beside the speed:
 - Pixels are antialiased as Pillow's and torchvision's bilinear filter makes them.
 - A sample that cannot be decoded raises ``BrokenSample``, naming it, where the batch would have come.  FFCV drops its
   decoder's return code and delivers stale pixels; an exception in its thread would leave the consumer waiting for ever.
+- A file that is written over in place or cut short while it is read is an error, as with the package's own loader.
 - No memory for decoded images but one a thread; FFCV takes the largest image's for each sample of each batch ahead.
 
 **How.** FFCV compiles every decoder anew at every start and calls it in its EpochIterator, a thread.  So what FFCV
@@ -26,13 +27,16 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..arguments import crop_ratio, crop_scale, number, pair, probability, seed_of
-from ..beton.format import RAW
+from ..beton.format import HEADER, RAW
+from ..beton.mapped import Witness
 from ..beton.reader import Beton, BetonError
 from ..decode import turbojpeg
 from ..decode.crop import CROP_DTYPE, CropOptions, draw_crops
@@ -183,9 +187,10 @@ class CropDecoder(Settled, SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV
             for column, name in zip(table.T, COLUMNS):
                 samples[name] = column
             samples["occurrence"] = epoch.occurrences(samples["index"])
-            check_samples(samples, iterator.loader.fname)
-            boxes = self.boxes(samples, epoch.number)
-            statuses = self._team.decode(store, samples, boxes, out, iterator.loader.num_workers)
+            with _reading(iterator):
+                check_samples(samples, iterator.loader.fname)
+                boxes = self.boxes(samples, epoch.number)
+                statuses = self._team.decode(store, samples, boxes, out, iterator.loader.num_workers)
             if len(broken := np.flatnonzero(statuses)):
                 status, index = int(statuses[broken[0]]), int(samples["index"][broken[0]])
                 raise broken_sample(iterator.loader.fname, index, MEANING[status])
@@ -317,6 +322,45 @@ class Failure:
 
     def __iter__(self) -> Iterator[Any]:
         raise self._error
+
+
+@contextmanager
+def _reading(iterator: Any) -> Iterator[None]:
+    """A block that decodes a batch of an EpochIterator; BetonError where its file is not what it was at its Loader's first batch."""
+    loader, store = iterator.loader, iterator.storage_state[0]
+    with _witnesses_lock:
+        if (witness := _witnesses.get(loader)) is None:
+            witness = _witnesses[loader] = _witness(loader, store)
+    with witness.unchanged:
+        yield
+    if witness.lost_its_name and not isinstance(store, np.memmap):
+        raise BetonError(
+            f"{loader.fname} was replaced or deleted while FFCV read it without os_cache: it opens the file by its name for every "
+            "epoch, and keeps the old one's metadata; make a new Loader"
+        )
+
+
+def _witness(loader: Any, store: np.ndarray) -> Witness:
+    """FFCV read the metadata when the Loader was made, and opened the file again for its pixels: it has to be the same one."""
+    try:
+        witness = Witness(Path(loader.fname))
+    except (OSError, ValueError) as error:
+        raise BetonError(f"cannot read {loader.fname}: {error}; make a new Loader") from error
+    reader = loader.reader
+    with witness.unchanged:
+        at = HEADER.itemsize + reader.field_descriptors.nbytes
+        found = np.fromfile(loader.fname, np.uint8, reader.metadata.nbytes, offset=at)
+    if found.tobytes() != reader.metadata.tobytes():
+        raise BetonError(
+            f"{loader.fname} was changed since FFCV read its metadata, or another file has its name; make a new Loader"
+        )
+    if isinstance(store, np.memmap):
+        witness.watch(store, store.ctypes.data, store.size)
+    return witness
+
+
+_witnesses: weakref.WeakKeyDictionary[Any, Witness] = weakref.WeakKeyDictionary()
+_witnesses_lock = threading.Lock()
 
 
 def send_error(error: BaseException) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import os
 import pickle
+import shutil
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,11 @@ from PIL import Image
 
 from alexnet_fast.decode.status import BrokenSample
 from alexnet_fast.errors import UserError
+from alexnet_fast.ffcv_ops.decode_pool import DecodePool
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
+from alexnet_fast.packing.errors import BetonError
 from betons import (
+    OVERWRITERS,
     Entry,
     difference,
     drawn_crop,
@@ -739,3 +746,90 @@ sys.exit(exit_code(body))
     assert finished.code == 2
     assert finished.stderr.startswith("error: alexnet_fast.ffcv_ops works inside FFCV's Loader")
     assert "pip install ffcv==1.0.2" in finished.stderr and finished.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def two_betons(ours: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """One to be written over, and another of the same length and metadata, whose pixels are others."""
+    entries = [encode_jpeg(picture(*size, seed + 50), Encoding()) for seed, size in enumerate(SIZES)]
+    return Path(shutil.copy(ours, tmp_path / "a.beton")), write(tmp_path / "other.beton", entries)
+
+
+def ours_in(path: Path, epochs: int) -> list[dict[int, np.ndarray]]:
+    """The same crops by our own loader: 64 px, seed 7."""
+    options: dict[str, Any] = {"train": True, "shuffle": False, "size": 64, "seed": 7, "flip": 0.0}
+    made = [loaded(path, epoch=epoch, **options) for epoch in range(epochs)]
+    return [{k: image.transpose(1, 2, 0) for k, image in images.items()} for images in made]
+
+
+@pytest.mark.parametrize(
+    ("how", "os_cache"), [("cp", True), ("truncate", True), ("r+b", False), ("truncate", False)]
+)
+def test_no_batch_is_handed_out_of_a_file_that_is_written_over_while_it_is_decoded(
+    ops: Any,
+    ours: Path,
+    two_betons: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    os_cache: bool,
+) -> None:
+    """Nor does a page of it that is gone end the process."""
+    path, other = two_betons
+    expected = ours_in(ours, epochs=2)
+    decode, batches = DecodePool.decode, count()
+
+    def overwrite_and_decode(*arguments: Any) -> np.ndarray:
+        if next(batches) == 4:  # in the second epoch
+            OVERWRITERS[how](path, other)
+        return decode(*arguments)
+
+    monkeypatch.setattr(DecodePool, "decode", overwrite_and_decode)
+    decoder = ops.RandomResizedCropRGBImageDecoder((64, 64), seed=7)
+    loader = open_ffcv(path, decoder, os_cache=os_cache, batches_ahead=1)
+    assert same(epoch_of(loader), expected[0])
+    with pytest.raises(BetonError, match=f"^{path} was (shortened|written over)"):
+        for images, labels in loader:
+            for image, label in zip(images, labels):
+                assert np.array_equal(image, expected[1][label.item()])
+    with pytest.raises(BetonError, match=f"^{path} was"):  # it stays so
+        epoch_of(loader)
+
+
+def test_a_file_that_is_replaced_is_read_on_where_ffcv_has_it_open(
+    ops: Any, ours: Path, two_betons: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    path, other = two_betons
+    expected = ours_in(ours, epochs=3)
+    loader = open_ffcv(path, ops.RandomResizedCropRGBImageDecoder((64, 64), seed=7))
+    with caplog.at_level(logging.WARNING, "alexnet_fast"):
+        assert same(epoch_of(loader), expected[0])
+        os.replace(other, path)
+        assert all(same(epoch_of(loader), expected[epoch]) for epoch in (1, 2))
+    assert [f"{path} was replaced" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_a_file_that_is_replaced_is_an_error_where_ffcv_opens_it_by_name_again(
+    ops: Any, two_betons: tuple[Path, Path]
+) -> None:
+    path, other = two_betons
+    loader = open_ffcv(path, ops.RandomResizedCropRGBImageDecoder((64, 64), seed=7), os_cache=False)
+    epoch_of(loader)
+    os.replace(other, path)
+    with pytest.raises(
+        BetonError, match=f"^{path} was replaced or deleted while FFCV read it without os_cache"
+    ):
+        epoch_of(loader)
+
+
+def test_a_file_that_is_another_than_that_of_ffcvs_metadata_is_an_error(
+    ops: Any, ours: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(ours, tmp_path / "a.beton"))
+    loader = open_ffcv(path, ops.RandomResizedCropRGBImageDecoder((64, 64), seed=7))
+    os.replace(write(tmp_path / "other.beton", GOOD), path)
+    with pytest.raises(BetonError, match=f"^{path} was changed since FFCV read its metadata"):
+        epoch_of(loader)
+    loader = open_ffcv(path, ops.RandomResizedCropRGBImageDecoder((64, 64), seed=7), os_cache=False)
+    path.write_bytes(b"")
+    with pytest.raises(BetonError):
+        epoch_of(loader)
