@@ -30,18 +30,28 @@ Picture = Image.Image | str
 
 
 def samples_sheet(beton: Beton) -> Image.Image:
-    """Whole samples, evenly spread over the file, each with its index and class. 1004 px wide."""
+    """Whole samples, evenly spread over the file, each with its index and class. 1004 px wide.
+
+    Raises:
+        BetonError: the file was changed since it was opened.
+    """
     chosen = evenly(beton, COLUMNS * ROWS)
     title = f"{beton.path.name}: {len(chosen)} of {beton.num_samples:,} samples, with index and class"
     decoder = Decoder(beton, CROP_PX)
-    return _sheet(title, beton, chosen, (_stored(beton, index, decoder) for index in chosen))
+    with beton.unchanged:
+        return _sheet(title, beton, chosen, (_stored(beton, index, decoder) for index in chosen))
 
 
 def crops_sheet(beton: Beton, seed: int, epoch: int) -> Image.Image:
-    """The training crops of the same samples, each in the same place, as a Loader of this seed draws them in this epoch."""
+    """The training crops of the same samples, each in the same place, as a Loader of this seed draws them in this epoch.
+
+    Raises:
+        BetonError: the file was changed since it was opened.
+    """
     chosen = evenly(beton, COLUMNS * ROWS)
     title = f"{beton.path.name}: the same samples' training crops, seed {seed}, epoch {epoch}, {CROP_PX} px"
-    return _sheet(title, beton, chosen, _crops(beton, chosen, seed, epoch))
+    with beton.unchanged:
+        return _sheet(title, beton, chosen, _crops(beton, chosen, seed, epoch))
 
 
 def histogram(found: Survey, path: Path) -> None:

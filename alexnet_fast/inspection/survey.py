@@ -109,7 +109,16 @@ class Survey:
 
 
 def survey(beton: Beton) -> Survey:
-    """Read the metadata of all samples, and the headers of up to ``LOOK_AT`` of them, evenly spread."""
+    """Read the metadata of all samples, and the headers of up to ``LOOK_AT`` of them, evenly spread.
+
+    Raises:
+        BetonError: the file was changed since it was opened.
+    """
+    with beton.unchanged:
+        return _survey(beton)
+
+
+def _survey(beton: Beton) -> Survey:
     told = beton.sidecar or {}
     packer = told.get("packer")
     width, height = beton.images["width"].astype(int), beton.images["height"].astype(int)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -103,13 +104,15 @@ def verify(
         UserError: there is no such file, or it tells no source to compare with.
         FieldError: which of its fields are meant is open; that is no fault of the file.
         WorkerDied: a process died over a sample, which it names.
+        BetonError: the file was changed meanwhile.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; give --verify .beton files, or folders of them")
     verdict = Verdict(path)
     fields = (image_field, label_field)
-    try:
-        with Beton(path, *fields) as beton:
+    with ExitStack() as stack:
+        try:
+            beton = stack.enter_context(Beton(path, *fields))
             verdict.samples = beton.num_samples
             paths = names(beton.sidecar, "paths")
             if beton.sidecar is None or checksums(beton.sidecar, beton) is None:
@@ -119,33 +122,36 @@ def verify(
             else:
                 verdict.checked.append("matches its checksum")
             compared = Source.of(beton, source) if source else None
-    except FieldError:
-        raise
-    except BetonError as error:
-        verdict.faults.append(Fault(str(error)))
-        return verdict
-    verdict.opened = True
-    verdict.checked.insert(0, "decodes whole")
-    if compared:
-        verdict.checked.append(_equality(compared))
-        verdict.unchecked += [compared.unchecked()] if compared.unchecked() else []
-        verdict.faults += [Fault(what) for what in compared.faults_of_the_whole()]
-    else:
-        verdict.unchecked.append("its source: no --source was given")
-    work = partial(look_at, str(path), fields, str(source) if source else "")
-    outcomes = ordered_map(
-        work, range(verdict.samples), workers, doing=lambda index: f"looking at sample {index}"
-    )
-    try:
-        for index, whats in enumerate(outcomes):
-            named = paths[index] if index < len(paths) else ""
-            verdict.faults += [Fault(what, index, named) for what in whats]
-            progress(index + 1, verdict.samples)
-    except WorkerDied as error:
-        raise WorkerDied(f"{path} was not verified: {error.what}", error.remedy) from error
-    finally:
-        outcomes.close()
-        _open.clear()  # where this process was the worker
+        except FieldError:
+            raise
+        except BetonError as error:
+            verdict.faults.append(Fault(str(error)))
+            return verdict
+        verdict.opened = True
+        verdict.checked.insert(0, "decodes whole")
+        if compared:
+            verdict.checked.append(_equality(compared))
+            verdict.unchecked += [compared.unchecked()] if compared.unchecked() else []
+            verdict.faults += [Fault(what) for what in compared.faults_of_the_whole()]
+        else:
+            verdict.unchecked.append("its source: no --source was given")
+        work = partial(look_at, str(path), fields, str(source) if source else "")
+        outcomes = ordered_map(
+            work, range(verdict.samples), workers, doing=lambda index: f"looking at sample {index}"
+        )
+        try:
+            with beton.unchanged:
+                for index, whats in enumerate(outcomes):
+                    named = paths[index] if index < len(paths) else ""
+                    verdict.faults += [Fault(what, index, named) for what in whats]
+                    progress(index + 1, verdict.samples)
+        except WorkerDied as error:
+            raise WorkerDied(f"{path} was not verified: {error.what}", error.remedy) from error
+        finally:
+            outcomes.close()
+            _open.clear()  # where this process was the worker
+        if beton.lost_its_name:  # each worker opened it by its name
+            raise BetonError(f"{path} was replaced or deleted while it was verified; verify it again")
     return verdict
 
 
@@ -175,6 +181,10 @@ class _Opened:
         self._decoder = Decoder(self._beton, SIDE_PX)
 
     def faults(self, index: int) -> list[str]:
+        with self._beton.unchanged:
+            return self._faults(index)
+
+    def _faults(self, index: int) -> list[str]:
         stored = self._beton.payload(index).tobytes()
         found = []
         if self._checksums is not None and zlib.crc32(stored) != self._checksums[index]:

@@ -103,23 +103,23 @@ class _Profiling:
         self.say("loading the decoder")
         kernels.wait(lambda: False)  # compiling, once on a machine, takes a core
 
-        self.say("reading samples")
-        reading = storage.measure(loader, seconds["read"], world)
-
         def open_loader(threads: int, places: np.ndarray) -> Loader:
             return train_loader(recipe, world, device, threads=threads, indices=places)
 
-        decoding = decode.measure(
-            open_loader,
-            loader,
-            cores,
-            recipe.data.batches_ahead,
-            seconds["decode"],
-            world,
-            self.say,
-        )
-        self.say("decoding other ways to store the set")
-        stored = repack.measure(loader.beton, loader.cropping, world)
+        with loader.beton.unchanged:
+            self.say("reading samples")
+            reading = storage.measure(loader, seconds["read"], world)
+            decoding = decode.measure(
+                open_loader,
+                loader,
+                cores,
+                recipe.data.batches_ahead,
+                seconds["decode"],
+                world,
+                self.say,
+            )
+            self.say("decoding other ways to store the set")
+            stored = repack.measure(loader.beton, loader.cropping, world)
         if not device.is_host:
             self.say("copying to the device")
         copying = copy.measure(device, loader.batch_size, loader.size, seconds["copy"], world)

@@ -100,7 +100,8 @@ def small_share(beton: Beton, world: World, max_bytes: int) -> np.ndarray:
 
 def touch(beton: Beton, places: np.ndarray) -> None:
     """Have the samples there in the page cache."""
-    for place in places:
-        payload = beton.payload(int(place))
-        payload[::PAGE].max(initial=0)
-        payload[-1:].max(initial=0)  # its last page, which those steps may miss
+    with beton.unchanged:
+        for place in places:
+            payload = beton.payload(int(place))
+            payload[::PAGE].max(initial=0)
+            payload[-1:].max(initial=0)  # its last page, which those steps may miss

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_fast.beton.reader import Beton, FieldError
+from alexnet_fast.beton.reader import Beton, BetonError, FieldError
 from alexnet_fast.errors import UserError
 from alexnet_fast.inspection.coefficients import geometry
 from alexnet_fast.inspection.verify import Fault, Verdict, verify
@@ -109,6 +110,26 @@ def test_a_sample_that_does_not_decode_is_found_without_a_checksum(tmp_path: Pat
     assert verdict.unchecked == ["checksums: a.beton.json is missing", "its source: no --source was given"]
     with pytest.raises(UserError, match="cannot be compared with .*; verify it without --source"):
         verify(path, tmp_path, workers=1)
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "shortened": lambda path: os.truncate(path, 0),
+    "written over": os.utime,
+    "replaced": lambda path: os.replace(shutil.copy(path, path.with_name("other")), path),
+}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_file_that_is_changed_meanwhile_has_no_verdict(packed: Path, what: str, workers: int) -> None:
+    """Nor does a page of it that is gone end a worker; each of them opens it by its name."""
+
+    def change(done: int, total: int) -> None:
+        if done == 1:
+            CHANGES[what](packed)
+
+    with pytest.raises(BetonError, match=f"^{packed} was {what}"):
+        verify(packed, workers=workers, progress=change)
 
 
 def test_damage_far_from_any_crop_is_found(tmp_path: Path) -> None:

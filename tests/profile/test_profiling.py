@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 # isort: split
 import trace_events
 from alexnet_fast import build, train
+from alexnet_fast.errors import exit_code
 from alexnet_fast.profile import profiler
 from stress.narrow_model import NarrowAlexNet
 
@@ -52,6 +55,26 @@ def test_a_profile_leaves_its_three_files_and_a_run_after_it_tells_its_share_of_
     assert train.main(arguments) == 0
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert all(line["ceiling_share"] > 0 for line in lines if line["kind"] == "step")
+
+
+def test_a_set_that_is_written_over_while_it_is_profiled_gets_no_verdict(
+    photo_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build, "AlexNet", NarrowAlexNet)
+    path = Path(shutil.copy(photo_beton, tmp_path / "train.beton"))
+    monkeypatch.setattr(profiler.modes, "measure", lambda *arguments: os.utime(path))
+    arguments = [f"--set=data.train={path}", f"--set=run.out={tmp_path}", "--set=run.device=cpu"]
+    more = [
+        "--set=run.name=it",
+        "--set=data.global_batch_size=16",
+        "--set=eval.every=0",
+        "--seconds",
+        "1",
+        "--set=model.num_classes=1000",
+    ]
+    code = exit_code(lambda: train.main([str(RECIPE), *arguments, *more, "--profile"]))
+    assert code == 2 and f"error: {path} was written over or touched" in capfd.readouterr().err
+    assert not (tmp_path / "it/throughput.json").exists()
 
 
 def test_seconds_that_are_none_are_refused(capfd: pytest.CaptureFixture[str]) -> None:

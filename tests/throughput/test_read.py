@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_fast.beton.reader import Beton
+from alexnet_fast.beton.reader import Beton, BetonError
 from alexnet_fast.common.page_cache import PAGE, _resident
 from alexnet_fast.profile.storage import touch
 from betons import Entry, picture, write
@@ -34,3 +34,13 @@ def test_every_page_of_a_touched_sample_is_in_memory(tmp_path: Path, width: int)
             pytest.skip("this file system keeps its files in memory")
         touch(beton, np.array([1]))
         assert pages_of(path)[own].all()
+
+
+def test_samples_of_a_file_that_is_cut_meanwhile_are_an_error_and_no_end_of_the_process(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path / "a.beton", [Entry.raw(picture(200, 100))] * 3)
+    with Beton(path) as beton:
+        os.truncate(path, 0)
+        with pytest.raises(BetonError, match=f"{path} was shortened while it was open"):
+            touch(beton, np.arange(3))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -13,9 +16,11 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from alexnet_fast import Loader
-from alexnet_fast.beton.reader import Beton
+from alexnet_fast.beton.reader import Beton, BetonError
 from alexnet_fast.errors import exit_code
-from alexnet_fast.inspection.contact_sheets import CELL_PX, GAP_PX, TITLE_PX
+from alexnet_fast.inspection.contact_sheets import CELL_PX, GAP_PX, TITLE_PX, crops_sheet, samples_sheet
+from alexnet_fast.inspection.full_decode import Decoder
+from alexnet_fast.inspection.survey import survey
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton
 from betons import Entry, jpeg, picture, write
@@ -58,6 +63,33 @@ def test_its_json_holds_the_same_figures(packed: Path) -> None:
         assert told["bytes_an_image"]["most"] == float(beton.sizes.max())
     assert told["balance"]["empty_classes"] == ["bee"] and told["balance"]["classes"] == 3
     assert told["longest_side_px"] == {"edges": [90, 91], "counts": [9]}
+
+
+@pytest.mark.parametrize(
+    ("look", "read"),
+    [
+        (survey, (Beton, "payload")),
+        (samples_sheet, (Beton, "payload")),
+        (lambda beton: crops_sheet(beton, 0, 0), (Decoder, "cropped")),
+    ],
+)
+def test_a_file_that_is_cut_meanwhile_is_an_error_and_no_end_of_the_process(
+    packed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    look: Callable[[Beton], object],
+    read: tuple[type, str],
+) -> None:
+    path = Path(shutil.copy(packed, tmp_path / "a.beton"))
+    reads = getattr(*read)
+
+    def cut_and_read(*arguments: object) -> object:
+        os.truncate(path, 0)
+        return reads(*arguments)
+
+    monkeypatch.setattr(*read, cut_and_read)
+    with Beton(path) as beton, pytest.raises(BetonError, match=f"^{path} was shortened while it was open"):
+        look(beton)
 
 
 def test_the_largest_images_are_the_last_of_their_own_bin(tmp_path: Path) -> None:
