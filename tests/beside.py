@@ -2,17 +2,21 @@
 
 A test or module that is marked ``beside(COMMAND)`` has it begun before the session's first test, comes last itself, and
 asks ``COMMAND.finished()``.  They are some two and a half minutes of a suite that took eleven to thirteen on two cores.
+
+A process of its own runs them.  It was a thread once: it saw the temporary folder, the environment and the functions
+that the test of that moment had changed for itself, and left its files where that test counted its own.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,9 @@ import pytest
 
 import command_line
 from command_line import Finished
+from components import ROOT
+
+LONGEST_S = 3600
 
 
 class Beside:
@@ -28,31 +35,50 @@ class Beside:
 
     Args:
         arguments: given a folder of its own, the command line; may skip or fail for a component that is not here.
-        env: variables that are changed for it.
+        env: variables that are changed for it; None takes one away.
     """
 
-    future: Future[Finished] | None = None
     folder: Path
+    runner: subprocess.Popen[bytes] | None = None
 
     def __init__(
         self, arguments: Callable[[Path], Iterable[object]], env: dict[str, str | None] | None = None
     ) -> None:
         self._arguments, self._env = arguments, env
-        self._process: subprocess.Popen[str] | None = None
+        self._refusal: BaseException | None = None
 
-    def run(self) -> Finished:
+    def line(self) -> str:
+        """Make its folder; returns the lines of shell that run it, none where it cannot run here."""
         self._kept = tempfile.TemporaryDirectory()  # as long as this
-        self.folder = Path(self._kept.name)
-        arguments = self._arguments(self.folder)
-        self._process = command_line.start(*arguments, env=self._env, start_new_session=True)
-        return command_line.finish(self._process, 3600)
+        self.folder = self._left("own")
+        self.folder.mkdir()
+        try:
+            command = command_line.of(*self._arguments(self.folder))
+        except (Exception, pytest.skip.Exception, pytest.fail.Exception) as refusal:
+            self._refusal = refusal
+            return ""
+        variables = command_line.variables(self._env)
+        gone = [word for name, value in variables.items() if value is None for word in ("-u", name)]
+        given = [f"{name}={value}" for name, value in variables.items() if value is not None]
+        out, error, code = (shlex.quote(str(self._left(name))) for name in ("stdout", "stderr", "code"))
+        return (
+            f"{shlex.join(['env', *gone, *given, *command])} >{out} 2>{error}\n"
+            f"echo $? >{code}.part && mv {code}.part {code}\n"
+        )
 
     def finished(self) -> Finished:
-        """What became of it; waits for that, and raises what went wrong."""
-        if self.future is None:
-            begin([self])
-        assert self.future is not None
-        return self.future.result()
+        """What became of it, a signal's number told as 128 more; waits for that, and raises what kept it from running."""
+        if self._refusal is not None:
+            raise self._refusal
+        assert self.runner is not None, "only tests that are marked beside(COMMAND) may ask for it"
+        deadline = time.monotonic() + LONGEST_S
+        while not self._left("code").exists():
+            ended = self.runner.poll() is not None and not self._left("code").exists()
+            assert not ended, "the process that runs the commands ended before this one"
+            assert time.monotonic() < deadline, f"it has not ended in {LONGEST_S} s"
+            time.sleep(0.05)
+        code, out, error = (self._left(name).read_text() for name in ("code", "stdout", "stderr"))
+        return Finished(int(code), out, error)
 
     def report(self, name: str) -> Any:
         """The JSON that it has written into its folder; it has to have ended well."""
@@ -60,14 +86,11 @@ class Beside:
         assert finished.code == 0, finished.stderr
         return json.loads((self.folder / name).read_text())
 
-    def kill(self) -> None:
-        """End it and all that it has started."""
-        if self._process is not None and self._process.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+    def _left(self, name: str) -> Path:
+        return Path(self._kept.name, name)
 
 
-_begun: list[Beside] = []
+_runners: list[subprocess.Popen[bytes]] = []
 
 
 def marked(items: Iterable[pytest.Item]) -> list[Beside]:
@@ -76,24 +99,29 @@ def marked(items: Iterable[pytest.Item]) -> list[Beside]:
 
 
 def begin(commands: list[Beside]) -> None:
-    """Run them one after another, beside whatever comes now."""
-    lane = ThreadPoolExecutor(1, "beside")
+    """Run them one after another, beside whatever comes now; none begins once this process has gone."""
+    if not (lines := [line for command in commands if (line := command.line())]):
+        return
+    script = "".join(f"kill -0 {os.getpid()} || exit\n{line}" for line in lines)
+    quiet = subprocess.DEVNULL
+    runner = subprocess.Popen(
+        ["sh", "-c", script], cwd=ROOT, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+    )
     for command in commands:
-        command.future = lane.submit(command.run)
-    lane.shutdown(wait=False)
-    _begun.extend(commands)
+        command.runner = runner
+    _runners.append(runner)
 
 
 def await_all() -> None:
     """Nothing runs beside any more: for those who measure."""
-    wait([command.future for command in _begun if command.future])
+    for runner in _runners:
+        runner.wait()
 
 
 def stop() -> None:
-    """Nobody asks any more."""
-    for command in _begun:
-        if command.future:
-            command.future.cancel()
-    for command in _begun:
-        command.kill()
+    """Nobody asks any more: end what runs beside, and all that it has started."""
+    for runner in _runners:
+        if runner.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(runner.pid, signal.SIGKILL)
     await_all()

@@ -20,6 +20,16 @@ class Finished(NamedTuple):
     stderr: str
 
 
+def of(*arguments: object) -> list[str]:
+    """The command line of this Python with some arguments."""
+    return [sys.executable, *map(str, arguments)]
+
+
+def variables(more: Mapping[str, str | None] | None = None) -> dict[str, str | None]:
+    """The variables that are changed for a command so that it finds the package, and more of them."""
+    return {"PYTHONPATH": str(ROOT), "COLUMNS": "200", **(more or {})}
+
+
 def environment(changes: Mapping[str, str | None]) -> dict[str, str]:
     """Our own with some variables changed; None takes one away."""
     return {name: value for name, value in {**os.environ, **changes}.items() if value is not None}
@@ -30,9 +40,9 @@ def start(
 ) -> subprocess.Popen[str]:
     """Begin a command that finds the package."""
     return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
+        of(*arguments),
         cwd=cwd,
-        env=environment({"PYTHONPATH": str(ROOT), "COLUMNS": "200", **(env or {})}),
+        env=environment(variables(env)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
