@@ -62,6 +62,18 @@ def _torchvision() -> Any:
     return importlib.import_module("torchvision")
 
 
+def _ffcv() -> Any:
+    """ffcv, less what it does to its process: it gives torch one thread, and its progress bars leave one of their own behind."""
+    torch = importlib.import_module("torch")
+    threads = torch.get_num_threads()
+    try:
+        module = importlib.import_module("ffcv")
+    finally:
+        torch.set_num_threads(threads)
+    importlib.import_module("tqdm").tqdm.monitor_interval = 0
+    return module
+
+
 def _turbojpeg() -> Any:
     turbojpeg = importlib.import_module("alexnet_fast.decode.turbojpeg")
     turbojpeg.load()
@@ -84,7 +96,7 @@ def _compiler() -> Path:
 
 _FINDERS = {
     "compiler": _compiler,
-    "ffcv": lambda: importlib.import_module("ffcv"),
+    "ffcv": _ffcv,
     "torchvision": _torchvision,
     "turbojpeg": _turbojpeg,
     "data": _data,

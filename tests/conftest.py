@@ -1,9 +1,13 @@
-"""Fixtures for all tests: real photos, betons packed from them once a session, command lines, and no thread left behind."""
+"""Fixtures for all tests: real photos, betons packed from them once a session, command lines, and nothing that a test leaves to the next."""
 
 from __future__ import annotations
 
 import gc
+import os
+import resource
 import signal
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -19,6 +23,14 @@ import components
 from command_line import Finished
 
 THREAD_GRACE_S = 5.0
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGPIPE)
+LIMITS = (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_MEMLOCK)
+SET_FOR_GOOD = {
+    "PYTEST_CURRENT_TEST",
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT",  # by engine/launch.py, and the next
+    "TORCH_CPP_LOG_LEVEL",
+}
 
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -138,6 +150,11 @@ def no_thread_left_behind() -> Iterator[None]:
     """A test that leaves a thread running fails: loaders end theirs when they are closed or dropped."""
     before = set(threading.enumerate())
     yield
+    for thread in _new_threads(before):
+        if (
+            thread.name == "load-kernels"
+        ):  # outlives its loader, and writes files while the next test counts its own
+            thread.join()
     if not _new_threads(before):
         return
     gc.collect()
@@ -148,7 +165,34 @@ def no_thread_left_behind() -> Iterator[None]:
 
 
 def _new_threads(before: set[threading.Thread]) -> list[threading.Thread]:
-    # The kernels are compiled once a process, and outlive the loader that asked for them first.
-    return [
-        thread for thread in threading.enumerate() if thread not in before and thread.name != "load-kernels"
-    ]
+    return [thread for thread in threading.enumerate() if thread not in before]
+
+
+@pytest.fixture(autouse=True)
+def nothing_changed_for_the_next() -> Iterator[None]:
+    """A test that leaves this process other than it found it fails: the next one would depend on it."""
+    before = _of_the_process()
+    yield
+    after = _of_the_process()
+    changed = {
+        name: (was, after[name]) for name, was in before.items() if was is not None and was != after[name]
+    }
+    assert not changed, f"left changed (before, after): {changed}"
+
+
+def _of_the_process() -> dict[str, Any]:
+    """What all tests share, and what they start inherits."""
+    torch = sys.modules.get("torch")
+    return {
+        "variables": {name: value for name, value in os.environ.items() if name not in SET_FOR_GOOD},
+        "working folder": Path.cwd(),
+        "temporary folder": tempfile.tempdir or tempfile.gettempdir(),
+        "import path": list(sys.path),
+        "signal handlers": {number: signal.getsignal(number) for number in SIGNALS},
+        "signals blocked": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        "rights of new files": Path("/proc/self/status").read_text().partition("Umask:")[2].split()[0],
+        "cores": os.sched_getaffinity(0),
+        "limits": {number: resource.getrlimit(number) for number in LIMITS},
+        "garbage collector": (gc.isenabled(), gc.get_threshold()),
+        "torch's threads": torch.get_num_threads() if torch is not None else None,
+    }

@@ -307,8 +307,10 @@ def one_group_for_all(nproc: int) -> Any:
         before = ranks.process_group, build.AlexNet
         ranks.process_group = lambda *_: nullcontext()  # type: ignore[assignment]
         build.AlexNet = NarrowAlexNet  # type: ignore[misc]
-        yield world
-        ranks.process_group, build.AlexNet = before  # type: ignore[misc]
+        try:
+            yield world
+        finally:  # one rank alone is the process of the tests
+            ranks.process_group, build.AlexNet = before  # type: ignore[misc]
 
 
 def train_each(recipes: list[Recipe], nproc: int, resume: str | None = None) -> None:

@@ -26,11 +26,7 @@ DARKER = 1.3  # levels: ffcv's decoder is about one too dark in red and in blue,
 @pytest.fixture(scope="module", autouse=True)
 def ffcv(require: Callable[[str], Any]) -> Any:
     """The reference of every test here."""
-    module = require("ffcv")
-    from tqdm import tqdm
-
-    tqdm.monitor_interval = 0  # its writer's progress bar would leave a thread behind
-    return module
+    return require("ffcv")
 
 
 class Pictures:

@@ -256,9 +256,7 @@ def test_ffcvs_files_load(require: Callable[[str], object], tmp_path: Path) -> N
     require("ffcv")
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
-    from tqdm import tqdm
 
-    tqdm.monitor_interval = 0
     originals = images()
     for mode in ("jpg", "raw"):
         path = tmp_path / f"{mode}.beton"

@@ -45,19 +45,20 @@ CLOSE = 1.5  # levels, mean: to Pillow's decode and antialiased resize of the sa
 
 
 @pytest.fixture(scope="module")
-def ops(require: Callable[[str], Any]) -> Iterator[Any]:
-    """The module under test. FFCV sets torch's thread count to its own workers', so that is put back."""
+def ops(require: Callable[[str], Any]) -> Any:
+    """The module under test."""
     require("ffcv")
     require("turbojpeg")
-    from tqdm import tqdm
+    from alexnet_fast.ffcv_ops import decoders
 
-    from alexnet_fast.ffcv_ops import decoders as ffcv_ops
+    return decoders
 
-    tqdm.monitor_interval = (
-        0  # FFCV's writer shows a progress bar, whose monitor would stay behind as a thread
-    )
+
+@pytest.fixture(autouse=True)
+def torchs_threads() -> Iterator[None]:
+    """FFCV sets their number to its own workers', so that is put back."""
     threads = torch.get_num_threads()
-    yield ffcv_ops
+    yield
     torch.set_num_threads(threads)
 
 

@@ -282,8 +282,6 @@ def test_ffcv_decodes_a_lossless_file_as_it_decodes_the_originals(
     tmp_path: Path, require: Callable[[str], Any]
 ) -> None:
     require("ffcv")
-    tqdm = importlib.import_module("tqdm").tqdm
-    tqdm.monitor_interval = 0  # ffcv's progress bar would leave a thread behind
     makers = [
         KEPT[kind][1]
         for kind in ("4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1", "grey", "progressive 4:2:0", "optimized")
