@@ -67,10 +67,15 @@ class Beside:
         )
 
     def finished(self) -> Finished:
-        """What became of it, a signal's number told as 128 more; waits for that, and raises what kept it from running."""
+        """What became of it, a signal's number told as 128 more; waits for that, and raises what kept it from running.
+
+        Where no test was marked with it, it begins now.
+        """
+        if self.runner is None and self._refusal is None:
+            begin([self])
         if self._refusal is not None:
             raise self._refusal
-        assert self.runner is not None, "only tests that are marked beside(COMMAND) may ask for it"
+        assert self.runner is not None
         deadline = time.monotonic() + LONGEST_S
         while not self._left("code").exists():
             ended = self.runner.poll() is not None and not self._left("code").exists()
