@@ -14,6 +14,15 @@ from alexnet_fast.engine.evaluate import Accuracy, count_top_k, evaluate, label_
 CPU = torch.device("cpu")
 
 
+def drawn(count: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Logits and labels, the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(count, classes, generator=generator),
+        torch.randint(0, classes, (count,), generator=generator),
+    )
+
+
 def batches(images: Tensor, labels: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
     return list(zip(images.split(size), labels.split(size), strict=True))
 
@@ -24,7 +33,7 @@ def count(logits: Tensor, labels: Tensor, size: int, expected: int | None = None
 
 
 def test_it_agrees_with_topk_where_no_logits_are_equal() -> None:
-    logits, labels = torch.randn(503, 20), torch.randint(0, 20, (503,))
+    logits, labels = drawn(503, 20)
     five = logits.topk(5).indices == labels[:, None]
     accuracy = count(logits, labels, 64)
     assert (accuracy.top1, accuracy.top5) == (int(five[:, 0].sum()), int(five.any(1).sum()))
@@ -53,14 +62,14 @@ def test_a_row_that_is_not_finite_is_no_guess(bad: float) -> None:
 
 
 def test_with_three_classes_the_label_is_always_among_five() -> None:
-    accuracy = count(torch.randn(10, 3), torch.randint(0, 3, (10,)), 4)
+    accuracy = count(*drawn(10, 3), 4)
     assert accuracy.top5 == 10 and accuracy.acc5 == 100
 
 
 @pytest.mark.parametrize("expected", [9, 11])
 def test_a_count_other_than_the_sets_is_an_error(expected: int) -> None:
     with pytest.raises(RuntimeError, match=f"10 samples of {expected}"):
-        count(torch.randn(10, 3), torch.randint(0, 3, (10,)), 4, expected)
+        count(*drawn(10, 3), 4, expected)
 
 
 def test_an_empty_evaluation_is_an_error() -> None:

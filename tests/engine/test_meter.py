@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -31,7 +33,7 @@ class Hands:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(meter_module.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(meter_module, "time", SimpleNamespace(perf_counter=lambda: self.now))
 
     def move(self, seconds: float) -> None:
         self.now += seconds

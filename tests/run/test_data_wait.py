@@ -73,7 +73,7 @@ class Run:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, world_size: int = 1) -> None:
         self.now_s = 0.0
-        monkeypatch.setattr(meter.time, "perf_counter", lambda: self.now_s)
+        monkeypatch.setattr(meter, "time", SimpleNamespace(perf_counter=lambda: self.now_s))
         monkeypatch.setattr(page_cache, "resident_share", self.resident_share)
         self.resident, self.looks = 1.0, 0
         self.threads = [SimpleNamespace(busy_s=0.0, cpu_s=0.0, faults=0) for _ in range(2)]

@@ -100,13 +100,14 @@ def test_the_chart_is_a_png_wide_enough_to_read(bench: Bench):
         assert len(image.convert("RGB").getcolors(1 << 24) or []) > 10
 
 
-def test_packed_inputs_are_used_again_and_hold_the_same_pixels(bench: Bench, photos: Path, run_cli: Run):
+def test_packed_inputs_are_used_again_and_hold_the_same_pixels(
+    bench: Bench, photos: Path, run_cli: Run, tmp_path: Path
+):
     inputs = next((bench.out / "inputs").iterdir())
     before = {path.name: path.stat().st_mtime_ns for path in inputs.iterdir()}
-    arguments = ["--data", photos, "--out", bench.out, "--sides", 256, "--images", IMAGES, "--batch", 20]
-    finished = run_cli(
-        "tools/bench_pipeline.py", *arguments, "--rounds", 1, "--epochs", 1, "--peers", "limit,pillow"
-    )
+    arguments = ["--data", photos, "--out", tmp_path, "--work", bench.out / "inputs", "--sides", 256]
+    arguments += ["--images", IMAGES, "--batch", 20, "--rounds", 1, "--epochs", 1]
+    finished = run_cli("tools/bench_pipeline.py", *arguments, "--peers", "limit,pillow")
     assert finished.code == 0, finished.stderr
     assert {path.name: path.stat().st_mtime_ns for path in inputs.iterdir()} == before
 
