@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from betons import Entry, jpeg, picture, write
+from command_line import Finished
 
-TOOL = Path(__file__).resolve().parents[2] / "tools/bench_kernels.py"
-
-
-def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, TOOL, "--rounds", "5", *map(str, arguments)], capture_output=True, text=True
-    )
+Bench = Callable[..., Finished]
 
 
-def test_the_stages_of_two_files_are_measured_side_by_side(tmp_path: Path) -> None:
+@pytest.fixture
+def bench(run_cli: Callable[..., Finished]) -> Bench:
+    return lambda *arguments: run_cli("tools/bench_kernels.py", "--rounds", 5, *arguments)
+
+
+def test_the_stages_of_two_files_are_measured_side_by_side(tmp_path: Path, bench: Bench) -> None:
     images = [jpeg(picture(200, 150, seed)) for seed in range(12)]
     files = [write(tmp_path / f"{name}.beton", images) for name in ("a", "b")]
     done = bench(*files, "--size", 96, "--json", tmp_path / "figures.json")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())["files"]
     assert [row["beton"] for row in figures] == [str(path) for path in files]
     for row in figures:
@@ -33,19 +32,19 @@ def test_the_stages_of_two_files_are_measured_side_by_side(tmp_path: Path) -> No
         assert row["cut_us"] + row["libjpeg_us"] + row["render_us"] == pytest.approx(row["all_us"])
 
 
-def test_raw_pixels_are_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_raw_pixels_are_refused_in_one_sentence(tmp_path: Path, bench: Bench) -> None:
     done = bench(write(tmp_path / "raw.beton", [Entry.raw(picture(64, 64))]))
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1) and "raw" in done.stderr
+    assert (done.code, len(done.stderr.splitlines())) == (2, 1) and "raw" in done.stderr
 
 
-def test_a_file_that_is_not_there_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_refused_in_one_sentence(tmp_path: Path, bench: Bench) -> None:
     done = bench(tmp_path / "none.beton")
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1) and "none.beton" in done.stderr
+    assert (done.code, len(done.stderr.splitlines())) == (2, 1) and "none.beton" in done.stderr
 
 
-def test_of_several_images_the_one_that_is_named_is_measured(tmp_path: Path) -> None:
+def test_of_several_images_the_one_that_is_named_is_measured(tmp_path: Path, bench: Bench) -> None:
     path = write(tmp_path / "a.beton", [jpeg(picture(200, 150))] * 4, more=[("index", [5, 6, 7, 8])])
     done = bench(path, "--size", 96)
-    assert done.returncode == 2 and "has 2 int fields" in done.stderr
+    assert done.code == 2 and "has 2 int fields" in done.stderr
     done = bench(path, "--size", 96, "--label-field", "index", "--image-field", "image")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
