@@ -1,6 +1,6 @@
 """What a test needs and a machine may not have: it skips aloud, or fails where ALEXNET_FAST_REQUIRE names it.
 
-ALEXNET_FAST_REQUIRE="ffcv torchvision data" is what CI sets: there a missing component is a fault, not a circumstance.
+CI (.ci/run) sets it to every component that a test may ask for: there a missing one is a fault, not a circumstance.
 """
 
 from __future__ import annotations

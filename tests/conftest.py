@@ -77,7 +77,7 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(scope="session")
 def require() -> Callable[[str], Any]:
-    """require("ffcv"), "torchvision", "turbojpeg" or "data": the module or folder, else the test skips or fails."""
+    """require("ffcv"), "torchvision", "turbojpeg", "data" or "compiler": what it gives, else the test skips or fails."""
     return components.require
 
 

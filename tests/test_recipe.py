@@ -34,7 +34,7 @@ def test_every_shipped_recipe_is_complete_and_valid(path: Path) -> None:
     assert path.read_text().startswith("# ")
 
 
-def test_the_recipes_of_the_issue_are_there() -> None:
+def test_the_references_five_scripts_and_the_small_sets_have_a_recipe_each() -> None:
     names = {path.stem for path in SHIPPED}
     assert names >= {"quickstart", "tiny", "1p", "1p_perf", "8p", "8p_perf", "8p_eval"}
 

@@ -89,14 +89,13 @@ def finished(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return path.parent / "small", done.stdout
 
 
-def run_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "alexnet_fast.train", *arguments],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[1],
-        env=os.environ | environment,
     )
 
 

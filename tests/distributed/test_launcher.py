@@ -172,7 +172,7 @@ def test_ranks_that_are_done_when_their_launcher_is_killed_end_too(tmp_path: Pat
 
 
 def await_their_end(pids: list[int]) -> None:
-    """Of ranks, and of the process by which multiprocessing tracks their resources, which ends a moment after them."""
+    """Of ranks whose launcher has ended."""
     deadline = time.monotonic() + 120
     while any(lives(pid) for pid in pids):
         assert time.monotonic() < deadline, "processes outlive their launcher"
@@ -235,7 +235,7 @@ def test_a_collective_that_fails_is_known_from_an_error_of_ones_own() -> None:
 
 
 def await_ranks(folder: Path, launcher: subprocess.Popen[str]) -> list[int]:
-    """Process ids of the two ranks of `ranked.waits`, once both wait."""
+    """Process ids of the two ranks, once each has left its file."""
     await_files(folder, "*.waiting", launcher)
     deadline = time.monotonic() + 120
     while not all(found := [path.read_text() for path in folder.glob("*.waiting")]):

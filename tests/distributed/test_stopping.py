@@ -52,14 +52,6 @@ def narrow() -> Any:
         torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def heard() -> Any:
-    """SIGINT is heard, also where the tests run in a shell's background, which has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a train.beton of 18 images and a val.beton of 24, ten classes."""

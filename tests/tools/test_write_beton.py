@@ -418,8 +418,6 @@ class Begun:
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # A shell lets what it starts in the background ignore SIGINT, and that is inherited.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         patience = time.monotonic() + 120
         while progress_sentence(out / "train.beton", 70) == before:
