@@ -63,13 +63,16 @@ def _torchvision() -> Any:
 
 
 def _ffcv() -> Any:
-    """ffcv, less what it does to its process: it gives torch one thread, and its progress bars leave one of their own behind."""
+    """ffcv, less what it does to its process: it gives torch one thread, cv2 sets LD_LIBRARY_PATH for whatever is started, and
+    the progress bars of its writer leave a thread behind."""
     torch = importlib.import_module("torch")
-    threads = torch.get_num_threads()
+    threads, variables = torch.get_num_threads(), dict(os.environ)
     try:
         module = importlib.import_module("ffcv")
     finally:
         torch.set_num_threads(threads)
+        os.environ.clear()
+        os.environ.update(variables)
     importlib.import_module("tqdm").tqdm.monitor_interval = 0
     return module
 

@@ -32,6 +32,19 @@ SET_FOR_GOOD = {
     "TORCH_CPP_LOG_LEVEL",
 }
 
+OF_THE_TESTERS_TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+OF_THE_TESTERS_LAUNCHER = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
+
+for name in (*OF_THE_TESTERS_TERMINAL, *OF_THE_TESTERS_LAUNCHER):
+    os.environ.pop(name, None)  # what is printed, and which ranks there are, is the tests' to say
+
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # a shell's & has it so, and what we start would inherit it
@@ -153,7 +166,7 @@ def no_thread_left_behind() -> Iterator[None]:
     for thread in _new_threads(before):
         if (
             thread.name == "load-kernels"
-        ):  # outlives its loader, and writes files while the next test counts its own
+        ):  # outlives its loader, and may write files while the next test counts
             thread.join()
     if not _new_threads(before):
         return
@@ -174,20 +187,23 @@ def nothing_changed_for_the_next() -> Iterator[None]:
     before = _of_the_process()
     yield
     after = _of_the_process()
-    changed = {
-        name: (was, after[name]) for name, was in before.items() if was is not None and was != after[name]
-    }
-    assert not changed, f"left changed (before, after): {changed}"
+    changed = [
+        f"{name}: {was} -> {after.get(name)}"
+        for name, was in before.items()
+        if was is not None and was != after.get(name)
+    ]
+    changed += [f"the variable {name[1:]} is set" for name in after.keys() - before.keys()]
+    assert not changed, f"left changed: {'; '.join(changed)}"
 
 
 def _of_the_process() -> dict[str, Any]:
     """What all tests share, and what they start inherits."""
     torch = sys.modules.get("torch")
     return {
-        "variables": {name: value for name, value in os.environ.items() if name not in SET_FOR_GOOD},
+        # What stands in them may be a secret, and is not to be printed.
+        **{f"${name}": hash(value) for name, value in os.environ.items() if name not in SET_FOR_GOOD},
         "working folder": Path.cwd(),
         "temporary folder": tempfile.tempdir or tempfile.gettempdir(),
-        "import path": list(sys.path),
         "signal handlers": {number: signal.getsignal(number) for number in SIGNALS},
         "signals blocked": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
         "rights of new files": Path("/proc/self/status").read_text().partition("Umask:")[2].split()[0],
