@@ -26,11 +26,7 @@ THREAD_GRACE_S = 5.0
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGPIPE)
 LIMITS = (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_MEMLOCK)
-SET_FOR_GOOD = {
-    "PYTEST_CURRENT_TEST",
-    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT",  # by engine/launch.py, and the next
-    "TORCH_CPP_LOG_LEVEL",
-}
+SET_FOR_GOOD = ("PYTEST_", "TORCH")  # by torch, as parts of it are imported, and by engine/launch.py
 
 OF_THE_TESTERS_TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 OF_THE_TESTERS_LAUNCHER = (
@@ -201,7 +197,9 @@ def _of_the_process() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     return {
         # What stands in them may be a secret, and is not to be printed.
-        **{f"${name}": hash(value) for name, value in os.environ.items() if name not in SET_FOR_GOOD},
+        **{
+            f"${name}": hash(value) for name, value in os.environ.items() if not name.startswith(SET_FOR_GOOD)
+        },
         "working folder": Path.cwd(),
         "temporary folder": tempfile.tempdir or tempfile.gettempdir(),
         "signal handlers": {number: signal.getsignal(number) for number in SIGNALS},
