@@ -13,7 +13,7 @@ from pathlib import Path
 import numba
 import pytest
 
-from alexnet_fast.kernel_cache import kernel, lock
+from alexnet_fast.kernel_cache import folders, kernel, lock
 from alexnet_fast.kernel_cache.lock import CompileLock
 from alexnet_fast.kernel_cache.store import KEPT
 from kernels import ended, forbid_writing, read_only, run, start, write_package
@@ -109,6 +109,8 @@ def test_a_compilation_that_fails_gives_its_turn_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    # Asked once a process for each folder of sources, and this one's holds other tests' kernels.
+    monkeypatch.setattr(folders, "writable_folder", folders.writable_folder.__wrapped__)
 
     @kernel
     def wrong(x):

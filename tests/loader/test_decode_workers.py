@@ -141,7 +141,9 @@ def test_threads_that_wait_are_woken_by_the_garbage_collector(
     loader = Loader(beton, 1, train=True, threads=2)
     next(iter(loader))
     threads = loader._crew._threads
+    deadline = time.monotonic() + WAIT_S
     while not all(each.doing.startswith("waiting:") for each in loader.thread_stats):
+        assert time.monotonic() < deadline, [each.doing for each in loader.thread_stats]
         time.sleep(0.001)
     with loader._crew._lock:  # as where the collector runs in a thread that holds it
         del loader

@@ -238,7 +238,9 @@ def test_a_file_that_is_shortened_within_an_epoch_is_an_error_that_names_it(tmp_
     with Loader(path, 4, train=True, size=32, batches_ahead=2) as loader:
         batches = iter(loader)
         next(batches)
+        deadline = time.monotonic() + 60
         while any(not each.doing.startswith("waiting: 2 batches are ready") for each in loader.thread_stats):
+            assert time.monotonic() < deadline, [each.doing for each in loader.thread_stats]
             time.sleep(0.001)  # nobody may be reading at this moment
         os.truncate(path, 5000)
         with pytest.raises(BetonError, match=f"{path} was shortened while it was open, from .* to 5000"):
