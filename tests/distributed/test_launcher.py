@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import ranked
+import ranks_that_end
 from alexnet_fast.distributed import launcher as launch
 from alexnet_fast.distributed.exit_records import is_collective_error
 from alexnet_fast.distributed.launcher import Layout
@@ -39,10 +40,16 @@ def test_ranks_agree_on_sums_weights_overflows_and_what_differs(capfd: Any) -> N
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
-        (ranked.raises_on, ["rank 1 on", "failed", "Traceback", "LookupError: the cat sat on the cable"]),
-        (ranked.kills_itself_on, ["rank 1 on", "was killed by SIGKILL", "memory"]),
-        (ranked.leaves_with_3_on, ["rank 1 on", "ended with exit code 3"]),
-        (ranked.hangs_on, ["rank 1 on", "did not answer rank 0", "Rank 1 was here", "in gone_fishing"]),
+        (
+            ranks_that_end.raises_on,
+            ["rank 1 on", "failed", "Traceback", "LookupError: the cat sat on the cable"],
+        ),
+        (ranks_that_end.kills_itself_on, ["rank 1 on", "was killed by SIGKILL", "memory"]),
+        (ranks_that_end.leaves_with_3_on, ["rank 1 on", "ended with exit code 3"]),
+        (
+            ranks_that_end.hangs_on,
+            ["rank 1 on", "did not answer rank 0", "Rank 1 was here", "in gone_fishing"],
+        ),
     ],
 )
 def test_the_rank_at_fault_is_named_with_its_error_and_nothing_is_left(
@@ -63,7 +70,7 @@ def test_the_rank_at_fault_is_named_with_its_error_and_nothing_is_left(
 
 def test_a_users_mistake_on_any_rank_is_one_sentence(capfd: Any) -> None:
     with pytest.raises(UserError, match=r"^there is no room: make some$"):
-        launch.launch(TWO, ranked.user_error_on, 1)
+        launch.launch(TWO, ranks_that_end.user_error_on, 1)
     assert capfd.readouterr().err == ""
 
 
@@ -180,13 +187,13 @@ def await_their_end(pids: list[int]) -> None:
 
 
 def launched(folder: Path, entry: str, first: str = "") -> subprocess.Popen[str]:
-    """A process that runs `first`, then a function of ranked.py, which is given `folder`, as two ranks."""
+    """A process that runs `first`, then a function of ranks_that_end.py, which is given `folder`, as two ranks."""
     code = (
-        "import sys\nfrom pathlib import Path\nimport ranked\nfrom alexnet_fast.distributed import launcher as launch\n"
+        "import sys\nfrom pathlib import Path\nimport ranks_that_end\nfrom alexnet_fast.distributed import launcher as launch\n"
         "from alexnet_fast.errors import exit_code\n"
         f"{first}"
         "if __name__ == '__main__':\n"
-        f"    sys.exit(exit_code(lambda: launch.launch(launch.Layout(2), ranked.{entry}, Path({str(folder)!r}))))\n"
+        f"    sys.exit(exit_code(lambda: launch.launch(launch.Layout(2), ranks_that_end.{entry}, Path({str(folder)!r}))))\n"
     )
     (folder / "go.py").write_text(code)
     return subprocess.Popen(
@@ -218,7 +225,7 @@ def test_a_host_that_waits_in_vain_says_for_whom_and_where(monkeypatch: Any, cap
         address = f"127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setattr(launch, "GATHERING_S", 2)
     with pytest.raises(UserError, match=r"^host 1 of 2 did not meet the others at distributed.address = "):
-        launch.launch(Layout(nproc=1, hosts=2, host=1, address=address), ranked.raises_on, 0)
+        launch.launch(Layout(nproc=1, hosts=2, host=1, address=address), ranks_that_end.raises_on, 0)
     assert capfd.readouterr().err.startswith(f"host 1 of 2 waits for the others at {address}\n")
 
 
