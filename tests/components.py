@@ -15,6 +15,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA_ENVIRONMENT, REQUIRE_ENVIRONMENT = "ALEXNET_FAST_DATA", "ALEXNET_FAST_REQUIRE"
+PACKED_ENVIRONMENT = (
+    "ALEXNET_FAST_TESTS_PACKED"  # the 1,000 photos, as the session that began this one has packed them
+)
 
 _kept: list[object] = []  # torch forgets an operator when the library object that defined it goes
 

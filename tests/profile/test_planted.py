@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
+import components
 import ranked
 from alexnet_fast.distributed.launcher import Layout, launch
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
@@ -16,6 +18,15 @@ from standin import cases
 CASES = "profile/planted_cases.py"
 
 
+@pytest.fixture(scope="module")
+def packed_once(all_photos_beton: Path) -> Iterator[None]:
+    """The cases' own process takes the photos that this one has packed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(components.PACKED_ENVIRONMENT, str(all_photos_beton))
+        yield
+
+
+@pytest.mark.usefixtures("packed_once")
 @pytest.mark.parametrize("name", cases.names(CASES))
 def test_on_the_stand_in_npu(name: str) -> None:
     cases.check(CASES, name)
