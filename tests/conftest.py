@@ -162,9 +162,8 @@ def no_thread_left_behind() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     for thread in _new_threads(before):
-        if (
-            thread.name == "load-kernels"
-        ):  # outlives its loader, and may write files while the next test counts
+        # It outlives the loader that began it, and writes files, which the next test may count.
+        if thread.name == "load-kernels":
             thread.join()
     if not _new_threads(before):
         return
