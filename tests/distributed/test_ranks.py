@@ -21,7 +21,6 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 import torch
 
 import ranked
-from alexnet_fast import train as command
 from alexnet_fast.distributed import launcher as launch
 from alexnet_fast.distributed.launcher import Layout
 from alexnet_fast.packing.encode import Encoding
@@ -31,6 +30,7 @@ from alexnet_fast.run import checkpoint
 from components import ROOT
 
 STEPS = 20
+NARROW = "tests/stress/narrow_model.py"  # the command with a model whose sums of gradients take no time
 RECIPES = ROOT / "recipes"
 
 
@@ -136,14 +136,14 @@ def test_two_hosts_of_two_ranks_under_torchrun_train_as_one_rank_does(
 ) -> None:
     changes = {"schedule.steps_per_epoch": 3, "checkpoint.every_epochs": 0}
     alone, recipe = small("alone", **changes), small("hosts", **changes)
-    assert command.main([toml(alone)]) == 0
+    assert launch.launch(Layout(1), ranked.train_each, [alone], 1) == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     hosts = [
         start(
             "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2", "--node-rank", str(host),
-            "--master-addr", "127.0.0.1", "--master-port", str(port), "-m", "alexnet_fast.train", toml(recipe),
+            "--master-addr", "127.0.0.1", "--master-port", str(port), NARROW, toml(recipe),
         )
         for host in range(2)
     ]  # fmt: skip
@@ -158,7 +158,7 @@ def test_a_killed_rank_ends_the_run_within_30_s_by_name_and_leaves_no_process(
     small: Callable[..., Recipe],
 ) -> None:
     recipe = small("killed", **{"schedule.epochs": 1000, "distributed.nproc": 2})
-    launcher = start("-m", "alexnet_fast.train", toml(recipe))
+    launcher = start(NARROW, toml(recipe))
     metrics = recipe.folder / "metrics.jsonl"
     deadline = time.monotonic() + 200
     while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
