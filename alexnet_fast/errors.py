@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import IO, TextIO
+
+from .common.untrusted import escaped
+
+MENDABLE = {
+    errno.EACCES: "see that you may read and write there, or give another path",
+    errno.EPERM: "see that you may read and write there, or give another path",
+    errno.EROFS: "give a path that can be written",
+    errno.ENAMETOOLONG: "give a shorter one: a name takes at most 255 bytes, a path 4,095",
+    errno.ENOTDIR: "give a path whose folders are folders",
+    errno.ELOOP: "mend the link that leads back to itself",
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EMFILE: "allow more open files, as with ulimit -n 4096, or use fewer workers",
+    errno.ENFILE: "close some of the machine's open files",
+    errno.EIO: "see that its disk or network is well",
+    errno.ESTALE: "see that its disk or network is well",
+}
+"""What the system may refuse, and what the user can do about it."""
+WITHOUT_FILE = (errno.EMFILE, errno.ENFILE)
+"""Those that say enough though they name no file."""
 
 
 class UserError(ValueError):
@@ -34,10 +56,18 @@ class StoppedBySignal(BaseException):
 def exit_code(command: Callable[[], int | None]) -> int:
     """Run a command line's body: its result or 0; 2, with the message alone on stderr, for a user's mistake; 128 + n for signal n.
 
+    A mistake is a UserError, or what the system refuses about a file (``MENDABLE``).  Its sentence may hold names that others chose: it is
+    printed on one line, with what a terminal would obey escaped.
+
     One whose reader went before all was said, as in ``command | head``, ends as SIGPIPE ends others: with 141.
     """
+    _take_any_text(sys.stdout)
     try:
-        code = command() or 0
+        try:
+            code = command() or 0
+        except SystemExit:  # a parser's, after --help or a mistake
+            print(end="", flush=True)
+            raise
         print(end="", flush=True)  # here, where it can still be caught
         return code
     except UserError as error:
@@ -56,6 +86,13 @@ def exit_code(command: Callable[[], int | None]) -> int:
         for stream in without_reader:
             mute(stream)
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        named = isinstance(error.filename, (str, bytes))
+        if error.errno not in MENDABLE or not (named or error.errno in WITHOUT_FILE):
+            raise
+        what = f"{os.fsdecode(error.filename)}: {error.strerror}" if named else f"{error.strerror}"
+        _tell(f"error: {what}; {MENDABLE[error.errno]}")
+        return 2
 
 
 def mute(stream: IO[str]) -> None:
@@ -67,9 +104,15 @@ def mute(stream: IO[str]) -> None:
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
+def _take_any_text(stream: TextIO) -> None:
+    """Have a stream write what its encoding does not know as escapes, as stderr does: a name that is no UTF-8 would be an error."""
+    if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="backslashreplace")
+
+
 def _tell(text: str) -> None:
-    """Print on stderr, if anybody is there to read it."""
-    for stream, line in ((sys.stdout, ""), (sys.stderr, f"{text}\n")):
+    """Print one line on stderr, if anybody is there to read it."""
+    for stream, line in ((sys.stdout, ""), (sys.stderr, f"{escaped(text)}\n")):
         try:
             print(line, end="", file=stream, flush=True)
         except OSError:

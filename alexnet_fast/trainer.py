@@ -29,6 +29,7 @@ from .build import (
     writing,
 )
 from .common.text import plural
+from .common.untrusted import escaped
 from .decode.kernel import decode_chunk
 from .distributed import world as ranks
 from .distributed.stop_signals import StopSignals
@@ -338,7 +339,7 @@ def evaluate_only(recipe: Recipe, resume: str | None = None) -> Accuracy:
     if world.is_rank0:
         with writing(recipe.folder):
             log.write_text(make_folder(recipe) / log.EVALUATION, json.dumps(result, indent=2) + "\n")
-        print(f"{path} on {recipe.data.val}: {accuracy.samples:,} samples, loss {accuracy.loss:.4f}")
+        print(escaped(f"{path} on {recipe.data.val}: {accuracy.samples:,} samples, loss {accuracy.loss:.4f}"))
         print("\n".join(log.accuracy_lines(accuracy)))
     return accuracy
 

@@ -47,3 +47,74 @@ def test_the_exit_code_says_why_though_nobody_reads_the_sentence(raised: str, co
 def test_a_pipe_of_the_commands_own_that_breaks_is_an_error_with_its_traceback() -> None:
     code, error = end_of("end = os.pipe(); os.close(end[0]); os.dup2(2, 1); os.write(end[1], b'x')", "stdout")
     assert code == 1 and "BrokenPipeError" in error
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("open('x' * 300)", f"error: {'x' * 300}: File name too long; give a shorter one"),
+        ("os.mkdir('/proc/x/y')", None),
+        ("open('/proc/1/environ/x')", "error: /proc/1/environ/x: Not a directory; give a path whose"),
+        (
+            "raise OSError(28, 'No space left on device', 'a\\x1b[2J')",
+            r"error: a\x1b[2J: No space left on device; make room",
+        ),
+        (
+            "raise OSError(24, 'Too many open files')",
+            "error: Too many open files; allow more open files, as with ulimit",
+        ),
+        (
+            "raise OSError(13, 'Permission denied', b'a\\xff')",
+            r"error: a\udcff: Permission denied; see that you may",
+        ),
+    ],
+)
+def test_what_the_system_refuses_about_a_file_is_a_users_mistake_and_one_sentence(
+    body: str, said: str | None
+) -> None:
+    code, error = run_of(body)
+    if said is None:
+        assert code == 1 and "FileNotFoundError" in error, "one that is not there may be our mistake"
+    else:
+        assert code == 2 and error.startswith(said) and error.count("\n") == 1, error
+
+
+def test_what_the_system_refuses_about_no_file_has_its_traceback() -> None:
+    code, error = run_of("raise OSError(13, 'Permission denied')")
+    assert code == 1 and "Traceback" in error
+
+
+def test_a_sentence_is_one_line_whatever_names_are_in_it() -> None:
+    names = r"a\nerror: b\x1b[2J\u202e\udce9é[bold]"
+    for raised in (f"UserError('{names}')", f"Stopped(15, '{names}')"):
+        _, error = run_of(f"raise {raised}")
+        assert error.endswith(r"a\nerror: b\x1b[2J\u202e\udce9é[bold]" + "\n") and error.count("\n") == 1
+
+
+def test_a_name_that_the_terminals_encoding_does_not_have_is_printed_as_an_escape() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{HEAD}sys.exit(exit_code(lambda: print('caf\\udce9 été')))"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"caf\\udce9 \\xe9t\\xe9\n", b"")
+
+
+def test_a_parser_that_ends_a_command_whose_reader_went_ends_it_quietly_too() -> None:
+    assert end_of("print('usage'); sys.exit(0)", "stdout") == (141, "")
+    assert run_of("print('usage'); sys.exit(2)") == (2, "")
+
+
+def run_of(body: str) -> tuple[int, str]:
+    """A command line of that body; its code and stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{HEAD}def body():\n    {body}\nsys.exit(exit_code(body))"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUTF8": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    return done.returncode, done.stderr

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .console import Console
+from .untrusted import escaped
 
 LINE_EVERY_S = 30.0
 
@@ -19,10 +20,13 @@ def progress_bar(name: str, total: int | None = None) -> Iterator[Callable[..., 
 
     What it is told first is where the work goes on, and counts for no speed.
     """
+    name = escaped(name)
     console, told = Console(stderr=True), time.monotonic()
     first: tuple[int, float] | None = None
     columns = (
-        TextColumn(name),
+        TextColumn(
+            "{task.description}", markup=False
+        ),  # a name may hold what a template or markup would take
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -44,6 +48,6 @@ def progress_bar(name: str, total: int | None = None) -> Iterator[Callable[..., 
                 told = now
                 left_min = ((of or done) - done) / per_s / 60 if per_s else 0.0
                 line = f"{name}: {done:,} of {of or done:,}, {per_s:,.0f} img/s, {left_min:,.1f} min left"
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                console.print(line, soft_wrap=True)
 
         yield progress

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
-KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe"}
+KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 
 
 def read_text(path: Path, max_bytes: int) -> str:
@@ -43,17 +44,38 @@ def open_regular(path: Path) -> BinaryIO:
     Raises:
         FileNotFoundError: there is none.
         OSError: it cannot be opened.
-        ValueError: it is a folder, a pipe or a device, or its name holds a NUL.
+        ValueError: it is a folder, a pipe, a socket or a device, or its name holds a NUL.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
-    if kind != stat.S_IFREG:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno not in (errno.ENXIO, errno.ENODEV):
+            raise
+        raise ValueError(f"it is a {kind_of(os.stat(path))}") from None
+    kind = kind_of(os.fstat(descriptor))
+    if kind != "file":
         os.close(descriptor)
-        raise ValueError(f"it is a {KINDS.get(kind, 'device')}")
+        raise ValueError(f"it is a {kind}")
     return open(descriptor, "rb")
+
+
+def kind_of(status: os.stat_result) -> str:
+    """ "file", "folder", "pipe", "socket" or "device"."""
+    return KINDS.get(stat.S_IFMT(status.st_mode), "device")
 
 
 def printable(text: str, most: int = 200) -> str:
     """Text as it may stand in a one-line message: shortened, and with what a terminal would obey or not print escaped."""
-    cut = text if len(text) <= most else f"{text[:most]}..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    return escaped(text if len(text) <= most else f"{text[:most]}...")
+
+
+def escaped_lines(text: str) -> str:
+    """The same for text of several lines: its line breaks stay."""
+    return "\n".join(map(escaped, text.split("\n")))
+
+
+def escaped(text: str) -> str:
+    """The same text on one line, with what a terminal would obey or not print escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -39,6 +39,7 @@ from torch.distributed.elastic.multiprocessing import api as agent
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, get_error_handler
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from ..common.untrusted import escaped, escaped_lines
 from ..errors import StoppedBySignal, UserError
 from .exit_records import (
     ExitRecord,
@@ -118,7 +119,7 @@ def launch(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
         try:
             elastic_launch(_config(layout, folder), _run_as_rank)(folder, entry, arguments)
         except ChildFailedError as error:
-            print(f"error: {explain(error.failures, folder, layout.hosts)}", file=sys.stderr)
+            _complain(explain(error.failures, folder, layout.hosts))
             return 1
         except SignalException:
             _kill(begun)  # what the first signal left alive, as the agent did not know of it yet
@@ -126,7 +127,7 @@ def launch(layout: Layout, entry: Callable[..., Any], *arguments: Any) -> int:
             if (stopped := stop_of(records)) is not None:
                 raise stopped from None
             if (failure := own_error(records)) is not None:
-                print(f"error: {failure}", file=sys.stderr)
+                _complain(failure)
                 return 1
             if [record.kind for record in records] == ["done"] * layout.nproc:
                 return 0  # it came behind the last step that looks for it
@@ -184,7 +185,7 @@ def _run_as_rank(folder: Path, entry: Callable[..., Any], arguments: tuple[Any, 
             try:
                 record.write(folder)
             except OSError:  # the temporary folder is full, or was cleared behind a long run's back
-                print(f"rank {rank}: {record.text}", file=sys.stderr)
+                _complain(f"rank {rank}: {record.text}")
             if record.kind == "lost":
                 request_stacks(folder)
                 time.sleep(LOST_GRACE_S)
@@ -211,24 +212,25 @@ def _run_as_joined(entry: Callable[..., Any], *arguments: Any) -> int:
     except UserError as error:
         _record_for_torchrun(error)
         if _speaks_for_host():
-            print(f"error: {error}", file=sys.stderr)
+            _complain(escaped(str(error)))
         return 2
     except StoppedBySignal as stopped:
         if _speaks_for_host():
-            print(stopped, file=sys.stderr, flush=True)
+            print(escaped(str(stopped)), file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(128 + stopped.number)
     except Exception as error:
         _record_for_torchrun(error)
         if is_collective_error(error):
             time.sleep(LOST_GRACE_S)
-        print(
-            f"error: rank {os.environ['RANK']} on {socket.gethostname()} failed:\n{traceback.format_exc()}",
-            file=sys.stderr,
-            flush=True,
-        )
+        _complain(f"rank {os.environ['RANK']} on {socket.gethostname()} failed:\n{traceback.format_exc()}")
         os._exit(1)
     return 0
+
+
+def _complain(text: str) -> None:
+    """Print an error, which may hold names that others chose, and a traceback of several lines."""
+    print(f"error: {escaped_lines(text)}", file=sys.stderr, flush=True)
 
 
 def _record_for_torchrun(error: Exception) -> None:

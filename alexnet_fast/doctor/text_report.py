@@ -11,6 +11,7 @@ from typing import TextIO
 
 from .. import __version__
 from ..common.text import plural
+from ..common.untrusted import escaped
 from .finding import Finding
 
 WIDEST, NARROWEST = 100, 60
@@ -56,11 +57,12 @@ def closing(findings: Sequence[Finding]) -> str:
 
 def _wrapped(text: str, width: int, first: str) -> list[str]:
     rest = " " * len(first)
-    return textwrap.wrap(
+    lines = textwrap.wrap(
         text,
         width,
         initial_indent=first,
         subsequent_indent=rest,
         break_on_hyphens=False,
         break_long_words=False,
-    ) or [first]
+    )
+    return list(map(escaped, lines)) or [first]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
+import resource
 import selectors
 import signal
 import sys
@@ -27,6 +29,11 @@ IN_HAND = 2 * CHUNK  # of a worker at most: one chunk to work on and one to begi
 AHEAD = (
     3 * CHUNK
 )  # results for each worker that may wait for an earlier one: bounds memory, however slow one item is
+
+FILES_A_WORKER = 3  # that its owner holds open: the pipe, and forkserver's two
+FILES_TO_START = (
+    6  # forkserver's own, and what a start takes for a moment (of 8 workers 37 files were enough, 36 not)
+)
 
 
 def ordered_map(
@@ -80,6 +87,7 @@ class _WorkerPool(Generic[Item, Result]):
         self._selector = selectors.DefaultSelector()
 
     def start(self, work: Callable[[Item], Result], workers: int) -> None:
+        _check_open_files(workers)
         # forkserver: a fork of this process would copy the locks of its threads.
         context = multiprocessing.get_context("forkserver")
         function = getattr(work, "func", work)  # of a functools.partial
@@ -149,6 +157,17 @@ class _WorkerPool(Generic[Item, Result]):
         return WorkerDied(
             f"worker process {worker.process.pid} {how}{during}",
             "if nobody killed it, memory ran out: free some or use fewer --workers",
+        )
+
+
+def _check_open_files(workers: int) -> None:
+    """See that so many processes can be started: one that is begun and not finished prints a traceback of its own."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(os.listdir("/proc/self/fd")) + FILES_A_WORKER * workers + FILES_TO_START
+    if most != resource.RLIM_INFINITY and needed > most:
+        raise UserError(
+            f"cannot start {workers} worker processes: they need {needed} open files, and {most} are allowed; use fewer --workers, "
+            f"or allow more with ulimit -n {needed}"
         )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 
 import pytest
+from rich.table import Table
 
+from alexnet_fast.common.console import Console
 from components import ROOT
 
 SPEAKS = (
@@ -48,3 +51,17 @@ def speak(out: int) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         check=False,
     )
+
+
+def test_a_name_is_printed_as_it_stands_but_for_what_a_terminal_would_obey() -> None:
+    """Neither markup nor an emoji's name nor an escape sequence; the lines of a text stay lines."""
+    out = io.StringIO()
+    Console(file=out, width=200).print("[bold]a[/] :cat: \x1b[2J\nb\x07")
+    assert out.getvalue() == "[bold]a[/] :cat: \\x1b[2J\nb\\x07\n"
+
+
+def test_a_cell_of_a_table_is_no_markup_either() -> None:
+    out = io.StringIO()
+    (table := Table("name")).add_row("[bold]a[/] :cat:")
+    Console(file=out, width=200).print(table)
+    assert "[bold]a[/] :cat:" in out.getvalue()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 import command_line
 from alexnet_fast.common import progress
+from alexnet_fast.common.console import Console
 from components import ROOT
 
 
@@ -59,3 +62,12 @@ def test_the_number_of_all_may_be_told_with_what_is_done(
         now = 40.0
         told(5, 10)
     assert "verifying: 5 of 10, " in capsys.readouterr().err
+
+
+def test_a_bars_name_may_hold_braces_markup_and_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    terminal = partial(Console, file=out, force_terminal=True, width=200)
+    monkeypatch.setattr(progress, "Console", lambda stderr: terminal())
+    with progress.progress_bar("verifying {0}[bold]\x1b]0;x\x07.beton", 10) as told:
+        told(1)
+    assert r"verifying {0}[bold]\x1b]0;x\x07.beton" in out.getvalue()

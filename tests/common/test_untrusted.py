@@ -31,7 +31,7 @@ def test_what_is_no_regular_file_is_named_and_not_waited_for(tmp_path: Path) -> 
         assert set(os.listdir("/proc/self/fd")) <= before, "it is closed again"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
-        with pytest.raises(OSError):
+        with pytest.raises(ValueError, match="it is a socket"):
             open_regular(tmp_path / "socket")
 
 

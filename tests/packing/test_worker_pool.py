@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from alexnet_fast.errors import UserError
 from alexnet_fast.packing import worker_pool
 from alexnet_fast.packing.errors import WorkerDied
 from alexnet_fast.packing.worker_pool import ordered_map
@@ -121,3 +122,15 @@ def test_workers_do_not_import_the_program_that_starts_them() -> None:
     named = {"init_main_from_name", "init_main_from_path"}
     assert not named & prepared.keys()
     assert named & multiprocessing.spawn.get_preparation_data("worker").keys()
+
+
+def test_too_few_open_files_for_the_workers_are_one_sentence_and_start_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker that was begun and not finished would print a traceback of its own."""
+    monkeypatch.setattr(worker_pool.resource, "getrlimit", lambda _: (40, 4096))
+    monkeypatch.setattr(worker_pool._Worker, "__init__", lambda *_: pytest.fail("one was started"))
+    with pytest.raises(
+        UserError, match=r"cannot start 20 worker processes: they need \d+ open files, and 40 are"
+    ):
+        next(ordered_map(str, range(1000), 20, doing=str))
