@@ -10,7 +10,6 @@ Without a RECIPE the flags choose one (`choose_recipe`).  docs/reference.md list
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +20,8 @@ from .common import cli
 from .common.cpus import allowed_cores
 from .errors import UserError
 from .packing.data_folder import SPLITS, find_or_pack
-from .recipe import Recipe
+from .paths import check_text
+from .recipe import Recipe, toml
 
 PORT = 29688  # where the reference's ranks meet, if --dist-url names no other
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -83,12 +83,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add = group.add_argument
     add(
-        "--data_path", "--data-path", metavar="DIR",
+        "--data_path", "--data-path", type=cli.file_path, metavar="DIR",
         help="data.train and data.val: a folder of train.beton and val.beton, or of train/<class>/* and val/<class>/*, "
         "which is packed first, once",
     )  # fmt: skip
     add(
-        "--beton-dir", metavar="DIR",
+        "--beton-dir", type=cli.file_path, metavar="DIR",
         help="where a packed folder goes (not a flag of the reference's; default: DIR-beton, beside --data_path)",
     )  # fmt: skip
     for flag in FLAGS:
@@ -137,16 +137,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def settle(arguments: argparse.Namespace, parser: Parser) -> argparse.Namespace:
     """Tell the positional arguments apart, the recipe and, as the reference has it, the data; `recipe` becomes a Path or None."""
     given, arguments.recipe = arguments.recipe, None
-    for text in given:
-        is_data = Path(text).is_dir() or text.endswith(".beton")
-        if not is_data and not text.endswith(".toml") and not Path(text).exists():
+    for text in map(str, given):
+        is_data = os.path.isdir(text) or text.endswith(".beton")
+        if not is_data and not text.endswith(".toml") and not os.path.exists(text):
             parser.error(f"{text} is not there: expected a recipe (a .toml file) or a folder of data")
         name = "data_path" if is_data else "recipe"
         if getattr(arguments, name) is not None:
             parser.error(
                 f"{text} is one too many beside {getattr(arguments, name)}: give one recipe and one folder of data"
             )
-        setattr(arguments, name, text)
+        setattr(arguments, name, Path(text))
     if arguments.beton_dir is not None and arguments.data_path is None:
         parser.error(
             f"--beton-dir {arguments.beton_dir} says where --data_path is packed: give --data_path too"
@@ -215,8 +215,9 @@ def data_overrides(
     """
     given, evaluates = arguments.data_path, arguments.eval or recipe.eval.only
     _kind(recipe.run.device)  # a device that is not there is better said before half an hour of packing
-    beton_dir = None if arguments.beton_dir is None else Path(arguments.beton_dir)
-    sets = find_or_pack(Path(given), beton_dir, SPLITS[1:] if evaluates else SPLITS, say)
+    for flag, path in (("--data_path", given), ("--beton-dir", arguments.beton_dir or given)):
+        check_text(os.path.abspath(path), flag)  # before packing: the recipe will name what is packed
+    sets = find_or_pack(given, arguments.beton_dir, SPLITS[1:] if evaluates else SPLITS, say)
     if sets.train is None and not evaluates:
         raise UserError(f"--data_path {given} has nothing to train on: expected train/ or train.beton")
     if sets.val is None and evaluates:
@@ -229,7 +230,7 @@ def data_overrides(
 
 
 def _as_set(keys: Mapping[str, Any]) -> list[str]:
-    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]
+    return [f"{key}={toml(value)}" for key, value in keys.items()]
 
 
 def _cards(arguments: argparse.Namespace, device: str) -> dict[str, Any]:

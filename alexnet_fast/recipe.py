@@ -14,11 +14,12 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from .common.untrusted import printable, read_text
 from .errors import UserError
+from .paths import check_text, given_path
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,6 +38,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0)]
 Pair = tuple[float, float]
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+FilePath = Annotated[Text, AfterValidator(given_path)]
+"""Every key that is a path."""
+OptionalPath = Annotated[Text, AfterValidator(lambda text: given_path(text) if text else text)]
+"""A path, or empty for none."""
 
 
 class Section(BaseModel):
@@ -54,7 +59,7 @@ class Run(Section):
     """Seed of weights, dropout, order, crops and flips."""
     device: Text = "auto"
     """auto (an accelerator if there is one, else the CPU), cpu, cuda or npu; npu:1 for one of several."""
-    out: Annotated[Text, Field(min_length=1)] = "runs"
+    out: FilePath = "runs"
     """Folder in which the run's folder lies."""
 
 
@@ -66,9 +71,9 @@ class FieldNames(TypedDict):
 
 
 class Data(Section):
-    train: Text = "data/train.beton"
+    train: FilePath = "data/train.beton"
     """Beton to train on."""
-    val: Text = "data/val.beton"
+    val: FilePath = "data/val.beton"
     """Beton to evaluate on."""
     image_field: Text = ""
     """Name of the betons' field that is the image; empty = their only RGB image."""
@@ -108,7 +113,7 @@ class Model(Section):
     """Dropout before the first two fully connected layers."""
     init: Literal["torch", "he"] = "torch"
     """Fresh weights: torch (its defaults, as the reference) or he (learns far sooner, at a lower optim.lr)."""
-    weights: Text = ""
+    weights: OptionalPath = ""
     """Checkpoint or torchvision state_dict to begin from; empty = fresh weights."""
 
 
@@ -205,7 +210,7 @@ class Distributed(Section):
 
 
 class Recipe(Section):
-    """A whole run. Paths are relative to the current directory."""
+    """A whole run. Paths are relative to the current directory; ~ in front is the home folder."""
 
     run: Run = Run()
     data: Data = Data()
@@ -283,7 +288,7 @@ def dump(recipe: Recipe) -> str:
     for section, values in recipe.model_dump(mode="json").items():
         lines += [
             f"[{section}]",
-            *(f"{key} = {_toml(value)}" for key, value in values.items()),
+            *(f"{key} = {toml(value)}" for key, value in values.items()),
             "",
         ]
     return "\n".join(lines)
@@ -314,7 +319,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     ]
 
 
-def _toml(value: Any) -> str:
+def toml(value: Any) -> str:
     """JSON is TOML, but for the one control character that TOML wants escaped too."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
@@ -328,7 +333,7 @@ def _apply(table: dict[str, Any], override: str) -> str:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):  # no TOML, or a number or a nesting of more than Python takes
-        value = text
+        value = check_text(text, f"--set {section}.{key} =")
     values = table.setdefault(section, {})
     if not isinstance(values, dict):
         given = printable(repr(values))
@@ -347,6 +352,8 @@ def _sentence(error: ValidationError) -> tuple[str, str]:
     if mistake["type"] == "extra_forbidden":
         return name, f"unknown {'key' if '.' in name else 'section'} {name}{_nearest(name)}"
     given = printable(json.dumps(mistake["input"], default=str))
+    if mistake["type"] == "value_error":  # a validator's own sentence
+        return name, f"{name} = {given} is not accepted: {printable(str(mistake['ctx']['error']))}"
     return name, f"{name} = {given} is not accepted: expected {_expected(name, mistake)}"
 
 

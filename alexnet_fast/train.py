@@ -30,6 +30,8 @@ except UserError as error:
 
 from . import modelzoo_flags
 from .build import launch_config
+from .common import cli
+from .common.untrusted import escaped
 from .distributed import launcher
 from .recipe import keys, load
 from .synthetic import dataset
@@ -40,17 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # from now on Ctrl-C is told in a word
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    arguments = parse(argv)
-    if arguments.keys:
-        print("| key | type | default | what it does |\n|---|---|---|---|")
-        print(
-            "\n".join(
-                f"| `{key.name}` | {key.type} | `{key.default}` | {key.description} |" for key in keys()
-            )
-        )
-        return 0
 
     def run() -> int:
+        arguments = parse(argv)
+        if arguments.keys:
+            print("| key | type | default | what it does |\n|---|---|---|---|")
+            print(
+                "\n".join(
+                    f"| `{key.name}` | {key.type} | `{key.default}` | {key.description} |" for key in keys()
+                )
+            )
+            return 0
         path = arguments.recipe or modelzoo_flags.choose_recipe(arguments)
         flags = modelzoo_flags.overrides(arguments, load(path, arguments.set))
         recipe = load(path, [*flags, *arguments.set])
@@ -83,6 +85,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "recipe",
         nargs="*",
+        type=cli.file_path,
         metavar="RECIPE",
         help="a TOML file, such as recipes/tiny.toml; a folder or a .beton in its place is --data_path",
     )
@@ -97,7 +100,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "-e", "--eval", "--evaluate", action="store_true", help="evaluate a checkpoint and stop"
     )
     parser.add_argument(
-        "--resume", metavar="PATH|auto", help="go on from a checkpoint; auto: the run's own newest, if any"
+        "--resume",
+        type=path_or_auto,
+        metavar="PATH|auto",
+        help="go on from a checkpoint; auto: the run's own newest, if any",
     )
     parser.add_argument(
         "--profile",
@@ -120,6 +126,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def path_or_auto(text: str) -> str:
+    """A checkpoint's path, or auto."""
+    return text if text == "auto" else cli.path_text(text)  # as text: a Path makes auto of ./auto
+
+
 def at_least_one(text: str) -> float:
     """A number of seconds."""
     if not 1 <= (seconds := float(text)) <= 86_400:
@@ -130,7 +141,7 @@ def at_least_one(text: str) -> float:
 def say(sentence: str) -> None:
     """Tell the user, once for all ranks that torchrun may have started."""
     if os.environ.get("RANK", "0") == "0":
-        print(sentence, flush=True)
+        print(escaped(sentence), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -603,3 +604,40 @@ def test_full_batches_count_the_same_samples_for_any_batch_and_ranks(
 def test_flags_that_stand_for_a_recipe_that_is_not_there_say_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1p.toml, which these flags stand for, is not there"):
         modelzoo_flags.choose_recipe(command.parse(["--lr", "1"]), tmp_path)
+
+
+def test_paths_of_the_references_flags_begin_at_home_and_are_not_empty(
+    betons: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(betons.parent))
+    recipe, _ = resolved("--data_path=~/betons", "--device", "cpu", "--set", "run.out=~/runs")
+    assert (recipe.data.train, recipe.run.out) == (f"{betons}/train.beton", f"{betons.parent}/runs")
+    recipe, _ = resolved(betons / "../betons", "--device", "cpu", "--resume", "~/last.pt")
+    assert command.parse(["a.toml", "--resume=~/last.pt"]).resume == f"{betons.parent}/last.pt"
+    assert command.parse(["a.toml", "--resume=./auto"]).resume == "./auto", "a file of that name"
+    for flags in (("--data_path", ""), ("--beton-dir", ""), ("--resume", ""), ("",)):
+        assert "an empty path: give one" in refused(capsys, *flags)
+    assert "a user that this machine does not know" in refused(capsys, "--data_path=~no-such-user-here/x")
+
+
+def test_a_data_path_that_no_recipe_can_hold_is_refused_before_it_is_packed(
+    tmp_path: Path, capsys: Any
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    for split in ("train", "val"):
+        (folder / split / "a").mkdir(parents=True)
+    (tmp_path / "utf-8").symlink_to(folder)
+    assert r"caf\udce9 is not UTF-8, and a recipe" in refused(
+        capsys, "--data_path", folder, "--device", "cpu"
+    )
+    given = ("--data_path", tmp_path / "utf-8", "--beton-dir", folder / "b", "--device", "cpu")
+    assert "--beton-dir" in refused(capsys, *given)
+    assert "a holds no image" in refused(capsys, "--data_path", tmp_path / "utf-8", "--device", "cpu")
+
+
+def test_a_path_of_odd_characters_comes_through_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / 'a"\x7f\n\\'
+    folder.mkdir()
+    (folder / "train.beton").touch()
+    recipe, _ = resolved("--data_path", folder, "--device", "cpu")
+    assert recipe.data.train == f"{folder}/train.beton"

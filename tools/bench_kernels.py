@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alexnet_fast.beton.reader import Beton
-from alexnet_fast.common.cli import add_field_flags
+from alexnet_fast.common.cli import add_field_flags, file_path
 from alexnet_fast.decode import turbojpeg
 from alexnet_fast.decode.crop import CropOptions
 from alexnet_fast.decode.kernel import sample_table
@@ -65,14 +65,14 @@ class File:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("beton", nargs="+", type=Path, help="files to measure side by side")
+    parser.add_argument("beton", nargs="+", type=file_path, help="files to measure side by side")
     add_field_flags(parser)
     parser.add_argument("--size", type=int, default=224, metavar="PX", help="side of the crops")
     parser.add_argument(
         "--images", type=int, default=1000, metavar="N", help="images of each file, in a shuffled order"
     )
     parser.add_argument("--rounds", type=int, default=10, metavar="N", help="times that every chunk runs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=file_path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args()
     turbojpeg.load()
     console = Console()

@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from alexnet_fast.common.cli import file_path
 from alexnet_fast.errors import exit_code
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import ImageFolder, scan_folder, write_beton
@@ -60,7 +61,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder with one folder of images per class")
+    parser.add_argument(
+        "--data", type=file_path, required=True, help="folder with one folder of images per class"
+    )
     parser.add_argument("--max-resolution", type=int, default=500)
     parser.add_argument("--quality", type=int, default=90)
     parser.add_argument("--workers", type=int, default=2)

@@ -33,6 +33,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from alexnet_fast.common.cli import file_path
 from alexnet_fast.common.cpus import allowed_cores
 from alexnet_fast.errors import UserError, exit_code
 from bench.chart import draw
@@ -51,17 +52,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="DIR", help="folder with train/<class>/*")
+    add("--data", type=file_path, required=True, metavar="DIR", help="folder with train/<class>/*")
     add(
         "--out",
-        type=Path,
+        type=file_path,
         default=Path("runs/bench"),
         metavar="DIR",
         help="where bench.json, bench.png and the logs go",
     )
     add(
         "--work",
-        type=Path,
+        type=file_path,
         metavar="DIR",
         help="where packed inputs are kept between runs; None = OUT/inputs",
     )

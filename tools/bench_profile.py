@@ -13,7 +13,6 @@ import tempfile
 import time
 from contextlib import ExitStack, closing
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alexnet_fast.build import build_model, init_distributed, train_loader
+from alexnet_fast.common.cli import file_path
 from alexnet_fast.decode.decoder import CHUNK
 from alexnet_fast.engine.device_timer import STEP, DeviceTimer
 from alexnet_fast.errors import exit_code
@@ -112,12 +112,12 @@ def marking_us(recorder: Recorder, marks: DeviceTimer, parts: int) -> Stat:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("beton", type=Path, help="a training set")
+    parser.add_argument("beton", type=file_path, help="a training set")
     parser.add_argument("--device", default="auto", help="as run.device")
     parser.add_argument("--seconds", type=float, default=30, metavar="S", help="of each profile")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="blocks with marks and without")
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="profiles of each recipe")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=file_path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args()
     console, rows = Console(), []
     table = Table("recipe", "binds", "predicted img/s", "measured", "of predicted", "seconds")

@@ -22,12 +22,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from alexnet_fast.common.cli import file_path
 from alexnet_fast.errors import UserError, exit_code
 from bench.report import machine
 from bench.runner import ROOT, TOOLS
@@ -46,7 +46,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add(
-        "--beton", type=Path, required=True, metavar="FILE", help="a packed set, such as one of 500 px photos"
+        "--beton",
+        type=file_path,
+        required=True,
+        metavar="FILE",
+        help="a packed set, such as one of 500 px photos",
     )
     add("--batch", type=_positive, default=256, metavar="N", help="images of the first batch")
     add("--train-batch", type=_positive, default=32, metavar="N", help="images of the first training step")
@@ -61,7 +65,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="N",
         help="processes that start at once and share one compilation",
     )
-    add("--json", type=Path, metavar="FILE", help="also write every start's figures here")
+    add("--json", type=file_path, metavar="FILE", help="also write every start's figures here")
     return parser.parse_args(argv)
 
 

@@ -24,7 +24,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
+
+from alexnet_fast.common.cli import file_path
+from alexnet_fast.errors import exit_code
 
 VARIANTS = ("plain O0", "O0 nchw", "O0", "O1", "O2")
 
@@ -136,20 +138,14 @@ def main(argv: list[str] | None = None) -> int:
         metavar="VARIANT",
         help=", ".join(VARIANTS),
     )
-    parser.add_argument("--json", type=Path, help="also write every round's figures here")
+    parser.add_argument("--json", type=file_path, help="also write every round's figures here")
     given = parser.parse_args(argv)
 
     from alexnet_fast.common.cpus import allowed_cores
-    from alexnet_fast.errors import UserError
+    from alexnet_fast.devices.device import resolve
     from alexnet_fast.run.log import versions
 
-    try:
-        from alexnet_fast.devices.device import resolve
-
-        resolve(given.device)
-    except UserError as error:
-        print(f"bench_step: {error}", file=sys.stderr)
-        return 2
+    resolve(given.device)
     name, speeds = measure(
         given.variants, given.device, given.size, given.batch_size, given.rounds, given.steps
     )
@@ -171,4 +167,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -26,6 +26,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from alexnet_fast.common.cli import file_path
 from alexnet_fast.common.cpus import allowed_cores
 from alexnet_fast.errors import UserError, exit_code
 from bench import cold_cache, open_cost
@@ -44,11 +45,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="DIR", help="folder with train/<class>/*")
-    add("--out", type=Path, default=Path("runs/bench-storage"), metavar="DIR", help="where storage.json goes")
+    add("--data", type=file_path, required=True, metavar="DIR", help="folder with train/<class>/*")
+    add(
+        "--out",
+        type=file_path,
+        default=Path("runs/bench-storage"),
+        metavar="DIR",
+        help="where storage.json goes",
+    )
     add(
         "--work",
-        type=Path,
+        type=file_path,
         metavar="DIR",
         help="where files are made, on the disk to measure; None = OUT/inputs",
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 try:
     from alexnet_fast.beton.reader import Beton
-    from alexnet_fast.common.cli import Defaults, Parser, add_field_flags
+    from alexnet_fast.common.cli import Defaults, Parser, add_field_flags, file_path
+    from alexnet_fast.common.untrusted import escaped, escaped_lines
     from alexnet_fast.errors import UserError, exit_code
     from alexnet_fast.inspection.survey import survey, text
 except ModuleNotFoundError as missing:
@@ -21,10 +22,10 @@ except ModuleNotFoundError as missing:
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="inspect_beton.py", description=__doc__, formatter_class=Defaults)
-    parser.add_argument("file", type=Path, help="a .beton file, ours or FFCV's")
+    parser.add_argument("file", type=file_path, help="a .beton file, ours or FFCV's")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=file_path,
         metavar="DIR",
         help="where samples.png, crops.png and dimensions.png go; without it none is drawn",
     )
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
             )
     with Beton(options.file, options.image_field, options.label_field) as beton:
         found = survey(beton)
-        print(json.dumps(found.as_json(), indent=1) if options.json else text(found))
+        print(json.dumps(found.as_json(), indent=1) if options.json else escaped_lines(text(found)))
         if options.out:
             draw(beton, options.out, options.seed, options.epoch)
 
@@ -59,7 +60,8 @@ def draw(beton: Beton, out: Path, seed: int, epoch: int) -> None:
             print(f"without dimensions.png: {error}", file=sys.stderr)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}; give another --out") from error
-    print(f"pictures: {', '.join(sorted(str(path) for path in out.glob('*.png')))}", file=sys.stderr)
+    pictures = ", ".join(sorted(str(path) for path in out.glob("*.png")))
+    print(escaped(f"pictures: {pictures}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

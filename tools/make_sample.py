@@ -25,7 +25,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from alexnet_fast.common.cli import file_path
 from alexnet_fast.common.cpus import allowed_cores
+from alexnet_fast.common.untrusted import escaped
 from alexnet_fast.errors import UserError, exit_code
 
 # A shape is a signed distance: coordinates (u, v) in units of the object's radius -> negative inside, positive outside.
@@ -253,7 +255,7 @@ def main(argv: list[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to make; it must not exist yet")
+    add("--out", type=file_path, required=True, metavar="DIR", help="folder to make; it must not exist yet")
     add("--classes", type=int, default=len(SHAPES), metavar="N", help="how many of the shapes")
     add("--train", type=int, default=200, metavar="N", help="training pictures a class")
     add("--val", type=int, default=50, metavar="N", help="held-out pictures a class")
@@ -262,7 +264,7 @@ def main(argv: list[str] | None = None) -> None:
     count = make_sample(
         options.out, options.classes, {"train": options.train, "val": options.val}, options.seed
     )
-    print(f"{options.out}: {count:,} pictures of {options.classes} classes")
+    print(escaped(f"{options.out}: {count:,} pictures of {options.classes} classes"))
 
 
 if __name__ == "__main__":

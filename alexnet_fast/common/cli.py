@@ -5,7 +5,25 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NoReturn
+
+from ..errors import UserError
+from ..paths import given_path
+from .untrusted import escaped
+
+
+def file_path(text: str) -> Path:
+    """A path argument: the ``type`` of every flag that takes one."""
+    return Path(path_text(text))
+
+
+def path_text(text: str) -> str:
+    """The same as text."""
+    try:
+        return given_path(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
+        self.exit(2, f"error: {escaped(message)}\n")
 
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """The arguments, positional ones and flags in any order."""

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from ..common.cli import Parser
+from ..common.cli import Parser, path_text
 from ..errors import UserError, exit_code
 from . import text_report
 from .checks import examine
@@ -22,7 +22,9 @@ def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> i
         prog="python -m alexnet_fast.doctor",
         description="What this machine gives a training run, what is wrong with it, and how to mend it.",
     )
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="also look at what this recipe asks for")
+    parser.add_argument(
+        "recipe", nargs="?", type=path_text, metavar="RECIPE", help="also look at what this recipe asks for"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -31,9 +33,9 @@ def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> i
         help="override one key; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="print a list of {name, status, found, remedy}")
-    arguments = parser.parse(argv)
 
     def run() -> int:
+        arguments = parser.parse(argv)
         if arguments.set and not arguments.recipe:
             raise UserError(
                 f"--set {arguments.set[0]} overrides a recipe's key: name a recipe, as recipes/1p.toml"

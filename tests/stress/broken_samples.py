@@ -25,6 +25,7 @@ import numpy as np
 from alexnet_fast import Beton, Loader
 from alexnet_fast.beton import format as fmt
 from alexnet_fast.beton.reader import sidecar_path
+from alexnet_fast.common.cli import file_path
 from alexnet_fast.errors import exit_code
 
 PAGE = 4096
@@ -191,7 +192,7 @@ def crops(path: Path, epoch: int, threads: int | None) -> dict[int, np.ndarray]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 1 where a wrong pixel came through."""
     parser = argparse.ArgumentParser(description="Load images that are broken in six ways.")
-    parser.add_argument("--beton", type=Path, required=True)
+    parser.add_argument("--beton", type=file_path, required=True)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int)

@@ -31,6 +31,7 @@ import numpy as np
 
 from alexnet_fast import Loader
 from alexnet_fast.beton.reader import Beton, sidecar_path
+from alexnet_fast.common.cli import file_path
 from alexnet_fast.decode import decoder, turbojpeg
 from alexnet_fast.decode.crop import CropOptions
 from alexnet_fast.decode.kernel import SAMPLE_DTYPE, Scratch, sample_table
@@ -240,7 +241,7 @@ def _count(result: Result, number: int, told: dict[str, Any]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument(
-        "--photos", type=Path, metavar="DIR", help=f"folder of *.JPEG files; without it {EITHER}"
+        "--photos", type=file_path, metavar="DIR", help=f"folder of *.JPEG files; without it {EITHER}"
     )
     parser.add_argument("--tries", type=int, default=10_000, metavar="N", help="files")
     parser.add_argument("--seed", type=int, default=0)

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_fast.common.cli import file_path
 from alexnet_fast.decode import jpeg_header, jpeg_tiles, kernel, planes, turbojpeg
 from alexnet_fast.decode.decoder import open_handle
 from alexnet_fast.decode.status import OK
@@ -261,7 +262,7 @@ def fuzz(photos: Path, seconds: int, seed: int, corpus: Path | None = None) -> R
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument(
-        "--photos", type=Path, metavar="DIR", help=f"folder of *.JPEG files; without it {EITHER}"
+        "--photos", type=file_path, metavar="DIR", help=f"folder of *.JPEG files; without it {EITHER}"
     )
     parser.add_argument("--seconds", type=int, default=600, metavar="S", help="how long to fuzz, guided")
     parser.add_argument(
@@ -269,7 +270,10 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--corpus", type=Path, metavar="DIR", help="folder in which to keep inputs that reached something new"
+        "--corpus",
+        type=file_path,
+        metavar="DIR",
+        help="folder in which to keep inputs that reached something new",
     )
     parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from alexnet_fast.common.cli import Defaults
+from alexnet_fast.common.cli import Defaults, file_path
 from alexnet_fast.errors import UserError, exit_code
 from alexnet_fast.packing.journal import images_logged
 
@@ -217,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--data",
-        type=Path,
+        type=file_path,
         help=f"folder with train/; without it {EITHER}",
     )
     parser.add_argument("--tries", type=int, default=30, help="kills; 0 = none")

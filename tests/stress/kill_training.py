@@ -32,6 +32,7 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 # isort: split
 import torch
 
+from alexnet_fast.common.cli import file_path
 from alexnet_fast.errors import UserError, exit_code
 from alexnet_fast.run import checkpoint
 from bench.proc import tree
@@ -194,7 +195,9 @@ def called(pid: int) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training.py", description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--betons", type=Path, required=True, metavar="DIR", help="train.beton and val.beton")
+    parser.add_argument(
+        "--betons", type=file_path, required=True, metavar="DIR", help="train.beton and val.beton"
+    )
     parser.add_argument("--tries", type=int, default=10, help="signals of each kind")
     parser.add_argument("--each", type=int, default=5, help="of them on one run, before it may end")
     parser.add_argument("--seed", type=int, default=0)

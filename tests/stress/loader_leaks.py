@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_fast import Loader
+from alexnet_fast.common.cli import file_path
 from alexnet_fast.decode.decoder import kernels
 from alexnet_fast.errors import exit_code
 from bench.memory_growth import own_bytes
@@ -182,7 +183,7 @@ def attack(path: Path, way: str, tries: int, seed: int, size: int) -> dict[str, 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 1 where something was left behind."""
     parser = argparse.ArgumentParser(description="Open and leave loaders, and count what they leave behind.")
-    parser.add_argument("--beton", type=Path, required=True)
+    parser.add_argument("--beton", type=file_path, required=True)
     parser.add_argument("--tries", type=int, default=200, help="of each way")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=224)
