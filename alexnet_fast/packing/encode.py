@@ -15,9 +15,10 @@ import PIL
 from PIL import Image, UnidentifiedImageError, features
 
 from ..beton import format as fmt
+from ..beton.kinds import image_formats
+from ..common.untrusted import open_regular
 from ..errors import UserError
 from .errors import InputUnreadable, UnreadableImage
-from .image_folder import IMAGE_FORMATS
 from .lossless import (
     SOS,
     Frame,
@@ -87,7 +88,8 @@ def encode_image(path: Path, encoding: Encoding) -> Sample:
         JpegtranMissing: mode lossless without the program that it needs.
     """
     try:
-        source = path.read_bytes()  # Pillow reads a file in forty small pieces
+        with open_regular(path) as file:  # a pipe would be waited for
+            source = file.read()  # Pillow reads a file in forty small pieces
         if not source:
             raise ValueError("it is empty")
         frame = read_frame(source) if encoding.mode == "lossless" else None
@@ -96,7 +98,7 @@ def encode_image(path: Path, encoding: Encoding) -> Sample:
         with warnings.catch_warnings():
             # Odd EXIF or palettes; the pixels are checked by load().
             warnings.simplefilter("ignore", UserWarning)
-            with Image.open(io.BytesIO(source), formats=IMAGE_FORMATS) as image:
+            with Image.open(io.BytesIO(source), formats=image_formats()) as image:
                 if image.format in ("JPEG", "MPO"):
                     check_scans(source, *image.size)
                 converted_from = frame.obstacle if frame else describe_conversion(image, path)
@@ -110,7 +112,7 @@ def encode_image(path: Path, encoding: Encoding) -> Sample:
         raise
     except UnidentifiedImageError as error:  # its own words are of a buffer in memory
         raise UnreadableImage(
-            f"cannot read the image {path}: it is none of {', '.join(IMAGE_FORMATS)}"
+            f"cannot read the image {path}: it is none of {', '.join(image_formats())}"
         ) from error
     except OSError as error:
         if error.errno in (None, *NO_FILE):  # Pillow's own have no number

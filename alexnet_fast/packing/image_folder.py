@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+import stat
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..errors import UserError
+from ..beton.kinds import SUFFIXES
+from ..beton.listing import FolderError, Ignored, Listing, cannot, class_names
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
-)
-IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-"""Pillow's names for them. It must try no other, whatever a file is called: for an EPS it would start Ghostscript."""
-
-
-class FolderError(UserError):
-    """A folder that is not what the packer expects."""
+__all__ = ["FolderError", "ImageFolder", "check_folder", "is_there", "scan_folder"]
 
 
 @dataclass(frozen=True)
@@ -29,57 +23,82 @@ class ImageFolder:
     paths: list[str]
     labels: list[int]
     classes: list[str]
+    ignored: Ignored = field(default_factory=Ignored)
+    """What else lies below the root."""
+    in_several_classes: list[str] = field(default_factory=list)
+    """Images that links put into more than one class."""
 
     def shuffled(self, seed: int) -> ImageFolder:
         """The same images in an order of mixed classes."""
         order = list(range(len(self.paths)))
         random.Random(seed).shuffle(order)
-        return ImageFolder(
-            self.root, [self.paths[i] for i in order], [self.labels[i] for i in order], self.classes
-        )
+        return replace(self, paths=[self.paths[i] for i in order], labels=[self.labels[i] for i in order])
 
     def limited(self, count: int) -> ImageFolder:
         """The first ``count`` images."""
-        return ImageFolder(self.root, self.paths[:count], self.labels[:count], self.classes)
+        return replace(self, paths=self.paths[:count], labels=self.labels[:count])
 
 
 def scan_folder(root: Path, classes: list[str] | None = None) -> ImageFolder:
     """List ``root/<class>/*`` as torchvision's ImageFolder does: classes in sorted order are labels 0, 1, ...
 
+    Hidden files and folders, and those that other programs leave beside photos, are no images and no classes.
+
     Args:
         classes: the labels to use, where another split has named them; a class beyond them is an error.
 
     Raises:
-        FolderError: no folder, no class in it, a class without images or one that is not in ``classes``.
+        FolderError: no folder, no class in it, a class without images or one that is not in ``classes``; or see ``Listing``.
     """
-    if not root.is_dir():
-        raise FolderError(
-            f"{root} is not a folder; expected one folder per class in it, each with that class's images"
-        )
-    found = sorted(
-        entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")
-    )
-    if not found:
-        raise FolderError(f"{root} has no class folders; expected {root}/<class>/<image>")
+    check_folder(root, "one folder per class in it, each with that class's images")
+    ignored = Ignored()
+    found = class_names(root, ignored)
     classes = classes or found
     if unknown := sorted(set(found) - set(classes)):
         raise FolderError(
             f"{root} has the class {unknown[0]!r}, which the training split does not have; remove or rename it"
         )
-    paths, labels = [], []
+    paths, labels, empty = [], [], []
+    listing, label = Listing(root, found, ignored), {name: k for k, name in enumerate(classes)}
     for name in found:
-        images = sorted(_images_below(root / name))
+        images = listing.of_class(name)
         if not images:
-            raise FolderError(
-                f"{root / name} holds no image; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}"
-            )
-        paths += [f"{name}/{image}" for image in images]
-        labels += [classes.index(name)] * len(images)
-    return ImageFolder(root, paths, labels, classes)
+            empty.append(name)
+        paths += images
+        labels += [label[name]] * len(images)
+    if empty:
+        more = f", and {len(empty) - 1:,} more classes hold none" if len(empty) > 1 else ""
+        raise FolderError(
+            f"{root / empty[0]} holds no image; expected files ending in {', '.join(sorted(SUFFIXES))}{more}"
+        )
+    return ImageFolder(root, paths, labels, classes, ignored, listing.in_several_classes())
 
 
-def _images_below(folder: Path) -> Iterator[str]:
-    for directory, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                yield os.path.relpath(os.path.join(directory, name), folder)
+def check_folder(path: Path, expected: str) -> None:
+    """See that there is a folder.
+
+    Raises:
+        FolderError: there is none, or nobody may look; it tells what was ``expected``.
+    """
+    try:
+        is_folder, said = stat.S_ISDIR(os.stat(path).st_mode), ""
+    except OSError as error:
+        is_folder, nothing = False, error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+        said = "" if nothing else f" ({error.strerror})"
+    if not is_folder:
+        raise FolderError(f"{path} is not a folder{said}; expected {expected}")
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything has that name, be it a link to nowhere.
+
+    Raises:
+        FolderError: nobody may look.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise cannot(f"look for {path}", error) from error
+    return True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from alexnet_fast.beton import format as fmt
+from alexnet_fast.beton.kinds import image_formats
 from alexnet_fast.decode import decoder
 from alexnet_fast.packing.encode import (
     Encoding,
@@ -303,13 +306,25 @@ def test_a_missing_file_a_folder_and_a_link_to_itself_are_unreadable(tmp_path: P
             encode_image(tmp_path / name, Encoding())
 
 
+def test_what_is_no_file_is_unreadable_and_not_waited_for(tmp_path: Path) -> None:
+    """A pipe is opened by nobody who writes; what was a file when the folder was listed may be one now."""
+    os.mkfifo(tmp_path / "pipe.JPEG")
+    (tmp_path / "device.JPEG").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.JPEG"))
+        for kind in ("pipe", "device", "socket"):
+            with pytest.raises(UnreadableImage) as caught:
+                encode_image(tmp_path / f"{kind}.JPEG", Encoding())
+            assert caught.value.what == f"cannot read the image {tmp_path}/{kind}.JPEG: it is a {kind}"
+
+
 def test_stored_rgb_jpegs_are_read_with_their_own_colours(tmp_path: Path) -> None:
     stored = jpeg(picture(90, 70), keep_rgb=True, quality=95)
     for source in (stored, without_segment(stored, 0xEE)):
         assert difference(pixels(encoded(tmp_path, "a.jpg", source).payload), np.asarray(picture(90, 70))) < 4
 
 
-NO_IMAGE = "it is none of JPEG, PNG, PPM, BMP, TIFF, WEBP, GIF"
+NO_IMAGE = f"it is none of {', '.join(image_formats())}"
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,14 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from alexnet_fast.beton.reader import Beton
+from alexnet_fast.common.untrusted import open_regular
 from alexnet_fast.errors import UserError
+from alexnet_fast.packing import encode
 from alexnet_fast.packing.encode import Encoding, UnreadableImage
 from alexnet_fast.packing.errors import InputUnreadable
 from alexnet_fast.packing.writer import ImageFolder, scan_folder, write_beton
@@ -170,15 +173,15 @@ def test_an_image_that_its_disk_does_not_give_is_not_left_out_but_waited_for(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     split, said = scan_folder(folder), os.strerror(number)
-    refused, read = folder / split.paths[9], Path.read_bytes
+    refused = folder / split.paths[9]
 
-    def read_bytes(path: Path) -> bytes:
+    def opened(path: Path) -> BinaryIO:
         if path == refused:
             raise OSError(number, said, str(path))
-        return read(path)
+        return open_regular(path)
 
     with monkeypatch.context() as patch, pytest.raises(InputUnreadable) as caught:
-        patch.setattr(Path, "read_bytes", read_bytes)
+        patch.setattr(encode, "open_regular", opened)
         write_beton(split, tmp_path / "a.beton", SMALL, workers=1, on_error="skip")
     assert str(caught.value) == (
         f"cannot read the image {refused}: {said}; 9 of 24 images of {tmp_path}/a.beton are packed, and the same command goes "

@@ -1,0 +1,270 @@
+"""What lies in a folder of classes: each real folder listed once, whatever links lead to it, and nothing left out unsaid."""
+
+from __future__ import annotations
+
+import errno
+import os
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..common.untrusted import kind_of, open_regular
+from ..errors import UserError
+from .kinds import HEAD_BYTES, format_of, image_suffixes
+
+TOOLS = frozenset(
+    (
+        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),  # of network disks
+        *("__macosx", "$recycle.bin", "system volume information", "lost+found"),
+    )
+)
+"""Folders that other programs make beside photos, in small letters.  Those that begin with a dot are hidden anyway."""
+MAX_LISTED = 10_000
+"""Files left aside that a sidecar names; all are counted.  A million would make it larger than its reader takes."""
+MAX_KINDS = 50
+NOWHERE = "link to nowhere"
+
+
+class FolderError(UserError):
+    """A folder that is not what the packer expects."""
+
+
+@dataclass
+class Ignored:
+    """What lies in a folder of classes and is not packed, and why: kind -> how many.
+
+    A kind is a suffix (".txt"), or words ("hidden", "no suffix", "pipe", "link that leads back").
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    paths: list[str] = field(default_factory=list)
+    """Below the folder; the first ``MAX_LISTED``."""
+
+    def add(self, path: str, kind: str) -> None:
+        self.counts[kind if kind in self.counts or len(self.counts) < MAX_KINDS else "other"] += 1
+        if len(self.paths) < MAX_LISTED:
+            self.paths.append(path)
+
+
+def entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name.
+
+    Raises:
+        FolderError: it cannot be listed, to its end.
+    """
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise cannot(f"list {folder}", error) from error
+
+
+def class_names(root: Path, ignored: Ignored | None = None) -> list[str]:
+    """The folders of classes in a split's folder, in the order in which labels count them.
+
+    Args:
+        ignored: told what else is there.
+
+    Raises:
+        FolderError: ``root`` cannot be listed, holds no such folder, or a link in it leads nowhere.
+    """
+    ignored = Ignored() if ignored is None else ignored
+    names = []
+    for entry in entries(root):
+        if why := _passed_over(entry.name):
+            kind = why
+        elif (kind := _kind(entry)) == "folder":
+            names.append(entry.name)
+            continue
+        elif kind == NOWHERE and _suffix(entry.name) not in image_suffixes():
+            raise _nowhere(entry.path)
+        elif kind in ("file", NOWHERE):
+            kind = f"{_suffix(entry.name)} beside the class folders"
+        ignored.add(entry.name, kind)
+    if not names:
+        raise FolderError(f"{root} has no class folders; expected {root}/<class>/<image>{_flat(ignored)}")
+    return names
+
+
+class Listing:
+    """The images of the classes below ``root``.
+
+    Links to files and folders are followed, but each real folder is listed once: real ones before links, links by name.
+
+    Args:
+        ignored: told what is not listed.
+
+    Raises:
+        FolderError: a folder cannot be listed; two classes have a folder in common; a link leads nowhere, unless its name is an image's,
+            which whoever reads it reports.
+    """
+
+    def __init__(self, root: Path, classes: list[str], ignored: Ignored) -> None:
+        self._root, self._real_root, self._ignored = os.fspath(root), os.path.realpath(root), ignored
+        self._suffixes = image_suffixes()
+        self._taken: dict[str, str] = {}
+        """Real path of each folder that was listed, or is a class's -> its path below the root."""
+        for name in classes:
+            real = os.path.realpath(f"{self._root}/{name}")
+            if self._leads_back(real):
+                raise FolderError(
+                    f"{self._root}/{name} is a link that leads back to {real}; expected a folder of the class's images"
+                )
+            self._take(real, name)
+        self._paths: list[str] = []
+        self._inodes = array("Q")
+        self._linked: set[int] = set()
+
+    def of_class(self, name: str) -> list[str]:
+        """Paths of a class's images below the root, in order."""
+        found = sorted(self._walk(name))
+        paths = [path for path, _ in found]
+        self._paths += paths
+        self._inodes.extend(inode for _, inode in found)
+        return paths
+
+    def in_several_classes(self) -> list[str]:
+        """Those of the images listed so far that links put into more than one class."""
+        if not self._linked:
+            return []
+        groups = defaultdict(list)
+        for path, inode in zip(self._paths, self._inodes):
+            if inode in self._linked:
+                groups[inode].append(path)
+        return [path for group in groups.values() for path in self._shared(group)]
+
+    def _shared(self, paths: list[str]) -> list[str]:
+        """Those of these paths whose file another of another class leads to: inodes may be equal on two disks."""
+        shared = []
+        for path in paths:
+            others = (other for other in paths if _class(other) != _class(path))
+            if any(os.path.samefile(f"{self._root}/{path}", f"{self._root}/{other}") for other in others):
+                shared.append(path)
+        return shared
+
+    def _walk(self, name: str) -> Iterator[tuple[str, int]]:
+        """Each image of a class and its inode."""
+        own = os.path.realpath(f"{self._root}/{name}")
+        folders, links = [(name, own)], list[str]()
+        while folders or links:
+            if not folders:
+                links.sort(reverse=True)
+                path = links.pop()
+                real = os.path.realpath(f"{self._root}/{path}")
+                if self._leads_back(real) or real == own:
+                    self._ignored.add(path, "link that leads back")
+                elif self._take(real, path):
+                    folders.append((path, real))
+                continue
+            folder, real = folders.pop()
+            for entry in entries(f"{self._root}/{folder}"):
+                path = f"{folder}/{entry.name}"
+                if why := _passed_over(entry.name):
+                    self._ignored.add(path, why)
+                elif (kind := _kind(entry)) != "folder":
+                    if self._is_image(path, kind):
+                        yield path, self._inode(entry, kind)
+                elif entry.is_symlink():
+                    links.append(path)
+                elif self._take(f"{real.rstrip('/')}/{entry.name}", path):
+                    folders.append((path, f"{real.rstrip('/')}/{entry.name}"))
+
+    def _take(self, real: str, path: str) -> bool:
+        """Whether a folder is to be listed under this path: not where it was, under another of the same class."""
+        if (other := self._taken.setdefault(real, path)) == path:
+            return True
+        if _class(other) != _class(path):
+            raise FolderError(
+                f"{self._root}/{path} and {self._root}/{other} are one folder, in two classes; "
+                "remove the link from the class that it does not belong to"
+            )
+        self._ignored.add(path, "folder listed before")
+        return False
+
+    def _leads_back(self, real: str) -> bool:
+        """Whether the root lies in a folder, or is it."""
+        return os.path.commonpath((real, self._real_root)) == real
+
+    def _is_image(self, path: str, kind: str) -> bool:
+        """Whether what lies there is to be read as one; what is named so and is none is its reader's to report."""
+        suffix = _suffix(path)
+        if suffix in self._suffixes:
+            return True
+        if kind == "file" and suffix == "no suffix" and self._begins_as_image(path):
+            return True
+        if kind == NOWHERE:
+            raise _nowhere(f"{self._root}/{path}")
+        self._ignored.add(path, suffix if kind == "file" else kind)
+        return False
+
+    def _begins_as_image(self, path: str) -> bool:
+        try:
+            with open_regular(Path(f"{self._root}/{path}")) as file:
+                return bool(format_of(file.read(HEAD_BYTES)))
+        except OSError as error:
+            raise cannot(f"read {self._root}/{path}, which may be an image", error) from error
+        except ValueError:  # it was a file a moment ago
+            return False
+
+    def _inode(self, entry: os.DirEntry[str], kind: str) -> int:
+        """The file's inode; 0 where there is none, or no file."""
+        if kind != "file":
+            return 0
+        if not entry.is_symlink():
+            return entry.inode()
+        self._linked.add(inode := entry.stat().st_ino)
+        return inode
+
+
+def _flat(ignored: Ignored) -> str:
+    """What to do about images that lie where classes should; "" where there are none."""
+    count = sum(count for kind, count in ignored.counts.items() if kind.partition(" ")[0] in image_suffixes())
+    if not count:
+        return ""
+    return (
+        f", but it holds {count:,} images itself: move each into the folder of its class; for ImageNet's validation photos "
+        "the known script valprep.sh does that"
+    )
+
+
+def _class(path: str) -> str:
+    return path.partition("/")[0]
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower() or "no suffix"
+
+
+def _passed_over(name: str) -> str:
+    """Why an entry of that name is nobody's photo or class; "" where it may be one."""
+    if name.startswith("."):
+        return "hidden"
+    return "folder of another program" if name.lower() in TOOLS else ""
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """ "file", "folder", "pipe", "socket" or "device", wherever a link leads, or ``NOWHERE``."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        return kind_of(entry.stat())
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return NOWHERE
+        raise cannot(f"look at {entry.path}", error) from error
+
+
+def _nowhere(path: str) -> FolderError:
+    """The error for a link behind which a class, or half of one, may have been: as where a disk is not there."""
+    return FolderError(f"{path} is a link to nowhere; bring back what it leads to, or remove it")
+
+
+def cannot(what: str, error: OSError) -> FolderError:
+    """The error for what the system does not let be seen."""
+    return FolderError(
+        f"cannot {what}: {error.strerror or error}; see that you may read it and that its disk or network is there, or move it away"
+    )
