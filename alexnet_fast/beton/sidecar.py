@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__
+from .listing import MAX_LISTED
 from .reader import Beton, BetonError, sidecar_path
 
 if TYPE_CHECKING:  # whoever reads a sidecar needs no packer, nor its Pillow
@@ -53,8 +54,22 @@ def compose(plan: Manifest, done: PackedSoFar, file: File) -> dict[str, Any]:
         "classes": plan.classes,
         "converted": converted,
         "skipped": [plan.paths[i] for i in np.flatnonzero(done.entries["size"] == 0).tolist()],
+        **_left_aside(plan),
         "paths": [plan.paths[i] for i in kept],
     }
+
+
+def _left_aside(plan: Manifest) -> dict[str, Any]:
+    """What else the folder held, where it held anything: the files of ordinary folders are version 0.1's to the byte."""
+    told: dict[str, Any] = {}
+    if plan.ignored.counts:
+        told["ignored"] = {
+            "counts": dict(sorted(plan.ignored.counts.items())),
+            "paths": sorted(plan.ignored.paths),
+        }
+    if plan.in_several_classes:
+        told["in_several_classes"] = sorted(plan.in_several_classes)[:MAX_LISTED]
+    return told
 
 
 def checksums(document: Mapping[str, Any], beton: Beton) -> np.ndarray | None:

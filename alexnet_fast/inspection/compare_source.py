@@ -10,11 +10,12 @@ from typing import Any
 from ..beton.classes import class_names
 from ..beton.reader import Beton, sidecar_path
 from ..beton.sidecar import facts, names
-from ..common.untrusted import printable
+from ..common.untrusted import open_regular, printable
 from ..errors import UserError
 from ..packing.encode import Encoding, encode_image, encoder_versions
 from ..packing.errors import UnreadableImage
 from ..packing.image_folder import scan_folder
+from ..packing.manifest import Manifest
 from .coefficients import same_coefficients
 
 MODES = ("reencode", "raw", "lossless")
@@ -36,7 +37,8 @@ class Source:
         classes: what labels mean.
         known: paths of all images that the packer looked at.
         converted: of those that were not what they are stored as.
-        limited: whether the packer was told to leave the rest out.
+        settings: the packer's.
+        digest: of the images that were packed (``Manifest.source_digest``); None where the json does not tell.
         encoder: the packer's.
         same_encoder: whether encoding an image again here gives the packer's bytes.
     """
@@ -46,7 +48,8 @@ class Source:
     classes: list[str]
     known: set[str]
     converted: set[str]
-    limited: bool
+    settings: dict[str, Any]
+    digest: str | None
     encoding: Encoding
     encoder: str
     same_encoder: bool
@@ -81,7 +84,8 @@ class Source:
             classes,
             {*names(told, "skipped"), *paths},
             set(converted),
-            bool(settings.get("limit")),
+            settings,
+            told.get("source_digest"),
             encoding,
             printable(str(encoder)) if encoder else "an encoder that its json does not tell",
             encoder == encoder_versions(encoding),
@@ -103,11 +107,9 @@ class Source:
         file = self.root / path
         try:
             if self.encoding.mode == "lossless" and path not in self.converted:
-                return (
-                    ""
-                    if same_coefficients(stored, file.read_bytes())
-                    else "its coefficients are not its source's"
-                )
+                with open_regular(file) as opened:
+                    same = same_coefficients(stored, opened.read())
+                return "" if same else "its coefficients are not its source's"
             again = encode_image(file, self.encoding)
         except (UnreadableImage, ValueError, OSError) as error:
             return f"its source: {error.what if isinstance(error, UnreadableImage) else error}"
@@ -118,6 +120,26 @@ class Source:
             return f"it has {size[0]} x {size[1]} pixels, its source, encoded again, {again.width} x {again.height}"
         return ""
 
+    def changed(self) -> str:
+        """Why the packer would not call the file finished, though every sample is its source's; "" where it would.
+
+        A file of version 0.1 may hold a photo that replaced another while the folder was packed.
+        """
+        if self.digest is None or "shuffle_seed" not in self.settings:
+            return ""  # another program's order, which cannot be made again
+        split, seed, limit = (
+            scan_folder(self.root, self.classes),
+            self.settings["shuffle_seed"],
+            self.settings.get("limit"),
+        )
+        if isinstance(seed, int):
+            split = split.shuffled(seed)
+        if isinstance(limit, int):
+            split = split.limited(limit)
+        if Manifest.of(split, self.encoding, {}).source_digest() == self.digest:
+            return ""
+        return f"the images of {self.root} have other sizes or another order than when they were packed; pack again with --fresh"
+
     def faults_of_the_whole(self) -> list[str]:
         """Images of the folder that are not in the file, and classes that are others."""
         try:
@@ -126,7 +148,9 @@ class Source:
             return [str(error)]
         if self.classes != sorted(self.classes):
             return [f"its classes are not in the folder's order: {', '.join(self.classes[:3])} ..."]
-        missing = [] if self.limited else [path for path in found.paths if path not in self.known]
+        missing = (
+            [] if self.settings.get("limit") else [path for path in found.paths if path not in self.known]
+        )
         return [f"{self.root / path} is not in the file" for path in missing]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from ..beton.listing import entries
 from ..beton.reader import Beton, BetonError, FieldError
 from ..beton.sidecar import checksums, names
 from ..common.untrusted import printable
@@ -73,11 +75,11 @@ def betons_at(path: Path) -> list[Path]:
     """The .beton files of a folder; of anything else, that.
 
     Raises:
-        UserError: the folder has none.
+        UserError: the folder has none, or cannot be listed.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return [path]
-    found = sorted(path.glob("*.beton"))
+    found = [path / entry.name for entry in entries(path) if entry.name.endswith(".beton")]
     if not found:
         raise UserError(f"{path} holds no .beton file; give --verify such files, or a folder that holds some")
     return found
@@ -145,6 +147,8 @@ def verify(
                     named = paths[index] if index < len(paths) else ""
                     verdict.faults += [Fault(what, index, named) for what in whats]
                     progress(index + 1, verdict.samples)
+                if compared and not verdict.faults and (changed := compared.changed()):
+                    verdict.faults.append(Fault(changed))
         except WorkerDied as error:
             raise WorkerDied(f"{path} was not verified: {error.what}", error.remedy) from error
         finally:

@@ -6,12 +6,25 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from .encode import Encoding, encoder_versions
-from .errors import InputChanged
+from ..beton.listing import Ignored
+from .encode import NO_FILE, Encoding, encoder_versions
+from .errors import InputChanged, InputUnreadable
 from .image_folder import ImageFolder
+
+TOLD_ONLY = ("ignored", "in_several_classes")
+"""Fields that no byte of the file depends on, so that the journal does without."""
+
+
+class Image(NamedTuple):
+    """One image to be packed: its path below the root, and what it was when that was planned."""
+
+    path: str
+    size: int
+    changed_ns: int
 
 
 @dataclass(frozen=True)
@@ -28,27 +41,37 @@ class Manifest:
     """Of the images, in bytes."""
     changed_ns: list[int]
     """When each image was last modified."""
+    ignored: Ignored = field(default_factory=Ignored, compare=False)
+    """What the folder holds besides: told to the sidecar, and no reason not to resume."""
+    in_several_classes: list[str] = field(default_factory=list, compare=False)
 
     @classmethod
     def of(cls, split: ImageFolder, encoding: Encoding, settings: Mapping[str, object]) -> Manifest:
-        """Looks at every image's size and time."""
+        """Looks at every image's size and time; raises CannotRead where that fails."""
         sizes, changed_ns = [], []
         root = os.fspath(split.root)
         for path in split.paths:
-            try:
-                status = os.stat(f"{root}/{path}")
-                size, modified_ns = status.st_size, status.st_mtime_ns
-            except OSError:  # a link to nowhere; whoever reads it will say so
-                size = modified_ns = -1
+            size, modified_ns = identity(f"{root}/{path}")
             sizes.append(size)
             changed_ns.append(modified_ns)
         told = json.loads(json.dumps({**asdict(encoding), **settings}))  # as the journal will give them back
         encoder = encoder_versions(encoding)
-        return cls(told, encoder, split.classes, split.paths, split.labels, sizes, changed_ns)
+        return cls(
+            told,
+            encoder,
+            split.classes,
+            split.paths,
+            split.labels,
+            sizes,
+            changed_ns,
+            split.ignored,
+            split.in_several_classes,
+        )
 
     def to_json(self) -> bytes:
         """As the journal keeps it."""
-        return json.dumps(vars(self), separators=(",", ":")).encode()
+        kept = {name: value for name, value in vars(self).items() if name not in TOLD_ONLY}
+        return json.dumps(kept, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, document: bytes) -> Manifest:
@@ -83,9 +106,22 @@ class Manifest:
                 f"put it back to go on, {anew}",
             )
 
+    def check_unchanged(self, root: Path) -> None:
+        """See that the images are those that were planned with, now that all are read.
+
+        Whoever finds the finished file later cannot know that its pixels are older than a photo that is older than the file.
+
+        Raises:
+            Changed: naming those that are not.
+            CannotRead: see ``identity``.
+        """
+        planned = zip(self.paths, zip(self.sizes, self.changed_ns))
+        if changed := [path for path, was in planned if identity(f"{root}/{path}") != was]:
+            raise changed_meanwhile(root, changed)
+
     def _other_images(self, now: Manifest) -> str:
         """What is different about the folder, in words; "" where nothing is."""
-        if vars(self) == vars(now):
+        if self == now:
             return ""
         was = dict(zip(self.paths, zip(self.sizes, self.changed_ns)))
         found = dict(zip(now.paths, zip(now.sizes, now.changed_ns)))
@@ -113,6 +149,29 @@ class Manifest:
         if not parts and (self.paths, self.labels) != (now.paths, now.labels):
             parts = ["its images have another order"]
         return ", ".join(parts)
+
+
+def identity(path: str) -> tuple[int, int]:
+    """A file's (size in bytes, time of its last change in ns): both -1 where there is none, which whoever reads it reports.
+
+    Raises:
+        CannotRead: its disk or network does not tell.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        if error.errno not in NO_FILE:
+            raise InputUnreadable(f"cannot read the image {path}: {error.strerror}") from error
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def changed_meanwhile(root: Path, paths: list[str]) -> InputChanged:
+    """The error for images of which it is not known any more which pixels were packed."""
+    return InputChanged(
+        f"{listed(paths)} of {root} changed while the folder was packed",
+        "let nothing write into it, and begin again with --fresh",
+    )
 
 
 def differing(was: Mapping[str, object], now: Mapping[str, object]) -> list[str]:

@@ -19,7 +19,7 @@ from ..common.files import sync_folder
 from .errors import InputChanged
 from .journal import Journal, PackedSoFar, read_at, write_at
 from .layout import ENTRY, BetonLayout
-from .manifest import Manifest
+from .manifest import Image, Manifest
 
 LOG_EVERY_S = 0.2  # the most that a kill costs
 SYNC_EVERY_S = 5.0  # what a power cut may cost
@@ -48,7 +48,7 @@ class PartialFile:
     """
 
     def __init__(self, path: Path, plan: Manifest, root: Path, *, fresh: bool) -> None:
-        self.path, self._plan = path, plan
+        self.path, self._plan, self._root = path, plan, root
         self.partial = partial_path(path)
         self._entries = np.zeros(len(plan.paths), ENTRY)
         self._notes: dict[int, str] = {}
@@ -90,6 +90,11 @@ class PartialFile:
     def total(self) -> int:
         """Images of the plan."""
         return len(self._plan.paths)
+
+    def rest(self) -> list[Image]:
+        """The images that are to be done yet, in the plan's order."""
+        plan, begin = self._plan, self.count
+        return list(map(Image, plan.paths[begin:], plan.sizes[begin:], plan.changed_ns[begin:]))
 
     def bytes_missing(self) -> int:
         """About how many bytes more than the disk has the rest needs: as many an image as those so far."""
@@ -136,6 +141,9 @@ class PartialFile:
 
         Returns:
             What was packed, and the bytes of the file.
+
+        Raises:
+            Changed: an image is not any more what it was when the packing began.
         """
         self._log()
         if self._syncing is not None:
@@ -146,6 +154,8 @@ class PartialFile:
         done = PackedSoFar([], self._entries[: self.count], self._notes)
         with Beton(self.partial) as beton:  # checked as every reader will, before it gets its name
             file = File(len(beton.map), beton.index_checksum())
+        # Behind the last write, so that a photo that changes from here on is newer than the file.
+        self._plan.check_unchanged(self._root)
         write_whole(sidecar_path(self.path), compose(self._plan, done, file))
         sync_folder(self.path.parent)
         self._named = True  # before it is: an interruption may come between any two steps

@@ -22,12 +22,13 @@ from .existing_file import finished
 from .image_folder import FolderError, ImageFolder, scan_folder
 from .journal import progress_sentence, remove_stale_journal
 from .lossless import jpegtran
-from .manifest import Manifest
+from .manifest import Image, Manifest, changed_meanwhile, identity
 from .partial_file import PartialFile
 from .worker_pool import ordered_map
 
 __all__ = ["FolderError", "ImageFolder", "PackResult", "check_place", "scan_folder", "write_beton"]
 
+MAX_TOLD = 6  # kinds of files that are not packed: a name such as scan.0001 makes one of its own
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -45,6 +46,24 @@ class PackResult:
     converted: dict[str, str] = field(default_factory=dict)
     """Path of each image that was not what it is stored as -> what it was (``Sample.converted_from``)."""
     skipped: list[str] = field(default_factory=list)
+    ignored: dict[str, int] = field(default_factory=dict)
+    """What else the folder holds: kind -> count (``listing.Ignored``)."""
+    in_several_classes: int = 0
+    """Images that links put into more than one class."""
+
+
+def left_aside(packed: PackResult) -> list[str]:
+    """What the folder holds and the file does not, and what it holds twice, in words: a line each; none where there is nothing."""
+    listed, lines = f"listed in {packed.path}.json", []
+    if packed.ignored:
+        rest = len(packed.ignored) - MAX_TOLD
+        kinds = sorted(packed.ignored.items(), key=lambda kind: (-kind[1], kind[0]))[:MAX_TOLD]
+        told = ", ".join(f"{count:,} {kind}" for kind, count in kinds)
+        more = f" and {rest:,} other kinds" if rest > 0 else ""
+        lines.append(f"not packed: {told}{more}; {listed}")
+    if packed.in_several_classes:
+        lines.append(f"in several classes by links: {packed.in_several_classes:,} images; {listed}")
+    return lines
 
 
 def check_place(split: ImageFolder, path: Path, encoding: Encoding, settings: Mapping[str, object]) -> None:
@@ -85,7 +104,8 @@ def write_beton(
     Raises:
         UnreadableImage: with on_error "raise", naming the file.
         InTheWay: another finished file, or one that cannot be known again, is at ``path``.
-        Changed: a packing into ``path`` was interrupted that had other settings or another folder.
+        Changed: a packing into ``path`` was interrupted that had other settings or another folder, or an image changed
+            while the folder was packed.
         Busy: another process is packing into ``path``.
         CannotWrite: the disk is full or not writable.
         CannotRead: the images' disk or network failed.
@@ -129,6 +149,8 @@ def write_beton(
         seconds=time.perf_counter() - started,
         converted={plan.paths[i]: note for i, note in sorted(done.notes.items()) if sizes[i]},
         skipped=[plan.paths[i] for i in np.flatnonzero(sizes == 0).tolist()],
+        ignored=dict(plan.ignored.counts),
+        in_several_classes=len(plan.in_several_classes),
     )
 
 
@@ -145,6 +167,8 @@ def _finished_before(path: Path, plan: Manifest, root: Path) -> PackResult | Non
         file_bytes=path.stat().st_size,
         converted=told["converted"],
         skipped=told["skipped"],
+        ignored=dict(plan.ignored.counts),
+        in_several_classes=len(plan.in_several_classes),
     )
 
 
@@ -162,8 +186,8 @@ def _encode_all(
     if unfinished.count:
         progress(unfinished.count)
     work = partial(encode_entry, split.root, encoding)
-    rest = split.paths[unfinished.count :]
-    outcomes = ordered_map(work, rest, workers, doing=lambda image: f"encoding {split.root / image}")
+    rest = unfinished.rest()
+    outcomes = ordered_map(work, rest, workers, doing=lambda image: f"encoding {split.root / image.path}")
     with closing(outcomes):
         for outcome in outcomes:
             if isinstance(outcome, UnreadableImage):
@@ -178,13 +202,21 @@ def _encode_all(
             progress(unfinished.count)
 
 
-def encode_entry(root: Path, encoding: Encoding, path: str) -> tuple[Sample, int] | UnreadableImage:
-    """One image of a folder, encoded, and the CRC-32 of its payload."""
+def encode_entry(root: Path, encoding: Encoding, image: Image) -> tuple[Sample, int] | UnreadableImage:
+    """One image of a folder, encoded, and the CRC-32 of its payload.
+
+    Raises:
+        Changed: it is not what was planned with.
+    """
+    outcome: tuple[Sample, int] | UnreadableImage
     try:
-        sample = encode_image(root / path, encoding)
+        sample = encode_image(root / image.path, encoding)
+        outcome = sample, zlib.crc32(sample.payload)
     except UnreadableImage as error:
-        return error
-    return sample, zlib.crc32(sample.payload)
+        outcome = error
+    if identity(f"{root}/{image.path}") != image[1:]:  # looked at behind the read: it was the same before
+        raise changed_meanwhile(root, [image.path])
+    return outcome
 
 
 def _cannot_write(path: Path, error: OSError, unfinished: PartialFile | None) -> OutputUnwritable:

@@ -16,8 +16,9 @@ import pytest
 from alexnet_fast.beton.reader import Beton, BetonError, FieldError
 from alexnet_fast.errors import UserError
 from alexnet_fast.inspection.coefficients import geometry
-from alexnet_fast.inspection.verify import Fault, Verdict, verify
+from alexnet_fast.inspection.verify import Fault, Verdict, betons_at, verify
 from alexnet_fast.packing.encode import Encoding
+from alexnet_fast.packing.errors import OutputExists
 from alexnet_fast.packing.lossless import JpegtranMissing, jpegtran
 from alexnet_fast.packing.writer import scan_folder, write_beton
 from betons import jpeg, picture, write
@@ -176,6 +177,44 @@ def test_a_folder_that_holds_other_images_is_told(
     assert len(faults) == 1 and expected in faults[0]
 
 
+def test_a_folder_of_which_the_packer_would_say_that_it_changed_is_a_fault_though_every_sample_is_its_own(
+    images: Path, tmp_path: Path
+) -> None:
+    """As version 0.1 left it where a photo was replaced between its being planned and read."""
+    shutil.copytree(images, tmp_path / "copy")
+    split = scan_folder(tmp_path / "copy").shuffled(3).limited(8)
+    settings = {"shuffle_seed": 3, "limit": 8}
+    path = tmp_path / "a.beton"
+    write_beton(split, path, Encoding(max_resolution=64), workers=1, settings=settings)
+    assert listed(verify(path, tmp_path / "copy", workers=1)) == []
+    with open(tmp_path / "copy" / split.paths[2], "ab") as file:
+        file.write(b"behind its end")  # of another size, with the same pixels
+    with pytest.raises(OutputExists, match="images have another size or order"):
+        os.utime(tmp_path / "copy" / split.paths[2], ns=(0, 0))
+        write_beton(split, path, Encoding(max_resolution=64), workers=1, settings=settings)
+    assert listed(verify(path, tmp_path / "copy", workers=1)) == [
+        f"the images of {tmp_path}/copy have other sizes or another order than when they were packed; "
+        "pack again with --fresh"
+    ]
+
+
+def test_a_source_that_is_no_file_any_more_is_a_fault_and_not_waited_for(
+    images: Path, tmp_path: Path
+) -> None:
+    for mode in ("reencode", "lossless"):
+        copy, path = tmp_path / mode, tmp_path / f"{mode}.beton"
+        shutil.copytree(images, copy)
+        try:
+            write_beton(scan_folder(copy), path, Encoding(mode=mode, max_resolution=0), workers=1)  # type: ignore[arg-type]
+        except JpegtranMissing as error:
+            pytest.skip(str(error))
+        (copy / "ant/ant_1.JPEG").unlink()
+        os.mkfifo(copy / "ant/ant_1.JPEG")
+        faults = listed(verify(path, copy, workers=1))
+        assert len(faults) == 1 and "sample 1 (ant/ant_1.JPEG): its source: " in faults[0]
+        assert "it is a pipe" in faults[0]
+
+
 def test_a_label_of_another_class_is_told(images: Path, packed: Path) -> None:
     with Beton(packed) as beton:
         at = beton.images.ctypes.data - beton.map.ctypes.data + 16
@@ -269,3 +308,16 @@ def test_a_file_without_a_label_is_a_fault_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.beton").write_bytes(content)
     (fault,) = listed(verify(tmp_path / "a.beton", workers=1))
     assert "needs one RGB image field and one int field" in fault and "'label' (float)" in fault
+
+
+def test_a_folder_of_betons_that_cannot_be_listed_is_not_an_empty_one(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert betons_at(packed.parent) == [packed]
+
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("alexnet_fast.beton.listing.os.scandir", refuse)
+    with pytest.raises(UserError, match=f"cannot list {packed.parent}: Permission denied"):
+        betons_at(packed.parent)

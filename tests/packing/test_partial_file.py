@@ -23,13 +23,14 @@ from alexnet_fast.packing import journal, manifest, partial_file
 from alexnet_fast.packing.encode import Encoding, UnreadableImage
 from alexnet_fast.packing.errors import (
     InputChanged,
+    InputUnreadable,
     OutputExists,
     OutputLocked,
     OutputUnwritable,
     PackingError,
 )
 from alexnet_fast.packing.journal import Journal
-from alexnet_fast.packing.writer import ImageFolder, PackResult, scan_folder, write_beton
+from alexnet_fast.packing.writer import ImageFolder, PackResult, left_aside, scan_folder, write_beton
 from betons import jpeg, picture
 from folders import fill, listed
 
@@ -545,3 +546,128 @@ def test_two_at_once_are_one_too_many(split: ImageFolder, alone: list[bytes], tm
     )
     assert isinstance(caught.value, PackingError) and pack(split, tmp_path).resumed == 10
     assert content(tmp_path) == alone
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+@pytest.mark.parametrize("change", ["replaced", "touched", "removed", "broken"])
+def test_an_image_that_changed_since_the_packing_began_ends_it_when_it_is_read(
+    tmp_path: Path, change: str, on_error: str
+) -> None:
+    """Else the file would hold a photo that its json does not tell of, and the next run refuse what --verify calls whole."""
+    split = scan_folder(fill(tmp_path / "images", {"ant": 6}))
+    victim = split.root / "ant/ant_4.JPEG"
+
+    def progress(done: int) -> None:
+        if done == 2:
+            _change(victim, change)
+
+    with pytest.raises(InputChanged) as caught:
+        pack(split, tmp_path / "out", on_error=on_error, progress=progress)
+    assert (
+        caught.value.what == f"1 image (ant/ant_4.JPEG) of {split.root} changed while the folder was packed"
+    )
+    assert listed(tmp_path / "out") == REST
+    with pytest.raises(InputChanged, match=r"has changed since .* interrupted: 1 image \(ant/ant_4.JPEG\)"):
+        pack(scan_folder(split.root), tmp_path / "out", on_error=on_error)
+
+
+def _change(image: Path, change: str) -> None:
+    if change == "removed":
+        image.unlink()
+    elif change == "touched":
+        os.utime(image, ns=(0, 0))
+    else:
+        image.write_bytes(jpeg(picture(90, 70, 77))[: None if change == "replaced" else 999])
+
+
+@pytest.mark.parametrize("change", ["replaced", "touched", "removed"])
+def test_an_image_that_changed_behind_its_reading_ends_the_packing_before_the_file_has_its_name(
+    tmp_path: Path, change: str
+) -> None:
+    """The finished file is newer than such a photo, so that no later run could know."""
+    split = scan_folder(fill(tmp_path / "images", {"ant": 6}))
+
+    def progress(done: int) -> None:
+        if done == 6:
+            _change(split.root / "ant/ant_1.JPEG", change)
+
+    with pytest.raises(
+        InputChanged, match=r"1 image \(ant/ant_1.JPEG\) of .* changed while the folder was packed"
+    ):
+        pack(split, tmp_path / "out", progress=progress)
+    assert listed(tmp_path / "out") == REST
+    split = scan_folder(split.root)
+    assert pack(split, tmp_path / "out", fresh=True).samples == len(split.paths)
+
+
+def test_an_image_whose_disk_does_not_tell_of_it_did_not_change(
+    split: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A moment without the network must not cost a packing that is done but for its name."""
+    status = os.stat
+
+    def stale(path: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith(split.paths[3]):
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return status(path, **options)
+
+    def progress(done: int) -> None:
+        if done == len(split.paths):
+            monkeypatch.setattr(manifest.os, "stat", stale)
+
+    with pytest.raises(
+        InputUnreadable, match="Stale file handle; 24 of 24 images of .* are packed, and the same"
+    ):
+        pack(split, tmp_path, progress=progress)
+    monkeypatch.undo()
+    assert pack(split, tmp_path).resumed == 24
+
+
+def test_a_journal_and_a_json_hold_what_version_0_1_wrote_and_more_where_there_is_more(
+    tmp_path: Path,
+) -> None:
+    """So that either version goes on with what the other left of an ordinary folder."""
+    root = fill(tmp_path / "images", {"ant": 3, "bee": 3})
+    keys_0_1 = ["settings", "encoder", "classes", "paths", "labels", "sizes", "changed_ns"]
+    ordinary = manifest.Manifest.of(scan_folder(root), SMALL, {})
+    assert list(json.loads(ordinary.to_json())) == keys_0_1
+    pack(scan_folder(root), tmp_path / "out")
+    told = json.loads((tmp_path / "out/a.beton.json").read_text())
+    assert not {"ignored", "in_several_classes"} & set(told)
+
+    before = (tmp_path / "out/a.beton").read_bytes()
+    (root / "ant/notes.txt").write_text("of that day")
+    (root / "bee/.hidden").touch()
+    split = scan_folder(root)
+    assert manifest.Manifest.of(split, SMALL, {}) == manifest.Manifest.from_json(ordinary.to_json()), (
+        "no reason not to go on"
+    )
+    packed = pack(split, tmp_path / "out", fresh=True)
+    assert (tmp_path / "out/a.beton").read_bytes() == before
+    assert packed.ignored == {".txt": 1, "hidden": 1}
+    told = json.loads((tmp_path / "out/a.beton.json").read_text())
+    assert told["ignored"] == {
+        "counts": {".txt": 1, "hidden": 1},
+        "paths": ["ant/notes.txt", "bee/.hidden"],
+    }
+    assert pack(split, tmp_path / "out").ignored == packed.ignored, "told again by who finds it finished"
+
+
+def test_an_image_in_two_classes_by_links_is_told_in_the_json(tmp_path: Path) -> None:
+    root = fill(tmp_path / "images", {"ant": 3, "bee": 3})
+    (root / "ant/also.jpg").symlink_to("../bee/bee_1.JPEG")
+    packed = pack(scan_folder(root), tmp_path / "out")
+    assert (packed.samples, packed.in_several_classes) == (7, 2)
+    told = json.loads((tmp_path / "out/a.beton.json").read_text())
+    assert told["in_several_classes"] == ["ant/also.jpg", "bee/bee_1.JPEG"]
+    assert left_aside(packed) == [
+        f"in several classes by links: 2 images; listed in {tmp_path}/out/a.beton.json"
+    ]
+
+
+def test_many_kinds_of_other_files_are_one_line(tmp_path: Path) -> None:
+    packed = PackResult(tmp_path / "a.beton", ignored={f".{k:04d}": k for k in range(1, 10)})
+    assert left_aside(packed) == [
+        f"not packed: 9 .0009, 8 .0008, 7 .0007, 6 .0006, 5 .0005, 4 .0004 and 3 other kinds; "
+        f"listed in {tmp_path}/a.beton.json"
+    ]
