@@ -12,15 +12,17 @@ from typing import NoReturn
 
 try:
     from alexnet_fast.beton.classes import packed_classes, without_images
-    from alexnet_fast.common.cli import Defaults, Parser, add_field_flags
+    from alexnet_fast.beton.listing import class_names
+    from alexnet_fast.common.cli import Defaults, Parser, add_field_flags, file_path
     from alexnet_fast.common.cpus import allowed_cores
     from alexnet_fast.common.progress import progress_bar
+    from alexnet_fast.common.untrusted import escaped
     from alexnet_fast.errors import StoppedBySignal, UserError, exit_code
-    from alexnet_fast.packing.data_folder import SHUFFLE_SEED, SPLITS
+    from alexnet_fast.packing.data_folder import SHUFFLE_SEED, SPLITS, splits_in
     from alexnet_fast.packing.encode import Encoding
-    from alexnet_fast.packing.image_folder import FolderError, ImageFolder, scan_folder
+    from alexnet_fast.packing.image_folder import FolderError, ImageFolder, check_folder, scan_folder
     from alexnet_fast.packing.journal import progress_sentence
-    from alexnet_fast.packing.writer import PackResult, check_place, write_beton
+    from alexnet_fast.packing.writer import PackResult, check_place, left_aside, write_beton
 except ModuleNotFoundError as missing:
     sys.stderr.write(
         f"error: {missing.name} is not installed in {sys.executable}: run make setup, then "
@@ -43,13 +45,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--data",
-        type=Path,
+        type=file_path,
         metavar="DIR",
         help="folder with train/<class>/* and val/<class>/* (either or both)",
     )
-    add("--out", type=Path, metavar="DIR", help="where train.beton and val.beton go")
+    add("--out", type=file_path, metavar="DIR", help="where train.beton and val.beton go")
     add(
         "--split",
+        type=_folder_name,
         metavar="NAME",
         help="pack DIR/NAME/<class>/* alone (without it: every one of train and val that exists)",
     )
@@ -124,7 +127,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add(
         "--verify",
-        type=Path,
+        type=file_path,
         nargs="+",
         default=argparse.SUPPRESS,
         metavar="FILE|DIR",
@@ -133,7 +136,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add(
         "--source",
-        type=Path,
+        type=file_path,
         metavar="DIR",
         help="with --verify: the folder that was packed, or its split's; every image is encoded again and compared",
     )
@@ -164,6 +167,16 @@ def _at_least(low: int, high: int = 1 << 31) -> Callable[[str], int]:
 
     number.__name__ = "whole number"  # argparse names the type in its message
     return number
+
+
+def _folder_name(text: str) -> str:
+    """The name of a folder in --data, which also names the file in --out: no path, which could lead out of both."""
+    name = text.rstrip("/")  # as a shell completes it
+    if name in ("", ".", "..") or "/" in name:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name of a folder in --data; expected one such as train, without folders before it"
+        )
+    return name
 
 
 def _seed(text: str) -> int | None:
@@ -198,18 +211,15 @@ def splits_to_pack(data: Path, only: str | None, out: Path) -> dict[str, ImageFo
     Raises:
         FolderError: ``data`` or the split asked for does not exist, or neither train nor val does.
     """
-    if not data.is_dir():
-        raise FolderError(
-            f"{data} is not a folder; expected an image folder with train/<class>/* and val/<class>/*"
-        )
-    names = [only] if only else [name for name in SPLITS if (data / name).is_dir()]
+    check_folder(data, "an image folder with train/<class>/* and val/<class>/*")
+    names = [only] if only else splits_in(data)
     if not names:
         raise FolderError(
             f"{data} has neither train/ nor val/; name the folder of classes with --split NAME, or give its parent as --data"
         )
     train, packed = data / SPLITS[0], out / f"{SPLITS[0]}.beton"
-    if train.is_dir():
-        known = scan_folder(train).classes
+    if SPLITS[0] in splits_in(data):
+        known = class_names(train)
         return {name: scan_folder(data / name, known) for name in names}
     found = {name: scan_folder(data / name) for name in names}
     if (classes := packed_classes(packed)) is None:
@@ -220,7 +230,7 @@ def splits_to_pack(data: Path, only: str | None, out: Path) -> dict[str, ImageFo
                 f"{split.root} has the class {unknown[0]!r}, which {packed} does not have, and there is no {train} to number "
                 "classes by; remove or rename it, or give another --out"
             )
-    print(f"{data} has no train/: labels are numbered as in {packed}, of {len(classes):,} classes")
+    print(escaped(f"{data} has no train/: labels are numbered as in {packed}, of {len(classes):,} classes"))
     return {name: scan_folder(data / name, classes) for name in names}
 
 
@@ -271,7 +281,7 @@ def pack_all(options: argparse.Namespace) -> int:
                 )
         except KeyboardInterrupt as stop:
             raise _stopped(stop, f"while packing: {progress_sentence(path, len(split.paths))}") from None
-        print(summary(packed, len(split.classes), encoding))
+        print(*map(escaped, summary(packed, len(split.classes), encoding)), sep="\n")
         if not options.limit and (missing := without_images(split.labels, split.classes)):
             print(f"  {missing}")
     return 0
@@ -300,12 +310,12 @@ def verify_all(options: argparse.Namespace) -> int:
                 label_field=options.label_field,
                 progress=progress,
             )
-        print(*verdict.lines(), sep="\n")
+        print(*map(escaped, verdict.lines()), sep="\n")
         faults += len(verdict.faults)
     return 1 if faults else 0
 
 
-def summary(packed: PackResult, classes: int, encoding: Encoding) -> str:
+def summary(packed: PackResult, classes: int, encoding: Encoding) -> list[str]:
     """The closing lines: what was written, how fast, what was converted from what."""
     done = packed.samples + len(packed.skipped)
     how = (
@@ -329,7 +339,7 @@ def summary(packed: PackResult, classes: int, encoding: Encoding) -> str:
     ]
     if packed.skipped:
         lines.append(f"  skipped as unreadable: {len(packed.skipped)}, listed in {packed.path}.json")
-    return "\n".join(lines)
+    return lines + [f"  {line}" for line in left_aside(packed)]
 
 
 if __name__ == "__main__":

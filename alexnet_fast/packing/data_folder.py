@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+from ..beton.listing import class_names
 from ..beton.reader import Beton
 from ..common.cpus import allowed_cores
 from ..common.files import hold_lock
@@ -32,6 +33,7 @@ from .errors import (
     UnreadableImage,
     WorkerDied,
 )
+from .image_folder import ImageFolder, check_folder, is_there, scan_folder
 
 SPLITS = ("train", "val")
 SHUFFLE_SEED = 0  # neighbours in the file are of mixed classes
@@ -57,17 +59,17 @@ def find_or_pack(
     Raises UserError for a folder that is none of these, or a place that cannot be written.
     """
     data = Path(os.path.abspath(data))  # not resolved: beside a link is where its name stands
-    if data.is_file() and data.suffix == ".beton":
+    if os.path.isfile(data) and data.suffix == ".beton":
         return _beside(data)
-    if not data.is_dir():
+    if not os.path.isdir(data):
         raise UserError(
-            f"--data_path {data} does not exist: expected a folder with train/<class>/* and val/<class>/*, or with "
+            f"--data_path {data} does not exist or cannot be read: expected a folder with train/<class>/* and val/<class>/*, or with "
             "train.beton and val.beton"
         )
     betons = {split: data / f"{split}.beton" for split in SPLITS}
     if any(path.exists() for path in betons.values()):
         return BetonPaths(*(betons[split] if betons[split].exists() else None for split in SPLITS))
-    there = [split for split in SPLITS if (data / split).is_dir()]
+    there = splits_in(data)
     if not there:
         raise UserError(
             f"--data_path {data} has neither train/ and val/ (folders of classes) nor train.beton and val.beton: give "
@@ -75,13 +77,17 @@ def find_or_pack(
         )
     target = beton_dir or data.with_name(data.name + "-beton")
     packed = {split: target / f"{split}.beton" for split in there if split in wanted}
+    classes = _classes(data, there)
     if not all(path.exists() for path in packed.values()):
         with _alone_in(target, say):
-            for split, path in packed.items():
-                if not path.exists():
-                    _pack(data, split, path, say)
+            missing = {split: path for split, path in packed.items() if not path.exists()}
+            for split in packed.keys() - missing.keys():
+                _check(packed[split], data, split, classes)  # before hours are spent on the other
+            folders = {split: _scan(data, split, classes) for split in missing}
+            for split, path in missing.items():
+                _pack(folders[split], split, path, data, say)
     for split, path in packed.items():
-        say(_check(path, data, split))
+        say(_check(path, data, split, classes))
     return BetonPaths(packed.get("train"), packed.get("val"))
 
 
@@ -91,29 +97,39 @@ def _beside(beton: Path) -> BetonPaths:
     return BetonPaths(None, beton) if beton == val else BetonPaths(beton, val if val.exists() else None)
 
 
-def _class_names(folder: Path) -> list[str]:
-    """The class folders in a split's folder, in the order that labels count them."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+def splits_in(data: Path) -> list[str]:
+    """Which of train/ and val/ a folder has.
+
+    Raises:
+        FolderError: one is there and is no folder, or cannot be looked at.
+    """
+    there = [split for split in SPLITS if is_there(data / split)]
+    for split in there:
+        check_folder(data / split, "one folder per class in it, each with that class's images")
+    return there
 
 
-def _classes(data: Path, split: str) -> list[str]:
-    """What the labels of a split mean: the classes of train/ where there is one, so that both splits agree."""
-    train = data / SPLITS[0]
-    return _class_names(train if train.is_dir() else data / split)
+def _classes(data: Path, there: Sequence[str]) -> list[str]:
+    """What the labels mean: the classes of train/ where there is one, so that both splits agree."""
+    return class_names(data / there[0])
 
 
-def _pack(data: Path, split: str, path: Path, say: Say) -> None:
+def _scan(data: Path, split: str, classes: list[str]) -> ImageFolder:
+    """The images of a split in the order in which they are packed."""
+    return scan_folder(data / split, classes).shuffled(SHUFFLE_SEED)
+
+
+def _pack(folder: ImageFolder, split: str, path: Path, data: Path, say: Say) -> None:
     """Pack one split with the defaults of tools/write_beton.py."""
     from ..beton.classes import without_images
     from .encode import Encoding  # here: who does not pack needs no Pillow
     from .journal import progress_sentence
-    from .writer import scan_folder, write_beton
+    from .writer import left_aside, write_beton
 
-    folder = scan_folder(data / split, _classes(data, split)).shuffled(SHUFFLE_SEED)
     count, classes = len(folder.paths), len(folder.classes)
     missing = without_images(folder.labels, folder.classes)
     say(
-        f"packing {data / split} into {path}, once: {count:,} images of {classes:,} classes"
+        f"packing {folder.root} into {path}, once: {count:,} images of {classes:,} classes"
         + (f"; {missing}" if missing else "")
     )
     settings = {"split": split, "shuffle_seed": SHUFFLE_SEED, "limit": None}
@@ -127,6 +143,8 @@ def _pack(data: Path, split: str, path: Path, say: Say) -> None:
     except PackingError as error:  # the packer's own advice is for its own command line
         raise UserError(f"{error.what}; {_remedy(error, data, path)}") from error
     say(f"packed {path}: {packed.file_bytes / 1e6:,.1f} MB in {packed.seconds:.0f} s")
+    for line in left_aside(packed):
+        say(line)
 
 
 def _remedy(error: PackingError, data: Path, path: Path) -> str:
@@ -152,7 +170,7 @@ def _remedy(error: PackingError, data: Path, path: Path) -> str:
     )
 
 
-def _check(path: Path, data: Path, split: str) -> str:
+def _check(path: Path, data: Path, split: str, classes: list[str]) -> str:
     """A sentence on a packed file that is about to be used; UserError where it was packed from something else."""
     from .encode import Encoding
 
@@ -162,7 +180,7 @@ def _check(path: Path, data: Path, split: str) -> str:
         return f"uses {path}: {samples:,} images (no {path.name}.json tells what it was packed from)"
     settings = sidecar.get("settings")
     settings = settings if isinstance(settings, dict) else {}
-    if settings.get("split", split) != split or sidecar.get("classes") != _classes(data, split):
+    if settings.get("split", split) != split or sidecar.get("classes") != classes:
         raise UserError(
             f"{path} was packed from other classes than {data / split} has now: remove it to have it packed again, or "
             "name another folder with --beton-dir"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -181,7 +182,9 @@ def test_a_file_that_came_between_is_not_replaced(raw: Path) -> None:
     assert sets.train is not None
     (raw / "train/a/0.png").unlink()
     with pytest.raises(UserError) as caught:
-        data_folder._pack(raw, "train", sets.train, lambda _: None)
+        data_folder._pack(
+            data_folder._scan(raw, "train", ["a", "b"]), "train", sets.train, raw, lambda _: None
+        )
     assert "train.beton is finished, and" in str(caught.value) and "1 image (a/0.png) removed" in str(
         caught.value
     )
@@ -204,11 +207,11 @@ def test_of_two_that_start_at_once_one_packs_and_the_other_waits(
     packs, begun, told = [], threading.Event(), threading.Event()
     pack = data_folder._pack
 
-    def slow_pack(data: Path, split: str, *rest: Any) -> None:
+    def slow_pack(folder: Any, split: str, *rest: Any) -> None:
         packs.append(split)
         begun.set()
         assert told.wait(10)
-        pack(data, split, *rest)
+        pack(folder, split, *rest)
 
     monkeypatch.setattr(data_folder, "_pack", slow_pack)
     first = threading.Thread(target=find_or_pack, args=(raw,), kwargs={"say": lambda _: None})
@@ -224,3 +227,63 @@ def test_of_two_that_start_at_once_one_packs_and_the_other_waits(
     first.join()
     assert packs == ["train", "val"] and "another process is packing" in said[0]
     assert not (raw.with_name("raw-beton") / "packing.lock").exists()
+
+
+def test_both_splits_are_looked_at_before_hours_are_spent_on_the_first(raw: Path) -> None:
+    """ImageNet's own archive of val has no class folders."""
+    for image in sorted((raw / "val").rglob("*.png")):
+        image.rename(raw / "val" / f"{image.parent.name}-{image.name}")
+    for folder in ("a", "b"):
+        (raw / "val" / folder).rmdir()
+    sentence = refusal(raw)
+    assert f"{raw}/val has no class folders" in sentence and "holds 2 images itself: move each" in sentence
+    assert not list(raw.parent.rglob("*.beton*"))
+
+
+def test_a_packed_split_is_looked_at_before_the_other_is_packed(raw: Path) -> None:
+    find_or_pack(raw, None, ("train",), say=lambda _: None)
+    (raw / "train/c").mkdir()
+    assert "train.beton was packed from other classes" in refusal(raw)
+    assert not list(raw.parent.rglob("val.beton*"))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_that_is_no_folder_is_refused(raw: Path, split: str) -> None:
+    """An archive that is not unpacked, or a link to a disk that is not there: the other alone is not what was meant."""
+    shutil.rmtree(raw / split)
+    (raw / split).symlink_to("/nowhere/at/all")
+    assert f"{raw}/{split} is not a folder; expected one folder per class" in refusal(raw)
+    (raw / split).unlink()
+    (raw / split).touch()
+    assert f"{raw}/{split} is not a folder; expected one folder per class" in refusal(raw)
+
+
+def test_what_is_not_packed_is_said(raw: Path) -> None:
+    (raw / "train/a/notes.txt").touch()
+    (raw / "train/a/.hidden").touch()
+    said: list[str] = []
+    sets = find_or_pack(raw, say=said.append)
+    assert f"not packed: 1 .txt, 1 hidden; listed in {sets.train}.json" in said
+
+
+def test_a_tools_folder_is_no_class(raw: Path) -> None:
+    for name in ("@eaDir", ".git", "lost+found"):
+        (raw / "train" / name).mkdir()
+    sets = find_or_pack(raw, say=lambda _: None)
+    assert sets.train is not None and (sidecar := Beton(sets.train).sidecar) is not None
+    assert sidecar["classes"] == ["a", "b"]
+
+
+def test_a_folder_that_cannot_be_searched_is_not_one_without_splits(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lstat = os.lstat
+
+    def refuse(path: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(f"{raw}/"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return lstat(path, **options)
+
+    monkeypatch.setattr("alexnet_fast.packing.image_folder.os.lstat", refuse)
+    with pytest.raises(UserError, match=f"cannot look for {raw}/train: Permission denied"):
+        data_folder.splits_in(raw)

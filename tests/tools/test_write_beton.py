@@ -678,3 +678,112 @@ def test_a_val_split_without_train_beside_it_is_numbered_as_the_train_that_was_p
     fill(tmp_path / "three/val", {"ant": 1, "wasp": 1})
     run = pack("--data", tmp_path / "three", "--out", tmp_path, "--fresh", "--workers", 1)
     assert run.code == 2 and f"has the class 'wasp', which {tmp_path}/train.beton does not have" in run.stderr
+
+
+@pytest.mark.parametrize("split", ["../other", "train/../train", ".", "..", "", "/", "train/a", "./train"])
+def test_a_split_is_the_name_of_a_folder_and_leads_nowhere_else(
+    pack: Pack, data: Path, tmp_path: Path, split: str
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    shutil.copytree(data / "val", tmp_path / "other")
+    run = pack("--data", tmp_path / "data", "--out", tmp_path / "out", f"--split={split}", "--workers", 1)
+    refused(run, f"argument --split: {split!r} is no name of a folder in --data")
+    assert not list(tmp_path.rglob("*.beton*"))
+
+
+def test_a_split_may_end_as_a_shell_completes_it(pack: Pack, data: Path, tmp_path: Path) -> None:
+    assert pack("--data", data, "--out", tmp_path, "--split", "val/", "--workers", 1).code == 0
+    assert sorted(os.listdir(tmp_path)) == ["val.beton", "val.beton.json"]
+    assert "packed before" in pack("--data", data, "--out", tmp_path, "--split", "val").stdout
+
+
+def test_paths_may_begin_at_home_and_are_not_empty(
+    pack: Pack, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(data / "val", tmp_path / "photos/val")
+    assert pack("--data", "~/photos", "--out", "~/betons", "--workers", 1).code == 0
+    assert pack("--verify", "~/betons", "--source=~/photos", "--workers", 1).code == 0
+    assert sorted(os.listdir(tmp_path)) == ["betons", "photos"]
+    for flags in (("--data", "", "--out", "x"), ("--data", "~/photos", "--out", ""), ("--verify", "")):
+        refused(pack(*flags), "an empty path: give one")
+    refused(
+        pack("--data", "photos", "--out", "~no-such-user-here/x"), "a user that this machine does not know"
+    )
+    assert sorted(os.listdir(tmp_path)) == ["betons", "photos"]
+
+
+def test_a_flat_val_is_refused_with_its_remedy_before_anything_is_packed(
+    pack: Pack, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data/val")
+    shutil.copytree(data / "val/ant", tmp_path / "data/val")
+    refused(
+        pack("--data", tmp_path / "data", "--out", tmp_path / "out"), "it holds 2 images itself", "valprep.sh"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_not_packed_is_counted_in_one_line(pack: Pack, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "val", tmp_path / "data/val")
+    for name in ("ant/a.heic", "ant/\x1b[31m.x\x1b[2J", "bee/readme.txt"):
+        (tmp_path / "data/val" / name).touch()
+    os.mkfifo(tmp_path / "data/val/ant/pipe.jpg")
+    options = ("--data", tmp_path / "data", "--out", tmp_path, "--workers", 1)
+    refused(pack(*options), "pipe.jpg: it is a pipe")
+    for _ in range(2):  # packed, and packed before
+        lines = pack(*options, "--on-error", "skip").stdout.splitlines()
+        assert lines[1:] == [
+            f"  skipped as unreadable: 1, listed in {tmp_path}/val.beton.json",
+            rf"  not packed: 1 .heic, 1 .txt, 1 .x\x1b[2j; listed in {tmp_path}/val.beton.json",
+        ]
+
+
+@pytest.mark.parametrize("flag", ["--data", "--out", "--split", "--verify"])
+def test_a_name_of_300_bytes_is_one_sentence(pack: Pack, data: Path, tmp_path: Path, flag: str) -> None:
+    given = {"--data": str(data), "--out": str(tmp_path), flag: "x" * 300}
+    if flag == "--verify":
+        given = {flag: "x" * 300}
+    refused(pack(*[text for pair in given.items() for text in pair]), "File name too long")
+
+
+def test_a_message_never_carries_what_a_terminal_obeys(pack: Pack, tmp_path: Path) -> None:
+    for name in ("\x1b[31mred.jpg", "a\nerror: all is well.jpg", os.fsdecode(b"caf\xe9.jpg")):
+        folder = tmp_path / "data/train/ant"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"no image")
+        run = pack("--data", tmp_path / "data", "--out", tmp_path / "out", "--workers", 1)
+        refused(run, "it is none of JPEG")
+        assert run.stderr.rstrip("\n").isprintable()
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    "command", [("tools/write_beton.py", "--help"), ("-m", "alexnet_fast.train", "--keys")]
+)
+def test_output_that_is_cut_as_by_head_ends_quietly(command: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-u", *command], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        os.close(writer)
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr and done.returncode in (0, 141)
+
+
+def test_the_labels_of_a_val_alone_are_those_of_a_train_that_has_classes(
+    pack: Pack, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data / "val", tmp_path / "data/val")
+    (tmp_path / "data/train").mkdir()
+    options = ("--data", tmp_path / "data", "--out", tmp_path, "--split", "val", "--workers", 1)
+    refused(pack(*options), f"{tmp_path}/data/train has no class folders")
+    for name in ("aaa", "ant", "bee"):
+        (tmp_path / "data/train" / name).mkdir()
+    assert pack(*options).code == 0
+    with Beton(tmp_path / "val.beton") as beton:
+        assert set(beton.labels.tolist()) == {1, 2}
