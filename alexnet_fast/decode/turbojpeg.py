@@ -6,18 +6,12 @@ A symbol is looked up when cached code is loaded, provided that its library is i
 
 from __future__ import annotations
 
-import ctypes.util
-import os
-from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, files
-
 import llvmlite.binding as llvm
 from numba import types
 
 from ..errors import UserError
-
-ENVIRONMENT = "ALEXNET_FAST_TURBOJPEG"
-SONAME = "libturbojpeg.so.0"  # both 2.x and 3.x
+from ..libturbojpeg import ENVIRONMENT as ENVIRONMENT
+from ..libturbojpeg import MISSING, candidates
 
 u64, i32 = types.uint64, types.int32
 
@@ -37,20 +31,6 @@ class TurboJpegMissing(UserError):
     """libturbojpeg is not on this machine."""
 
 
-def candidates() -> Iterator[str]:
-    """Places to look for the library, best first."""
-    if chosen := os.environ.get(ENVIRONMENT):
-        yield chosen
-        return
-    yield SONAME  # the loader's own search; find_library starts processes
-    try:
-        yield from (str(f.locate()) for f in files("turbojpeg") or () if f.name.startswith("libturbojpeg"))
-    except PackageNotFoundError:
-        pass
-    if found := ctypes.util.find_library("turbojpeg"):
-        yield found
-
-
 def load() -> str:
     """Bring the library into the process for jitted code; returns the name it was found by.
 
@@ -63,8 +43,4 @@ def load() -> str:
         except RuntimeError:
             continue
         return name
-    raise TurboJpegMissing(
-        "libturbojpeg was not found; install it: 'apt-get install libturbojpeg0' (Debian), "
-        "'apt-get install libturbojpeg' (Ubuntu), 'dnf install turbojpeg' (openEuler, RHEL) or, on x86-64, "
-        f"'pip install turbojpeg'; or name the file in {ENVIRONMENT}"
-    )
+    raise TurboJpegMissing(MISSING)

@@ -7,10 +7,10 @@ import sys
 from importlib import metadata
 from importlib.util import find_spec
 
+from ..libturbojpeg import ENVIRONMENT as TURBOJPEG_ENVIRONMENT
 from .finding import Finding, fault, ok, warning
 from .probe import ask
 
-TURBOJPEG_ENVIRONMENT = "ALEXNET_FAST_TURBOJPEG"  # pipeline.turbojpeg's; to import that is to import numba
 PACKAGES = ("numpy", "numba", "llvmlite", "pydantic", "rich")
 SIMD_GAIN = 2.0  # 4.9 with AVX2 against plain C; 1.0 without
 INSTALL_CODEC = (
