@@ -18,6 +18,7 @@ try:
     from alexnet_fast.common.progress import progress_bar
     from alexnet_fast.common.untrusted import escaped
     from alexnet_fast.errors import StoppedBySignal, UserError, exit_code
+    from alexnet_fast.libturbojpeg import MISSING
     from alexnet_fast.packing.data_folder import SHUFFLE_SEED, SPLITS, splits_in
     from alexnet_fast.packing.encode import Encoding
     from alexnet_fast.packing.image_folder import FolderError, ImageFolder, check_folder, scan_folder
@@ -119,6 +120,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         choices=("raise", "skip"),
         default="raise",
         help="an unreadable image ends the packing, or is skipped and listed in the json",
+    )
+    add(
+        "--on-corrupt",
+        choices=("pack", "error"),
+        default="pack",
+        help="an image that its decoder reads with a warning (some of its pixels are invented) is packed and listed in the json, or counts "
+        "as unreadable",
     )
     add(
         "--fresh",
@@ -264,7 +272,7 @@ def pack_all(options: argparse.Namespace) -> int:
         paths[name] = options.out / f"{name}.beton"
         settings[name] = {"split": name, "shuffle_seed": options.shuffle_seed, "limit": options.limit}
         if not options.fresh:
-            check_place(splits[name], paths[name], encoding, settings[name])
+            check_place(splits[name], paths[name], encoding, settings[name], options.on_corrupt)
     for name, split in splits.items():
         path = paths[name]
         try:
@@ -275,6 +283,7 @@ def pack_all(options: argparse.Namespace) -> int:
                     encoding,
                     workers=options.workers,
                     on_error=options.on_error,
+                    on_corrupt=options.on_corrupt,
                     settings=settings[name],
                     fresh=options.fresh,
                     progress=progress,
@@ -339,6 +348,12 @@ def summary(packed: PackResult, classes: int, encoding: Encoding) -> list[str]:
     ]
     if packed.skipped:
         lines.append(f"  skipped as unreadable: {len(packed.skipped)}, listed in {packed.path}.json")
+    if packed.corrupt:
+        lines.append(
+            f"  corrupt, packed as their decoders read them: {len(packed.corrupt)}, listed in {packed.path}.json"
+        )
+    if not packed.looked_for_corrupt and packed.seconds:
+        lines.append(f"  corrupt JPEGs were not looked for: {MISSING}")
     return lines + [f"  {line}" for line in left_aside(packed)]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__
+from . import libjpeg
 from .listing import MAX_LISTED
 from .reader import Beton, BetonError, sidecar_path
 
@@ -35,7 +36,9 @@ class File:
 def compose(plan: Manifest, done: PackedSoFar, file: File) -> dict[str, Any]:
     """The sidecar of a packing that is done: a function of what was packed, not of how often it was interrupted."""
     kept = np.flatnonzero(done.entries["size"]).tolist()
-    converted = {plan.paths[i]: done.notes[i] for i in kept if i in done.notes}
+    notes = {plan.paths[i]: done.notes[i] for i in kept if i in done.notes}
+    converted = {path: note.text for path, note in notes.items() if note.text}
+    corrupt = {path: note.corrupt for path, note in notes.items() if note.corrupt}
     per_class = np.bincount(np.asarray(plan.labels)[kept], minlength=len(plan.classes))
     return {
         "packer": f"alexnet_fast {__version__}",
@@ -53,6 +56,8 @@ def compose(plan: Manifest, done: PackedSoFar, file: File) -> dict[str, Any]:
         "crc32": done.entries["checksum"][kept].astype(">u4").tobytes().hex(),
         "classes": plan.classes,
         "converted": converted,
+        # What their decoders warn of; null where nobody looked.
+        "corrupt": corrupt if corrupt or looks_for_corrupt(plan.settings) else None,
         "skipped": [plan.paths[i] for i in np.flatnonzero(done.entries["size"] == 0).tolist()],
         **_left_aside(plan),
         "paths": [plan.paths[i] for i in kept],
@@ -70,6 +75,11 @@ def _left_aside(plan: Manifest) -> dict[str, Any]:
     if plan.in_several_classes:
         told["in_several_classes"] = sorted(plan.in_several_classes)[:MAX_LISTED]
     return told
+
+
+def looks_for_corrupt(settings: Mapping[str, Any]) -> bool:
+    """Whether a packing here finds corrupt JPEGs: libturbojpeg tells of them, or, in mode lossless, jpegtran."""
+    return settings.get("mode") == "lossless" or libjpeg.library() is not None
 
 
 def checksums(document: Mapping[str, Any], beton: Beton) -> np.ndarray | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..beton import corrupt
 from ..beton.classes import class_names
 from ..beton.reader import Beton, sidecar_path
 from ..beton.sidecar import facts, names
@@ -16,7 +17,7 @@ from ..packing.encode import Encoding, encode_image, encoder_versions
 from ..packing.errors import UnreadableImage
 from ..packing.image_folder import scan_folder
 from ..packing.manifest import Manifest
-from .coefficients import same_coefficients
+from .coefficients import coefficients, same_coefficients
 
 MODES = ("reencode", "raw", "lossless")
 RANGES = {
@@ -108,7 +109,7 @@ class Source:
         try:
             if self.encoding.mode == "lossless" and path not in self.converted:
                 with open_regular(file) as opened:
-                    same = same_coefficients(stored, opened.read())
+                    same = same_as_source(stored, opened.read())
                 return "" if same else "its coefficients are not its source's"
             again = encode_image(file, self.encoding)
         except (UnreadableImage, ValueError, OSError) as error:
@@ -152,6 +153,29 @@ class Source:
             [] if self.settings.get("limit") else [path for path in found.paths if path not in self.known]
         )
         return [f"{self.root / path} is not in the file" for path in missing]
+
+
+def same_as_source(stored: bytes, source: bytes) -> bool:
+    """Whether a stored JPEG holds its source's coefficients, whatever harmless oddity the packer passed over there.
+
+    Raises:
+        ValueError: one is corrupt.
+    """
+
+    def warning(jpeg: bytes) -> str:
+        try:
+            coefficients(jpeg)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    try:
+        return same_coefficients(stored, source)
+    except ValueError as error:
+        said, tidy = corrupt.persisting(source, warning)
+        if said or tidy == source:
+            raise ValueError(said or str(error)) from None
+    return same_coefficients(stored, tidy)
 
 
 def _encoding(settings: dict[str, Any], beton: Beton) -> Encoding:

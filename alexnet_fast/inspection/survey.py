@@ -103,6 +103,8 @@ class Survey:
     markers: Markers
     converted: dict[str, int]
     skipped: int
+    corrupt: int | None
+    """Sources that were packed though their decoder warned of them; None where the sidecar does not tell."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -141,6 +143,7 @@ def _survey(beton: Beton) -> Survey:
         markers=_markers(beton),
         converted=facts(told.get("counts"), "converted"),
         skipped=len(names(told, "skipped")),
+        corrupt=len(facts(told, "corrupt")) if isinstance(told.get("corrupt"), dict) else None,
     )
 
 
@@ -187,10 +190,11 @@ def text(found: Survey) -> str:
         f"  a class       {balance.spread.least:,.0f} to {balance.spread.most:,.0f} samples, median {balance.spread.median:,.0f}{empty}",
         f"  tiles         {_tiles(markers)}",
     ]
-    if found.converted or found.skipped:
+    if found.converted or found.skipped or found.corrupt:
         kinds = _told(f"{count} {kind}" for kind, count in found.converted.items())
         lines.append(
             f"  sources       converted: {kinds or 'none'}; skipped as unreadable: {found.skipped:,}"
+            + (f"; corrupt: {found.corrupt:,}" if found.corrupt else "")
         )
     for name, histogram in (
         ("longest side", found.longest_side_px),

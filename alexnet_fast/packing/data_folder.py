@@ -143,6 +143,8 @@ def _pack(folder: ImageFolder, split: str, path: Path, data: Path, say: Say) -> 
     except PackingError as error:  # the packer's own advice is for its own command line
         raise UserError(f"{error.what}; {_remedy(error, data, path)}") from error
     say(f"packed {path}: {packed.file_bytes / 1e6:,.1f} MB in {packed.seconds:.0f} s")
+    if packed.corrupt:
+        say(f"warning: {len(packed.corrupt):,} of {count:,} images are corrupt, listed in {path}.json")
     for line in left_aside(packed):
         say(line)
 

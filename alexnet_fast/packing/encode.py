@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,15 +13,19 @@ import numpy as np
 import PIL
 from PIL import Image, UnidentifiedImageError, features
 
+from ..beton import corrupt, libjpeg
 from ..beton import format as fmt
 from ..beton.kinds import image_formats
+from ..beton.pillow import prepared
 from ..common.untrusted import open_regular
 from ..errors import UserError
 from .errors import InputUnreadable, UnreadableImage
 from .lossless import (
+    EOI,
     SOS,
     Frame,
     JpegtranMissing,
+    NotKept,
     add_restart_markers,
     check_scans,
     jpegtran_version,
@@ -77,6 +80,8 @@ class Sample:
     """What the source was, where it was no RGB JPEG of its name: "L JPEG", "CMYK JPEG", "PNG named .JPEG"; else "".
 
     In mode lossless: what was encoded anew, because its coefficients could not be kept."""
+    corrupt: str = ""
+    """What its decoder warns of, so that some of its pixels are invented; else ""."""
 
 
 def encode_image(path: Path, encoding: Encoding) -> Sample:
@@ -87,42 +92,66 @@ def encode_image(path: Path, encoding: Encoding) -> Sample:
         CannotRead: it may be whole, but its disk or network did not give it.
         JpegtranMissing: mode lossless without the program that it needs.
     """
+    said, words = "", list[str]()  # of what its decoders say, in place of Pillow's "decoder error -2"
     try:
         with open_regular(path) as file:  # a pipe would be waited for
             source = file.read()  # Pillow reads a file in forty small pieces
         if not source:
             raise ValueError("it is empty")
-        frame = read_frame(source) if encoding.mode == "lossless" else None
-        if frame and not frame.obstacle:
-            return keep_jpeg(source, frame, encoding)
-        with warnings.catch_warnings():
-            # Odd EXIF or palettes; the pixels are checked by load().
-            warnings.simplefilter("ignore", UserWarning)
-            with Image.open(io.BytesIO(source), formats=image_formats()) as image:
-                if image.format in ("JPEG", "MPO"):
-                    check_scans(source, *image.size)
-                converted_from = frame.obstacle if frame else describe_conversion(image, path)
-                rgb = shrunk(image, encoding)
-                check_pixels(*rgb.size)
-                if max(rgb.size) > MAX_PX:
-                    raise ValueError(
-                        f"{rgb.width} x {rgb.height} pixels are more than {MAX_PX} on a side; lower --max-resolution"
-                    )
+        frame = read_frame(source)
+        if encoding.mode == "lossless" and frame and not frame.obstacle:
+            try:
+                return keep_jpeg(source, frame, encoding)
+            except NotKept as error:
+                said = str(error)
+        with (
+            prepared() as words,
+            Image.open(io.BytesIO(source), formats=image_formats()) as image,
+        ):
+            check_pixels(*image.size)
+            if image.format in ("JPEG", "MPO"):
+                check_scans(source, *image.size)
+            converted_from = describe_conversion(image, path)
+            if encoding.mode == "lossless" and frame:
+                converted_from = frame.obstacle or "corrupt JPEG"
+            taken = take(source, frame, image, encoding)
+            if max(taken.rgb.size) > MAX_PX:
+                raise ValueError(
+                    f"{taken.rgb.width} x {taken.rgb.height} pixels are more than {MAX_PX} on a side; lower --max-resolution"
+                )
+            said = said or taken.corrupt or _libtiff(words)
     except (InputUnreadable, JpegtranMissing, MemoryError):  # nothing is wrong with the image
         raise
     except UnidentifiedImageError as error:  # its own words are of a buffer in memory
-        raise UnreadableImage(
-            f"cannot read the image {path}: it is none of {', '.join(image_formats())}"
-        ) from error
+        raise UnreadableImage(f"cannot read the image {path}: {said or _unidentified(source)}") from error
     except OSError as error:
         if error.errno in (None, *NO_FILE):  # Pillow's own have no number
-            raise UnreadableImage(f"cannot read the image {path}: {error}") from error
+            raise UnreadableImage(
+                f"cannot read the image {path}: {said or _libtiff(words) or error}"
+            ) from error
         raise InputUnreadable(f"cannot read the image {path}: {error.strerror}") from error
     except Exception as error:  # Pillow's parsers raise whatever a broken file trips them on
-        raise UnreadableImage(f"cannot read the image {path}: {error}") from error
-    if encoding.mode == "raw":
-        return Sample(rgb.tobytes(), fmt.RAW, rgb.width, rgb.height, converted_from)
-    return Sample(encode_jpeg(rgb, encoding), fmt.JPEG, rgb.width, rgb.height, converted_from)
+        raise UnreadableImage(f"cannot read the image {path}: {said or error}") from error
+    mode = fmt.RAW if encoding.mode == "raw" else fmt.JPEG
+    payload = taken.rgb.tobytes() if mode == fmt.RAW else encode_jpeg(taken.rgb, encoding)
+    return Sample(payload, mode, *taken.rgb.size, converted_from, said)
+
+
+def _libtiff(words: list[str]) -> str:
+    return f"libtiff says: {words[0]}" if words else ""
+
+
+def _unidentified(source: bytes) -> str:
+    """Why Pillow does not open what it was given."""
+    for kind in image_formats():
+        opened, begins_so = Image.OPEN[kind]
+        if begins_so and begins_so(source[:16]) is True:
+            try:
+                with prepared():
+                    opened(io.BytesIO(source), "")
+            except Exception as error:
+                return f"it begins as a {kind}, but Pillow says: {error}"
+    return f"it is none of {', '.join(image_formats())}"
 
 
 def encoder_versions(encoding: Encoding) -> dict[str, str]:
@@ -139,12 +168,22 @@ def keep_jpeg(source: bytes, frame: Frame, encoding: Encoding) -> Sample:
     """A JPEG's own coefficients with markers and tile table.
 
     Raises:
-        ValueError: the JPEG is damaged, or too large for the loader.
+        NotKept: they are not whole, as far as can be told, or jpegtran does not take them.
+        ValueError: the JPEG is too large for the loader.
     """
     check_pixels(frame.width, frame.height)
     check_scans(source, frame.width, frame.height)
     interval = restart_interval(frame.width, frame.height, encoding.restart_mcus, frame.mcu_px)
-    jpeg = add_restart_markers(source, interval, optimize=encoding.optimize)
+    jpeg = b""
+
+    def warning(of: bytes) -> str:
+        nonlocal jpeg
+        jpeg, told = add_restart_markers(of, interval, optimize=encoding.optimize)
+        return f"jpegtran says: {told}" if told else ""
+
+    said, _ = corrupt.persisting(source, warning)
+    if said:
+        raise NotKept(said)
     return Sample(with_tile_table(jpeg) if interval else jpeg, fmt.JPEG, frame.width, frame.height, "")
 
 
@@ -172,18 +211,76 @@ def describe_conversion(image: Image.Image, path: Path) -> str:
     return " ".join([*parts, kind]) + (f" named {path.suffix}" if jpeg_name and kind != "JPEG" else "")
 
 
-def shrunk(image: Image.Image, encoding: Encoding) -> Image.Image:
-    """The image as RGB at the size that the encoding asks for (never enlarged).
+@dataclass
+class Taken:
+    """The pixels that were taken from a file, and what is to be told of them (see ``Sample``)."""
 
-    By Pillow's Hamming filter: as sharp as its bicubic one at less than half the price of Lanczos, which
-    took a fourth of the packer's time for the eighth of the photos that are larger than 500 px.
+    rgb: Image.Image
+    corrupt: str = ""
+
+
+def take(source: bytes, frame: Frame | None, image: Image.Image, encoding: Encoding) -> Taken:
+    """The pixels of a file as RGB, at the size that the encoding asks for.
+
+    Args:
+        frame: the file's, where it is a JPEG.
+        image: the file, as Pillow has opened it and not yet read it.
     """
     size = target_size(image.width, image.height, encoding)
+    if image.format in ("JPEG", "MPO"):
+        rgb, said = read_jpeg(source, frame, image, size)
+        return Taken(_resized(rgb, size), said)
+    return Taken(_resized(to_rgb(image), size))
+
+
+def read_jpeg(
+    source: bytes, frame: Frame | None, image: Image.Image, size: tuple[int, int]
+) -> tuple[Image.Image, str]:
+    """The pixels of a JPEG as RGB, near a size to be shrunk to, and what says that some are invented, or "".
+
+    They are Pillow's to the bit, whichever library decodes.
+    """
+    (width, height), scale = image.size, _draft(image, size)
+    whole = frame and not corrupt.missing(source)
+    if frame and whole and (pixels := libjpeg.pixels(source, frame.factors, image, scale)):
+        return to_rgb(pixels), ""
+
+    def warning(jpeg: bytes) -> str:
+        told = libjpeg.warning(jpeg, width, height, image.mode)
+        return f"libjpeg says: {told}" if told else ""
+
+    said, _ = corrupt.persisting(source, warning)
+    try:
+        return to_rgb(image), said
+    except OSError:
+        if said or not libjpeg.library():
+            raise
+    # Whole but for its end, which Pillow asks for and no pixel needs.
+    with Image.open(io.BytesIO(source + bytes([0xFF, EOI])), formats=("JPEG",)) as ended:
+        _draft(ended, size)
+        return to_rgb(ended), ""
+
+
+def shrunk(image: Image.Image, encoding: Encoding) -> Image.Image:
+    """An image of 8 bits as RGB at the size that the encoding asks for (never enlarged), by Pillow alone."""
+    size = target_size(image.width, image.height, encoding)
+    _draft(image, size)
+    return _resized(to_rgb(image), size)
+
+
+def _draft(image: Image.Image, size: tuple[int, int]) -> int:
+    """Have libjpeg shrink by a power of two while it decodes, for nothing; twice the target leaves the filter its work.  Returns that power."""
     if size == image.size:
-        return to_rgb(image)
-    # libjpeg shrinks by whole powers of two while it decodes, for nothing; twice the target leaves the filter its work.
-    image.draft(None, (2 * size[0], 2 * size[1]))
-    return to_rgb(image).resize(size, Image.Resampling.HAMMING)
+        return 1
+    width, drafted = image.width, image.draft(None, (2 * size[0], 2 * size[1]))
+    return round(width / drafted[1][2]) if drafted else 1
+
+
+def _resized(rgb: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """By Pillow's Hamming filter: as sharp as its bicubic one at less than half the price of Lanczos, which
+    took a fourth of the packer's time for the eighth of the photos that are larger than 500 px.
+    """
+    return rgb if rgb.size == size else rgb.resize(size, Image.Resampling.HAMMING)
 
 
 def target_size(width: int, height: int, encoding: Encoding) -> tuple[int, int]:

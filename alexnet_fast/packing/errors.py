@@ -32,6 +32,17 @@ class UnreadableImage(PackingError):
         super().__init__(what, remedy)
 
 
+class CorruptImage(UnreadableImage):
+    """A source file whose decoder warns of pixels that it invented, where that is an error."""
+
+    def __init__(
+        self,
+        what: str,
+        remedy: str = "pack with --on-error skip to leave it out, or without --on-corrupt error to pack it as its decoder reads it",
+    ) -> None:
+        super().__init__(what, remedy)
+
+
 class InputUnreadable(PackingError):
     """A source file that may be whole was not given by its disk or network, or the program that it needs could not run."""
 

@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,20 +43,41 @@ def journal_path(path: Path) -> Path:
     return path.with_name(path.name + JOURNAL)
 
 
+class Note(NamedTuple):
+    """What is to be told of one image."""
+
+    text: str = ""
+    """What it was converted from, or, where it was left out, what was wrong with it; "" for nothing."""
+    corrupt: str = ""
+    """``Sample.corrupt``"""
+
+    def to_json(self) -> object:
+        """As the journal keeps it: the text alone, as version 0.1 did, where there is nothing else."""
+        return list(self) if self.corrupt else self.text
+
+    @classmethod
+    def from_json(cls, told: str | list) -> Note:
+        """As the journal kept it; TypeError or ValueError for what it never did."""
+        if isinstance(told, str):
+            return cls(told)
+        text, corrupt = told
+        return cls(text, corrupt)
+
+
 @dataclass
 class PackedSoFar:
     """Images that were packed, in the split's order.
 
     Attributes:
         entries: (n,) pages.ENTRY.
-        notes: of image i: what it was converted from, or, where it was left out, what was wrong with it.
+        notes: of image i, where there is something to tell.
         safe: how many were on the disk for certain.
         ends: of each frame, the plan's first: (images up to its end, its end's offset).
     """
 
     ends: list[tuple[int, int]]
     entries: np.ndarray = field(default_factory=lambda: np.empty(0, ENTRY))
-    notes: dict[int, str] = field(default_factory=dict)
+    notes: dict[int, Note] = field(default_factory=dict)
     safe: int = 0
 
     def cut(self, count: int) -> None:
@@ -110,7 +132,7 @@ class Journal:
         self._at = done.ends[-1][1]
         os.ftruncate(self._file, self._at)
 
-    def enter(self, entries: np.ndarray, notes: dict[int, str], safe: int) -> None:
+    def enter(self, entries: np.ndarray, notes: dict[int, Note], safe: int) -> None:
         """Log images whose payloads have been written.
 
         Args:
@@ -118,7 +140,7 @@ class Journal:
             notes: see ``PackedSoFar``.
             safe: how many images' payloads are on the disk for certain, from the first.
         """
-        told = json.dumps(notes).encode() if notes else b""
+        told = json.dumps({i: note.to_json() for i, note in notes.items()}).encode() if notes else b""
         self._append(COUNTS.pack(safe, len(entries), len(told)) + entries.tobytes() + told)
 
     def sync(self) -> None:
@@ -193,7 +215,7 @@ def _parsed(log: bytes, path: Path) -> tuple[Manifest, PackedSoFar] | None:
         return None
     try:
         return Manifest.from_json(zlib.decompress(body)), _done(log, FRAME.size + len(body))
-    except (TypeError, ValueError, struct.error, zlib.error) as error:
+    except (TypeError, ValueError, LookupError, struct.error, zlib.error) as error:
         raise InputChanged(
             f"the packing into {path} was interrupted and was begun by another version of the packer",
             "go on with that one, or begin anew with --fresh",
@@ -208,7 +230,7 @@ def _done(log: bytes, at: int) -> PackedSoFar:
         done.safe, images, told = COUNTS.unpack_from(body)
         entries = np.frombuffer(body, ENTRY, images, COUNTS.size)
         if told:
-            done.notes |= {int(i): note for i, note in json.loads(body[-told:]).items()}
+            done.notes |= {int(i): Note.from_json(note) for i, note in json.loads(body[-told:]).items()}
         parts.append(entries)
         at += FRAME.size + len(body)
         count += images

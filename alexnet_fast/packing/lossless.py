@@ -13,6 +13,7 @@ took 1.6, without markers (Zen 4, 200 photos, medians of 3).
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -28,9 +29,15 @@ WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))  # TEM, RST0 to RST7, SOI
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 but DHT, JPG and DAC
 DCT_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # sequential and progressive, Huffman and arithmetic
 BLOCK_PX = 8
+MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # RST and FF 00 are a scan's (T.81, B.1.1.5)
 MAX_SCANNED = 1 << 33  # pixels times scans: some seconds (pipeline.header has the same bound)
 NO_MEMORY = b"Insufficient memory"  # libjpeg of a malloc that failed
+WARNED = 2  # jpegtran's exit code, EXIT_WARNING
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+
+
+class NotKept(ValueError):
+    """A JPEG whose coefficients cannot be kept: they are not whole, or jpegtran has no way to read them."""
 
 
 class JpegtranMissing(UserError):
@@ -45,12 +52,14 @@ class Frame:
     height: int
     mcu_px: tuple[int, int]
     """(width, height) in pixels of an MCU of an interleaved scan; of one component, of its only block."""
+    factors: tuple[tuple[int, int], ...]
+    """Sampling factors (across, down) of each component; of only one, (1, 1), for then they mean nothing."""
     obstacle: str
     """Why the loader could not decode these coefficients, as the packer tells it: "CMYK JPEG"; "" where it can."""
 
 
-def segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, offset of its content, offset behind it) of each segment up to the first SOS, which is the last.
+def segments(jpeg: bytes, *, whole: bool = False) -> Iterator[tuple[int, int, int]]:
+    """(marker, offset of its content, offset behind it) of each segment up to the first SOS, which is the last; or of the ``whole`` JPEG.
 
     Passes over fill bytes and bytes that belong to no segment, as libjpeg does; ends early where the JPEG does.
     """
@@ -70,13 +79,21 @@ def segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
             return
         yield marker, at + 4, end
         if marker == SOS:
-            return
+            if not whole:
+                return
+            end = scan_end(jpeg, end)
         at = end
+
+
+def scan_end(jpeg: bytes, start: int) -> int:
+    """Where the entropy-coded data that begin at an offset end: at the next marker that does not belong to them."""
+    following = MARKER.search(jpeg, start)
+    return following.start() if following else len(jpeg)
 
 
 def read_frame(jpeg: bytes) -> Frame | None:
     """The frame of a JPEG; None for bytes that are no JPEG or end before its first scan."""
-    if jpeg[:2] != bytes([0xFF, SOI]):
+    if jpeg[:3] != bytes([0xFF, SOI, 0xFF]):  # as Pillow has it
         return None
     process, sof, jfif, adobe_transform = 0, b"", False, None
     for marker, start, end in segments(jpeg):
@@ -114,7 +131,7 @@ def read_frame(jpeg: bytes) -> Frame | None:
         obstacle = "JPEG that stores RGB"
     elif components == 3 and not _decodable(factors):
         obstacle = "JPEG of sampling " + ",".join(f"{across}x{down}" for across, down in factors)
-    return Frame(width, height, mcu_px, obstacle)
+    return Frame(width, height, mcu_px, tuple(factors) if components > 1 else ((1, 1),), obstacle)
 
 
 def check_scans(jpeg: bytes, width: int, height: int) -> None:
@@ -177,15 +194,19 @@ def _version(program: str) -> str:
     return (told.stderr + told.stdout).strip()
 
 
-def add_restart_markers(jpeg: bytes, interval: int, *, optimize: bool) -> bytes:
+def add_restart_markers(jpeg: bytes, interval: int, *, optimize: bool) -> tuple[bytes, str]:
     """The coefficients of a JPEG in one sequential scan with a restart marker every ``interval`` MCUs (0 = none).
 
     Args:
         optimize: Huffman tables made for the image; else the standard's own (T.81, K.3).
 
+    Returns:
+        The JPEG, and jpegtran's first warning of the source, or "": see ``corrupt``.
+
     Raises:
         JpegtranMissing: see ``jpegtran``.
-        ValueError: what jpegtran says of a damaged JPEG.  Its warnings count: they mean invented coefficients.
+        NotKept: jpegtran does not take it.
+        ValueError: jpegtran crashed.
         MemoryError: it was killed, or says that it has none.
         CannotRead: it could not be started.
     """
@@ -197,7 +218,9 @@ def add_restart_markers(jpeg: bytes, interval: int, *, optimize: bool) -> bytes:
     killed = done.returncode < 0 and -done.returncode not in CRASHES  # by the kernel, which makes room so
     if killed or NO_MEMORY in done.stderr:
         raise MemoryError
-    if done.returncode:  # 2 after warnings; words alone may be a remark, such as one on coarse tables
-        told = done.stderr.decode("ascii", "replace").splitlines() or [f"it ended with {done.returncode}"]
-        raise ValueError(f"jpegtran says: {told[0]}")
-    return done.stdout
+    if not done.returncode:  # words alone may be a remark, such as one on coarse tables
+        return done.stdout, ""
+    told = done.stderr.decode("ascii", "replace").splitlines() or [f"it ended with {done.returncode}"]
+    if done.returncode == WARNED:
+        return done.stdout, told[0]
+    raise (ValueError if done.returncode < 0 else NotKept)(f"jpegtran says: {told[0]}")

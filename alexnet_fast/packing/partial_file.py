@@ -17,7 +17,7 @@ from ..beton.reader import Beton, sidecar_path
 from ..beton.sidecar import PARTIAL, File, compose, write_whole
 from ..common.files import sync_folder
 from .errors import InputChanged
-from .journal import Journal, PackedSoFar, read_at, write_at
+from .journal import Journal, Note, PackedSoFar, read_at, write_at
 from .layout import ENTRY, BetonLayout
 from .manifest import Image, Manifest
 
@@ -51,7 +51,7 @@ class PartialFile:
         self.path, self._plan, self._root = path, plan, root
         self.partial = partial_path(path)
         self._entries = np.zeros(len(plan.paths), ENTRY)
-        self._notes: dict[int, str] = {}
+        self._notes: dict[int, Note] = {}
         self._pages = BetonLayout(len(plan.paths))
         self.count = self.resumed = self._logged = self._safe = 0
         self._logged_at = self._synced_at = time.monotonic()
@@ -109,8 +109,8 @@ class PartialFile:
         """Samples so far: images done, less those left out."""
         return self._pages.count
 
-    def add(self, entry: tuple[int, int, int, int, int], payload: bytes, note: str) -> None:
-        """Store one more image (``pages.ENTRY``), or leave it out (size 0); ``note``: see ``journal.PackedSoFar``."""
+    def add(self, entry: tuple[int, int, int, int, int], payload: bytes, note: Note) -> None:
+        """Store one more image (``pages.ENTRY``), or leave it out (size 0)."""
         i = self.count
         record = np.array([entry], ENTRY)[0]
         if payload:
@@ -118,7 +118,7 @@ class PartialFile:
             ptr = self._pages.add(record, self._plan.labels[i])
             write_at(self._file, bytes(ptr - behind) + payload if ptr > behind else payload, behind)
         self._entries[i] = record
-        if note:
+        if any(note):
             self._notes[i] = note
         self.count = i + 1  # only now: an interruption before this leaves bytes that nobody claims
         now = time.monotonic()
@@ -131,7 +131,9 @@ class PartialFile:
 
     def left_out(self) -> dict[int, str]:
         """Images that were left out so far, by their place in the plan, and what was wrong with each."""
-        return {i: self._notes[i] for i in np.flatnonzero(self._entries["size"][: self.count] == 0).tolist()}
+        return {
+            i: self._notes[i].text for i in np.flatnonzero(self._entries["size"][: self.count] == 0).tolist()
+        }
 
     def finish(self) -> tuple[PackedSoFar, int]:
         """Write what remains, and give the file and its sidecar their names.

@@ -15,12 +15,14 @@ from typing import Literal
 
 import numpy as np
 
+from ..beton.sidecar import facts, looks_for_corrupt
 from ..errors import UserError
+from ..libturbojpeg import MISSING
 from .encode import Encoding, Sample, encode_image
-from .errors import InputUnreadable, OutputUnwritable, UnreadableImage, WorkerDied
+from .errors import CorruptImage, InputUnreadable, OutputUnwritable, UnreadableImage, WorkerDied
 from .existing_file import finished
 from .image_folder import FolderError, ImageFolder, scan_folder
-from .journal import progress_sentence, remove_stale_journal
+from .journal import Note, progress_sentence, remove_stale_journal
 from .lossless import jpegtran
 from .manifest import Image, Manifest, changed_meanwhile, identity
 from .partial_file import PartialFile
@@ -50,6 +52,10 @@ class PackResult:
     """What else the folder holds: kind -> count (``listing.Ignored``)."""
     in_several_classes: int = 0
     """Images that links put into more than one class."""
+    corrupt: dict[str, str] = field(default_factory=dict)
+    """Path of each image that was packed though its decoder warns of it -> what it says (``Sample.corrupt``)."""
+    looked_for_corrupt: bool = True
+    """Whether they were looked for: that takes libturbojpeg."""
 
 
 def left_aside(packed: PackResult) -> list[str]:
@@ -66,14 +72,20 @@ def left_aside(packed: PackResult) -> list[str]:
     return lines
 
 
-def check_place(split: ImageFolder, path: Path, encoding: Encoding, settings: Mapping[str, object]) -> None:
+def check_place(
+    split: ImageFolder,
+    path: Path,
+    encoding: Encoding,
+    settings: Mapping[str, object],
+    on_corrupt: Literal["pack", "error"] = "pack",
+) -> None:
     """See that ``write_beton`` of the same arguments would replace no finished file: for whoever packs several of them.
 
     Raises:
         InTheWay: it would.
     """
     if os.path.exists(path):  # a plan looks at every image
-        finished(path, Manifest.of(split, encoding, settings), split.root)
+        finished(path, Manifest.of(split, encoding, _settings(settings, on_corrupt)), split.root)
 
 
 def write_beton(
@@ -83,6 +95,7 @@ def write_beton(
     *,
     workers: int,
     on_error: Literal["raise", "skip"] = "raise",
+    on_corrupt: Literal["pack", "error"] = "pack",
     settings: Mapping[str, object] | None = None,
     fresh: bool = False,
     progress: Callable[[int], None] = lambda done: None,
@@ -97,12 +110,14 @@ def write_beton(
     Args:
         workers: processes that decode and encode.
         on_error: what an unreadable image does: end the packing, or be listed in the sidecar.
+        on_corrupt: what becomes of an image that its decoder reads and warns of: it is packed and listed in the sidecar, or counts
+            as unreadable.
         settings: more settings to record in the sidecar.
         fresh: begin anew, whatever was interrupted or finished there.
         progress: called with the number of images done so far; first, where it goes on, with what was done before.
 
     Raises:
-        UnreadableImage: with on_error "raise", naming the file.
+        UnreadableImage: with on_error "raise", naming the file; with on_corrupt "error" too a CorruptImage.
         InTheWay: another finished file, or one that cannot be known again, is at ``path``.
         Changed: a packing into ``path`` was interrupted that had other settings or another folder, or an image changed
             while the folder was packed.
@@ -110,15 +125,18 @@ def write_beton(
         CannotWrite: the disk is full or not writable.
         CannotRead: the images' disk or network failed.
         WorkerDied: naming the process, what ended it and its image.
-        UserError: no image was readable, or one takes more than 2 GiB.
+        UserError: no image was readable, or one takes more than 2 GiB, or on_corrupt is "error" and nothing here finds such images.
         JpegtranMissing: mode lossless without the program that it needs.
     """
     started = time.perf_counter()
     if encoding.mode == "lossless":
         jpegtran()  # before anything is written
+    looked = looks_for_corrupt({"mode": encoding.mode})
+    if on_corrupt == "error" and not looked:
+        raise UserError(f"corrupt JPEGs can be an error only where they are found: {MISSING}")
     if path.is_dir():
         raise OutputUnwritable(f"cannot write {path}: it is a folder", "choose another --out")
-    plan = Manifest.of(split, encoding, settings or {})
+    plan = Manifest.of(split, encoding, _settings(settings or {}, on_corrupt))
     if not fresh and (packed := _finished_before(path, plan, split.root)):
         progress(packed.resumed)
         return packed
@@ -126,7 +144,7 @@ def write_beton(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with PartialFile(path, plan, split.root, fresh=fresh) as unfinished:
-            _encode_all(split, encoding, unfinished, workers, on_error, progress)
+            _encode_all(split, encoding, unfinished, workers, on_error, on_corrupt, progress)
             if not unfinished.kept:
                 unfinished.forget()
                 raise UserError(
@@ -140,6 +158,7 @@ def write_beton(
             f"{error.what}; {progress_sentence(path, len(split.paths))}", error.remedy
         ) from error
     sizes = done.entries["size"]
+    notes = {plan.paths[i]: note for i, note in sorted(done.notes.items()) if sizes[i]}
     return PackResult(
         path,
         samples=unfinished.kept,
@@ -147,11 +166,18 @@ def write_beton(
         payload_bytes=unfinished.payload_bytes,
         file_bytes=file_bytes,
         seconds=time.perf_counter() - started,
-        converted={plan.paths[i]: note for i, note in sorted(done.notes.items()) if sizes[i]},
+        converted={image: note.text for image, note in notes.items() if note.text},
         skipped=[plan.paths[i] for i in np.flatnonzero(sizes == 0).tolist()],
         ignored=dict(plan.ignored.counts),
         in_several_classes=len(plan.in_several_classes),
+        corrupt={image: note.corrupt for image, note in notes.items() if note.corrupt},
+        looked_for_corrupt=looked,
     )
+
+
+def _settings(settings: Mapping[str, object], on_corrupt: str) -> Mapping[str, object]:
+    """With what makes other bytes; as version 0.1 had them, where it does not, so that its packings resume."""
+    return settings if on_corrupt == "pack" else {**settings, "on_corrupt": on_corrupt}
 
 
 def _finished_before(path: Path, plan: Manifest, root: Path) -> PackResult | None:
@@ -169,6 +195,8 @@ def _finished_before(path: Path, plan: Manifest, root: Path) -> PackResult | Non
         skipped=told["skipped"],
         ignored=dict(plan.ignored.counts),
         in_several_classes=len(plan.in_several_classes),
+        corrupt=facts(told, "corrupt"),
+        looked_for_corrupt=isinstance(told.get("corrupt"), dict),
     )
 
 
@@ -178,6 +206,7 @@ def _encode_all(
     unfinished: PartialFile,
     workers: int,
     on_error: Literal["raise", "skip"],
+    on_corrupt: Literal["pack", "error"],
     progress: Callable[[int], None],
 ) -> None:
     """Encode the images that are not in the file yet."""
@@ -185,7 +214,7 @@ def _encode_all(
         raise UnreadableImage(next(iter(left_out.values())))
     if unfinished.count:
         progress(unfinished.count)
-    work = partial(encode_entry, split.root, encoding)
+    work = partial(encode_entry, split.root, encoding, on_corrupt)
     rest = unfinished.rest()
     outcomes = ordered_map(work, rest, workers, doing=lambda image: f"encoding {split.root / image.path}")
     with closing(outcomes):
@@ -193,16 +222,18 @@ def _encode_all(
             if isinstance(outcome, UnreadableImage):
                 if on_error == "raise":
                     raise outcome
-                unfinished.add((0, 0, 0, 0, 0), b"", outcome.what)
+                unfinished.add((0, 0, 0, 0, 0), b"", Note(outcome.what))
             else:
                 sample, checksum = outcome
                 size = len(sample.payload)
                 entry = (size, checksum, sample.width, sample.height, sample.mode)
-                unfinished.add(entry, sample.payload, sample.converted_from)
+                unfinished.add(entry, sample.payload, Note(sample.converted_from, sample.corrupt))
             progress(unfinished.count)
 
 
-def encode_entry(root: Path, encoding: Encoding, image: Image) -> tuple[Sample, int] | UnreadableImage:
+def encode_entry(
+    root: Path, encoding: Encoding, on_corrupt: Literal["pack", "error"], image: Image
+) -> tuple[Sample, int] | UnreadableImage:
     """One image of a folder, encoded, and the CRC-32 of its payload.
 
     Raises:
@@ -212,6 +243,8 @@ def encode_entry(root: Path, encoding: Encoding, image: Image) -> tuple[Sample, 
     try:
         sample = encode_image(root / image.path, encoding)
         outcome = sample, zlib.crc32(sample.payload)
+        if sample.corrupt and on_corrupt == "error":
+            outcome = CorruptImage(f"the image {root / image.path} is corrupt: {sample.corrupt}")
     except UnreadableImage as error:
         outcome = error
     if identity(f"{root}/{image.path}") != image[1:]:  # looked at behind the read: it was the same before

@@ -19,6 +19,7 @@ from alexnet_fast.errors import StoppedBySignal, UserError
 from alexnet_fast.packing import data_folder
 from alexnet_fast.packing.data_folder import BetonPaths, find_or_pack
 from alexnet_fast.packing.errors import OutputUnwritable
+from betons import jpeg, picture
 from write_beton import main as write_beton_main
 
 
@@ -287,3 +288,11 @@ def test_a_folder_that_cannot_be_searched_is_not_one_without_splits(
     monkeypatch.setattr("alexnet_fast.packing.image_folder.os.lstat", refuse)
     with pytest.raises(UserError, match=f"cannot look for {raw}/train: Permission denied"):
         data_folder.splits_in(raw)
+
+
+def test_corrupt_images_are_a_warning(raw: Path) -> None:
+    whole = jpeg(picture(203, 149))
+    (raw / "train/a/corrupt.JPEG").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    said: list[str] = []
+    sets = find_or_pack(raw, say=said.append)
+    assert f"warning: 1 of 7 images are corrupt, listed in {sets.train}.json" in said

@@ -50,10 +50,12 @@ def every_image_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two dozen images of three classes; two that are converted, two that are broken."""
+    """Two dozen images of three classes; two that are converted, one that is corrupt, two that are broken."""
     root = fill(tmp_path_factory.mktemp("images") / "train", {"cat": 8, "ant": 6, "bee": 6})
     picture(60, 40).convert("L").save(root / "ant/grey.JPEG")
     picture(60, 40).save(root / "bee/png.JPEG", "PNG")
+    whole = (root / "bee/bee_1.JPEG").read_bytes()
+    (root / "bee/bee_1.JPEG").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
     (root / "ant/ant_2a.JPEG").write_bytes(b"no image")
     (root / "cat/cat_3a.JPEG").write_bytes(jpeg(picture(90, 70))[:1500])
     return root
@@ -239,6 +241,44 @@ def test_what_goes_wrong_while_the_journal_is_read_costs_no_image(
     assert listed(tmp_path) == REST
     assert pack(split, tmp_path).resumed == 10
     assert content(tmp_path) == alone
+
+
+def test_what_is_told_of_an_image_outlives_an_interruption(split: ImageFolder, tmp_path: Path) -> None:
+    told = []
+    for stop_at in (None, 23):
+        if stop_at:
+            stopped(split, tmp_path / "stopped", stop_at)
+        packed = pack(split, tmp_path / ("stopped" if stop_at else "alone"))
+        sidecar = json.loads(packed.path.with_name("a.beton.json").read_text())
+        told.append([packed.corrupt, sidecar["corrupt"]])
+    assert told[0] == told[1]
+    assert list(told[0][0]) == ["bee/bee_1.JPEG"]
+
+
+def test_a_packing_that_version_0_1_began_is_taken_up(
+    split: ImageFolder, alone: list[bytes], tmp_path: Path
+) -> None:
+    """Its notes are texts, and nothing that it packed was looked at for more."""
+    stopped(split, tmp_path, 24)
+    log = (tmp_path / REST[0]).read_bytes()
+    at, old = 0, b""
+    while at < len(log):
+        _, size, _ = journal.FRAME.unpack_from(log, at)
+        body = log[at + journal.FRAME.size :][:size]
+        if at:
+            safe, images, notes = journal.COUNTS.unpack_from(body)
+            told = json.loads(body[-notes:]) if notes else {}
+            texts = {i: note if isinstance(note, str) else note[0] for i, note in told.items()}
+            told_then = json.dumps({i: text for i, text in texts.items() if text}).encode() if told else b""
+            entries = body[journal.COUNTS.size : len(body) - notes]
+            body = journal.COUNTS.pack(safe, images, len(told_then)) + entries + told_then
+        old += journal.FRAME.pack(journal.MAGIC, len(body), zlib.crc32(body)) + body
+        at += journal.FRAME.size + size
+    (tmp_path / REST[0]).write_bytes(old)
+    packed = pack(split, tmp_path)
+    assert packed.resumed == 24 and (tmp_path / WHOLE[0]).read_bytes() == alone[0]
+    assert packed.corrupt == {}
+    assert packed.converted["bee/png.JPEG"] == "PNG named .JPEG"
 
 
 def _another_field(body: bytes) -> bytes:

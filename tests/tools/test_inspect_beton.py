@@ -92,6 +92,17 @@ def test_a_file_that_is_cut_meanwhile_is_an_error_and_no_end_of_the_process(
         look(beton)
 
 
+def test_corrupt_sources_are_counted_where_somebody_looked(packed: Path, tmp_path: Path) -> None:
+    root = fill(tmp_path / "train", {"ant": 3})
+    whole = (root / "ant/ant_1.JPEG").read_bytes()
+    (root / "ant/ant_1.JPEG").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    path = write_beton(scan_folder(root), tmp_path / "a.beton", Encoding(), workers=1).path
+    assert "  sources       converted: none; skipped as unreadable: 0; corrupt: 1\n" in inspect(path)[1]
+    strange = write(tmp_path / "b.beton", [jpeg(picture(40, 30))])
+    told = [json.loads(inspect(file, "--json")[1])["corrupt"] for file in (path, packed, strange)]
+    assert told == [1, 0, None]
+
+
 def test_the_largest_images_are_the_last_of_their_own_bin(tmp_path: Path) -> None:
     path = write(tmp_path / "a.beton", [jpeg(picture(500, 375)), jpeg(picture(40, 30))])
     told = json.loads(inspect(path, "--json")[1])["longest_side_px"]

@@ -295,6 +295,32 @@ def test_a_damaged_jpeg_is_named_in_lossless_mode_too(
     assert not (tmp_path / "out/train.beton").exists()
 
 
+@pytest.mark.parametrize("mode", ["reencode", "lossless"])
+def test_corrupt_images_are_counted_and_listed_or_errors(
+    pack: Pack, bad_data: Path, tmp_path: Path, mode: str, require_jpegtran: None
+) -> None:
+    whole = jpeg(picture(203, 149))
+    (bad_data / "train/ant/text.JPEG").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    command = ("--data", bad_data, "--mode", mode, "--workers", 1)
+    run = pack(*command, "--out", tmp_path / "out")
+    assert run.code == 0, run.stderr
+    assert (
+        f"corrupt, packed as their decoders read them: 1, listed in {tmp_path / 'out/train.beton'}.json"
+        in run.stdout
+    )
+    assert list(json.loads((tmp_path / "out/train.beton.json").read_text())["corrupt"]) == ["ant/text.JPEG"]
+    run = pack(*command, "--out", tmp_path / "other", "--on-corrupt", "error")
+    refused(
+        run,
+        "ant/text.JPEG is corrupt: ",
+        "pack with --on-error skip to leave it out, or without --on-corrupt error",
+    )
+    run = pack(*command, "--out", tmp_path / "other", "--on-corrupt", "error", "--on-error", "skip")
+    assert run.code == 0 and "skipped as unreadable: 1" in run.stdout and "corrupt, packed" not in run.stdout
+    run = pack(*command, "--out", tmp_path / "out", "--on-corrupt", "error")
+    refused(run, "is finished with on_corrupt = none, asked for error")
+
+
 def test_unreadable_images_are_listed_when_skipped(pack: Pack, bad_data: Path, tmp_path: Path) -> None:
     run = pack("--data", bad_data, "--out", tmp_path / "out", "--on-error", "skip", "--workers", 1)
     assert run.code == 0, run.stderr
