@@ -346,6 +346,10 @@ def summary(packed: PackResult, classes: int, encoding: Encoding) -> list[str]:
     lines += [
         f"  {what}: {count} from {kind}" for kind, count in Counter(packed.converted.values()).most_common()
     ]
+    if packed.scaled:
+        lines.append(
+            f"  scaled from more than 8 bits to 8: {len(packed.scaled)}, with the values of black and white in {packed.path}.json"
+        )
     if packed.skipped:
         lines.append(f"  skipped as unreadable: {len(packed.skipped)}, listed in {packed.path}.json")
     if packed.corrupt:

@@ -58,6 +58,8 @@ def compose(plan: Manifest, done: PackedSoFar, file: File) -> dict[str, Any]:
         "converted": converted,
         # What their decoders warn of; null where nobody looked.
         "corrupt": corrupt if corrupt or looks_for_corrupt(plan.settings) else None,
+        # Of more than 8 bits: the values that became black and white.
+        "scaled": {path: note.scaled for path, note in notes.items() if note.scaled},
         "skipped": [plan.paths[i] for i in np.flatnonzero(done.entries["size"] == 0).tolist()],
         **_left_aside(plan),
         "paths": [plan.paths[i] for i in kept],

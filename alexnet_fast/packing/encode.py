@@ -13,7 +13,7 @@ import numpy as np
 import PIL
 from PIL import Image, UnidentifiedImageError, features
 
-from ..beton import corrupt, libjpeg
+from ..beton import corrupt, deep, libjpeg
 from ..beton import format as fmt
 from ..beton.kinds import image_formats
 from ..beton.pillow import prepared
@@ -82,6 +82,8 @@ class Sample:
     In mode lossless: what was encoded anew, because its coefficients could not be kept."""
     corrupt: str = ""
     """What its decoder warns of, so that some of its pixels are invented; else ""."""
+    scaled: deep.Range | None = None
+    """Of more than 8 bits: which values became black and white."""
 
 
 def encode_image(path: Path, encoding: Encoding) -> Sample:
@@ -134,7 +136,7 @@ def encode_image(path: Path, encoding: Encoding) -> Sample:
         raise UnreadableImage(f"cannot read the image {path}: {said or error}") from error
     mode = fmt.RAW if encoding.mode == "raw" else fmt.JPEG
     payload = taken.rgb.tobytes() if mode == fmt.RAW else encode_jpeg(taken.rgb, encoding)
-    return Sample(payload, mode, *taken.rgb.size, converted_from, said)
+    return Sample(payload, mode, *taken.rgb.size, converted_from, said, taken.scaled)
 
 
 def _libtiff(words: list[str]) -> str:
@@ -202,7 +204,9 @@ def check_pixels(width: int, height: int) -> None:
 def describe_conversion(image: Image.Image, path: Path) -> str:
     """What is unusual about a source image, or ""."""
     kind = image.format or "?"
-    parts = [] if image.mode == "RGB" else [image.mode]
+    parts = ["white-is-zero"] if deep.stores_white_as_zero(image) else []
+    if image.mode != "RGB":
+        parts.append(image.mode)
     if image.info.get("progressive"):
         parts.append("progressive")
     jpeg_name = path.suffix.lower() in (".jpeg", ".jpg")
@@ -217,6 +221,7 @@ class Taken:
 
     rgb: Image.Image
     corrupt: str = ""
+    scaled: deep.Range | None = None
 
 
 def take(source: bytes, frame: Frame | None, image: Image.Image, encoding: Encoding) -> Taken:
@@ -227,6 +232,12 @@ def take(source: bytes, frame: Frame | None, image: Image.Image, encoding: Encod
         image: the file, as Pillow has opened it and not yet read it.
     """
     size = target_size(image.width, image.height, encoding)
+    if deep.is_deep_grey(image):
+        eight_bits, scaled = deep.scaled_grey(image, source)
+        return Taken(_resized(to_rgb(eight_bits), size), scaled=scaled)
+    if deep.is_deep_colour(image):
+        eight_bits, scaled = deep.scaled_colour(to_rgb(image), source)
+        return Taken(_resized(eight_bits, size), scaled=scaled)
     if image.format in ("JPEG", "MPO"):
         rgb, said = read_jpeg(source, frame, image, size)
         return Taken(_resized(rgb, size), said)
@@ -294,13 +305,10 @@ def target_size(width: int, height: int, encoding: Encoding) -> tuple[int, int]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any of Pillow's modes as RGB, as torchvision's folder loader does it (alpha is dropped), but 16-bit grey scaled, not clipped."""
+    """Any of Pillow's modes of 8 bits as RGB, as torchvision's folder loader does it (alpha is dropped)."""
     if image.mode == "RGB":
         image.load()
         return image
-    if image.mode.startswith("I;16") or image.mode == "I":
-        grey = np.asarray(image).astype(np.uint32)
-        return Image.fromarray((grey >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
 

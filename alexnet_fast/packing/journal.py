@@ -50,18 +50,20 @@ class Note(NamedTuple):
     """What it was converted from, or, where it was left out, what was wrong with it; "" for nothing."""
     corrupt: str = ""
     """``Sample.corrupt``"""
+    scaled: tuple[float, float] | None = None
+    """``Sample.scaled``"""
 
     def to_json(self) -> object:
         """As the journal keeps it: the text alone, as version 0.1 did, where there is nothing else."""
-        return list(self) if self.corrupt else self.text
+        return list(self) if self.corrupt or self.scaled else self.text
 
     @classmethod
     def from_json(cls, told: str | list) -> Note:
         """As the journal kept it; TypeError or ValueError for what it never did."""
         if isinstance(told, str):
             return cls(told)
-        text, corrupt = told
-        return cls(text, corrupt)
+        text, corrupt, scaled = told
+        return cls(text, corrupt, (scaled[0], scaled[1]) if scaled else None)
 
 
 @dataclass

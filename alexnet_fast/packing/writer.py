@@ -56,6 +56,8 @@ class PackResult:
     """Path of each image that was packed though its decoder warns of it -> what it says (``Sample.corrupt``)."""
     looked_for_corrupt: bool = True
     """Whether they were looked for: that takes libturbojpeg."""
+    scaled: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Path of each image of more than 8 bits -> the values that became black and white."""
 
 
 def left_aside(packed: PackResult) -> list[str]:
@@ -172,6 +174,7 @@ def write_beton(
         in_several_classes=len(plan.in_several_classes),
         corrupt={image: note.corrupt for image, note in notes.items() if note.corrupt},
         looked_for_corrupt=looked,
+        scaled={image: note.scaled for image, note in notes.items() if note.scaled},
     )
 
 
@@ -197,6 +200,7 @@ def _finished_before(path: Path, plan: Manifest, root: Path) -> PackResult | Non
         in_several_classes=len(plan.in_several_classes),
         corrupt=facts(told, "corrupt"),
         looked_for_corrupt=isinstance(told.get("corrupt"), dict),
+        scaled=told.get("scaled") or {},
     )
 
 
@@ -227,7 +231,9 @@ def _encode_all(
                 sample, checksum = outcome
                 size = len(sample.payload)
                 entry = (size, checksum, sample.width, sample.height, sample.mode)
-                unfinished.add(entry, sample.payload, Note(sample.converted_from, sample.corrupt))
+                unfinished.add(
+                    entry, sample.payload, Note(sample.converted_from, sample.corrupt, sample.scaled)
+                )
             progress(unfinished.count)
 
 

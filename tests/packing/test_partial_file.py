@@ -16,7 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_fast.beton.reader import Beton, BetonError
 from alexnet_fast.packing import journal, manifest, partial_file
@@ -50,10 +52,11 @@ def every_image_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two dozen images of three classes; two that are converted, one that is corrupt, two that are broken."""
+    """Two dozen images of three classes; three that are converted, one of them scaled, one that is corrupt, two that are broken."""
     root = fill(tmp_path_factory.mktemp("images") / "train", {"cat": 8, "ant": 6, "bee": 6})
     picture(60, 40).convert("L").save(root / "ant/grey.JPEG")
     picture(60, 40).save(root / "bee/png.JPEG", "PNG")
+    Image.fromarray(np.arange(4000, dtype=np.uint16).reshape(50, 80)).save(root / "cat/cat_1.JPEG", "PNG")
     whole = (root / "bee/bee_1.JPEG").read_bytes()
     (root / "bee/bee_1.JPEG").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
     (root / "ant/ant_2a.JPEG").write_bytes(b"no image")
@@ -250,9 +253,9 @@ def test_what_is_told_of_an_image_outlives_an_interruption(split: ImageFolder, t
             stopped(split, tmp_path / "stopped", stop_at)
         packed = pack(split, tmp_path / ("stopped" if stop_at else "alone"))
         sidecar = json.loads(packed.path.with_name("a.beton.json").read_text())
-        told.append([packed.corrupt, sidecar["corrupt"]])
+        told.append([packed.corrupt, packed.scaled, sidecar["corrupt"], sidecar["scaled"]])
     assert told[0] == told[1]
-    assert list(told[0][0]) == ["bee/bee_1.JPEG"]
+    assert list(told[0][0]) == ["bee/bee_1.JPEG"] and told[0][1] == {"cat/cat_1.JPEG": (0, 4095)}
 
 
 def test_a_packing_that_version_0_1_began_is_taken_up(
@@ -277,7 +280,7 @@ def test_a_packing_that_version_0_1_began_is_taken_up(
     (tmp_path / REST[0]).write_bytes(old)
     packed = pack(split, tmp_path)
     assert packed.resumed == 24 and (tmp_path / WHOLE[0]).read_bytes() == alone[0]
-    assert packed.corrupt == {}
+    assert packed.corrupt == {} and packed.scaled == {}
     assert packed.converted["bee/png.JPEG"] == "PNG named .JPEG"
 
 

@@ -16,7 +16,9 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import write_beton
 from alexnet_fast.beton.reader import Beton
@@ -319,6 +321,15 @@ def test_corrupt_images_are_counted_and_listed_or_errors(
     assert run.code == 0 and "skipped as unreadable: 1" in run.stdout and "corrupt, packed" not in run.stdout
     run = pack(*command, "--out", tmp_path / "out", "--on-corrupt", "error")
     refused(run, "is finished with on_corrupt = none, asked for error")
+
+
+def test_images_of_more_than_8_bits_are_counted(pack: Pack, bad_data: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.arange(4000, dtype=np.uint16).reshape(50, 80)).save(
+        bad_data / "train/ant/text.JPEG", "PNG"
+    )
+    run = pack("--data", bad_data, "--out", tmp_path / "out", "--workers", 1)
+    assert run.code == 0, run.stderr
+    assert "scaled from more than 8 bits to 8: 1, with the values of black and white in " in run.stdout
 
 
 def test_unreadable_images_are_listed_when_skipped(pack: Pack, bad_data: Path, tmp_path: Path) -> None:
