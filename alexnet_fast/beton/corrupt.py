@@ -4,8 +4,9 @@ Harmless, and passed over: bytes that belong to no segment between the header's,
 parameters of a sequential scan, zeros before the end, an end that is missing.  To tell them from what they may hide (only the first
 warning is told), the JPEG is written again without them and decoded once more.
 
-Corrupt: every other warning, and a progressive JPEG whose last scans are not there, of which no decoder warns.  Huffman
-codes know no checksum, so some damage is not seen: see docs/reliability.md.
+Corrupt: every other warning, and two things of which no decoder warns: a progressive JPEG whose last scans are not there, and
+a scan with zeros that no picture has, as a disk or a download leaves them.  Huffman codes know no checksum, so some damage is not
+seen: see docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 WHOLE = (0, 63, 0)  # Ss, Se, AhAl of a sequential scan: all coefficients to the last bit
 LEAST = 6  # bytes of a frame's or a scan's header
 UNKNOWN = 99
+HUFFMAN = (0xC0, 0xC1)
+AC, END_OF_BLOCK, STANDARD = (
+    0x10,
+    0x00,
+    0x01,
+)  # a table's class; symbols, the last of the standard's table for luma (T.81, K.5)
+MAX_ZEROS = 64
 
 
 def persisting(jpeg: bytes, warning: Callable[[bytes], str]) -> tuple[str, bytes]:
@@ -31,13 +39,49 @@ def persisting(jpeg: bytes, warning: Callable[[bytes], str]) -> tuple[str, bytes
         warning: a decoder's first warning of a JPEG, with who says so, or "".
     """
     if not (said := warning(jpeg)):
-        return missing(jpeg), jpeg
+        return unwarned(jpeg), jpeg
     still = ""
     for tidy in tidied(jpeg):
         if not (now := warning(tidy)):
-            return missing(jpeg), tidy
+            return unwarned(jpeg), tidy
         still = still or now
     return said if said.endswith(ENDS_EARLY) or not still else still, jpeg
+
+
+def unwarned(jpeg: bytes) -> str:
+    """What is wrong with a JPEG that no decoder warns of, in words; "" where nothing is."""
+    return missing(jpeg) or emptied(jpeg)
+
+
+def emptied(jpeg: bytes) -> str:
+    """Whether a sequential scan holds zeros that no picture has, in words.
+
+    In most JPEGs the code of zeros is a coefficient of -1, so 64 such bytes are at least two blocks of luma with nothing else in
+    them.  Where it is the code of a block's end, as it may be with tables made for the image, they are any flat picture's.
+    """
+    luma, tables = STANDARD, dict[int, int]()
+    for marker, start, end in segments(jpeg):
+        if marker == 0xC4:
+            tables |= _codes_of_zeros(jpeg[start:end])
+        elif marker in FRAMES and marker not in HUFFMAN:
+            return ""
+        elif marker == SOS and end - start >= LEAST:
+            luma = tables.get(AC | jpeg[start + 2] & 15, STANDARD)
+            zeros = jpeg.find(bytes(MAX_ZEROS), end)
+            if zeros < 0 or luma == END_OF_BLOCK:
+                return ""
+            if jpeg[zeros : scan_end(jpeg, end)].strip(b"\x00"):  # else they stand behind the picture
+                return f"it holds {MAX_ZEROS} zeros in a row, which no picture has"
+    return ""
+
+
+def _codes_of_zeros(tables: bytes) -> dict[int, int]:
+    """Of each Huffman table in a segment, by its class and number: the symbol of its first code, which is all zeros."""
+    found, at = dict[int, int](), 0
+    while at + 17 < len(tables):
+        found[tables[at]] = tables[at + 17]
+        at += 17 + sum(tables[at + 1 : at + 17])
+    return found
 
 
 def missing(jpeg: bytes) -> str:

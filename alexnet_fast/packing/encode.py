@@ -252,7 +252,7 @@ def read_jpeg(
     They are Pillow's to the bit, whichever library decodes.
     """
     (width, height), scale = image.size, _draft(image, size)
-    whole = frame and not corrupt.missing(source)
+    whole = frame and not corrupt.unwarned(source)
     if frame and whole and (pixels := libjpeg.pixels(source, frame.factors, image, scale)):
         return to_rgb(pixels), ""
 

@@ -200,7 +200,7 @@ def _finished_before(path: Path, plan: Manifest, root: Path) -> PackResult | Non
         in_several_classes=len(plan.in_several_classes),
         corrupt=facts(told, "corrupt"),
         looked_for_corrupt=isinstance(told.get("corrupt"), dict),
-        scaled=told.get("scaled") or {},
+        scaled=scaled if isinstance(scaled := told.get("scaled"), dict) else {},
     )
 
 

@@ -127,9 +127,9 @@ def flipped(source: bytes) -> bytes:
     return bytes(bad)
 
 
-def zeroed(source: bytes) -> bytes:
+def zeroed(source: bytes, count: int = 512) -> bytes:
     middle = (segments(source)[0][0] + len(source)) // 2
-    return source[:middle] + bytes(512) + source[middle + 512 :]
+    return source[:middle] + bytes(count) + source[middle + count :]
 
 
 def scans(source: bytes, keep: int) -> bytes:
@@ -149,6 +149,8 @@ DATA = r"Corrupt JPEG data: (premature end of data segment|bad Huffman code|\d+ 
 CORRUPT: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "forty bits flipped": (DATA, lambda _: flipped(plain())),
     "512 bytes zeroed": (DATA, lambda _: zeroed(plain(quality=95))),
+    "512 bytes zeroed, and as many blocks as before": ("it holds 64 zeros in a row, which no picture has", lambda _: zeroed(plain())),
+    "zeroed, of grey": ("it holds 64 zeros in a row, which no picture has", lambda _: zeroed(jpeg(picture(*SIZE, 3).convert("L")), 64)),
     "bytes of another image amidst": (DATA, lambda _: (source := plain())[:3000] + bytes(range(200)) + source[3200:]),
     "half of it and an end": (DATA, lambda _: plain()[: len(plain()) // 2] + EOI),
     "grey, half of it and an end": (DATA, lambda _: (source := jpeg(picture(*SIZE).convert("L")))[: len(source) // 2] + EOI),
@@ -168,7 +170,7 @@ def test_a_corrupt_jpeg_is_packed_as_pillow_reads_it_and_told(tmp_path: Path, wh
     told, make = CORRUPT[what]
     source = make(tmp_path)
     sample = packed(tmp_path, source, mode)
-    who = "" if told.startswith("it is") else "jpegtran says: " if mode == "lossless" else "libjpeg says: "
+    who = "" if told.startswith("it ") else "jpegtran says: " if mode == "lossless" else "libjpeg says: "
     assert re.fullmatch(who + told, sample.corrupt)
     if mode == "raw":
         assert sample.payload == pixels(source).tobytes()
@@ -206,6 +208,21 @@ def test_no_kind_of_jpeg_is_called_corrupt_for_what_it_is(tmp_path: Path, option
     for source in (plain(), jpeg(picture(*SIZE).convert("L")), of_components(plain(), tmp_path)):
         for mode in MODES:
             assert packed(tmp_path, jpegtran(source, *options), mode).corrupt == ""
+
+
+@pytest.mark.parametrize("optimize", [False, True])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_flat_picture_may_be_all_zeros(tmp_path: Path, optimize: bool, progressive: bool) -> None:
+    """Of tables made for it: the code of zeros is then that of a block's end."""
+    drawn = Image.new("RGB", (800, 600), (250, 250, 250))
+    drawn.paste(picture(64, 48), (700, 500))
+    flat = Image.new("RGB", (800, 600), (9, 99, 200))
+    for image in (drawn, flat, drawn.convert("L"), flat.convert("L")):
+        source = jpeg(image, optimize=optimize, progressive=progressive)
+        for mode in MODES:
+            assert packed(tmp_path, source, mode).corrupt == ""
+    if optimize and not progressive:
+        assert bytes(corrupt.MAX_ZEROS) in source[segments(source)[0][0] :]
 
 
 @pytest.mark.parametrize(("zeros", "own"), [(1, 1), (2, 1), (2, 2), (9, 0), (9, 1), (9, 2)])
