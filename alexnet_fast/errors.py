@@ -12,8 +12,6 @@ from contextlib import suppress
 from io import TextIOWrapper
 from typing import IO, TextIO
 
-from .common.untrusted import escaped
-
 MENDABLE = {
     errno.EACCES: "see that you may read and write there, or give another path",
     errno.EPERM: "see that you may read and write there, or give another path",
@@ -93,6 +91,18 @@ def exit_code(command: Callable[[], int | None]) -> int:
         what = f"{os.fsdecode(error.filename)}: {error.strerror}" if named else f"{error.strerror}"
         _tell(f"error: {what}; {MENDABLE[error.errno]}")
         return 2
+
+
+def escaped_lines(text: str) -> str:
+    """The same for text of several lines: its line breaks stay."""
+    return "\n".join(map(escaped, text.split("\n")))
+
+
+def escaped(text: str) -> str:
+    """The same text on one line, with what a terminal would obey or not print escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def mute(stream: IO[str]) -> None:

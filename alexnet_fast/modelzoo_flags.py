@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 from .common import cli
 from .common.cpus import allowed_cores
+from .common.paths import check_text
 from .errors import UserError
 from .packing.data_folder import SPLITS, find_or_pack
-from .paths import check_text
 from .recipe import Recipe, toml
 
 PORT = 29688  # where the reference's ranks meet, if --dist-url names no other

@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from .common.paths import check_text, given_path
 from .common.untrusted import printable, read_text
 from .errors import UserError
-from .paths import check_text, given_path
 
 if sys.version_info >= (3, 11):
     import tomllib

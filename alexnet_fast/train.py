@@ -31,8 +31,8 @@ except UserError as error:
 from . import modelzoo_flags
 from .build import launch_config
 from .common import cli
-from .common.untrusted import escaped
 from .distributed import launcher
+from .errors import escaped
 from .recipe import keys, load
 from .synthetic import dataset
 from .trainer import evaluate_only, train

@@ -29,7 +29,6 @@ from .build import (
     writing,
 )
 from .common.text import plural
-from .common.untrusted import escaped
 from .decode.kernel import decode_chunk
 from .distributed import world as ranks
 from .distributed.stop_signals import StopSignals
@@ -38,7 +37,7 @@ from .doctor import recipe_checks
 from .engine.evaluate import Accuracy, evaluate
 from .engine.meter import Averages, Meter, ThroughputMeter
 from .engine.precision import Precision
-from .errors import StoppedBySignal
+from .errors import StoppedBySignal, escaped
 from .kernel_cache import is_cached
 from .loader.bad_samples import SkippedSample, summarize
 from .loader.device_prefetcher import DevicePrefetcher

@@ -9,8 +9,7 @@ from pathlib import Path
 try:
     from alexnet_fast.beton.reader import Beton
     from alexnet_fast.common.cli import Defaults, Parser, add_field_flags, file_path
-    from alexnet_fast.common.untrusted import escaped, escaped_lines
-    from alexnet_fast.errors import UserError, exit_code
+    from alexnet_fast.errors import UserError, escaped, escaped_lines, exit_code
     from alexnet_fast.inspection.survey import survey, text
 except ModuleNotFoundError as missing:
     sys.stderr.write(

@@ -27,8 +27,7 @@ from PIL import Image
 
 from alexnet_fast.common.cli import file_path
 from alexnet_fast.common.cpus import allowed_cores
-from alexnet_fast.common.untrusted import escaped
-from alexnet_fast.errors import UserError, exit_code
+from alexnet_fast.errors import UserError, escaped, exit_code
 
 # A shape is a signed distance: coordinates (u, v) in units of the object's radius -> negative inside, positive outside.
 Shape = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -15,10 +15,9 @@ try:
     from alexnet_fast.beton.listing import class_names
     from alexnet_fast.common.cli import Defaults, Parser, add_field_flags, file_path
     from alexnet_fast.common.cpus import allowed_cores
+    from alexnet_fast.common.libturbojpeg import MISSING
     from alexnet_fast.common.progress import progress_bar
-    from alexnet_fast.common.untrusted import escaped
-    from alexnet_fast.errors import StoppedBySignal, UserError, exit_code
-    from alexnet_fast.libturbojpeg import MISSING
+    from alexnet_fast.errors import StoppedBySignal, UserError, escaped, exit_code
     from alexnet_fast.packing.data_folder import SHUFFLE_SEED, SPLITS, splits_in
     from alexnet_fast.packing.encode import Encoding
     from alexnet_fast.packing.image_folder import FolderError, ImageFolder, check_folder, scan_folder

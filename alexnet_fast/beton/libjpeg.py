@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..libturbojpeg import candidates
+from ..common.libturbojpeg import candidates
 
 Factors = tuple[tuple[int, int], ...]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import path_of
+from ..common.arguments import path_of
+from ..common.settled import Settled
 from ..common.untrusted import printable, read_json
-from ..settled import Settled
 from . import format as fmt
 from .errors import BetonError, FieldError
 from .fields import Field, choose, fields_of, listed

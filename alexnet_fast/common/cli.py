@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
-from ..errors import UserError
-from ..paths import given_path
-from .untrusted import escaped
+from ..errors import UserError, escaped
+from .paths import given_path
 
 
 def file_path(text: str) -> Path:

@@ -6,8 +6,7 @@ from typing import Any
 
 from rich.console import Console as Plain
 
-from ..errors import mute
-from .untrusted import escaped_lines
+from ..errors import escaped_lines, mute
 
 
 class Console(Plain):

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..errors import escaped
 from .console import Console
-from .untrusted import escaped
 
 LINE_EVERY_S = 30.0
 

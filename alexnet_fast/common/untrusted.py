@@ -9,6 +9,8 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..errors import escaped
+
 KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 
 
@@ -67,15 +69,3 @@ def kind_of(status: os.stat_result) -> str:
 def printable(text: str, most: int = 200) -> str:
     """Text as it may stand in a one-line message: shortened, and with what a terminal would obey or not print escaped."""
     return escaped(text if len(text) <= most else f"{text[:most]}...")
-
-
-def escaped_lines(text: str) -> str:
-    """The same for text of several lines: its line breaks stay."""
-    return "\n".join(map(escaped, text.split("\n")))
-
-
-def escaped(text: str) -> str:
-    """The same text on one line, with what a terminal would obey or not print escaped."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import llvmlite.binding as llvm
 from numba import types
 
+from ..common.libturbojpeg import ENVIRONMENT as ENVIRONMENT
+from ..common.libturbojpeg import MISSING, candidates
 from ..errors import UserError
-from ..libturbojpeg import ENVIRONMENT as ENVIRONMENT
-from ..libturbojpeg import MISSING, candidates
 
 u64, i32 = types.uint64, types.int32
 

@@ -39,8 +39,7 @@ from torch.distributed.elastic.multiprocessing import api as agent
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, get_error_handler
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from ..common.untrusted import escaped, escaped_lines
-from ..errors import StoppedBySignal, UserError
+from ..errors import StoppedBySignal, UserError, escaped, escaped_lines
 from .exit_records import (
     ExitRecord,
     await_all,

@@ -7,7 +7,7 @@ import sys
 from importlib import metadata
 from importlib.util import find_spec
 
-from ..libturbojpeg import ENVIRONMENT as TURBOJPEG_ENVIRONMENT
+from ..common.libturbojpeg import ENVIRONMENT as TURBOJPEG_ENVIRONMENT
 from .finding import Finding, fault, ok, warning
 from .probe import ask
 

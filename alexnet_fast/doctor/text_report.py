@@ -11,7 +11,7 @@ from typing import TextIO
 
 from .. import __version__
 from ..common.text import plural
-from ..common.untrusted import escaped
+from ..errors import escaped
 from .finding import Finding
 
 WIDEST, NARROWEST = 100, 60

@@ -34,10 +34,11 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import crop_ratio, crop_scale, number, pair, probability, seed_of
 from ..beton.format import HEADER, RAW
 from ..beton.mapped import Witness
 from ..beton.reader import Beton, BetonError
+from ..common.arguments import crop_ratio, crop_scale, number, pair, probability, seed_of
+from ..common.settled import Setting, Settled
 from ..decode import turbojpeg
 from ..decode.crop import CROP_DTYPE, CropOptions, draw_crops
 from ..decode.decoder import MAX_PIXELS
@@ -45,7 +46,6 @@ from ..decode.kernel import SAMPLE_DTYPE
 from ..decode.status import MEANING, TOO_LARGE, BrokenSample
 from ..errors import UserError
 from ..loader.sampler import occurrences
-from ..settled import Setting, Settled
 from .decode_pool import DecodePool
 
 

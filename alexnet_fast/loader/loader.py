@@ -11,14 +11,24 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..arguments import check, choice, crop_ratio, crop_scale, flag, number, probability, seed_of, whole
 from ..beton.reader import Beton
+from ..common.arguments import (
+    check,
+    choice,
+    crop_ratio,
+    crop_scale,
+    flag,
+    number,
+    probability,
+    seed_of,
+    whole,
+)
 from ..common.cpus import allowed_cores
+from ..common.settled import Settled
 from ..decode import turbojpeg
 from ..decode.crop import CropOptions
 from ..decode.kernel import sample_table
 from ..errors import UserError
-from ..settled import Settled
 from .bad_samples import BadSampleFilter, OnError, SkippedSample
 from .buffer_pool import Batch, BufferPool
 from .decode_workers import DecodeWorkers

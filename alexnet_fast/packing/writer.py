@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 
 from ..beton.sidecar import facts, looks_for_corrupt
+from ..common.libturbojpeg import MISSING
 from ..errors import UserError
-from ..libturbojpeg import MISSING
 from .encode import Encoding, Sample, encode_image
 from .errors import CorruptImage, InputUnreadable, OutputUnwritable, UnreadableImage, WorkerDied
 from .existing_file import finished

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from alexnet_fast.beton import libjpeg
-from alexnet_fast.libturbojpeg import ENVIRONMENT
+from alexnet_fast.common.libturbojpeg import ENVIRONMENT
 from alexnet_fast.packing.encode import Encoding, encode_image
 from alexnet_fast.packing.lossless import read_frame
 from betons import cjpeg, jpeg, photo_paths, picture

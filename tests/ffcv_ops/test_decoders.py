@@ -18,11 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
+from alexnet_fast.beton.errors import BetonError
 from alexnet_fast.decode.status import BrokenSample
 from alexnet_fast.errors import UserError
 from alexnet_fast.ffcv_ops.decode_pool import DecodePool
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
-from alexnet_fast.packing.errors import BetonError
 from betons import (
     OVERWRITERS,
     Entry,

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .common.untrusted import printable
-from .errors import UserError
+from ..errors import UserError
+from .untrusted import printable
 
 
 def whole(name: str, given: object, expected: str, good: Callable[[int], bool]) -> int:

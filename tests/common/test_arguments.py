@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_fast import arguments
+from alexnet_fast.common import arguments
 from alexnet_fast.errors import UserError
 
 

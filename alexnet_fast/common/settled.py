@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from .common.untrusted import printable
-from .errors import UserError
+from ..errors import UserError
+from .untrusted import printable
 
 PACKAGE = __name__.partition(".")[0]
 

@@ -10,8 +10,8 @@ from typing import get_args
 import pytest
 
 from alexnet_fast.common.cli import Parser, file_path
+from alexnet_fast.common.paths import check_text, given_path
 from alexnet_fast.errors import UserError
-from alexnet_fast.paths import check_text, given_path
 from alexnet_fast.recipe import FilePath, OptionalPath, Recipe, load, validate
 
 NOBODY = "~no-such-user-here/x"

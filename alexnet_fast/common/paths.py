@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from .common.untrusted import printable
-from .errors import UserError
+from ..errors import UserError
+from .untrusted import printable
 
 
 def given_path(text: str) -> str:
