@@ -29,7 +29,7 @@ from .recipe import Recipe, differences, dump
 from .run import checkpoint, checkpoint_manager, import_reference, log
 from .run.checkpoint import BEST, LAST, Cursor, ResumeState
 from .run.run_lock import run_lock
-from .same_set import check_goes_on, identity, learnt_classes
+from .run.same_set import check_goes_on, identity, learnt_classes
 
 # What a step's number within an epoch depends on.
 FIXED_WITHIN_EPOCH = ("run.seed", "data.train", "data.global_batch_size", "schedule.steps_per_epoch")

@@ -48,7 +48,7 @@ from .run.checkpoint import ResumeState
 from .run.checkpoint_manager import CheckpointManager
 from .run.data_wait import DataWaitMonitor, ceiling_img_per_s, machine_of
 from .run.log import Log, Report
-from .same_set import check_val_classes, classes_of, learnt_classes, unread
+from .run.same_set import check_val_classes, classes_of, learnt_classes, unread
 
 Pair = tuple[Tensor, Tensor]  # images and labels on the device
 

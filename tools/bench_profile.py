@@ -24,7 +24,7 @@ from rich.table import Table
 from alexnet_fast.build import build_model, init_distributed, train_loader
 from alexnet_fast.common.cli import file_path
 from alexnet_fast.decode.decoder import CHUNK
-from alexnet_fast.engine.device_timer import STEP, DeviceTimer
+from alexnet_fast.devices.device_timer import STEP, DeviceTimer
 from alexnet_fast.errors import exit_code
 from alexnet_fast.loader.device_prefetcher import DevicePrefetcher
 from alexnet_fast.profile.decoding import forever

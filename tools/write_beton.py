@@ -12,7 +12,6 @@ from typing import NoReturn
 
 try:
     from alexnet_fast.beton.classes import packed_classes, without_images
-    from alexnet_fast.beton.listing import class_names
     from alexnet_fast.common.cli import Defaults, Parser, add_field_flags, file_path
     from alexnet_fast.common.cpus import allowed_cores
     from alexnet_fast.common.libturbojpeg import MISSING
@@ -22,6 +21,7 @@ try:
     from alexnet_fast.packing.encode import Encoding
     from alexnet_fast.packing.image_folder import FolderError, ImageFolder, check_folder, scan_folder
     from alexnet_fast.packing.journal import progress_sentence
+    from alexnet_fast.packing.listing import class_names
     from alexnet_fast.packing.writer import PackResult, check_place, left_aside, write_beton
 except ModuleNotFoundError as missing:
     sys.stderr.write(

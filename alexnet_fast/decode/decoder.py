@@ -1,16 +1,13 @@
-"""A chunk of samples on one thread: the boxes drawn, a scratch that grows with what it meets, and the kernels loaded before."""
+"""A chunk of samples on one thread: the boxes drawn, and a scratch that grows with what it meets."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ..kernel_cache import kernel
-from ..loader.preload import WarmUp
-from ..loader.read_ahead import PAGE, WILLNEED, advise_willneed
-from ..loader.sampler import epoch_permutation
 from . import turbojpeg
 from .crop import CROP_DTYPE, CropOptions, draw_crops
-from .kernel import SAMPLE_DTYPE, Scratch, decode_chunk, make_scratch
+from .kernel import Scratch, decode_chunk, make_scratch
 
 CHUNK = 32  # samples a call: about 14 ms at 500 px, which hides the call and the lock
 START_PX = 512  # a thread's scratch fits this side at first, and grows with its images
@@ -83,36 +80,3 @@ def open_handle() -> int:
 def close_handle(handle):
     """Free a decompressor."""
     return turbojpeg.destroy(handle)
-
-
-def load_kernels() -> None:
-    """Load whatever a decoding thread will call, or compile it, once on a machine: the threads' own way with no sample at all.
-
-    A build of an image, say, that calls this leaves the machine code in the package, for processors of the same kind.
-
-    Raises:
-        TurboJpegMissing: libturbojpeg is not installed.
-    """
-    turbojpeg.load()
-    nothing = np.frombuffer(b"", np.uint8)  # read-only, as a map of a file is
-    cropping = CropOptions(True, 1, 1, np.uint64(0), (1.0, 1.0), (1.0, 1.0), 0.0)
-    epoch_permutation(0, seed=0, epoch=0)
-    advise_willneed(nothing, np.empty(0, SAMPLE_DTYPE), PAGE, WILLNEED)
-    handle = open_handle()
-    try:
-        images, statuses = np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.uint8)
-        decode(
-            nothing,
-            np.empty(0, SAMPLE_DTYPE),
-            0,
-            cropping,
-            handle,
-            first_scratch(handle, 1),
-            images,
-            statuses,
-        )
-    finally:
-        close_handle(handle)
-
-
-kernels = WarmUp(load_kernels, "load-kernels")

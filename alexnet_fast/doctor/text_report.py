@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TextIO
 
-from .. import __version__
+from .._version import __version__
 from ..common.text import plural
 from ..errors import escaped
 from .finding import Finding

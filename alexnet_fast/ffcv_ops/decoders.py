@@ -40,12 +40,12 @@ from ..beton.reader import Beton, BetonError
 from ..common.arguments import crop_ratio, crop_scale, number, pair, probability, seed_of
 from ..common.settled import Setting, Settled
 from ..decode import turbojpeg
+from ..decode.counter_rng import occurrences
 from ..decode.crop import CROP_DTYPE, CropOptions, draw_crops
 from ..decode.decoder import MAX_PIXELS
 from ..decode.kernel import SAMPLE_DTYPE
 from ..decode.status import MEANING, TOO_LARGE, BrokenSample
 from ..errors import UserError
-from ..loader.sampler import occurrences
 from .decode_pool import DecodePool
 
 

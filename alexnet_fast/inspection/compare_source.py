@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..beton import corrupt
 from ..beton.classes import class_names
 from ..beton.reader import Beton, sidecar_path
 from ..beton.sidecar import facts, names
 from ..common.untrusted import open_regular, printable
 from ..errors import UserError
+from ..packing import corrupt
 from ..packing.encode import Encoding, encode_image, encoder_versions
 from ..packing.errors import UnreadableImage
 from ..packing.image_folder import scan_folder

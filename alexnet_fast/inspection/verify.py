@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ..beton.listing import entries
 from ..beton.reader import Beton, BetonError, FieldError
 from ..beton.sidecar import checksums, names
 from ..common.untrusted import printable
 from ..decode.status import MEANING, OK
 from ..errors import UserError
 from ..packing.errors import WorkerDied
+from ..packing.listing import entries
 from ..packing.worker_pool import ordered_map
 from .compare_source import Source
 from .full_decode import Decoder

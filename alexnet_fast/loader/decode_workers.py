@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..decode.crop import CropOptions
-from ..decode.decoder import CHUNK, close_handle, decode, first_scratch, kernels, open_handle
+from ..decode.decoder import CHUNK, close_handle, decode, first_scratch, open_handle
 from ..decode.kernel import Scratch
 from ..errors import UserError
 from .bell import Bell
+from .preload import kernels
 from .thread_stats import ThreadStats, TraceHook, usage
 from .watchdog import LOADING_S, POLL_S, Watchdog, close_all, thread_report
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..devices.device import Device
-from ..engine.device_timer import COPY, NORMALIZE, STEP, DeviceTimer
+from ..devices.device_timer import COPY, NORMALIZE, STEP, DeviceTimer
 
 # ImageNet's mean and standard deviation per channel, in units of 0..255.
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)

@@ -26,6 +26,7 @@ from ..common.arguments import (
 from ..common.cpus import allowed_cores
 from ..common.settled import Settled
 from ..decode import turbojpeg
+from ..decode.counter_rng import occurrences
 from ..decode.crop import CropOptions
 from ..decode.kernel import sample_table
 from ..errors import UserError
@@ -34,7 +35,7 @@ from .buffer_pool import Batch, BufferPool
 from .decode_workers import DecodeWorkers
 from .planner import Planner, check_indices
 from .read_ahead import ReadAhead, bytes_of
-from .sampler import DistributedBatchSampler, occurrences
+from .sampler import DistributedBatchSampler
 from .thread_stats import ThreadStats, TraceHook
 from .watchdog import STALL_S, Watchdog
 

@@ -1,4 +1,4 @@
-"""Something slow, done once a process and in the background, for many who wait for it."""
+"""The kernels of a decoding thread, loaded or compiled once a process, in the background, while its users set up other things."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ import atexit
 import os
 import threading
 from collections.abc import Callable
+
+import numpy as np
+
+from ..decode import turbojpeg
+from ..decode.crop import CropOptions
+from ..decode.decoder import close_handle, decode, first_scratch, open_handle
+from ..decode.kernel import SAMPLE_DTYPE
+from .read_ahead import PAGE, WILLNEED, advise_willneed
+from .sampler import epoch_permutation
 
 POLL_S = 0.02
 
@@ -61,3 +70,36 @@ class WarmUp:
     def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()
+
+
+def load_all() -> None:
+    """Load whatever a decoding thread will call, or compile it, once on a machine: the threads' own way with no sample at all.
+
+    A build of an image, say, that calls this leaves the machine code in the package, for processors of the same kind.
+
+    Raises:
+        TurboJpegMissing: libturbojpeg is not installed.
+    """
+    turbojpeg.load()
+    nothing = np.frombuffer(b"", np.uint8)  # read-only, as a map of a file is
+    cropping = CropOptions(True, 1, 1, np.uint64(0), (1.0, 1.0), (1.0, 1.0), 0.0)
+    epoch_permutation(0, seed=0, epoch=0)
+    advise_willneed(nothing, np.empty(0, SAMPLE_DTYPE), PAGE, WILLNEED)
+    handle = open_handle()
+    try:
+        images, statuses = np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.uint8)
+        decode(
+            nothing,
+            np.empty(0, SAMPLE_DTYPE),
+            0,
+            cropping,
+            handle,
+            first_scratch(handle, 1),
+            images,
+            statuses,
+        )
+    finally:
+        close_handle(handle)
+
+
+kernels = WarmUp(load_all, "load-kernels")

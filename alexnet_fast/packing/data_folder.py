@@ -17,7 +17,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from ..beton.listing import class_names
 from ..beton.reader import Beton
 from ..common.cpus import allowed_cores
 from ..common.files import hold_lock
@@ -34,6 +33,7 @@ from .errors import (
     WorkerDied,
 )
 from .image_folder import ImageFolder, check_folder, is_there, scan_folder
+from .listing import class_names
 
 SPLITS = ("train", "val")
 SHUFFLE_SEED = 0  # neighbours in the file are of mixed classes

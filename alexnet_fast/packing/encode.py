@@ -13,13 +13,12 @@ import numpy as np
 import PIL
 from PIL import Image, UnidentifiedImageError, features
 
-from ..beton import corrupt, deep, libjpeg
 from ..beton import format as fmt
-from ..beton.kinds import image_formats
-from ..beton.pillow import prepared
 from ..common.untrusted import open_regular
 from ..errors import UserError
+from . import corrupt, deep, libjpeg
 from .errors import InputUnreadable, UnreadableImage
+from .kinds import image_formats
 from .lossless import (
     EOI,
     SOS,
@@ -32,6 +31,7 @@ from .lossless import (
     read_frame,
     segments,
 )
+from .pillow import prepared
 
 MCU_PX = (16, 16)  # width and height of an MCU in luma pixels at 4:2:0, the only subsampling we encode
 MAX_PX = 65_500  # a side of any image that libjpeg takes; the format's u2 holds little more

@@ -9,8 +9,8 @@ import stat
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..beton.kinds import SUFFIXES
-from ..beton.listing import FolderError, Ignored, Listing, cannot, class_names
+from .kinds import SUFFIXES
+from .listing import FolderError, Ignored, Listing, cannot, class_names
 
 __all__ = ["FolderError", "ImageFolder", "check_folder", "is_there", "scan_folder"]
 

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..beton.listing import Ignored
 from .encode import NO_FILE, Encoding, encoder_versions
 from .errors import InputChanged, InputUnreadable
 from .image_folder import ImageFolder
+from .listing import Ignored
 
 TOLD_ONLY = ("ignored", "in_several_classes")
 """Fields that no byte of the file depends on, so that the journal does without."""

@@ -14,12 +14,12 @@ import numpy as np
 
 from ..beton import format as fmt
 from ..beton.reader import Beton, sidecar_path
-from ..beton.sidecar import PARTIAL, File, compose, write_whole
 from ..common.files import sync_folder
 from .errors import InputChanged
 from .journal import Journal, Note, PackedSoFar, read_at, write_at
 from .layout import ENTRY, BetonLayout
 from .manifest import Image, Manifest
+from .sidecar_writer import PARTIAL, File, compose, write_whole
 
 LOG_EVERY_S = 0.2  # the most that a kill costs
 SYNC_EVERY_S = 5.0  # what a power cut may cost

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..beton.sidecar import facts, looks_for_corrupt
+from ..beton.sidecar import facts
 from ..common.libturbojpeg import MISSING
 from ..errors import UserError
 from .encode import Encoding, Sample, encode_image
@@ -26,6 +26,7 @@ from .journal import Note, progress_sentence, remove_stale_journal
 from .lossless import jpegtran
 from .manifest import Image, Manifest, changed_meanwhile, identity
 from .partial_file import PartialFile
+from .sidecar_writer import looks_for_corrupt
 from .worker_pool import ordered_map
 
 __all__ = ["FolderError", "ImageFolder", "PackResult", "check_place", "scan_folder", "write_beton"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..engine.device_timer import COPY, STEP, Span
+from ..devices.device_timer import COPY, STEP, Span
 from ..run.log import write_text
 from .recorder import HOST
 from .stepping import PARTS

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ..common import page_cache
+from ..devices.device_timer import STEP, DeviceTimer, Span, Stamp
 from ..distributed.world import World
-from ..engine.device_timer import STEP, DeviceTimer, Span, Stamp
 from ..loader.device_prefetcher import DevicePrefetcher
 from ..loader.loader import Loader
 from ..run.data_wait import DecodeTotals

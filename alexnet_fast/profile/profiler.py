@@ -16,13 +16,13 @@ from rich.text import Text
 from ..build import build_model, init_distributed, train_loader
 from ..common.console import Console
 from ..common.cpus import allowed_cores
-from ..decode.decoder import kernels
 from ..devices.device import Device
+from ..devices.device_timer import DeviceTimer, Span
 from ..distributed.world import World
-from ..engine.device_timer import DeviceTimer, Span
 from ..errors import UserError
 from ..loader.device_prefetcher import DevicePrefetcher
 from ..loader.loader import Loader
+from ..loader.preload import kernels
 from ..recipe import Recipe
 from ..run.data_wait import PROFILE, machine_of
 from . import chrome_trace, console_report, end_to_end, picture, repack, storage

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import count
 
-from ..engine.device_timer import STEP, DeviceTimer, Span
+from ..devices.device_timer import STEP, DeviceTimer, Span
 from ..loader.buffer_pool import Batch
 from ..loader.device_prefetcher import DevicePrefetcher
 from ..loader.loader import Loader

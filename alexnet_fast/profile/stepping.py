@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..devices.device_timer import NORMALIZE, STEP, DeviceTimer
 from ..distributed.world import World
-from ..engine.device_timer import NORMALIZE, STEP, DeviceTimer
 from ..engine.meter import Meter
 from ..engine.precision import Precision
 from ..loader.device_prefetcher import DevicePrefetcher

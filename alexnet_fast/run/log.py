@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, Progress, TextColumn
 
-from .. import __version__
+from .._version import __version__
 from ..common.console import Console
 from ..common.files import sync_folder
 from ..engine.evaluate import Accuracy

@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .. import __version__
+from .._version import __version__
 from ..beton import format as fmt
 from ..beton.reader import Beton, BetonError
 from ..common.cpus import allowed_cores

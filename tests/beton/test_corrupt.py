@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_fast.beton import corrupt, libjpeg
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import UserError
 from alexnet_fast.inspection.verify import verify
-from alexnet_fast.packing import lossless
+from alexnet_fast.packing import corrupt, libjpeg, lossless
 from alexnet_fast.packing.encode import Encoding, Sample, encode_image
 from alexnet_fast.packing.errors import CorruptImage, InputChanged, UnreadableImage
 from alexnet_fast.packing.lossless import JpegtranMissing

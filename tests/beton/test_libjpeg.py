@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from alexnet_fast.beton import libjpeg
 from alexnet_fast.common.libturbojpeg import ENVIRONMENT
+from alexnet_fast.packing import libjpeg
 from alexnet_fast.packing.encode import Encoding, encode_image
 from alexnet_fast.packing.lossless import read_frame
 from betons import cjpeg, jpeg, photo_paths, picture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast.beton import listing
+from alexnet_fast.packing import listing
 from alexnet_fast.packing.image_folder import FolderError, ImageFolder, scan_folder
 from betons import jpeg, picture
 from folders import fill

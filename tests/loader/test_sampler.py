@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_fast.loader.sampler import DistributedBatchSampler, epoch_permutation, occurrences
+from alexnet_fast.decode.counter_rng import occurrences
+from alexnet_fast.loader.sampler import DistributedBatchSampler, epoch_permutation
 
 
 @given(count=st.integers(1, 3000), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 10_000))

@@ -16,9 +16,9 @@ PROGRAM = """
 import json, sys
 from numba.core.dispatcher import Dispatcher
 from alexnet_fast import Loader
-from alexnet_fast.decode.decoder import load_kernels
+from alexnet_fast.loader.preload import load_all
 
-load_kernels()
+load_all()
 def kernels():
     found = {}
     for name, module in sorted(sys.modules.items()):

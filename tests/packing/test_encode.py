@@ -16,7 +16,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from alexnet_fast.beton import format as fmt
-from alexnet_fast.beton.kinds import image_formats
 from alexnet_fast.decode import decoder
 from alexnet_fast.packing.encode import (
     Encoding,
@@ -27,6 +26,7 @@ from alexnet_fast.packing.encode import (
     restart_interval,
     target_size,
 )
+from alexnet_fast.packing.kinds import image_formats
 from alexnet_fast.packing.lossless import JpegtranMissing
 from betons import check_tiles, cjpeg, difference, jpeg, picture, pixels, segments, without_segment
 

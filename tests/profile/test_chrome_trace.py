@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import trace_events
-from alexnet_fast.engine.device_timer import Span
+from alexnet_fast.devices.device_timer import Span
 from alexnet_fast.profile import chrome_trace
 
 THIRD_S = 1 / 3e4  # no whole number of microseconds: what touches has to touch after rounding too

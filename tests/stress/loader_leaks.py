@@ -30,8 +30,8 @@ from typing import Any
 
 from alexnet_fast import Loader
 from alexnet_fast.common.cli import file_path
-from alexnet_fast.decode.decoder import kernels
 from alexnet_fast.errors import exit_code
+from alexnet_fast.loader.preload import kernels
 from bench.memory_growth import own_bytes
 
 Open = Callable[[], "Cyclic"]

@@ -42,7 +42,7 @@ def loader(path: str, batch_size: int, threads: int) -> None:
 
     over("numba")
     from alexnet_fast import Loader
-    from alexnet_fast.decode.decoder import kernels
+    from alexnet_fast.loader.preload import kernels
 
     over("our modules")
     with Loader(path, batch_size, train=True, threads=threads) as batches:

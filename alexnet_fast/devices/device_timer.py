@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..devices.device import Device
+from .device import Device
 
 STEP, COPY = "step", "copy"  # lanes
 NORMALIZE = "normalize"  # a step's first part

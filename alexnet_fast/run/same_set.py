@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from .beton.classes import Classes, difference, doubt
-from .beton.sidecar import names
-from .distributed.world import World
-from .errors import UserError
-from .loader.loader import Loader
-from .recipe import Recipe
-from .run.checkpoint import Cursor
+from ..beton.classes import Classes, difference, doubt
+from ..beton.sidecar import names
+from ..distributed.world import World
+from ..errors import UserError
+from ..loader.loader import Loader
+from ..recipe import Recipe
+from .checkpoint import Cursor
 
 
 def classes_of(dataset: Loader, world: World) -> Classes:

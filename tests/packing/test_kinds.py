@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 from PIL import Image, features
 
-from alexnet_fast.beton.kinds import BUILT_WITH, FORMATS, HEAD_BYTES, format_of, image_formats, image_suffixes
 from alexnet_fast.packing.encode import Encoding, UnreadableImage, encode_image
+from alexnet_fast.packing.kinds import (
+    BUILT_WITH,
+    FORMATS,
+    HEAD_BYTES,
+    format_of,
+    image_formats,
+    image_suffixes,
+)
 from betons import picture
 
 NOT_READ = ("ICO", "TGA", "PCX", "SGI", "DDS", "EPS", "PDF")

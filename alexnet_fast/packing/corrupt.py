@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ..packing.lossless import DCT_FRAMES, EOI, FRAMES, SOI, SOS, scan_end, segments
+from .lossless import DCT_FRAMES, EOI, FRAMES, SOI, SOS, scan_end, segments
 
 PROGRESSIVE = (0xC2, 0xCA)
 ARITHMETIC = (0xC9, 0xCA)

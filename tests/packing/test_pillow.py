@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from alexnet_fast.beton import format as fmt
-from alexnet_fast.beton.pillow import prepared
 from alexnet_fast.packing.encode import Encoding, UnreadableImage, encode_image
+from alexnet_fast.packing.pillow import prepared
 from betons import jpeg, picture
 
 
