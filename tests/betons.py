@@ -276,24 +276,20 @@ def read_with_ffcv(path: Path, *, os_cache: bool = True) -> tuple[np.ndarray, np
 
     Without ``os_cache`` it reads the file page by page into memory of its own.
     """
-    import torch
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import Loader as TheirLoader
     from ffcv.loader import OrderOption
 
-    threads = torch.get_num_threads()
-    try:  # it sets them to its own workers'
-        loader = TheirLoader(
-            str(path),
-            batch_size=4,
-            num_workers=1,
-            order=OrderOption.SEQUENTIAL,
-            pipelines={"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]},
-            os_cache=os_cache,
-        )
-        batches = [[part.copy() for part in batch] for batch in loader]
-    finally:
-        torch.set_num_threads(threads)
-    images, labels = (np.concatenate(parts) for parts in zip(*batches))
+    loader = TheirLoader(
+        str(path),
+        batch_size=4,
+        num_workers=1,
+        order=OrderOption.SEQUENTIAL,
+        pipelines={"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]},
+        os_cache=os_cache,
+    )
+    images, labels = (
+        np.concatenate(parts) for parts in zip(*([part.copy() for part in batch] for batch in loader))
+    )
     return images, labels.ravel()

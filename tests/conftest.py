@@ -180,14 +180,18 @@ def _new_threads(before: set[threading.Thread]) -> list[threading.Thread]:
 
 @pytest.fixture(autouse=True)
 def nothing_changed_for_the_next() -> Iterator[None]:
-    """A test that leaves this process other than it found it fails: the next one would depend on it."""
-    before = _of_the_process()
+    """A test that leaves this process other than it found it fails: the next one would depend on it.
+
+    Torch's number of threads is put back: a run sets it to the cores that it may use, FFCV to its own workers'.
+    """
+    before, torch = _of_the_process(), sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch is not None else 0
     yield
+    if torch is not None:
+        torch.set_num_threads(threads)
     after = _of_the_process()
     changed = [
-        f"{name}: {was} -> {after.get(name)}"
-        for name, was in before.items()
-        if was is not None and was != after.get(name)
+        f"{name}: {was} -> {after.get(name)}" for name, was in before.items() if was != after.get(name)
     ]
     changed += [f"the variable {name[1:]} is set" for name in after.keys() - before.keys()]
     assert not changed, f"left changed: {'; '.join(changed)}"
@@ -195,7 +199,6 @@ def nothing_changed_for_the_next() -> Iterator[None]:
 
 def _of_the_process() -> dict[str, Any]:
     """What all tests share, and what they start inherits."""
-    torch = sys.modules.get("torch")
     return {
         # What stands in them may be a secret, and is not to be printed.
         **{
@@ -209,5 +212,4 @@ def _of_the_process() -> dict[str, Any]:
         "cores": os.sched_getaffinity(0),
         "limits": {number: resource.getrlimit(number) for number in LIMITS},
         "garbage collector": (gc.isenabled(), gc.get_threshold()),
-        "torch's threads": torch.get_num_threads() if torch is not None else None,
     }

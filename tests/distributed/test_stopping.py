@@ -46,10 +46,7 @@ Main = Callable[..., int]
 def narrow() -> Any:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(build, "AlexNet", NarrowAlexNet)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         yield
-        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

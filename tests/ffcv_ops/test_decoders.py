@@ -8,7 +8,7 @@ import logging
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -52,14 +52,6 @@ def ops(require: Callable[[str], Any]) -> Any:
     from alexnet_fast.ffcv_ops import decoders
 
     return decoders
-
-
-@pytest.fixture(autouse=True)
-def torchs_threads() -> Iterator[None]:
-    """FFCV sets their number to its own workers', so that is put back."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def photos() -> list[Image.Image]:

@@ -53,11 +53,9 @@ class FewSums(nn.Module):
 def late(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """late(copies_s=..., compute_s=...): from now on the stand-in's streams are behind the host."""
     monkeypatch.setattr(build, "AlexNet", FewSums)
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield STANDIN.be_late
     STANDIN.be_late()
-    torch.set_num_threads(threads)
 
 
 class SlowDisk:
