@@ -7,7 +7,8 @@ Where it declares no more than its container (16 bits, of which a camera or a sc
   the fewest there are), so that images of one camera nearly always get the same; a float image of 0 to 1 keeps that range;
 - values below zero: the image's own least and greatest value.
 
-A TIFF that stores white as zero is not turned, as Pillow does not, and listed.  Grey with alpha and CMYK of 16 bits keep their upper 8: Pillow gives no others.
+A TIFF that stores white as zero is inverted, as TIFF means it and as Pillow does where it has 8 bits (of more Pillow inverts none);
+it is listed.  Grey with alpha and CMYK of 16 bits keep their upper 8: Pillow gives no others.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def scaled_colour(rgb: Image.Image, source: bytes) -> tuple[Image.Image, Range]:
 def scaled_grey(image: Image.Image, source: bytes) -> tuple[Image.Image, Range]:
     """Such an image as 8-bit grey, and what its values were.
 
-    NaN becomes black.
+    NaN becomes what 0 becomes.
 
     Args:
         source: the file that the image is being read from.
@@ -79,11 +80,14 @@ def scaled_grey(image: Image.Image, source: bytes) -> tuple[Image.Image, Range]:
     if maxval:  # Pillow has scaled them
         return Image.fromarray(_to_8_bits(values, Range(0, 65535))), Range(0, maxval)
     found = _declared(image, source, values) or _guessed(values)
-    return Image.fromarray(_to_8_bits(values, found)), found
+    grey = _to_8_bits(values, found)
+    if stores_white_as_zero(image):
+        return Image.fromarray(255 - grey), Range(found.white, found.black)
+    return Image.fromarray(grey), found
 
 
 def stores_white_as_zero(image: Image.Image) -> bool:
-    """Whether grey is a negative: Pillow turns one of 8 bits, and leaves one of more as it is; so do we, and say so."""
+    """Whether the values are those of a negative: 0 is white."""
     return is_deep_grey(image) and _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO
 
 

@@ -166,11 +166,17 @@ def test_floats_of_8_bits_are_packed_as_pillow_reads_them(tmp_path: Path) -> Non
     )
 
 
-def test_grey_that_stores_white_as_zero_is_left_so_and_told(tmp_path: Path) -> None:
-    for values in (grey(4095), grey(1, "f4")):
+def test_grey_that_stores_white_as_zero_is_inverted_and_told(tmp_path: Path) -> None:
+    for values, most in ((grey(4095), 4095), (grey(1, "f4"), 1)):
         pixels, sample = taken(tmp_path, tiff(values, photometric=0))
-        assert np.array_equal(pixels, taken(tmp_path, tiff(values))[0])
-        assert sample.converted_from.startswith("white-is-zero ")
+        assert np.array_equal(pixels, 255 - taken(tmp_path, tiff(values))[0])
+        assert sample.scaled == (most, 0) and sample.converted_from.startswith("white-is-zero ")
+
+
+def test_grey_that_stores_white_as_zero_is_read_alike_of_8_and_of_16_bits(tmp_path: Path) -> None:
+    values = grey(255)
+    of_8, of_16 = (taken(tmp_path, tiff(values.astype(kind), photometric=0))[0] for kind in ("u1", "u2"))
+    assert np.array_equal(of_8, of_16) and np.array_equal(of_8[..., 0], 255 - values)
 
 
 def test_a_tall_image_is_scaled_to_its_last_row(tmp_path: Path) -> None:
