@@ -1,4 +1,4 @@
-"""Promise 9: nothing is silently different from what the user meant: labels, classes, fields. It is right, or an error, or a listed warning."""
+"""Promise 9: nothing is silently different from what the user meant: labels, classes, fields, files that are not packed, settings. It is right, or an error, or a listed warning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 # isort: split
 from alexnet_fast import Loader, UserError, build
 from alexnet_fast import train as command
-from betons import picture
+from betons import jpeg, picture, write
 from components import ROOT
 from folders import fill
 from stress.narrow_model import NarrowAlexNet
@@ -123,4 +123,24 @@ def test_classes_of_a_val_set_are_those_that_were_learnt_or_nothing_is_scored(
     assert code == 0 and "warning" not in told
 
 
-# Files that a packing leaves out, and settings without effect (loader.size = 96), follow here.
+def test_what_a_packing_does_not_pack_is_told_and_listed(tmp_path: Path, capsys: Any) -> None:
+    folder = fill(tmp_path / "data/train", {"ant": 2, "bee": 1})
+    (folder / "ant/photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (folder / "bee/notes.txt").write_text("not an image")
+    (folder / "lost+found").mkdir()
+    assert pack(["--data", str(tmp_path / "data"), "--out", str(tmp_path / "packed"), "--workers", "1"]) == 0
+    assert "not packed: " in (told := capsys.readouterr().out) and "1 .heic" in told and "1 .txt" in told
+    sidecar = json.loads((tmp_path / "packed/train.beton.json").read_text())
+    assert sidecar["ignored"]["paths"] == ["ant/photo.heic", "bee/notes.txt", "lost+found"]
+    assert sidecar["classes"] == ["ant", "bee"] and sidecar["counts"]["samples"] == 3
+
+
+@pytest.mark.parametrize("name", ["size", "seed", "indices", "train", "batch_size", "drop_last", "sise"])
+def test_a_setting_that_nobody_reads_is_an_error(tmp_path: Path, name: str) -> None:
+    with (
+        Loader(
+            write(tmp_path / "a.beton", [jpeg(picture(64, 48))] * 4), 2, train=True, size=32, threads=1
+        ) as loader,
+        pytest.raises(UserError, match=rf"Loader\.{name} = .* cannot be set"),
+    ):
+        setattr(loader, name, 7)
