@@ -1,0 +1,213 @@
+"""Draw the rooms of the package from its imports, and check that each imports only what it may.
+
+    python tools/draw_house.py            # print the picture of docs/design.md
+    python tools/draw_house.py --write    # put it there
+
+Exit code 1 where a rule is broken.  The rules are ROOMS, from the top of the house to its ground floor: a room may import those that
+stand in its list, and of the heavy packages those that it names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "alexnet_fast"
+DESIGN = ROOT / "docs/design.md"
+BEGIN, END = "<!-- rooms: python tools/draw_house.py --write -->", "<!-- end of rooms -->"
+HEAVY = frozenset(("torch", "numba", "llvmlite", "PIL", "matplotlib", "ffcv", "pydantic", "threading"))
+"""What not every process can afford, or not every room should know."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """One folder of the package, or one of its modules at the top.
+
+    Attributes:
+        holds: what it is for, in a few words.
+        imports: the rooms that it may import, beside errors and _version, which import nothing of ours.
+        heavy: which of HEAVY it may import.
+    """
+
+    holds: str
+    imports: str = ""
+    heavy: str = ""
+
+    def may_import(self, other: str) -> bool:
+        return other in ("errors", "_version", *self.imports.split())
+
+    def may_load(self, package: str) -> bool:
+        return package not in HEAVY or package in self.heavy.split()
+
+
+ROOMS = {
+    "train": Room(
+        "the command line",
+        "build common distributed engine modelzoo_flags profile recipe synthetic trainer",
+    ),
+    "profile": Room(
+        "every stage alone and all together: what binds, and what would lift it",
+        "beton build common decode devices distributed doctor engine loader packing recipe run",
+        "torch PIL matplotlib threading",
+    ),
+    "trainer": Room(
+        "a training run, readable top to bottom",
+        "build common decode distributed doctor engine kernel_cache loader recipe run",
+        "torch",
+    ),
+    "build": Room(
+        "from a recipe to the parts of a run",
+        "beton common devices distributed engine loader models recipe run",
+        "torch",
+    ),
+    "doctor": Room(
+        "what the machine gives and what is wrong with it",
+        "beton common decode engine kernel_cache recipe",
+        "torch numba PIL",
+    ),
+    "inspection": Room(
+        "looks into a file: figures, pictures, is it complete",
+        "beton common decode packing",
+        "PIL matplotlib",
+    ),
+    "synthetic": Room("training sets without a dataset", "beton common packing recipe", "PIL"),
+    "modelzoo_flags": Room("the flags of ModelZoo's AlexNet", "common devices packing recipe", "torch"),
+    "run": Room(
+        "a run's folder: checkpoints, log, report, one run at a time",
+        "beton common devices distributed engine loader recipe",
+        "torch",
+    ),
+    "engine": Room("a training step, and an evaluation", "devices distributed loader", "torch"),
+    "ffcv_ops": Room("our decoders in FFCV's own Loader", "beton common decode", "ffcv threading"),
+    "loader": Room(
+        "pixels to batches: order, threads, host buffers, the way to the device",
+        "beton common decode devices kernel_cache",
+        "torch numba threading",
+    ),
+    "distributed": Room("processes that train together", "common devices", "torch threading"),
+    "devices": Room("all in which devices differ", "common", "torch"),
+    "models": Room("networks", "", "torch"),
+    "decode": Room(
+        "bytes to pixels: compiled kernels, no thread, no torch",
+        "beton common kernel_cache",
+        "numba llvmlite",
+    ),
+    "packing": Room(
+        "the writing side of a beton; starts without numba and torch", "beton common", "PIL threading"
+    ),
+    "beton": Room("the file format and its reader", "common", "llvmlite threading"),
+    "kernel_cache": Room("compiled kernels, kept on disk", "", "numba"),
+    "recipe": Room("the sections of a recipe", "common", "pydantic"),
+    "common": Room("what every room uses", "", "threading"),
+    "_version": Room("which version this is"),
+    "errors": Room("what the user can fix, and how commands end"),
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement: where it stands, and the room of ours or the package that it names."""
+
+    path: Path
+    line: int
+    room: str
+    target: str
+    ours: bool
+
+
+def imports(package: Path) -> Iterator[Import]:
+    """Every import of the package's modules, wherever in a file it stands; those under TYPE_CHECKING are left out."""
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        room = parts[1]
+        if room == "__init__":  # the public names, imported on first use
+            continue
+        for node in _executed(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = [*parts[: -node.level], *(node.module.split(".") if node.module else [])]
+                for name in [alias.name for alias in node.names] if len(base) == 1 else [base[1]]:
+                    if name != room:
+                        yield Import(path, node.lineno, room, name, True)
+            elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                modules = (
+                    [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+                )
+                for module in modules:
+                    yield Import(path, node.lineno, room, module.partition(".")[0], False)
+
+
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    """A module's nodes but for what only a type checker reads."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        if not typing_only:
+            yield from _executed(child)
+
+
+def broken_rules(package: Path = ROOT / PACKAGE) -> list[str]:
+    """One sentence for each import that ROOMS does not allow, and for each room that is not in it."""
+    faults = []
+    for found in imports(package):
+        where = f"{found.path.relative_to(package.parent)}:{found.line}"
+        room = ROOMS.get(found.room)
+        if room is None:
+            faults.append(f"{where}: the room {found.room} is not in tools/draw_house.py")
+        elif not (room.may_import(found.target) if found.ours else room.may_load(found.target)):
+            faults.append(f"{where}: {found.room} may not import {found.target}")
+    return faults
+
+
+def climbing() -> list[str]:
+    """The rules that run up: ROOMS is a house with one way down, so a circle cannot be allowed."""
+    floors = {name: floor for floor, name in enumerate(ROOMS)}
+    return [
+        f"{name} may import {other}, which stands above it"
+        for name, room in ROOMS.items()
+        for other in room.imports.split()
+        if floors[other] <= floors[name]
+    ]
+
+
+def picture(package: Path = ROOT / PACKAGE) -> str:
+    """The rooms from the top down: what each holds, and what it imports today."""
+    arrows: dict[str, set[str]] = defaultdict(set)
+    for found in imports(package):
+        if found.ours and found.target not in ("errors", "_version"):
+            arrows[found.room].add(found.target)
+    lines = []
+    for name, room in ROOMS.items():
+        shown = f"{name}/" if (package / name).is_dir() else f"{name}.py"
+        lines.append(f"{shown:19}{room.holds}")
+        if below := " ".join(other for other in ROOMS if other in arrows[name]):
+            lines.append(f"{'':19}-> {below}")
+    return "\n".join(lines)
+
+
+def written(design: str) -> str:
+    """The design page with the picture of today in it."""
+    before, _, rest = design.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n```\n{picture()}\n```\n{END}{after}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--write", action="store_true", help="put the picture into docs/design.md")
+    if parser.parse_args().write:
+        DESIGN.write_text(written(DESIGN.read_text()))
+    else:
+        print(picture())
+    faults = [*climbing(), *broken_rules()]
+    print(*faults, sep="\n", end="\n" if faults else "", file=sys.stderr)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
