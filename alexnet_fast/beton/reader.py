@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..common.arguments import path_of
+from ..common.arguments import field_of, path_of
 from ..common.settled import Settled
 from ..common.untrusted import printable, read_json
 from . import format as fmt
@@ -89,6 +89,7 @@ class Beton(Settled):
         # There are no other variables yet: what another is opened with, where this is pickled.
         self._arguments = {name: given for name, given in locals().items() if name != "self"}
         self.path = path_of("path", path)
+        image_field, label_field = field_of("image_field", image_field), field_of("label_field", label_field)
         self._file = _open_map(self.path)
         self._arguments["path"] = os.path.abspath(self.path)
         self.map = self._file.bytes

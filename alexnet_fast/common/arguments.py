@@ -99,6 +99,13 @@ def path_of(name: str, given: object) -> Path:
     return Path(given) if isinstance(given, Path) else Path(text)
 
 
+def field_of(name: str, given: object) -> str | None:
+    """The name of a beton's field, or None for the only one that can be meant."""
+    if given is not None and not isinstance(given, str):
+        raise _of_wrong_type(name, given, "the name of a field, as a str, or None")
+    return given
+
+
 def check(name: str, given: object, expected: str, good: bool) -> None:
     """Raise UserError unless ``given`` is good."""
     if not good:

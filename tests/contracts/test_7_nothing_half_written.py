@@ -73,7 +73,7 @@ def test_a_packing_whose_disk_is_full_is_refused_and_goes_on_when_there_is_room(
     ]
     run = subprocess.run(
         [sys.executable, *map(str, attack)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tools'}"},
         capture_output=True,
         text=True,
         check=False,

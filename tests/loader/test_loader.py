@@ -219,7 +219,7 @@ from bench.memory_growth import after_each_epoch
 own = after_each_epoch(Path({str(beton)!r}), epochs=300, batch_size=10, threads=2, size=64)
 print(max(own[200:]) - max(own[50:100]))
 """
-    run = run_cli("-c", program, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"})
+    run = run_cli("-c", program, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tools'}"})
     assert run.code == 0, run.stderr
     assert int(run.stdout) < 2_000_000
 
@@ -549,7 +549,7 @@ def test_no_thread_is_left_after_an_exception(beton: Path) -> None:
 def test_whatever_way_a_loader_is_left_nothing_of_it_stays_behind(beton: Path, run_cli: Any) -> None:
     """Closed, dropped, in a cycle, under a held batch, by Ctrl-C: the short form of the attack, in a process of its own."""
     attack = ("tests/stress/loader_leaks.py", "--beton", beton, "--tries", 9)
-    run = run_cli(*attack, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}, timeout_s=240)
+    run = run_cli(*attack, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tools'}"}, timeout_s=240)
     assert run.code == 0, run.stdout + run.stderr
     assert run.stdout.splitlines()[-1] == "54 loaders opened and left in 6 ways: 54 left nothing behind"
 
@@ -650,6 +650,7 @@ PAIRS = (
 FLAGS = ("False", "no", 2, 1.0, [True])
 WRONG: dict[str, tuple[Any, ...]] = {
     "path": (None, 3, b"a.beton", "", ["a.beton"]),
+    **dict.fromkeys(("image_field", "label_field"), (3, b"label", ["label"], True)),
     **dict.fromkeys(
         ("batch_size", "size", "seed", "rank", "world_size", "batches_ahead", "read_ahead_bytes"), WHOLE
     ),

@@ -189,7 +189,7 @@ def test_a_failure_to_plan_reaches_the_consumer(beton: Path, monkeypatch: pytest
     def fail(*arguments: object) -> None:
         raise MemoryError("no room for an order")
 
-    monkeypatch.setattr(planner, "epoch_order", fail)
+    monkeypatch.setattr(planner, "epoch_permutation", fail)
     with Loader(beton, 8, train=True, size=16) as loader, pytest.raises(RuntimeError) as caught:
         list(loader)
     assert isinstance(caught.value.__cause__, MemoryError)
@@ -212,13 +212,13 @@ def test_a_thread_that_cannot_be_started_leaves_none_behind(
 
 def test_the_others_decode_while_one_thread_plans(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An order of a million samples takes its time; what is planned is decoded and handed out meanwhile."""
-    handed_out, order = threading.Event(), planner.epoch_order
+    handed_out, order = threading.Event(), planner.epoch_permutation
 
     def slow(count: int, seed: int, epoch: int) -> Any:
         assert epoch != 1 or handed_out.wait(WAIT_S)
         return order(count, seed, epoch)
 
-    monkeypatch.setattr(planner, "epoch_order", slow)
+    monkeypatch.setattr(planner, "epoch_permutation", slow)
     with Loader(beton, 40, train=True, size=16, threads=2, read_ahead_bytes=0) as loader:
         assert len(next(iter(loader)).labels) == 40
         handed_out.set()

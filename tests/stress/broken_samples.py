@@ -1,6 +1,6 @@
 """Break stored images in six ways and load them: each must be left out and listed, or its crop be the intact image's.
 
-    PYTHONPATH=.:tests python -m stress.broken_samples --beton train.beton [--epochs 2] [--seed 0] [--threads 2]
+    PYTHONPATH=.:tests:tools python -m stress.broken_samples --beton train.beton [--epochs 2] [--seed 0] [--threads 2]
 
 The file is one that write_beton.py packed, with restart markers.  For each way a copy is made in which every sample is
 broken, each at a place of its own, and loaded for training with on_error = "skip".  Survived means: every sample of

@@ -1,6 +1,6 @@
 """Open damaged betons and decode all of their samples: each must load or be refused by an error of ours.
 
-    PYTHONPATH=.:tests python -m stress.fuzz_betons --tries 10000 --seed 0
+    PYTHONPATH=.:tests:tools python -m stress.fuzz_betons --tries 10000 --seed 0
 
 File number n is made from (seed, n) alone, so a finding can be made again: ``--first n --tries 1``.  Worker processes,
 under a limit on their memory, decode each sample twice into memory that ends at pages which nobody may touch: with

@@ -1,6 +1,6 @@
 """Load damaged recipes: each must load, or be refused in exactly one sentence.
 
-    PYTHONPATH=.:tests python -m stress.fuzz_recipes --tries 2000 --seed 0
+    PYTHONPATH=.:tests:tools python -m stress.fuzz_recipes --tries 2000 --seed 0
 
 Recipe number n is made from (seed, n) alone, so a finding can be made again: ``--first n --tries 1``.
 """

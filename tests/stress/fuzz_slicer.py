@@ -1,7 +1,7 @@
 """Fuzz the JPEG header parser and the tile slicer, guided by what code each input reaches.
 
     pip install atheris
-    PYTHONPATH=.:tests python -m stress.fuzz_slicer --seconds 600
+    PYTHONPATH=.:tests:tools python -m stress.fuzz_slicer --seconds 600
 
 The kernels run in their Python form on memory that refuses an index below zero or beyond the end (numpy would count it
 from the other end, compiled code would follow it), then compiled on guarded memory; both must say the same.  What is

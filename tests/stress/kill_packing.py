@@ -1,6 +1,6 @@
 """Kill a packing at random moments, and let its disk run full: resumed each time, the file must be the one of a packing left alone.
 
-    PYTHONPATH=.:tests python -m stress.kill_packing [--tries 30] [--seed 0] [--data FOLDER]
+    PYTHONPATH=.:tests:tools python -m stress.kill_packing [--tries 30] [--seed 0] [--data FOLDER]
 
 The disk is a small tmpfs in a mount namespace of its own, for which one has to be root, or be let have a user namespace.
 """
@@ -252,7 +252,7 @@ def main(argv: list[str] | None = None) -> int:
         sizes = ["--full-at", *map(str, options.full_at)]
         inside = subprocess.run(
             [*own_mounts(), *map(str, again), *sizes],
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tools'}"},
             check=False,
         )
         survived &= inside.returncode == 0

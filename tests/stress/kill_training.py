@@ -1,6 +1,6 @@
 """Stop a training run at random steps in every way, resume it each time, and compare its end with an uninterrupted one's.
 
-    PYTHONPATH=.:tests python -m stress.kill_training --betons DIR [--tries 10] [--each 5] [--seed 0] [--ranks 1 2] [--faults ...]
+    PYTHONPATH=.:tests:tools python -m stress.kill_training --betons DIR [--tries 10] [--each 5] [--seed 0] [--ranks 1 2] [--faults ...]
 
 DIR holds a train.beton and a val.beton of at most ten classes.  The run is the command in processes of its own, on
 a CPU, with a narrow AlexNet (narrow.py), at O2 with dropout, a checkpoint every third step and an evaluation each epoch.

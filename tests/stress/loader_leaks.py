@@ -1,6 +1,6 @@
 """Open a loader, iterate, leave it in one of several ways, again and again: what it leaves behind must not grow.
 
-    PYTHONPATH=.:tests python -m stress.loader_leaks --beton train.beton [--tries 200] [--seed 0] [--size 224]
+    PYTHONPATH=.:tests:tools python -m stress.loader_leaks --beton train.beton [--tries 200] [--seed 0] [--size 224]
 
 The ways: closed after a break; a `with` left by an exception; dropped; dropped in a reference cycle, for the garbage collector;
 closed while a batch of it is held; and Ctrl-C at a random moment, be it while the loader is opened, iterated or closed.
