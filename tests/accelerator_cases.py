@@ -21,10 +21,6 @@ from threading import Event, Timer
 from typing import Any
 
 import pytest
-
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
-
-# isort: split
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

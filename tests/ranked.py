@@ -8,9 +8,6 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
-
-# isort: split
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

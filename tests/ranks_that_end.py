@@ -13,9 +13,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
-
-# isort: split
 import torch
 import torch.distributed as dist
 

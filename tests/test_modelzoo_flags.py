@@ -16,10 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
-
-# isort: split
 import torch
 from PIL import Image
 

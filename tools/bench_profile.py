@@ -15,9 +15,10 @@ from contextlib import ExitStack, closing
 from itertools import islice
 from typing import Any
 
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
+from alexnet_fast.torch_import import prefer_passive_openmp
 
-# isort: split
+prefer_passive_openmp()
+
 from rich.console import Console
 from rich.table import Table
 

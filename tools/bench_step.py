@@ -27,6 +27,7 @@ from multiprocessing.connection import Connection
 
 from alexnet_fast.common.cli import file_path
 from alexnet_fast.errors import exit_code
+from alexnet_fast.torch_import import prefer_passive_openmp
 
 VARIANTS = ("plain O0", "O0 nchw", "O0", "O1", "O2")
 
@@ -36,7 +37,7 @@ def step_of(
 ) -> tuple[Callable[[], None], Callable[[], None], str]:
     """One training step of a variant, a wait for the device, and the device's name."""
     if variant != "plain O0":
-        from alexnet_fast import engine  # noqa: F401 (before torch: it settles how OpenMP waits)
+        prefer_passive_openmp()
     import torch
     from torch.nn import functional
 

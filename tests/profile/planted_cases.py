@@ -15,12 +15,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
-
-# isort: split
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
