@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from .beton.classes import Classes, difference
+from .common.files import write_text
 from .common.text import plural
 from .devices.device import Device, resolve
 from .distributed import world as ranks
@@ -301,7 +302,7 @@ def make_folder(recipe: Recipe, begins: bool = False) -> Path:
     with writing(recipe.folder):
         for name in (log.REPORT, log.EVALUATION) if begins else ():
             (recipe.folder / name).unlink(missing_ok=True)
-        log.write_text(recipe.folder / "recipe.toml", dump(recipe))
+        write_text(recipe.folder / "recipe.toml", dump(recipe))
     return recipe.folder
 
 

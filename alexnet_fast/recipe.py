@@ -228,6 +228,12 @@ class Recipe(Section):
         """Where the run's results lie."""
         return Path(self.run.out) / self.run.name
 
+    @property
+    def max_checkpoints(self) -> int:
+        """Most checkpoint files in the folder at once: those that are kept, the best, and one that is being written."""
+        saves = self.checkpoint.is_asked_for and not self.eval.only
+        return self.checkpoint.keep + 2 if saves else 0
+
 
 class Key(NamedTuple):
     """One recipe key, for tables."""

@@ -28,12 +28,13 @@ from .build import (
     val_loader,
     writing,
 )
+from .common.disk_space import room_for_checkpoints
+from .common.files import write_text
 from .common.text import plural
 from .decode.kernel import decode_chunk
 from .distributed import world as ranks
 from .distributed.stop_signals import StopSignals
 from .distributed.world import World
-from .doctor import recipe_checks
 from .engine.evaluate import Accuracy, evaluate
 from .engine.meter import Averages, Meter, ThroughputMeter
 from .engine.precision import Precision
@@ -44,9 +45,10 @@ from .loader.device_prefetcher import DevicePrefetcher
 from .loader.loader import Loader
 from .recipe import Recipe
 from .run import checkpoint_manager, log
+from .run.ceiling import ceiling_img_per_s, machine_of
 from .run.checkpoint import ResumeState
 from .run.checkpoint_manager import CheckpointManager
-from .run.data_wait import DataWaitMonitor, ceiling_img_per_s, machine_of
+from .run.data_wait import DataWaitMonitor
 from .run.log import Log, Report
 from .run.same_set import check_val_classes, classes_of, learnt_classes, unread
 
@@ -124,7 +126,8 @@ class Trainer:
                 f"warning: the set has {self.train_set.num_classes} classes and the model {recipe.model.num_classes}: "
                 f"--set model.num_classes={self.train_set.num_classes}, if the set is whole"
             )
-        if (room := recipe_checks.results(recipe)).status != "ok":
+        parameters = sum(each.numel() for each in self.precision.model.parameters())
+        if (room := room_for_checkpoints(recipe.folder, recipe.max_checkpoints, parameters)).remedy:
             notes.append(f"warning: {room.found}: {room.remedy}")
         if not is_cached(decode_chunk):
             notes.append(
@@ -337,7 +340,7 @@ def evaluate_only(recipe: Recipe, resume: str | None = None) -> Accuracy:
     result["full_batches"] = log.full_batches(accuracy)
     if world.is_rank0:
         with writing(recipe.folder):
-            log.write_text(make_folder(recipe) / log.EVALUATION, json.dumps(result, indent=2) + "\n")
+            write_text(make_folder(recipe) / log.EVALUATION, json.dumps(result, indent=2) + "\n")
         print(escaped(f"{path} on {recipe.data.val}: {accuracy.samples:,} samples, loss {accuracy.loss:.4f}"))
         print("\n".join(log.accuracy_lines(accuracy)))
     return accuracy

@@ -12,7 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .finding import Finding, fault, ok, size, warning
+from ..common.text import size
+from .finding import Finding, fault, ok, warning
 from .machine import Machine
 from .probe import AUTOLOAD, ask
 from .software import version

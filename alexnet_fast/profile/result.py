@@ -8,8 +8,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ..common.files import write_text
 from ..run import log
-from ..run.data_wait import FORMAT, PROFILE
+from ..run.ceiling import FORMAT, PROFILE
 from .prediction import Stages
 from .verdict import Verdict
 
@@ -42,4 +43,4 @@ class Profile:
         }
 
     def write(self, folder: Path) -> None:
-        log.write_text(folder / PROFILE, json.dumps(self.document(), indent=2) + "\n")
+        write_text(folder / PROFILE, json.dumps(self.document(), indent=2) + "\n")

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from .._version import __version__
 from ..common.console import Console
-from ..common.files import sync_folder
+from ..common.files import write_text
 from ..engine.evaluate import Accuracy
 from ..engine.meter import Averages, ThroughputMeter
 from ..errors import UserError
@@ -320,17 +320,6 @@ def versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that `path` is at any moment the old one or the new one, also after a power cut."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    sync_folder(path.parent)
 
 
 def _drop_what_is_to_come(path: Path, going_on_from: Cursor, steps_per_epoch: int) -> None:

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
+from alexnet_fast.common.files import write_text
 from alexnet_fast.devices.device import resolve
 from alexnet_fast.engine.evaluate import Accuracy
 from alexnet_fast.engine.meter import Averages, Interval, ThroughputMeter
 from alexnet_fast.run import checkpoint
-from alexnet_fast.run.log import METRICS, Log, Report, closing_lines, versions, write_text
+from alexnet_fast.run.log import METRICS, Log, Report, closing_lines, versions
 
 AVERAGES = Averages(last_loss=2.25, loss=2.5, acc1=12.5, acc5=50.0)
 ACCURACY = Accuracy(samples=500, top1=350, top5=480, loss=1.0)
