@@ -15,7 +15,8 @@ import torch
 from .beton.classes import Classes, difference
 from .common.files import write_text
 from .common.text import plural
-from .devices.device import Device, resolve
+from .devices.device import Device
+from .devices.registry import resolve
 from .distributed import world as ranks
 from .distributed.launcher import Layout
 from .distributed.world import World

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from alexnet_fast.devices.device import resolve
+from alexnet_fast.devices.registry import resolve
 from alexnet_fast.distributed import world as ranks
 from alexnet_fast.distributed.stop_signals import StopSignals
 from alexnet_fast.errors import StoppedBySignal, UserError

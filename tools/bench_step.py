@@ -41,7 +41,7 @@ def step_of(
     import torch
     from torch.nn import functional
 
-    from alexnet_fast.devices.device import resolve
+    from alexnet_fast.devices.registry import resolve
     from alexnet_fast.engine.precision import Precision
     from alexnet_fast.models.alexnet import AlexNet
 
@@ -64,7 +64,7 @@ def step_of(
         return plain_step, device.synchronize, f"{device.kind} ({device.name})"
 
     if variant.endswith("nchw"):
-        device = dataclasses.replace(device, memory_format=torch.contiguous_format)
+        device = dataclasses.replace(device, memory_format=torch.contiguous_format)  # type: ignore[type-var]
     device.use()
     sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=1e-4, fused=True)
     precision = Precision(AlexNet(), sgd, level=variant[:2], device=device)  # type: ignore[arg-type]
@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
 
     from alexnet_fast.common.cpus import allowed_cores
-    from alexnet_fast.devices.device import resolve
+    from alexnet_fast.devices.registry import resolve
     from alexnet_fast.run.log import versions
 
     resolve(given.device)

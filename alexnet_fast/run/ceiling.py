@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from ..common.cpus import allowed_cores
-from ..devices.device import Device, processor_name
+from ..devices.cpu import processor_name
+from ..devices.device import Device
 from ..distributed.world import World
 from ..recipe import Recipe, differences
 

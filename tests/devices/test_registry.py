@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import command_line
-from alexnet_fast.devices.device import resolve
+from alexnet_fast.devices.registry import resolve
 from alexnet_fast.errors import UserError
 from standin.build import environment
 
@@ -53,7 +53,7 @@ def test_a_missing_torch_npu_gets_the_package_to_install() -> None:
 
 def test_torch_npu_that_finds_no_npu_is_one_sentence(require: Callable[[str], Any]) -> None:
     require("compiler")
-    code = "from alexnet_fast.devices.device import resolve; assert resolve('auto').is_host; resolve('npu')"
+    code = "from alexnet_fast.devices.registry import resolve; assert resolve('auto').is_host; resolve('npu')"
     for hidden in ({"ASCEND_RT_VISIBLE_DEVICES": ""}, {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}):
         done = subprocess.run(
             [sys.executable, "-c", code],

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from alexnet_fast.common.files import write_text
-from alexnet_fast.devices.device import resolve
+from alexnet_fast.devices.registry import resolve
 from alexnet_fast.engine.evaluate import Accuracy
 from alexnet_fast.engine.meter import Averages, Interval, ThroughputMeter
 from alexnet_fast.run import checkpoint
