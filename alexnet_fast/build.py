@@ -28,8 +28,9 @@ from .loader.bad_samples import SkippedSample
 from .loader.loader import Loader
 from .models.alexnet import AlexNet
 from .recipe import Recipe, differences, dump
-from .run import checkpoint, checkpoint_manager, import_reference, log
+from .run import checkpoint, checkpoint_manager, import_reference
 from .run.checkpoint import BEST, LAST, Cursor, ResumeState
+from .run.report import EVALUATION, REPORT
 from .run.run_lock import run_lock
 from .run.same_set import check_goes_on, identity, learnt_classes
 
@@ -301,7 +302,7 @@ def find_weights(recipe: Recipe, resume: str | None) -> Path:
 def make_folder(recipe: Recipe, begins: bool = False) -> Path:
     """The run's folder, with the resolved recipe in it; begins: and without the results of an earlier run."""
     with writing(recipe.folder):
-        for name in (log.REPORT, log.EVALUATION) if begins else ():
+        for name in (REPORT, EVALUATION) if begins else ():
             (recipe.folder / name).unlink(missing_ok=True)
         write_text(recipe.folder / "recipe.toml", dump(recipe))
     return recipe.folder

@@ -44,12 +44,22 @@ from .loader.bad_samples import SkippedSample, summarize
 from .loader.device_prefetcher import DevicePrefetcher
 from .loader.loader import Loader
 from .recipe import Recipe
-from .run import checkpoint_manager, log
+from .run import checkpoint_manager
 from .run.ceiling import ceiling_img_per_s, machine_of
 from .run.checkpoint import ResumeState
 from .run.checkpoint_manager import CheckpointManager
 from .run.data_wait import DataWaitMonitor
-from .run.log import Log, Report
+from .run.log import Log
+from .run.report import (
+    EVALUATION,
+    REPORT,
+    Report,
+    accuracy_lines,
+    closing_lines,
+    full_batches,
+    read_report,
+    versions,
+)
 from .run.same_set import check_val_classes, classes_of, learnt_classes, unread
 
 Pair = tuple[Tensor, Tensor]  # images and labels on the device
@@ -304,10 +314,10 @@ class Trainer:
             device=self.where,
             ranks=self.world.world_size,
             peak_memory_bytes=self.device.peak_memory_bytes(),
-            versions=log.versions(),
+            versions=versions(),
             recipe=recipe.model_dump(mode="json"),
         )
-        before = log.read_report(self.folder / log.REPORT) if averages is None else None
+        before = read_report(self.folder / REPORT) if averages is None else None
         if before is not None:  # it has trained all its epochs, and told so
             self.log.say(
                 f"{recipe.run.name} was finished before: its report stays as it is; to train on, raise schedule.epochs "
@@ -315,8 +325,8 @@ class Trainer:
             )
         elif self.world.is_rank0:
             with writing(self.folder):
-                report.write(self.folder / log.REPORT)
-        for line in log.closing_lines(before or report.figures()):
+                report.write(self.folder / REPORT)
+        for line in closing_lines(before or report.figures()):
             self.log.say(line)
         return report
 
@@ -337,12 +347,12 @@ def evaluate_only(recipe: Recipe, resume: str | None = None) -> Accuracy:
         feed = DevicePrefetcher(device, precision.dtype)
         accuracy = validate(precision, val_set, feed(val_set), world, recipe.eval.full_batches_of)
     result = {"checkpoint": str(path), "acc1": accuracy.acc1, "acc5": accuracy.acc5, **asdict(accuracy)}
-    result["full_batches"] = log.full_batches(accuracy)
+    result["full_batches"] = full_batches(accuracy)
     if world.is_rank0:
         with writing(recipe.folder):
-            write_text(make_folder(recipe) / log.EVALUATION, json.dumps(result, indent=2) + "\n")
+            write_text(make_folder(recipe) / EVALUATION, json.dumps(result, indent=2) + "\n")
         print(escaped(f"{path} on {recipe.data.val}: {accuracy.samples:,} samples, loss {accuracy.loss:.4f}"))
-        print("\n".join(log.accuracy_lines(accuracy)))
+        print("\n".join(accuracy_lines(accuracy)))
     return accuracy
 
 

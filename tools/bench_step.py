@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from alexnet_fast.common.cpus import allowed_cores
     from alexnet_fast.devices.registry import resolve
-    from alexnet_fast.run.log import versions
+    from alexnet_fast.run.report import versions
 
     resolve(given.device)
     name, speeds = measure(

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..common.files import write_text
-from ..run import log
 from ..run.ceiling import FORMAT, PROFILE
+from ..run.report import versions
 from .prediction import Stages
 from .verdict import Verdict
 
@@ -38,7 +38,7 @@ class Profile:
             "verdict": asdict(self.verdict),
             **stages,
             "machine": self.machine,
-            "versions": log.versions(),
+            "versions": versions(),
             "recipe": self.recipe,
         }
 
