@@ -50,13 +50,13 @@ from .run.checkpoint import ResumeState
 from .run.checkpoint_manager import CheckpointManager
 from .run.data_wait import DataWaitMonitor
 from .run.log import Log
+from .run.log_fields import full_batches
 from .run.report import (
     EVALUATION,
     REPORT,
     Report,
     accuracy_lines,
     closing_lines,
-    full_batches,
     read_report,
     versions,
 )
@@ -155,7 +155,7 @@ class Trainer:
             last = epoch + 1 == recipe.schedule.epochs
             due = self.val_set is not None and (last or is_due(recipe.eval.every, epoch + 1))
             accuracy, averages = self.validate() if due else None, self.meter.read()
-            values = dict[str, float]()
+            values = self.precision.figures()
             if recipe.data.on_error == "skip":  # by what the meter counted, which a stop does not cut short
                 in_all = self.steps_per_epoch * recipe.data.global_batch_size
                 values["skipped_in_epoch"] = in_all - averages.samples
@@ -316,6 +316,7 @@ class Trainer:
             peak_memory_bytes=self.device.peak_memory_bytes(),
             versions=versions(),
             recipe=recipe.model_dump(mode="json"),
+            measured=self.precision.figures(),
         )
         before = read_report(self.folder / REPORT) if averages is None else None
         if before is not None:  # it has trained all its epochs, and told so

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -18,6 +18,7 @@ from ..engine.evaluate import Accuracy
 from ..engine.meter import Averages, ThroughputMeter
 from ..errors import UserError
 from .checkpoint import Cursor
+from .log_fields import Logged, fields_on, record, row
 from .report import accuracy_lines
 
 METRICS = "metrics.jsonl"
@@ -34,8 +35,6 @@ class Log:
         that is still to come, happened in a past that was lost, and goes.  The very beginning begins the file anew.
     ceiling_img_per_s: what the run could make at most, by a profile; None where nobody measured that.
     """
-
-    _COLUMNS = ("epoch", "lr", "loss", "train@1", "Acc@1", "Acc@5", "img/s", "data wait", "seconds")
 
     def __init__(
         self,
@@ -86,9 +85,9 @@ class Log:
         )
 
     def step(
-        self, epoch: int, step: int, averages: Averages, clock: ThroughputMeter, **values: float
+        self, epoch: int, step: int, averages: Averages, clock: ThroughputMeter, **measured: float
     ) -> None:
-        """A log line after `step` + 1 steps of `epoch`; `values` go into the metrics as they are."""
+        """A log line after `step` + 1 steps of `epoch`; measured: other values, by the names of their LogFields."""
         line, so_far = clock.line(), clock.epoch
         width = len(str(self._steps_per_epoch))
         self.say(
@@ -104,8 +103,6 @@ class Log:
         of_ceiling = (
             "" if self._ceiling is None else f" ({100 * line.img_per_s / self._ceiling:.0f} % of ceiling)"
         )
-        if self._ceiling is not None:
-            values["ceiling_share"] = line.img_per_s / self._ceiling
         wait, left = f"{100 * line.data_wait_share:.0f} %", _duration(left_s)
         self._progress.update(
             self._task,
@@ -116,14 +113,7 @@ class Log:
         self._record(
             "step",
             epoch * self._steps_per_epoch + step + 1,
-            epoch=epoch,
-            loss=averages.last_loss,
-            epoch_loss=averages.loss,
-            train_acc1=averages.acc1,
-            train_acc5=averages.acc5,
-            img_per_s=line.img_per_s,
-            data_wait_share=line.data_wait_share,
-            **values,
+            Logged(averages, None, measured, epoch, self._epochs, line, self._ceiling),
         )
 
     def epoch(
@@ -133,38 +123,20 @@ class Log:
         averages: Averages,
         accuracy: Accuracy | None,
         clock: ThroughputMeter,
-        **values: float,
+        **measured: float,
     ) -> None:
-        """The epoch's row in the table, and the lines FPS@all and [AVG-ACC]; `values` go into the metrics as they are."""
+        """The epoch's row in the table, and the lines FPS@all and [AVG-ACC]; measured: as of `step`."""
         interval = clock.epoch
         self.say(f"[gpu id: 0 ] * FPS@all {interval.img_per_s:.3f}")
         if accuracy is not None:
             self.accuracy(accuracy)
         if not self._headed:
-            self.say("  ".join(f"{name:>9}" for name in self._COLUMNS))
+            self.say("  ".join(f"{each.column:>9}" for each in fields_on("table")))
             self._headed = True
-        val1, val5 = (f"{accuracy.acc1:.2f}", f"{accuracy.acc5:.2f}") if accuracy else ("", "")
-        row = (
-            f"{epoch + 1}/{self._epochs}", f"{learning_rate:.5f}", f"{averages.loss:.4f}",
-            f"{averages.acc1:.2f}", val1, val5,
-            f"{interval.img_per_s:.1f}", f"{100 * interval.data_wait_share:.1f} %", f"{interval.seconds:.1f}",
-        )  # fmt: skip
-        self.say("  ".join(f"{value:>9}" for value in row))
-        if accuracy is not None:
-            values |= {"acc1": accuracy.acc1, "acc5": accuracy.acc5, "val_loss": accuracy.loss}
-        self._record(
-            "epoch",
-            (epoch + 1) * self._steps_per_epoch,
-            epoch=epoch,
-            lr=learning_rate,
-            epoch_loss=averages.loss,
-            train_acc1=averages.acc1,
-            train_acc5=averages.acc5,
-            img_per_s=interval.img_per_s,
-            data_wait_share=interval.data_wait_share,
-            seconds=interval.seconds,
-            **values,
-        )
+        measured["lr"] = learning_rate
+        logged = Logged(averages, accuracy, measured, epoch, self._epochs, interval, self._ceiling)
+        self.say("  ".join(f"{cell:>9}" for cell in row(logged)))
+        self._record("epoch", (epoch + 1) * self._steps_per_epoch, logged)
 
     def accuracy(self, accuracy: Accuracy) -> None:
         for line in accuracy_lines(accuracy):
@@ -178,7 +150,8 @@ class Log:
         if self._tensorboard is not None:
             self._tensorboard.close()
 
-    def _record(self, kind: str, step: int, **values: float) -> None:
+    def _record(self, kind: Literal["step", "epoch"], step: int, logged: Logged) -> None:
+        values = {name: value for name, value in record(kind, logged).items() if value is not None}
         if self._lines is not None:
             self._lines.add(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         if self._tensorboard is not None:

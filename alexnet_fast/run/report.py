@@ -6,7 +6,7 @@ import json
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..common.files import write_text
 from ..devices.facts import FACTS
 from ..engine.evaluate import Accuracy
 from ..engine.meter import Averages
+from .log_fields import Logged, record
 
 REPORT, EVALUATION = "report.json", "eval.json"
 
@@ -28,7 +29,7 @@ class Report:
 
     accuracy: of the last evaluation, None where there was none.  training: the last epoch's averages, None
     where no step was left to train.  img_per_s and data_wait_share: as `ThroughputMeter` counts them.  seconds: from
-    start to end.
+    start to end.  measured: as of the last step, by the names of LogFields, of which those on "report" are written.
     """
 
     name: str
@@ -48,20 +49,13 @@ class Report:
     peak_memory_bytes: int | None
     versions: dict[str, str]
     recipe: dict[str, Any]
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
         """As report.json holds them; accuracies in percent."""
-        values, accuracy, training = asdict(self), self.accuracy, self.training
-        del values["accuracy"], values["training"]
-        figures = {
-            "acc1": accuracy.acc1 if accuracy else None,
-            "acc5": accuracy.acc5 if accuracy else None,
-            "val_loss": accuracy.loss if accuracy else None,
-            "val_samples": accuracy.samples if accuracy else None,
-            "full_batches": full_batches(accuracy) if accuracy else None,
-            "train_acc1": training.acc1 if training else None,
-            "train_loss": training.loss if training else None,
-        }
+        values = asdict(self)
+        del values["accuracy"], values["training"], values["measured"]
+        figures = record("report", Logged(self.training, self.accuracy, self.measured))
         return {"name": values.pop("name"), **figures, **values}
 
     def write(self, path: Path) -> None:
@@ -98,12 +92,6 @@ def accuracy_lines(accuracy: Accuracy) -> list[str]:
             f"Acc@1 {full.acc1:.3f} Acc@5 {full.acc5:.3f}"
         )
     return lines
-
-
-def full_batches(accuracy: Accuracy) -> dict[str, float] | None:
-    """What was counted in full batches, for a JSON file; None where that was not asked for."""
-    full = accuracy.full_batches
-    return None if full is None else {"acc1": full.acc1, "acc5": full.acc5, **asdict(full)}
 
 
 def versions() -> dict[str, str]:

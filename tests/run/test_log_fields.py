@@ -11,7 +11,9 @@ import pytest
 
 from alexnet_fast.engine.evaluate import Accuracy, TopKCounts
 from alexnet_fast.engine.meter import Averages, Interval
+from alexnet_fast.run import log_fields
 from alexnet_fast.run.log import METRICS, Log
+from alexnet_fast.run.log_fields import LogField
 from alexnet_fast.run.report import Report
 
 AVERAGES = Averages(last_loss=2.25, loss=2.5, acc1=12.5, acc5=50.0)
@@ -57,6 +59,35 @@ def test_lines_and_records_are_to_the_byte_those_of_version_0_1(
         EPOCH % "",
     ]
     assert capsys.readouterr().out == SAID
+
+
+def test_a_measured_value_that_is_no_field_is_refused(tmp_path: Path) -> None:
+    speaking = log(tmp_path)
+    with pytest.raises(ValueError, match="surprise is measured, but no LogField"):
+        speaking.step(0, 0, AVERAGES, CLOCK, surprise=1.0)
+    speaking.close()
+
+
+def test_a_new_field_is_one_line_and_reaches_all_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    norm = LogField(
+        "grad_norm",
+        lambda s: s.measured.get("grad_norm"),
+        {"step": 99, "epoch": 99, "table": 99, "report": 99},
+        "norm",
+        "{:.1f}".format,
+    )
+    monkeypatch.setattr(log_fields, "FIELDS", [norm, *log_fields.FIELDS])
+    speaking = log(tmp_path)
+    speaking.step(1, 3, AVERAGES, CLOCK, grad_norm=1.25)
+    speaking.epoch(1, 0.5, AVERAGES, None, CLOCK, grad_norm=1.5)
+    speaking.close()
+    step, epoch = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
+    assert (list(step)[-1], step["grad_norm"], epoch["grad_norm"]) == ("grad_norm", 1.25, 1.5)
+    head, cells = capsys.readouterr().out.splitlines()[-2:]
+    assert head.endswith("seconds       norm") and cells.endswith("  2.0        1.5")
+    assert report(measured={"grad_norm": 2.0}).figures()["grad_norm"] == 2.0
 
 
 def report(**changes: Any) -> Report:
