@@ -22,7 +22,8 @@ from .common.paths import check_text
 from .devices.facts import CUDA, NPU
 from .errors import UserError
 from .packing.data_folder import SPLITS, find_or_pack
-from .recipe import Recipe, toml
+from .recipe import Recipe
+from .recipe_toml import toml
 
 PORT = 29688  # where the reference's ranks meet, if --dist-url names no other
 RECIPES = Path(__file__).parents[1] / "recipes"

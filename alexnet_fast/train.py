@@ -36,7 +36,7 @@ from .build import launch_config
 from .common import cli
 from .distributed import launcher
 from .errors import escaped
-from .recipe import keys, load
+from .recipe_toml import keys, load
 from .synthetic import dataset
 from .trainer import evaluate_only, train
 

@@ -15,18 +15,12 @@ from torch.nn import functional
 
 from .build import (
     all_skipped,
-    assert_ranks_agree,
     build_model,
-    find_weights,
-    hold_run_folder,
     init_distributed,
-    load_start,
-    make_folder,
     raise_if_diverged,
     schedule,
     train_loader,
     val_loader,
-    writing,
 )
 from .common.disk_space import room_for_checkpoints
 from .common.files import write_text
@@ -49,6 +43,7 @@ from .run.ceiling import ceiling_img_per_s, machine_of
 from .run.checkpoint import ResumeState
 from .run.checkpoint_manager import CheckpointManager
 from .run.data_wait import DataWaitMonitor
+from .run.folder import hold_run_folder, make_folder, writing
 from .run.log import Log
 from .run.log_fields import full_batches
 from .run.report import (
@@ -60,6 +55,7 @@ from .run.report import (
     read_report,
     versions,
 )
+from .run.resume import assert_ranks_agree, find_weights, load_start
 from .run.same_set import check_val_classes, classes_of, learnt_classes, unread
 
 Pair = tuple[Tensor, Tensor]  # images and labels on the device

@@ -19,7 +19,8 @@ from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.errors import StoppedBySignal, UserError
 from alexnet_fast.profile import profiler as throughput
-from alexnet_fast.recipe import Recipe, validate
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.recipe_toml import validate
 from ranks_that_end import CPU, world_of
 from stress.narrow_model import NarrowAlexNet
 

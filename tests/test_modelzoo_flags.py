@@ -26,7 +26,8 @@ from alexnet_fast.engine.evaluate import TopKCounts, evaluate
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.sampler import DistributedBatchSampler
 from alexnet_fast.models.alexnet import AlexNet
-from alexnet_fast.recipe import Recipe, load
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.recipe_toml import load
 from alexnet_fast.run import checkpoint, import_reference
 
 CLASSES = 3

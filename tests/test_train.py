@@ -21,7 +21,7 @@ from alexnet_fast import trainer as training
 from alexnet_fast.models.alexnet import AlexNet
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton
-from alexnet_fast.recipe import load
+from alexnet_fast.recipe_toml import load
 from alexnet_fast.run import checkpoint
 
 CLASSES, STEPS = 3, 3  # classes of the set; steps of an epoch at batch 4

@@ -33,7 +33,8 @@ from alexnet_fast.profile.profiler import profile
 from alexnet_fast.profile.recorder import Recorder
 from alexnet_fast.profile.stats import Stat
 from alexnet_fast.profile.stepping import PARTS, Stepper
-from alexnet_fast.recipe import Recipe, validate
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.recipe_toml import validate
 
 TRIED: list[dict[str, Any]] = [
     {"size": 224, "global_batch_size": 64},

@@ -9,7 +9,8 @@ from ..common.cpus import allowed_cores
 from ..devices.cpu import processor_name
 from ..devices.device import Device
 from ..distributed.world import World
-from ..recipe import Recipe, differences
+from ..recipe import Recipe
+from ..recipe_toml import differences
 
 PROFILE = "throughput.json"
 FORMAT = 1

@@ -27,7 +27,7 @@ from alexnet_fast.distributed.stop_signals import StopSignals
 from alexnet_fast.distributed.world import ENVIRONMENT, World
 from alexnet_fast.engine import evaluate
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
-from alexnet_fast.recipe import dump, load
+from alexnet_fast.recipe_toml import dump, load
 from alexnet_fast.run import checkpoint, checkpoint_manager
 from alexnet_fast.run.checkpoint import BEST, LAST
 from alexnet_fast.run.run_lock import LOCK, run_lock

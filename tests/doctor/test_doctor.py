@@ -24,7 +24,8 @@ from alexnet_fast.doctor import accelerators, finding, host, probe, recipe_check
 from alexnet_fast.doctor.accelerators import Torch
 from alexnet_fast.doctor.finding import Finding
 from alexnet_fast.doctor.machine import Machine
-from alexnet_fast.recipe import Recipe, validate
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.recipe_toml import validate
 from betons import jpeg, picture, write
 from components import ROOT
 

@@ -28,7 +28,8 @@ from alexnet_fast.profile import decoding as decoding
 from alexnet_fast.profile import profiler
 from alexnet_fast.profile.result import Profile
 from alexnet_fast.profile.verdict import WORDS
-from alexnet_fast.recipe import Recipe, validate
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.recipe_toml import validate
 
 STANDIN = torch.npu.standin
 SECONDS = float(os.environ.get("ALEXNET_FAST_PROFILE_SECONDS", 1))

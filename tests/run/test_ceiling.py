@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast.recipe import Recipe, validate
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.recipe_toml import validate
 from alexnet_fast.run.ceiling import FORMAT, ceiling_img_per_s
 
 MACHINE = {"processor": "one", "cores": 2, "device": "one", "kind": "cpu", "ranks": 1}

@@ -19,7 +19,7 @@ from alexnet_fast.distributed.launcher import Layout
 from alexnet_fast.errors import UserError
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton
-from alexnet_fast.recipe import load
+from alexnet_fast.recipe_toml import load
 from alexnet_fast.run import checkpoint
 from components import ROOT
 from folders import fill

@@ -64,7 +64,7 @@ def train(path: str, batch_size: int, threads: int, folder: str) -> None:
 
     over("numba")
     from alexnet_fast import train as command  # noqa: F401 (what the command imports)
-    from alexnet_fast.recipe import load
+    from alexnet_fast.recipe_toml import load
     from alexnet_fast.trainer import Trainer
 
     over("our modules")
