@@ -18,13 +18,8 @@ SETTING = "; import os; print(os.environ.get('OMP_WAIT_POLICY'))"
 
 def say_setting(code: str, policy: str | None = None) -> tuple[str, str]:
     """What the process sees of OMP_WAIT_POLICY behind `code`, and what it said on stderr."""
-    done = subprocess.run(
-        [sys.executable, "-c", code + SETTING],
-        env=command_line.environment({"OMP_WAIT_POLICY": policy}),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = command_line.finish(command_line.start("-c", code + SETTING, env={"OMP_WAIT_POLICY": policy}))
+    assert done.code == 0, done.stderr
     return done.stdout.strip(), done.stderr
 
 

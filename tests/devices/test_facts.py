@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
-import components
 from alexnet_fast.devices.facts import COLLECTIVE_ERROR, FACTS
 from alexnet_fast.devices.registry import DEVICES
 from alexnet_fast.recipe import Distributed
@@ -24,9 +21,9 @@ def test_a_recipe_takes_the_backends_of_all_kinds() -> None:
     assert set(get_args(Distributed.model_fields["backend"].annotation)) == {"auto", *backends}
 
 
-def test_facts_are_read_without_torch() -> None:
-    code = "import alexnet_fast.devices.facts, sys; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=components.ROOT, check=True)
+def test_facts_are_read_without_torch(run_cli: Any) -> None:
+    done = run_cli("-c", "import alexnet_fast.devices.facts, sys; assert 'torch' not in sys.modules")
+    assert done.code == 0, done.stderr
 
 
 @pytest.mark.parametrize(
