@@ -19,9 +19,11 @@ from urllib.parse import urlsplit
 from .common import cli
 from .common.cpus import allowed_cores
 from .common.paths import check_text
+from .devices.facts import CUDA, NPU
 from .errors import UserError
 from .packing.data_folder import SPLITS, find_or_pack
-from .recipe import Recipe, toml
+from .recipe import Recipe
+from .recipe_toml import toml
 
 PORT = 29688  # where the reference's ranks meet, if --dist-url names no other
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -252,7 +254,7 @@ def _cards(arguments: argparse.Namespace, device: str) -> dict[str, Any]:
         if cards != [str(index) for index in range(len(cards))]:
             raise UserError(
                 f"--device_list {arguments.device_list}: expected cards from 0 on, as 0,1,2; to take others set "
-                "ASCEND_RT_VISIBLE_DEVICES or CUDA_VISIBLE_DEVICES"
+                f"{NPU.visible_variable} or {CUDA.visible_variable}"
             )
         return {"distributed.nproc": len(cards)}
     kind = _kind(device)
@@ -263,7 +265,7 @@ def _cards(arguments: argparse.Namespace, device: str) -> dict[str, Any]:
 
 def _kind(device: str) -> str:
     """cpu, cuda or npu: what a recipe's device is on this machine. Raises UserError where it is not there."""
-    from .devices.device import resolve
+    from .devices.registry import resolve
 
     return resolve(device.partition(":")[0]).kind
 

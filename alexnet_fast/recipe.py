@@ -1,35 +1,17 @@
-"""Recipes: a TOML file becomes one frozen, validated object.
+"""Recipes: a whole run as one frozen object.
 
-Every key stands here once, with its default and its description; `keys()` lists them.  A recipe file is
-complete in itself, `--set section.key=value` overrides single keys, and what is wrong is one sentence that
-names the key.
+Every key stands here once, with its default and its description; recipe_toml.py reads, writes and lists them.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
-import sys
-from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+from typing import Annotated, Literal, TypedDict
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from .common.paths import check_text, given_path
-from .common.untrusted import printable, read_text
-from .errors import UserError
+from .common.paths import given_path
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-MAX_BYTES = 1 << 16
-"""Of a recipe: ten times the longest of ours."""
-MAX_LINE = 5_000
-"""Characters of a line: a path fits. tomllib takes 18 s for one key of 30,000 parts."""
 MAX_INT = (1 << 63) - 1
 
 Positive = Annotated[int, Field(gt=0, le=MAX_INT)]
@@ -228,188 +210,8 @@ class Recipe(Section):
         """Where the run's results lie."""
         return Path(self.run.out) / self.run.name
 
-
-class Key(NamedTuple):
-    """One recipe key, for tables."""
-
-    name: str
-    type: str
-    default: str
-    description: str
-
-
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe at `path` with each "section.key=value" of `overrides` applied.
-
-    Raises UserError, naming the file or key, what it was given and what it expects.
-    """
-    path = Path(path)
-    try:
-        text = read_text(path, MAX_BYTES)
-        if max(map(len, text.split("\n"))) > MAX_LINE:
-            raise ValueError(f"a line has more than {MAX_LINE:,} characters")
-        table = tomllib.loads(text)
-    except FileNotFoundError:
-        raise UserError(f"there is no recipe {path}: {_recipes_beside(path)}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"the recipe {path} is not valid TOML: {printable(str(error))}") from error
-    except RecursionError:
-        raise UserError(f"the recipe {path} is no recipe: its values nest too deeply") from None
-    except (OSError, ValueError) as error:  # of a number of thousands of digits, too
-        told = printable(str(error))
-        raise UserError(
-            f"the recipe {printable(str(path))} cannot be read ({told}): expected a TOML text file"
-        ) from error
-    return validate(table, str(path), [_apply(table, override) for override in overrides])
-
-
-def validate(table: dict[str, Any], source: str = "the recipe", overridden: Collection[str] = ()) -> Recipe:
-    """A recipe from nested tables; raises UserError for the first thing that is wrong in it.
-
-    Args:
-        source: whence the tables come.
-        overridden: names of the keys that do not come thence, but from the command line (--set or a flag).
-    """
-    try:
-        # By way of JSON, where an array is a tuple and a number with no fraction a float, yet "3" no number.
-        return Recipe.model_validate_json(json.dumps(table, default=str))
-    except ValidationError as error:
-        name, sentence = _sentence(error)
-        raise UserError(f"{'on the command line' if name in overridden else source}: {sentence}") from None
-    except RecursionError:
-        raise UserError(f"{source} is no recipe: its tables nest too deeply") from None
-    except ValueError as error:
-        raise UserError(f"{source} holds a number that is none: {printable(str(error))}") from None
-
-
-def dump(recipe: Recipe) -> str:
-    """The recipe as a complete TOML file, which `load` reads back to an equal recipe."""
-    lines: list[str] = []
-    for section, values in recipe.model_dump(mode="json").items():
-        lines += [
-            f"[{section}]",
-            *(f"{key} = {toml(value)}" for key, value in values.items()),
-            "",
-        ]
-    return "\n".join(lines)
-
-
-def keys() -> Iterator[Key]:
-    """Every key in the order of the sections."""
-    for section, field in Recipe.model_fields.items():
-        for name, key in _section(field).model_fields.items():
-            yield Key(f"{section}.{name}", _type_name(key), json.dumps(key.default), key.description or "")
-
-
-def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Names of the keys in which two dumped recipes differ.
-
-    A key that one of them lacks has its default there: a recipe of an older version knows fewer keys.
-    """
-    default = Recipe().model_dump(mode="json")
-
-    def value(recipe: dict[str, Any], section: str, name: str) -> Any:
-        return {**default.get(section, {}), **recipe.get(section, {})}.get(name)
-
-    return [
-        f"{section}.{name}"
-        for section in {**one, **other}
-        for name in {**one.get(section, {}), **other.get(section, {})}
-        if value(one, section, name) != value(other, section, name)
-    ]
-
-
-def toml(value: Any) -> str:
-    """JSON is TOML, but for the one control character that TOML wants escaped too."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _apply(table: dict[str, Any], override: str) -> str:
-    """Set one "section.key=value", the value TOML or text as it stands; return the key's name."""
-    name, equals, text = override.partition("=")
-    section, dot, key = name.strip().partition(".")
-    if not equals or not dot:
-        raise UserError(f"--set {printable(override)}: expected section.key=value, as in --set optim.lr=0.02")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):  # no TOML, or a number or a nesting of more than Python takes
-        value = check_text(text, f"--set {section}.{key} =")
-    values = table.setdefault(section, {})
-    if not isinstance(values, dict):
-        given = printable(repr(values))
-        raise UserError(f"{section} = {given} is no section: write [{section}] and its keys below it")
-    values[key] = value
-    return f"{section}.{key}"
-
-
-def _sentence(error: ValidationError) -> tuple[str, str]:
-    """The first mistake: its key, and one sentence. Unknown keys come first, since they explain the others."""
-    mistakes = sorted(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
-    mistake = mistakes[0]
-    name = printable(".".join(str(part) for part in mistake["loc"][:2]))
-    if mistake["type"] == "json_invalid":  # deeper than pydantic goes, or text that is no Unicode
-        return name, f"it is no recipe ({printable(mistake['msg'])})"
-    if mistake["type"] == "extra_forbidden":
-        return name, f"unknown {'key' if '.' in name else 'section'} {name}{_nearest(name)}"
-    given = printable(json.dumps(mistake["input"], default=str))
-    if mistake["type"] == "value_error":  # a validator's own sentence
-        return name, f"{name} = {given} is not accepted: {printable(str(mistake['ctx']['error']))}"
-    return name, f"{name} = {given} is not accepted: expected {_expected(name, mistake)}"
-
-
-def _expected(name: str, mistake: Any) -> str:
-    """What the key expects: its type, and its limits where the type was right."""
-    kind = next((key.type for key in keys() if key.name == name), f"a section, [{name}] with keys below it")
-    of_type = mistake["type"].endswith(("_type", "_from_float", "literal_error", "too_long", "missing"))
-    limit = mistake["msg"].removeprefix("Input should be ").removeprefix("String should ")
-    return kind if of_type else f"{kind}, {limit}"
-
-
-def _nearest(name: str) -> str:
-    """'; did you mean X?', looking in the same section first, then everywhere."""
-    section, _, key = name.partition(".")
-    if not key:
-        found = difflib.get_close_matches(section, Recipe.model_fields, 1, 0.5)
-        return (
-            f"; did you mean [{found[0]}]?"
-            if found
-            else f": the sections are {', '.join(Recipe.model_fields)}"
-        )
-    names = [known.name for known in keys()]
-    own = [known for known in names if known.startswith(f"{section}.")]
-    for scope, cutoff in ((own, 0.6), (names, 0.7)):
-        full = {known.partition(".")[2]: known for known in scope}
-        if near := difflib.get_close_matches(key, full, 1, cutoff):
-            return f"; did you mean {full[near[0]]}?"
-    return f": the keys of [{section}] are {', '.join(known.partition('.')[2] for known in own)}"
-
-
-def _section(field: FieldInfo) -> type[Section]:
-    assert isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-    return field.annotation
-
-
-def _type_name(field: FieldInfo) -> str:
-    """A reader's name for a key's type."""
-    names = {
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        bool: "true or false",
-        Pair: "[number, number]",
-    }
-    if field.annotation in names:
-        return names[field.annotation]
-    options: list[str] = []
-    for member in getattr(field.annotation, "__args__", ()):
-        members = getattr(member, "__args__", (member,))
-        options += [json.dumps(option) if isinstance(option, str) else names[option] for option in members]
-    return " or ".join(options)
-
-
-def _recipes_beside(path: Path) -> str:
-    names = sorted(other.name for other in path.parent.glob("*.toml")) if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, 1, 0.4)
-    if near:
-        return f"did you mean {path.parent / near[0]}?"
-    return f"{path.parent} has {', '.join(names)}" if names else "give the path of a TOML file"
+    @property
+    def max_checkpoints(self) -> int:
+        """Most checkpoint files in the folder at once: those that are kept, the best, and one that is being written."""
+        saves = self.checkpoint.is_asked_for and not self.eval.only
+        return self.checkpoint.keep + 2 if saves else 0

@@ -16,12 +16,15 @@ import sys
 from collections.abc import Sequence
 
 from .errors import UserError, exit_code
+from .torch_import import import_torch, prefer_passive_openmp
+
+prefer_passive_openmp()
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while torch is imported ends without a traceback
 
-try:  # before torch: it settles how OpenMP waits, and says why a torch does not load
-    from . import engine  # noqa: F401
+try:
+    import_torch()
 except UserError as error:
     if __name__ != "__main__":
         raise
@@ -33,7 +36,7 @@ from .build import launch_config
 from .common import cli
 from .distributed import launcher
 from .errors import escaped
-from .recipe import keys, load
+from .recipe_toml import keys, load
 from .synthetic import dataset
 from .trainer import evaluate_only, train
 

@@ -15,25 +15,20 @@ from torch.nn import functional
 
 from .build import (
     all_skipped,
-    assert_ranks_agree,
     build_model,
-    find_weights,
-    hold_run_folder,
     init_distributed,
-    load_start,
-    make_folder,
     raise_if_diverged,
     schedule,
     train_loader,
     val_loader,
-    writing,
 )
+from .common.disk_space import room_for_checkpoints
+from .common.files import write_text
 from .common.text import plural
 from .decode.kernel import decode_chunk
 from .distributed import world as ranks
 from .distributed.stop_signals import StopSignals
 from .distributed.world import World
-from .doctor import recipe_checks
 from .engine.evaluate import Accuracy, evaluate
 from .engine.meter import Averages, Meter, ThroughputMeter
 from .engine.precision import Precision
@@ -43,11 +38,24 @@ from .loader.bad_samples import SkippedSample, summarize
 from .loader.device_prefetcher import DevicePrefetcher
 from .loader.loader import Loader
 from .recipe import Recipe
-from .run import checkpoint_manager, log
+from .run import checkpoint_manager
+from .run.ceiling import ceiling_img_per_s, machine_of
 from .run.checkpoint import ResumeState
 from .run.checkpoint_manager import CheckpointManager
-from .run.data_wait import DataWaitMonitor, ceiling_img_per_s, machine_of
-from .run.log import Log, Report
+from .run.data_wait import DataWaitMonitor
+from .run.folder import hold_run_folder, make_folder, writing
+from .run.log import Log
+from .run.log_fields import full_batches
+from .run.report import (
+    EVALUATION,
+    REPORT,
+    Report,
+    accuracy_lines,
+    closing_lines,
+    read_report,
+    versions,
+)
+from .run.resume import assert_ranks_agree, find_weights, load_start
 from .run.same_set import check_val_classes, classes_of, learnt_classes, unread
 
 Pair = tuple[Tensor, Tensor]  # images and labels on the device
@@ -124,7 +132,8 @@ class Trainer:
                 f"warning: the set has {self.train_set.num_classes} classes and the model {recipe.model.num_classes}: "
                 f"--set model.num_classes={self.train_set.num_classes}, if the set is whole"
             )
-        if (room := recipe_checks.results(recipe)).status != "ok":
+        parameters = sum(each.numel() for each in self.precision.model.parameters())
+        if (room := room_for_checkpoints(recipe.folder, recipe.max_checkpoints, parameters)).remedy:
             notes.append(f"warning: {room.found}: {room.remedy}")
         if not is_cached(decode_chunk):
             notes.append(
@@ -142,7 +151,7 @@ class Trainer:
             last = epoch + 1 == recipe.schedule.epochs
             due = self.val_set is not None and (last or is_due(recipe.eval.every, epoch + 1))
             accuracy, averages = self.validate() if due else None, self.meter.read()
-            values = dict[str, float]()
+            values = self.precision.figures()
             if recipe.data.on_error == "skip":  # by what the meter counted, which a stop does not cut short
                 in_all = self.steps_per_epoch * recipe.data.global_batch_size
                 values["skipped_in_epoch"] = in_all - averages.samples
@@ -301,10 +310,11 @@ class Trainer:
             device=self.where,
             ranks=self.world.world_size,
             peak_memory_bytes=self.device.peak_memory_bytes(),
-            versions=log.versions(),
+            versions=versions(),
             recipe=recipe.model_dump(mode="json"),
+            measured=self.precision.figures(),
         )
-        before = log.read_report(self.folder / log.REPORT) if averages is None else None
+        before = read_report(self.folder / REPORT) if averages is None else None
         if before is not None:  # it has trained all its epochs, and told so
             self.log.say(
                 f"{recipe.run.name} was finished before: its report stays as it is; to train on, raise schedule.epochs "
@@ -312,8 +322,8 @@ class Trainer:
             )
         elif self.world.is_rank0:
             with writing(self.folder):
-                report.write(self.folder / log.REPORT)
-        for line in log.closing_lines(before or report.figures()):
+                report.write(self.folder / REPORT)
+        for line in closing_lines(before or report.figures()):
             self.log.say(line)
         return report
 
@@ -334,12 +344,12 @@ def evaluate_only(recipe: Recipe, resume: str | None = None) -> Accuracy:
         feed = DevicePrefetcher(device, precision.dtype)
         accuracy = validate(precision, val_set, feed(val_set), world, recipe.eval.full_batches_of)
     result = {"checkpoint": str(path), "acc1": accuracy.acc1, "acc5": accuracy.acc5, **asdict(accuracy)}
-    result["full_batches"] = log.full_batches(accuracy)
+    result["full_batches"] = full_batches(accuracy)
     if world.is_rank0:
         with writing(recipe.folder):
-            log.write_text(make_folder(recipe) / log.EVALUATION, json.dumps(result, indent=2) + "\n")
+            write_text(make_folder(recipe) / EVALUATION, json.dumps(result, indent=2) + "\n")
         print(escaped(f"{path} on {recipe.data.val}: {accuracy.samples:,} samples, loss {accuracy.loss:.4f}"))
-        print("\n".join(log.accuracy_lines(accuracy)))
+        print("\n".join(accuracy_lines(accuracy)))
     return accuracy
 
 

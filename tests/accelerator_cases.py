@@ -21,10 +21,6 @@ from threading import Event, Timer
 from typing import Any
 
 import pytest
-
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
-
-# isort: split
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,7 +29,8 @@ import betons
 from alexnet_fast import Loader, build
 from alexnet_fast import train as command
 from alexnet_fast import trainer as training
-from alexnet_fast.devices.device import Device, resolve
+from alexnet_fast.devices.device import Device
+from alexnet_fast.devices.registry import resolve
 from alexnet_fast.engine.precision import Precision, fused_or_foreach
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.buffer_pool import Batch, BufferPool

@@ -20,7 +20,10 @@ import pytest
 import beside
 import command_line
 import components
+from alexnet_fast.torch_import import prefer_passive_openmp
 from command_line import Finished
+
+prefer_passive_openmp()  # before any test imports torch, as in a training run; commands inherit it
 
 THREAD_GRACE_S = 5.0
 

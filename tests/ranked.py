@@ -8,9 +8,6 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
-
-# isort: split
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,7 +19,8 @@ from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.errors import StoppedBySignal, UserError
 from alexnet_fast.profile import profiler as throughput
-from alexnet_fast.recipe import Recipe, validate
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.recipe_toml import validate
 from ranks_that_end import CPU, world_of
 from stress.narrow_model import NarrowAlexNet
 

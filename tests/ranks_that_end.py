@@ -13,13 +13,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
-
-# isort: split
 import torch
 import torch.distributed as dist
 
-from alexnet_fast.devices.device import resolve
+from alexnet_fast.devices.registry import resolve
 from alexnet_fast.distributed import world as ranks
 from alexnet_fast.distributed.stop_signals import StopSignals
 from alexnet_fast.errors import StoppedBySignal, UserError

@@ -16,10 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
-
-# isort: split
 import torch
 from PIL import Image
 
@@ -30,7 +26,8 @@ from alexnet_fast.engine.evaluate import TopKCounts, evaluate
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.sampler import DistributedBatchSampler
 from alexnet_fast.models.alexnet import AlexNet
-from alexnet_fast.recipe import Recipe, load
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.recipe_toml import load
 from alexnet_fast.run import checkpoint, import_reference
 
 CLASSES = 3
@@ -527,7 +524,7 @@ def test_resumed_from_its_checkpoint_a_run_goes_on_at_its_epoch_with_its_momenta
 
 def test_momenta_that_are_not_sgds_begin_anew(tmp_path: Path) -> None:
     from alexnet_fast.build import build_model
-    from alexnet_fast.devices.device import resolve
+    from alexnet_fast.devices.registry import resolve
 
     precision = build_model(load(RECIPES / "1p.toml", ["model.num_classes=3"]), World(), resolve("cpu"))
     saved = {

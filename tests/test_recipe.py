@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast import recipe as recipes
+from alexnet_fast import recipe_toml
 from alexnet_fast.errors import UserError
-from alexnet_fast.recipe import Recipe, differences, dump, keys, load, validate
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.recipe_toml import differences, dump, keys, load, validate
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 SHIPPED = sorted(FOLDER.glob("*.toml"))
@@ -26,7 +27,7 @@ def tiny(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_recipe_is_complete_and_valid(path: Path) -> None:
     recipe = load(path)
-    given = recipes.tomllib.loads(path.read_text())
+    given = recipe_toml.tomllib.loads(path.read_text())
     assert {f"{section}.{name}" for section in given for name in given[section]} == {
         key.name for key in keys()
     }

@@ -11,12 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
-
-# isort: split
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -25,7 +21,7 @@ from alexnet_fast import trainer as training
 from alexnet_fast.models.alexnet import AlexNet
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton
-from alexnet_fast.recipe import load
+from alexnet_fast.recipe_toml import load
 from alexnet_fast.run import checkpoint
 
 CLASSES, STEPS = 3, 3  # classes of the set; steps of an epoch at batch 4
@@ -290,3 +286,12 @@ def test_a_changed_batch_within_an_epoch_is_refused(recipe: Path, capsys: Any, m
 def test_in_a_process_of_its_own_a_mistake_ends_with_2_and_no_traceback(recipe: Path) -> None:
     done = run_command(str(recipe), "--set", "optim.lrr=1")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+def test_training_imports_neither_the_profile_nor_the_doctor(run_cli: Any) -> None:
+    """They look at training from above."""
+    code = "import sys, alexnet_fast.train; print([name for name in sys.modules if name.startswith('alexnet_fast.')])"
+    done = run_cli("-c", code)
+    assert done.code == 0, done.stderr
+    above = ("alexnet_fast.profile", "alexnet_fast.doctor")
+    assert "alexnet_fast.trainer" in done.stdout and not any(room in done.stdout for room in above)

@@ -15,9 +15,10 @@ from contextlib import ExitStack, closing
 from itertools import islice
 from typing import Any
 
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
+from alexnet_fast.torch_import import prefer_passive_openmp
 
-# isort: split
+prefer_passive_openmp()
+
 from rich.console import Console
 from rich.table import Table
 
@@ -32,7 +33,8 @@ from alexnet_fast.profile.profiler import profile
 from alexnet_fast.profile.recorder import Recorder
 from alexnet_fast.profile.stats import Stat
 from alexnet_fast.profile.stepping import PARTS, Stepper
-from alexnet_fast.recipe import Recipe, validate
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.recipe_toml import validate
 
 TRIED: list[dict[str, Any]] = [
     {"size": 224, "global_batch_size": 64},

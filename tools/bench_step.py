@@ -27,6 +27,7 @@ from multiprocessing.connection import Connection
 
 from alexnet_fast.common.cli import file_path
 from alexnet_fast.errors import exit_code
+from alexnet_fast.torch_import import prefer_passive_openmp
 
 VARIANTS = ("plain O0", "O0 nchw", "O0", "O1", "O2")
 
@@ -36,11 +37,11 @@ def step_of(
 ) -> tuple[Callable[[], None], Callable[[], None], str]:
     """One training step of a variant, a wait for the device, and the device's name."""
     if variant != "plain O0":
-        from alexnet_fast import engine  # noqa: F401 (before torch: it settles how OpenMP waits)
+        prefer_passive_openmp()
     import torch
     from torch.nn import functional
 
-    from alexnet_fast.devices.device import resolve
+    from alexnet_fast.devices.registry import resolve
     from alexnet_fast.engine.precision import Precision
     from alexnet_fast.models.alexnet import AlexNet
 
@@ -63,7 +64,7 @@ def step_of(
         return plain_step, device.synchronize, f"{device.kind} ({device.name})"
 
     if variant.endswith("nchw"):
-        device = dataclasses.replace(device, memory_format=torch.contiguous_format)
+        device = dataclasses.replace(device, memory_format=torch.contiguous_format)  # type: ignore[type-var]
     device.use()
     sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=1e-4, fused=True)
     precision = Precision(AlexNet(), sgd, level=variant[:2], device=device)  # type: ignore[arg-type]
@@ -142,8 +143,8 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
 
     from alexnet_fast.common.cpus import allowed_cores
-    from alexnet_fast.devices.device import resolve
-    from alexnet_fast.run.log import versions
+    from alexnet_fast.devices.registry import resolve
+    from alexnet_fast.run.report import versions
 
     resolve(given.device)
     name, speeds = measure(

@@ -1,4 +1,4 @@
-"""Two things of files that the standard library leaves to us: names that outlive a power cut, and a lock that is waited for."""
+"""What the standard library leaves to us: names and texts that survive a power cut, and a lock that is waited for."""
 
 from __future__ import annotations
 
@@ -27,6 +27,17 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that `path` is at any moment the old one or the new one, also after a power cut."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    sync_folder(path.parent)
 
 
 def open_locked(path: Path, taken: Callable[[], object]) -> int:

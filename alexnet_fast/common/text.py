@@ -1,4 +1,4 @@
-"""Numbers with their nouns, for a reader."""
+"""Numbers with their nouns and units, for a reader."""
 
 from __future__ import annotations
 
@@ -6,3 +6,17 @@ from __future__ import annotations
 def plural(count: int, noun: str) -> str:
     """ "1 core", "2 cores"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def size(count: float) -> str:
+    """Bytes for a reader: "24 GiB", "64 KiB", as `free -h` counts; speeds and files' sizes elsewhere are decimal."""
+    unit = "bytes"
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1024 or unit == "TiB":
+            break
+        count /= 1024
+    return (
+        f"{count:.0f} {unit}"
+        if count >= 100 or unit == "bytes" or count == int(count)
+        else f"{count:.1f} {unit}"
+    )

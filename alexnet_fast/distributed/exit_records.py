@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import time
@@ -16,6 +15,7 @@ from typing import Literal
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from ..devices.facts import COLLECTIVE_ERROR
 from ..errors import StoppedBySignal, UserError
 
 
@@ -54,9 +54,7 @@ def is_collective_error(error: BaseException) -> bool:
     """Whether `error` is a collective's, so that most likely another rank is at fault."""
     if isinstance(error, dist.DistError):
         return True
-    return isinstance(error, RuntimeError) and bool(
-        re.search(r"\bgloo\b|\b[nh]ccl\b|connection (closed|reset|refused)|broken pipe", str(error), re.I)
-    )
+    return isinstance(error, RuntimeError) and COLLECTIVE_ERROR.search(str(error)) is not None
 
 
 def stop_of(records: list[ExitRecord]) -> StoppedBySignal | None:

@@ -25,7 +25,6 @@ from ..devices.device import Device
 from ..errors import UserError
 
 ENVIRONMENT = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-BACKENDS = {"cpu": ("gloo",), "cuda": ("nccl", "gloo"), "npu": ("hccl",)}
 
 
 @dataclass(frozen=True)
@@ -137,9 +136,9 @@ def process_group(
         yield
         return
     name = device.collective_backend if backend == "auto" else backend
-    if name not in BACKENDS[device.kind]:
+    if name not in device.facts.backends:
         raise UserError(
-            f"distributed.backend = {name!r} does not serve {device.kind}: give auto or {BACKENDS[device.kind][0]}"
+            f"distributed.backend = {name!r} does not serve {device.kind}: give auto or {device.collective_backend}"
         )
     both = name if name == "gloo" else f"cpu:gloo,{device.kind}:{name}"
     dist.init_process_group(

@@ -12,14 +12,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .finding import Finding, fault, ok, size, warning
+from ..common.text import size
+from ..devices.facts import CUDA, FACTS, NPU
+from .finding import Finding, fault, ok, warning
 from .machine import Machine
 from .probe import AUTOLOAD, ask
 from .software import version
 
 OLDEST_TORCH = (2, 9)  # setup.cfg's
 ASCEND = Path("/usr/local/Ascend")
-NAMES = {"cuda": "NVIDIA", "npu": "Huawei"}
 
 
 class Torch(NamedTuple):
@@ -32,7 +33,7 @@ class Torch(NamedTuple):
     def kind(self) -> str:
         """What run.device = "auto" comes to: cuda, npu or cpu."""
         kind = self.run.get("kind")
-        return kind if kind in NAMES and not self.run.get("trouble") else "cpu"
+        return kind if kind in FACTS and not self.run.get("trouble") else "cpu"
 
     @property
     def usable(self) -> int:
@@ -43,7 +44,7 @@ class Torch(NamedTuple):
 def ask_torch() -> Torch:
     """Ask torch; twice where torch_npu is installed, which torch loads by itself and which may keep torch from loading."""
     build = ask("torch", env={AUTOLOAD: "0"})
-    return Torch(build, ask("torch") if find_spec("torch_npu") is not None else build)
+    return Torch(build, ask("torch") if find_spec(NPU.package) is not None else build)
 
 
 def torch_build(torch: Torch) -> Finding:
@@ -93,7 +94,7 @@ def cards(torch: Torch, machine: Machine) -> Finding:
         mend = "mend torch first" if "error" in torch.build else "see torch_npu and CANN below"
         return warning(name, f"{on_bus or 'none'} on the bus, and torch does not load", mend)
     if trouble := run.get("trouble"):
-        tool = "npu-smi info" if run.get("kind") == "npu" else "nvidia-smi"
+        tool = FACTS.get(run.get("kind") or "", CUDA).tool
         return fault(
             name,
             f"{on_bus or run.get('kind') or 'some'}, but torch cannot use them: {trouble}",
@@ -101,38 +102,37 @@ def cards(torch: Torch, machine: Machine) -> Finding:
         )
     if not on_bus:
         return ok(name, "none: training runs on the CPU")
-    vendor = "Huawei" if seen.get("Huawei") or "davinci" in on_bus else "NVIDIA"
-    if vendor == "Huawei":
+    if seen.get(NPU.vendor) or "davinci" in on_bus:
         return warning(name, f"{on_bus}, which torch does not see", "see torch_npu and CANN below")
     if not torch.build.get("cuda"):
         return warning(
             name, f"{on_bus}, but this torch is built without CUDA", "install a CUDA build of torch 2.13.0"
         )
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = os.environ.get(CUDA.visible_variable)
     if hidden is not None:
         return warning(
-            name, f"{on_bus}, hidden by CUDA_VISIBLE_DEVICES={hidden!r}", "unset CUDA_VISIBLE_DEVICES"
+            name, f"{on_bus}, hidden by {CUDA.visible_variable}={hidden!r}", f"unset {CUDA.visible_variable}"
         )
     return fault(
         name,
         f"{on_bus}, but torch (CUDA {torch.build['cuda']}) finds no usable GPU",
-        "check nvidia-smi and the driver's version; in a container, docker run --gpus all",
+        f"check {CUDA.tool} and the driver's version; in a container, docker run --gpus all",
     )
 
 
 def torch_npu(torch: Torch, machine: Machine) -> Finding:
     """torch_npu and Huawei's CANN libraries below it."""
     name, toolkit = "torch_npu, CANN", _toolkit()
-    has_npu = any(card.vendor == "Huawei" for card in machine.cards) or "davinci" in str(
+    has_npu = any(card.vendor == NPU.vendor for card in machine.cards) or "davinci" in str(
         machine.device_files()
     )
     fitting = ".".join(str(torch.build.get("version", "2.13")).split(".")[:2])
-    if find_spec("torch_npu") is None:
+    if find_spec(NPU.package) is None:
         if has_npu:
             install = f"pip install 'torch-npu=={fitting}.*'"
             return fault(name, f"not installed, but there is an NPU; {toolkit}", install)
         return ok(name, "not installed; only Ascend NPUs need it")
-    text = f"torch_npu {version('torch-npu') or 'of unknown version'}, {toolkit}"
+    text = f"{NPU.package} {version('torch-npu') or 'of unknown version'}, {toolkit}"
     if "error" in torch.run and "error" not in torch.build:
         return _broken_npu(f"{text}; with it `import torch` fails: {torch.run['error']}", fitting)
     if torch.kind == "npu":
@@ -141,7 +141,7 @@ def torch_npu(torch: Torch, machine: Machine) -> Finding:
         text += f"; {AUTOLOAD}=0 keeps torch from loading it"
         return warning(name, text, f"unset {AUTOLOAD}") if has_npu else ok(name, text)
     if has_npu:
-        remedy = "check npu-smi info and the driver's version"
+        remedy = f"check {NPU.tool} and the driver's version"
         return fault(name, f"{text}; loads, but finds no usable NPU", remedy)
     return ok(name, f"{text}; loads, but there is no NPU")
 

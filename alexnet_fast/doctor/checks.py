@@ -87,7 +87,7 @@ def _recipe(recipe: Recipe, torch: Torch, machine: Machine) -> list[Finding]:
 
 def _load(path: str, overrides: Sequence[str]) -> tuple[Recipe | None, list[Finding]]:
     try:
-        from ..recipe import load
+        from ..recipe_toml import load
     except ImportError as error:
         return None, [fault("recipe", f"cannot be read: {error}", "see the Python packages above")]
     return load(path, overrides), []

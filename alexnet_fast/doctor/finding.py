@@ -39,17 +39,3 @@ def look(name: str, probe: Callable[[], Finding | Iterable[Finding]]) -> list[Fi
     except Exception as error:  # whatever a file system, a driver or a library may raise
         said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return [warning(name, f"could not be looked at ({said})", "mend that, or look by other means")]
-
-
-def size(count: float) -> str:
-    """Bytes for a reader: "24 GiB", "64 KiB", as `free -h` counts; speeds and files' sizes elsewhere are decimal."""
-    unit = "bytes"
-    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
-        if count < 1024 or unit == "TiB":
-            break
-        count /= 1024
-    return (
-        f"{count:.0f} {unit}"
-        if count >= 100 or unit == "bytes" or count == int(count)
-        else f"{count:.1f} {unit}"
-    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import resource
 
-from ..common.text import plural
-from .finding import Finding, ok, size, warning
+from ..common.text import plural, size
+from .finding import Finding, ok, warning
 from .machine import Machine
 
 GIB = 1 << 30

@@ -59,11 +59,11 @@ def ask(question: str, *arguments: str, env: dict[str, str] | None = None) -> di
 
 def torch() -> dict[str, Any]:
     """The build, and the accelerators that it can use."""
-    # The engine's own import, so that what is said here is what a run would do.
-    from .. import engine  # noqa: F401
+    from ..torch_import import import_torch
 
-    import torch as library  # isort: skip
-
+    library: Any = (
+        import_torch()
+    )  # as the training command imports it, so a failure here reads as it would there
     onednn = getattr(library.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return {
         "version": library.__version__,

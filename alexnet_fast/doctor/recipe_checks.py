@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..common.text import plural
+from ..common.disk_space import room_for_checkpoints
+from ..common.text import plural, size
 from ..errors import UserError
 from .accelerators import Torch
-from .finding import Finding, fault, ok, size, warning
+from .finding import Finding, fault, ok, warning
 from .machine import Machine
 
 if TYPE_CHECKING:
@@ -127,26 +127,9 @@ def memory(recipe: Recipe, use: Use, machine: Machine) -> Iterator[Finding]:
 
 def results(recipe: Recipe) -> Finding:
     """Whether the run's folder can be written, and its disk holds the checkpoints; training warns by this too."""
-    folder = recipe.folder
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        return fault(
-            "results", f"{folder}: {there} cannot be written", "--set run.out=FOLDER, one that can be"
-        )
-    found = os.statvfs(there)
-    free = found.f_frsize * found.f_bavail
-    # Masters and momenta in float32, in those that are kept and the best, and one that is being written.
-    saves = recipe.checkpoint.is_asked_for and not recipe.eval.only
-    files = recipe.checkpoint.keep + 2 if saves else 0
-    wanted = files * 8 * (PARAMETERS + 4097 * recipe.model.num_classes)
-    present = {found.st_ino: found.st_size for found in map(os.stat, folder.glob("checkpoint_*.pt"))}
-    wanted -= sum(present.values())  # a run that goes on replaces them
-    text = f"{folder}: {size(free)} free"
-    if free >= wanted:
-        return ok("results", text)
-    return fault(
-        "results", f"{text}, checkpoints take {size(wanted)} more", "--set run.out=FOLDER, on a larger disk"
-    )
+    parameters = PARAMETERS + 4097 * recipe.model.num_classes
+    room = room_for_checkpoints(recipe.folder, recipe.max_checkpoints, parameters)
+    return fault("results", room.found, room.remedy) if room.remedy else ok("results", room.found)
 
 
 class File(NamedTuple):

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..common.files import write_text
 from ..devices.device_timer import COPY, STEP, Span
-from ..run.log import write_text
 from .recorder import HOST
 from .stepping import PARTS
 

@@ -24,7 +24,7 @@ from ..loader.device_prefetcher import DevicePrefetcher
 from ..loader.loader import Loader
 from ..loader.preload import kernels
 from ..recipe import Recipe
-from ..run.data_wait import PROFILE, machine_of
+from ..run.ceiling import PROFILE, machine_of
 from . import chrome_trace, console_report, end_to_end, picture, repack, storage
 from . import copying as copy
 from . import decoding as decode

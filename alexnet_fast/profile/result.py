@@ -8,8 +8,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..run import log
-from ..run.data_wait import FORMAT, PROFILE
+from ..common.files import write_text
+from ..run.ceiling import FORMAT, PROFILE
+from ..run.report import versions
 from .prediction import Stages
 from .verdict import Verdict
 
@@ -37,9 +38,9 @@ class Profile:
             "verdict": asdict(self.verdict),
             **stages,
             "machine": self.machine,
-            "versions": log.versions(),
+            "versions": versions(),
             "recipe": self.recipe,
         }
 
     def write(self, folder: Path) -> None:
-        log.write_text(folder / PROFILE, json.dumps(self.document(), indent=2) + "\n")
+        write_text(folder / PROFILE, json.dumps(self.document(), indent=2) + "\n")

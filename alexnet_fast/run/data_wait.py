@@ -1,63 +1,23 @@
-"""What a training run says of its own speed: its share of the profiled ceiling, and why it waits for data."""
+"""Why a training step waits for data, in words."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from operator import add, sub
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from ..common import page_cache
-from ..common.cpus import allowed_cores
-from ..devices.device import Device, processor_name
-from ..distributed.world import World
 from ..engine.meter import Interval
 from ..loader.loader import Loader
 from ..loader.thread_stats import ThreadStats
-from ..recipe import Recipe, differences
-
-PROFILE = "throughput.json"
-FORMAT = 1
-SETS_THE_SPEED = ("data.", "model.num_classes", "model.dropout", "precision.")
-BUT_NOT = ("data.val", "data.on_error", "data.label_field")
 
 MUCH = 0.1  # of the time; a run that waits longer for data says why
 MIN_STEPS, MIN_S = 20, 5.0  # of training that are judged together; what is shorter may be chance
 Cause = Literal["another rank", "idle threads", "threads without a core", "decoding"]
 BUSY = ON_CORE = 0.7  # shares of a thread's time; with less it idles, or waits for the disk or a core
 CACHED = 0.95  # of the file; with less it comes from the disk
-
-
-def machine_of(device: Device, world: World) -> dict[str, Any]:
-    """What a profile holds for: on another machine it is another."""
-    return {
-        "processor": processor_name(),
-        "cores": (world.threads or allowed_cores()) * world.world_size,
-        "device": device.name,
-        "kind": device.kind,
-        "ranks": world.world_size,
-    }
-
-
-def ceiling_img_per_s(recipe: Recipe, machine: dict[str, Any], file_bytes: int) -> float | None:
-    """What this recipe could make on this machine by the profile in the run's folder; None where there is none that fits.
-
-    file_bytes: of the training set now; a profile of another file under the same name tells nothing.
-    """
-    try:
-        document = json.loads((recipe.folder / PROFILE).read_text(encoding="utf-8"))
-        if document["format"] != FORMAT or document["machine"] != machine:
-            return None
-        if document["read"]["file_bytes"] != file_bytes:
-            return None
-        changed = differences(document["recipe"], recipe.model_dump(mode="json"))
-        if any(name.startswith(SETS_THE_SPEED) and name not in BUT_NOT for name in changed):
-            return None
-        return float(document["verdict"]["later_epochs_img_per_s"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
 
 
 class DecodeTotals(NamedTuple):

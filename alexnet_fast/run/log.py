@@ -1,98 +1,28 @@
-"""What a run says: a live line, log lines, a row per epoch, metrics.jsonl, TensorBoard, report.json."""
+"""What a run says: a live line, log lines, a row per epoch, metrics.jsonl, TensorBoard."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from rich.progress import BarColumn, Progress, TextColumn
 
-from .._version import __version__
 from ..common.console import Console
-from ..common.files import sync_folder
+from ..common.files import write_text
 from ..engine.evaluate import Accuracy
 from ..engine.meter import Averages, ThroughputMeter
 from ..errors import UserError
 from .checkpoint import Cursor
+from .log_fields import Logged, fields_on, record, row
+from .report import accuracy_lines
 
-METRICS, REPORT, EVALUATION = "metrics.jsonl", "report.json", "eval.json"
+METRICS = "metrics.jsonl"
 NARROW = 110  # columns, below which the live line leaves out what the log lines say
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a run came to.
-
-    accuracy: of the last evaluation, None where there was none.  training: the last epoch's averages, None
-    where no step was left to train.  img_per_s and data_wait_share: as `ThroughputMeter` counts them.  seconds: from
-    start to end.
-    """
-
-    name: str
-    accuracy: Accuracy | None
-    best_acc1: float | None
-    training: Averages | None
-    epochs: int
-    steps: int
-    skipped_steps: int
-    skipped_samples: list[dict[str, Any]]
-    img_per_s: float
-    img_per_s_leaves_out: str
-    data_wait_share: float
-    seconds: float
-    device: str
-    ranks: int
-    peak_memory_bytes: int | None
-    versions: dict[str, str]
-    recipe: dict[str, Any]
-
-    def figures(self) -> dict[str, Any]:
-        """As report.json holds them; accuracies in percent."""
-        values, accuracy, training = asdict(self), self.accuracy, self.training
-        del values["accuracy"], values["training"]
-        figures = {
-            "acc1": accuracy.acc1 if accuracy else None,
-            "acc5": accuracy.acc5 if accuracy else None,
-            "val_loss": accuracy.loss if accuracy else None,
-            "val_samples": accuracy.samples if accuracy else None,
-            "full_batches": full_batches(accuracy) if accuracy else None,
-            "train_acc1": training.acc1 if training else None,
-            "train_loss": training.loss if training else None,
-        }
-        return {"name": values.pop("name"), **figures, **values}
-
-    def write(self, path: Path) -> None:
-        """Write as JSON, whole or not at all."""
-        write_text(path, json.dumps(self.figures(), indent=2) + "\n")
-
-
-def read_report(path: Path) -> dict[str, Any] | None:
-    """The figures of a report.json; None where there is none that can be read."""
-    try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
-        closing_lines(figures)
-        return figures
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
-def closing_lines(figures: Mapping[str, Any]) -> list[str]:
-    """The lines that scripts around the reference read, from a report's figures."""
-    accuracy = "not evaluated" if figures["acc1"] is None else f"{figures['acc1']:.3f}"
-    return [
-        f"Final Performance images/sec : {figures['img_per_s']:.2f}",
-        f"Final Train Accuracy : {accuracy}",
-        f"E2E Training Duration sec : {figures['seconds']:.1f}",
-    ]
 
 
 class Log:
@@ -105,8 +35,6 @@ class Log:
         that is still to come, happened in a past that was lost, and goes.  The very beginning begins the file anew.
     ceiling_img_per_s: what the run could make at most, by a profile; None where nobody measured that.
     """
-
-    _COLUMNS = ("epoch", "lr", "loss", "train@1", "Acc@1", "Acc@5", "img/s", "data wait", "seconds")
 
     def __init__(
         self,
@@ -157,9 +85,9 @@ class Log:
         )
 
     def step(
-        self, epoch: int, step: int, averages: Averages, clock: ThroughputMeter, **values: float
+        self, epoch: int, step: int, averages: Averages, clock: ThroughputMeter, **measured: float
     ) -> None:
-        """A log line after `step` + 1 steps of `epoch`; `values` go into the metrics as they are."""
+        """A log line after `step` + 1 steps of `epoch`; measured: other values, by the names of their LogFields."""
         line, so_far = clock.line(), clock.epoch
         width = len(str(self._steps_per_epoch))
         self.say(
@@ -175,8 +103,6 @@ class Log:
         of_ceiling = (
             "" if self._ceiling is None else f" ({100 * line.img_per_s / self._ceiling:.0f} % of ceiling)"
         )
-        if self._ceiling is not None:
-            values["ceiling_share"] = line.img_per_s / self._ceiling
         wait, left = f"{100 * line.data_wait_share:.0f} %", _duration(left_s)
         self._progress.update(
             self._task,
@@ -187,14 +113,7 @@ class Log:
         self._record(
             "step",
             epoch * self._steps_per_epoch + step + 1,
-            epoch=epoch,
-            loss=averages.last_loss,
-            epoch_loss=averages.loss,
-            train_acc1=averages.acc1,
-            train_acc5=averages.acc5,
-            img_per_s=line.img_per_s,
-            data_wait_share=line.data_wait_share,
-            **values,
+            Logged(averages, None, measured, epoch, self._epochs, line, self._ceiling),
         )
 
     def epoch(
@@ -204,38 +123,20 @@ class Log:
         averages: Averages,
         accuracy: Accuracy | None,
         clock: ThroughputMeter,
-        **values: float,
+        **measured: float,
     ) -> None:
-        """The epoch's row in the table, and the lines FPS@all and [AVG-ACC]; `values` go into the metrics as they are."""
+        """The epoch's row in the table, and the lines FPS@all and [AVG-ACC]; measured: as of `step`."""
         interval = clock.epoch
         self.say(f"[gpu id: 0 ] * FPS@all {interval.img_per_s:.3f}")
         if accuracy is not None:
             self.accuracy(accuracy)
         if not self._headed:
-            self.say("  ".join(f"{name:>9}" for name in self._COLUMNS))
+            self.say("  ".join(f"{each.column:>9}" for each in fields_on("table")))
             self._headed = True
-        val1, val5 = (f"{accuracy.acc1:.2f}", f"{accuracy.acc5:.2f}") if accuracy else ("", "")
-        row = (
-            f"{epoch + 1}/{self._epochs}", f"{learning_rate:.5f}", f"{averages.loss:.4f}",
-            f"{averages.acc1:.2f}", val1, val5,
-            f"{interval.img_per_s:.1f}", f"{100 * interval.data_wait_share:.1f} %", f"{interval.seconds:.1f}",
-        )  # fmt: skip
-        self.say("  ".join(f"{value:>9}" for value in row))
-        if accuracy is not None:
-            values |= {"acc1": accuracy.acc1, "acc5": accuracy.acc5, "val_loss": accuracy.loss}
-        self._record(
-            "epoch",
-            (epoch + 1) * self._steps_per_epoch,
-            epoch=epoch,
-            lr=learning_rate,
-            epoch_loss=averages.loss,
-            train_acc1=averages.acc1,
-            train_acc5=averages.acc5,
-            img_per_s=interval.img_per_s,
-            data_wait_share=interval.data_wait_share,
-            seconds=interval.seconds,
-            **values,
-        )
+        measured["lr"] = learning_rate
+        logged = Logged(averages, accuracy, measured, epoch, self._epochs, interval, self._ceiling)
+        self.say("  ".join(f"{cell:>9}" for cell in row(logged)))
+        self._record("epoch", (epoch + 1) * self._steps_per_epoch, logged)
 
     def accuracy(self, accuracy: Accuracy) -> None:
         for line in accuracy_lines(accuracy):
@@ -249,7 +150,8 @@ class Log:
         if self._tensorboard is not None:
             self._tensorboard.close()
 
-    def _record(self, kind: str, step: int, **values: float) -> None:
+    def _record(self, kind: Literal["step", "epoch"], step: int, logged: Logged) -> None:
+        values = {name: value for name, value in record(kind, logged).items() if value is not None}
         if self._lines is not None:
             self._lines.add(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         if self._tensorboard is not None:
@@ -294,43 +196,6 @@ class _Lines:
             self._say(f"the last {lost:,} lines of {self._path} could not be written and are lost")
         with suppress(OSError):
             self._file.close()
-
-
-def accuracy_lines(accuracy: Accuracy) -> list[str]:
-    """The exact accuracy in the reference's words, and below it the reference's own count where that was asked for."""
-    lines, full = [f"[AVG-ACC] * Acc@1 {accuracy.acc1:.3f} Acc@5 {accuracy.acc5:.3f}"], accuracy.full_batches
-    if full is not None:  # without "* Acc@1", by which scripts find the line above
-        lines.append(
-            f"over full batches alone ({full.samples:,} of {accuracy.samples:,} samples): "
-            f"Acc@1 {full.acc1:.3f} Acc@5 {full.acc5:.3f}"
-        )
-    return lines
-
-
-def full_batches(accuracy: Accuracy) -> dict[str, float] | None:
-    """What was counted in full batches, for a JSON file; None where that was not asked for."""
-    full = accuracy.full_batches
-    return None if full is None else {"acc1": full.acc1, "acc5": full.acc5, **asdict(full)}
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the figures depend on."""
-    found = {"alexnet_fast": __version__, "python": platform.python_version(), "torch": torch.__version__}
-    for package in ("numpy", "numba", "torch_npu"):
-        with suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that `path` is at any moment the old one or the new one, also after a power cut."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    sync_folder(path.parent)
 
 
 def _drop_what_is_to_come(path: Path, going_on_from: Cursor, steps_per_epoch: int) -> None:

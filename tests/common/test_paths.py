@@ -12,7 +12,8 @@ import pytest
 from alexnet_fast.common.cli import Parser, file_path
 from alexnet_fast.common.paths import check_text, given_path
 from alexnet_fast.errors import UserError
-from alexnet_fast.recipe import FilePath, OptionalPath, Recipe, load, validate
+from alexnet_fast.recipe import FilePath, OptionalPath, Recipe
+from alexnet_fast.recipe_toml import load, validate
 
 NOBODY = "~no-such-user-here/x"
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
-
-# isort: split
 from components import ROOT
 from stress.kill_training import Fault, attack
 

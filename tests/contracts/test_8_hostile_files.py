@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from alexnet_fast.errors import exit_code
-from alexnet_fast.recipe import load
+from alexnet_fast.recipe_toml import load
 from stress import fuzz_betons, fuzz_recipes, fuzz_slicer
 
 

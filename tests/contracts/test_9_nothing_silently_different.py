@@ -10,9 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
-
-# isort: split
 from alexnet_fast import Loader, UserError, build
 from alexnet_fast import train as command
 from betons import jpeg, picture, write

@@ -14,10 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
-
-# isort: split
 import torch
 
 import ranked
@@ -25,7 +21,8 @@ from alexnet_fast.distributed import launcher as launch
 from alexnet_fast.distributed.launcher import Layout
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton
-from alexnet_fast.recipe import Recipe, dump, load
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.recipe_toml import dump, load
 from alexnet_fast.run import checkpoint
 from components import ROOT
 

@@ -18,10 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
-
-# isort: split
 import torch
 
 import betons
@@ -31,7 +27,7 @@ from alexnet_fast.distributed.stop_signals import StopSignals
 from alexnet_fast.distributed.world import ENVIRONMENT, World
 from alexnet_fast.engine import evaluate
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
-from alexnet_fast.recipe import dump, load
+from alexnet_fast.recipe_toml import dump, load
 from alexnet_fast.run import checkpoint, checkpoint_manager
 from alexnet_fast.run.checkpoint import BEST, LAST
 from alexnet_fast.run.run_lock import LOCK, run_lock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alexnet_fast.devices.device import resolve
+from alexnet_fast.devices.registry import resolve
 from alexnet_fast.distributed import world as ranks
 from alexnet_fast.distributed.world import World
 from alexnet_fast.errors import UserError

@@ -19,11 +19,13 @@ import numpy as np
 import pytest
 
 from alexnet_fast.common import page_cache
+from alexnet_fast.common.text import size
 from alexnet_fast.doctor import accelerators, finding, host, probe, recipe_checks, software, text_report
 from alexnet_fast.doctor.accelerators import Torch
 from alexnet_fast.doctor.finding import Finding
 from alexnet_fast.doctor.machine import Machine
-from alexnet_fast.recipe import Recipe, validate
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.recipe_toml import validate
 from betons import jpeg, picture, write
 from components import ROOT
 
@@ -75,7 +77,7 @@ def test_memory_is_what_free_and_the_cgroup_say(here: dict[str, Finding]) -> Non
             limits.append(int(text))
     assert Machine().memory["MemTotal"] == total
     assert Machine().memory_bytes <= min(limits)
-    assert f"of {finding.size(Machine().memory_bytes)} available" in here["memory"].found
+    assert f"of {size(Machine().memory_bytes)} available" in here["memory"].found
 
 
 def test_the_libraries_of_this_machine_are_named(here: dict[str, Finding]) -> None:
@@ -421,9 +423,9 @@ def test_batches_are_held_against_memory_and_the_locked_memory_limit() -> None:
     expected, pinned = recipe_checks.memory(asked, use, Small())
     slots, evaluation_too = 3 + 2, 2
     ring = 1024 * (3 * 224 * 224 + 8) * slots * evaluation_too
-    assert finding.size(ring) in expected.found and expected.status == "warning"
+    assert size(ring) in expected.found and expected.status == "warning"
     assert pinned.status == "warning"
-    assert finding.size(ring) in pinned.found and "ulimit -l unlimited" in pinned.remedy
+    assert size(ring) in pinned.found and "ulimit -l unlimited" in pinned.remedy
     Small.memory_bytes = 2 * GIB
     assert next(recipe_checks.memory(asked, use, Small())).status == "fault"
 

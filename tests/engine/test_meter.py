@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from alexnet_fast.devices.device import resolve
+from alexnet_fast.devices.registry import resolve
 from alexnet_fast.engine import meter as meter_module
 from alexnet_fast.engine.meter import Meter, ThroughputMeter
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alexnet_fast.devices.device import resolve
+from alexnet_fast.devices.registry import resolve
 from alexnet_fast.engine.precision import LARGEST_SCALE, Precision, fused_or_foreach
 from alexnet_fast.errors import UserError
 from alexnet_fast.models.alexnet import AlexNet

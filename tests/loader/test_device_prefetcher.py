@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alexnet_fast.devices.device import resolve
+from alexnet_fast.devices.registry import resolve
 from alexnet_fast.loader.device_prefetcher import DevicePrefetcher
 
 CPU = resolve("cpu")

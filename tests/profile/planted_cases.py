@@ -15,12 +15,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
-
-# isort: split
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +28,8 @@ from alexnet_fast.profile import decoding as decoding
 from alexnet_fast.profile import profiler
 from alexnet_fast.profile.result import Profile
 from alexnet_fast.profile.verdict import WORDS
-from alexnet_fast.recipe import Recipe, validate
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.recipe_toml import validate
 
 STANDIN = torch.npu.standin
 SECONDS = float(os.environ.get("ALEXNET_FAST_PROFILE_SECONDS", 1))

@@ -23,7 +23,8 @@ from alexnet_fast.profile.stats import Stat
 from alexnet_fast.profile.stepping import Step
 from alexnet_fast.profile.storage import Read
 from alexnet_fast.profile.verdict import find_bottleneck
-from alexnet_fast.recipe import Recipe, validate
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.recipe_toml import validate
 
 
 def about(value: float) -> Stat:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 import components
 import ranked
 from alexnet_fast.distributed.launcher import Layout, launch

@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
-
-# isort: split
 import trace_events
 from alexnet_fast import build, train
 from alexnet_fast.errors import exit_code

@@ -43,7 +43,7 @@ def test_decoding_counts_what_threads_decode_and_not_what_lies_ready(monkeypatch
     clock, thread = Clock(monkeypatch), ThreadStats("decode-0")
 
     class Loader:
-        activities = (thread,)
+        thread_stats = (thread,)
 
         def __iter__(self) -> Iterator[SimpleNamespace]:
             for k in range(1000):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alexnet_fast.devices.device import resolve
+from alexnet_fast.devices.registry import resolve
 from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.errors import UserError

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast.devices.device import resolve
+from alexnet_fast.common.files import write_text
+from alexnet_fast.devices.registry import resolve
 from alexnet_fast.engine.evaluate import Accuracy
 from alexnet_fast.engine.meter import Averages, Interval, ThroughputMeter
 from alexnet_fast.run import checkpoint
-from alexnet_fast.run.log import METRICS, Log, Report, closing_lines, versions, write_text
+from alexnet_fast.run.log import METRICS, Log
 
 AVERAGES = Averages(last_loss=2.25, loss=2.5, acc1=12.5, acc5=50.0)
 ACCURACY = Accuracy(samples=500, top1=350, top5=480, loss=1.0)
@@ -192,25 +193,3 @@ def test_tensorboard_gets_the_same_figures(tmp_path: Path) -> None:
     speaking.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("epoch/acc1")] == [(8, 70.0)]
-
-
-def test_a_report_holds_the_figures_flat_and_the_closing_lines_have_their_names(tmp_path: Path) -> None:
-    report = Report(
-        name="t", accuracy=ACCURACY, best_acc1=71.0, training=AVERAGES, epochs=2, steps=8, skipped_steps=0, skipped_samples=[],
-        img_per_s=123.456, img_per_s_leaves_out="10 steps", data_wait_share=0.01, seconds=12.34, device="cpu",
-        ranks=1, peak_memory_bytes=None, versions=versions(), recipe={"run": {"seed": 1}},
-    )  # fmt: skip
-    report.write(tmp_path / "report.json")
-    values = json.loads((tmp_path / "report.json").read_text())
-    assert (values["acc1"], values["acc5"], values["val_samples"], values["train_loss"]) == (
-        70.0,
-        96.0,
-        500,
-        2.5,
-    )
-    assert values["recipe"] == {"run": {"seed": 1}} and values["versions"]["torch"]
-    assert closing_lines(report.figures()) == [
-        "Final Performance images/sec : 123.46",
-        "Final Train Accuracy : 70.000",
-        "E2E Training Duration sec : 12.3",
-    ]

@@ -20,7 +20,7 @@ from types import FrameType
 
 import numpy as np
 
-from alexnet_fast import recipe
+from alexnet_fast import recipe_toml
 from alexnet_fast.errors import UserError, exit_code
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -127,15 +127,15 @@ def attack_one(path: Path) -> bool:
         AssertionError: it is refused in other than one sentence.
     """
     try:
-        loaded = recipe.load(path)
+        loaded = recipe_toml.load(path)
     except UserError as error:
         message = str(error)
         assert message.isprintable() and 10 < len(message) < 1500, (
             f"no sentence for a terminal: {message[:200]!r}"
         )
         return False
-    path.write_text(recipe.dump(loaded), encoding="utf-8")
-    assert recipe.load(path) == loaded, "it does not read back as it was written"
+    path.write_text(recipe_toml.dump(loaded), encoding="utf-8")
+    assert recipe_toml.load(path) == loaded, "it does not read back as it was written"
     return True
 
 

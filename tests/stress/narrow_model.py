@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import sys
 
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
+from alexnet_fast.torch_import import prefer_passive_openmp
 
-# isort: split
+prefer_passive_openmp()
+
 import torch
 from torch import nn
 

@@ -17,7 +17,8 @@ from alexnet_fast import Loader
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import UserError
 from alexnet_fast.inspection.verify import verify
-from alexnet_fast.recipe import Recipe, validate
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.recipe_toml import validate
 from alexnet_fast.synthetic import dataset, images
 from alexnet_fast.synthetic.dataset import Counts
 from betons import check_tiles

@@ -55,14 +55,16 @@ def loader(path: str, batch_size: int, threads: int) -> None:
 
 
 def train(path: str, batch_size: int, threads: int, folder: str) -> None:
-    from alexnet_fast import engine  # noqa: F401 (as in a run: before torch)
+    from alexnet_fast.torch_import import import_torch, prefer_passive_openmp
 
+    prefer_passive_openmp()
+    import_torch()
     over("torch")
     import numba  # noqa: F401
 
     over("numba")
     from alexnet_fast import train as command  # noqa: F401 (what the command imports)
-    from alexnet_fast.recipe import load
+    from alexnet_fast.recipe_toml import load
     from alexnet_fast.trainer import Trainer
 
     over("our modules")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import command_line
-import components
-from alexnet_fast import engine
-from alexnet_fast.devices.device import resolve
+from alexnet_fast.devices.registry import resolve
 from alexnet_fast.errors import UserError
 from standin.build import environment
 
@@ -55,59 +51,9 @@ def test_a_missing_torch_npu_gets_the_package_to_install() -> None:
         resolve("npu")
 
 
-def test_torch_npu_without_cann_is_told_from_other_failures() -> None:
-    cause = OSError("libhccl.so: cannot open shared object file: No such file or directory")
-    error = RuntimeError(
-        "Failed to load the backend extension: torch_npu. ... TORCH_DEVICE_BACKEND_AUTOLOAD=0."
-    )
-    error.__cause__ = cause
-    sentence = engine.why_torch_fails(error)
-    assert "CANN" in sentence and "libhccl.so" in sentence and "\n" not in sentence
-    assert "torch is not installed" in engine.why_torch_fails(ModuleNotFoundError("No module", name="torch"))
-    assert "does not load (broken)" in engine.why_torch_fails(ImportError("broken\nmore"))
-
-
-def run_beside(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """This Python, with `folder` to import from."""
-    path = os.pathsep.join((str(folder), str(components.ROOT)))
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": path} | environment,
-    )
-
-
-@pytest.mark.parametrize(
-    ("raised", "command"),
-    [
-        ("OSError", ["-m", "alexnet_fast.train", "x.toml"]),
-        ("ImportError", ["-c", "import alexnet_fast.engine"]),
-    ],
-)
-def test_torch_npu_without_cann_ends_in_one_sentence(raised: str, command: list[str], tmp_path: Path) -> None:
-    """torch autoloads any package with a torch.backends entry point; this one fails as torch_npu does."""
-    text = "libhccl.so: cannot open shared object file: No such file or directory"
-    info = tmp_path / "torch_npu-2.13.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torch-npu\nVersion: 2.13.0\n")
-    (info / "entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:_autoload\n")
-    (tmp_path / "torch_npu").mkdir()
-    (tmp_path / "torch_npu" / "__init__.py").write_text(f"raise {raised}({text!r})\n")
-    done = run_beside(tmp_path, *command)
-    *above, sentence = done.stderr.strip().splitlines()
-    assert "source CANN's set_env.sh" in sentence and text in sentence
-    if command[0] == "-m":
-        assert done.returncode == 2 and sentence.startswith("error: torch_npu is installed") and not above
-    else:
-        assert sentence.startswith("alexnet_fast.errors.UserError: torch_npu is installed")
-        do_without = run_beside(tmp_path, *command, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
-        assert do_without.returncode == 0, "what the sentence advises helps"
-
-
 def test_torch_npu_that_finds_no_npu_is_one_sentence(require: Callable[[str], Any]) -> None:
     require("compiler")
-    code = "from alexnet_fast.devices.device import resolve; assert resolve('auto').is_host; resolve('npu')"
+    code = "from alexnet_fast.devices.registry import resolve; assert resolve('auto').is_host; resolve('npu')"
     for hidden in ({"ASCEND_RT_VISIBLE_DEVICES": ""}, {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}):
         done = subprocess.run(
             [sys.executable, "-c", code],

@@ -1,0 +1,37 @@
+"""Whether a run's folder can be written and its disk has room for the checkpoints."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from .text import size
+
+BYTES_PER_PARAMETER = 8  # of a checkpoint: the master and its momentum, both float32
+
+
+class Room(NamedTuple):
+    """What was found in a folder; remedy: what to do where it cannot be written or has no room, else empty."""
+
+    found: str
+    remedy: str
+
+
+def room_for_checkpoints(folder: Path, files: int, parameters: int) -> Room:
+    """Whether so many checkpoints of a model with so many parameters fit into `folder`, which need not exist yet.
+
+    Checkpoints that are in the folder count as room: a run that resumes replaces them.
+    Raises OSError where the disk cannot be asked.
+    """
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return Room(f"{folder}: {there} cannot be written", "--set run.out=FOLDER, one that can be")
+    disk = os.statvfs(there)
+    free = disk.f_frsize * disk.f_bavail
+    present = {found.st_ino: found.st_size for found in map(os.stat, folder.glob("checkpoint_*.pt"))}
+    wanted = files * BYTES_PER_PARAMETER * parameters - sum(present.values())
+    text = f"{folder}: {size(free)} free"
+    if free >= wanted:
+        return Room(text, "")
+    return Room(f"{text}, checkpoints take {size(wanted)} more", "--set run.out=FOLDER, on a larger disk")

@@ -1,0 +1,122 @@
+"""What torch offers alike for every accelerator: the part that cuda and npu share."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from ..errors import UserError
+from .device import Device
+from .facts import FACTS
+
+
+@dataclass(frozen=True)
+class Accelerator(Device):
+    """A card with a memory, streams and a generator of its own; halves are float16."""
+
+    is_host: ClassVar[bool] = False
+    torch_device: torch.device
+    half_dtype: torch.dtype
+    memory_format: torch.memory_format
+    pin_memory: bool
+    casts_while_computing: bool
+
+    @classmethod
+    @abstractmethod
+    def of(cls, torch_device: torch.device) -> Accelerator:
+        """The device, as this kind computes."""
+
+    @classmethod
+    @abstractmethod
+    def why_missing(cls) -> str:
+        """The one sentence that says why there is no usable device of this kind here, and what to do."""
+
+    @classmethod
+    def open(cls, name: str, index: int) -> Accelerator:
+        kind = cls.facts.kind
+        if usable_kind() != kind:
+            raise UserError(cls.why_missing())
+        count = torch.accelerator.device_count()
+        if index >= count:
+            raise UserError(
+                f"run.device = {name!r} asks for {kind}:{index}, but this machine shows {count} {kind} device(s): "
+                f"start fewer ranks, or see that {cls.facts.visible_variable} leaves enough of them"
+            )
+        return cls.of(torch.device(kind, index))
+
+    @property
+    def name(self) -> str:
+        module = self._module
+        return (
+            str(module.get_device_name(self.torch_device))
+            if hasattr(module, "get_device_name")
+            else self.kind
+        )
+
+    @property
+    def _module(self) -> Any:
+        return torch.get_device_module(self.torch_device)
+
+    def use(self, threads: int | None = None) -> None:
+        try:
+            torch.accelerator.set_device_index(self.torch_device.index or 0)
+            torch.zeros((), device=self.torch_device).item()  # a driver fails at the first use, not before
+        except RuntimeError as error:
+            raise UserError(
+                f"{self.torch_device} does not start ({first_line(error)}): see with {self.facts.tool} that it is "
+                "healthy, free, and served by a driver that fits this torch, or use run.device = 'cpu'"
+            ) from error
+
+    def synchronize(self) -> None:
+        torch.accelerator.synchronize(self.torch_device)
+
+    def peak_memory_bytes(self) -> int | None:
+        try:
+            return int(torch.accelerator.max_memory_allocated(self.torch_device)) or None
+        except (RuntimeError, NotImplementedError):
+            return None
+
+    def random_state(self) -> torch.Tensor | None:
+        if not hasattr(self._module, "get_rng_state"):
+            return None
+        return self._module.get_rng_state(self.torch_device).cpu()
+
+    def set_random_state(self, state: torch.Tensor | None) -> None:
+        if state is not None:
+            self._module.set_rng_state(state, self.torch_device)
+
+
+def usable_kind() -> str | None:
+    """The kind of this machine's accelerator, if it is usable and one of ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a driver that fails warns; why_missing, or the log, says it
+        try:
+            accelerator = (
+                torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+            )
+        except RuntimeError:
+            return None
+    return accelerator.type if accelerator is not None and accelerator.type in FACTS else None
+
+
+def why_unusable(kind: str) -> str:
+    """What the backend itself says, in brackets, as far as it is there to say anything."""
+    if not hasattr(torch, kind):
+        return ""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            torch.zeros((), device=kind)
+        except (RuntimeError, AssertionError) as error:
+            return f" ({first_line(error)})"
+    return f" ({first_line(said[-1].message)})" if said else ""
+
+
+def first_line(error: object) -> str:
+    """An error's first line, without its full stop."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__

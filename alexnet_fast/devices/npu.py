@@ -1,0 +1,39 @@
+"""Huawei's Ascend NPUs, by torch_npu.
+
+The facts are from the sources of torch_npu 2.13: half precision is float16, `channels_last` does not exist ("Only
+c10::MemoryFormat::Contiguous is supported"), the collective backend is hccl, a fused SGD kernel does.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from .accelerator import Accelerator, why_unusable
+from .facts import NPU, DeviceFacts
+
+
+@dataclass(frozen=True)
+class Npu(Accelerator):
+    """Halves are float16, in NCHW; what is cast is cast by a kernel of its own."""
+
+    facts: ClassVar[DeviceFacts] = NPU
+
+    @classmethod
+    def of(cls, torch_device: torch.device) -> Npu:
+        return cls(torch_device, torch.float16, torch.contiguous_format, True, False)
+
+    @classmethod
+    def why_missing(cls) -> str:
+        if importlib.util.find_spec(NPU.package) is None:
+            return (
+                f"run.device = 'npu', but {NPU.package} is not installed: install torch-npu "
+                f"{torch.__version__.split('+')[0]} and Huawei's CANN, or use run.device = 'cpu'"
+            )
+        return (
+            f"run.device = 'npu' and {NPU.package} is installed, but it finds no usable NPU{why_unusable('npu')}: check "
+            f"{NPU.tool}, source CANN's set_env.sh, and see that TORCH_DEVICE_BACKEND_AUTOLOAD is not 0"
+        )

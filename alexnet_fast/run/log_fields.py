@@ -1,0 +1,148 @@
+"""Every logged value, once: its name, where it is written, and how the table of epochs prints it.
+
+A new one is a line of FIELDS, and a name in what measures it (`Precision.figures`, for one).  The lines that ModelZoo's
+scripts read are fixed, and in log.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from ..engine.evaluate import Accuracy
+from ..engine.meter import Averages, Interval
+
+Output = Literal["step", "epoch", "table", "report"]
+"""A record of metrics.jsonl and TensorBoard (step, epoch), a row on the console (table), report.json (report)."""
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What is known when something is logged.
+
+    averages, accuracy: None where no step was trained, or nothing was evaluated.
+    speed: since the last log line at a step, of the epoch at its end.
+    ceiling_img_per_s: what the run could make at most, by a profile; None where nobody measured that.
+    measured: other values, by the names of their fields.
+    """
+
+    averages: Averages | None
+    accuracy: Accuracy | None
+    measured: Mapping[str, float]
+    epoch: int = 0
+    epochs: int = 0
+    speed: Interval = field(default_factory=Interval)
+    ceiling_img_per_s: float | None = None
+
+
+@dataclass(frozen=True)
+class LogField:
+    """One logged value.
+
+    name: in metrics.jsonl, TensorBoard and report.json.
+    value: now; None where there is none: a record leaves it out, a report has null, a row nothing.
+    on: where it is written, and its place there, by which files keep the order that they have had since version 0.1.
+    column, text: its head in the table, and how it is printed there.
+    """
+
+    name: str
+    value: Callable[[Logged], Any]
+    on: Mapping[Output, int]
+    column: str = ""
+    text: Callable[[Any], str] = str
+
+
+def full_batches(accuracy: Accuracy) -> dict[str, float] | None:
+    """What was counted in full batches, for a JSON file; None where that was not asked for."""
+    full = accuracy.full_batches
+    return None if full is None else {"acc1": full.acc1, "acc5": full.acc5, **asdict(full)}
+
+
+def _measured(name: str) -> Callable[[Logged], Any]:
+    return lambda s: s.measured.get(name)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+_two, _four = "{:.2f}".format, "{:.4f}".format
+
+FIELDS = [
+    LogField("epoch", lambda s: s.epoch, {"step": 0, "epoch": 0}),
+    LogField("epochs", lambda s: f"{s.epoch + 1}/{s.epochs}", {"table": 0}, "epoch"),
+    LogField("loss", lambda s: s.averages and s.averages.last_loss, {"step": 1}),
+    LogField("lr", _measured("lr"), {"step": 7, "epoch": 1, "table": 1}, "lr", "{:.5f}".format),
+    LogField(
+        "epoch_loss",
+        lambda s: s.averages and s.averages.loss,
+        {"step": 2, "epoch": 2, "table": 2},
+        "loss",
+        _four,
+    ),
+    LogField("train_loss", lambda s: s.averages and s.averages.loss, {"report": 6}),
+    LogField(
+        "train_acc1",
+        lambda s: s.averages and s.averages.acc1,
+        {"step": 3, "epoch": 3, "table": 3, "report": 5},
+        "train@1",
+        _two,
+    ),
+    LogField("train_acc5", lambda s: s.averages and s.averages.acc5, {"step": 4, "epoch": 4}),
+    LogField(
+        "acc1", lambda s: s.accuracy and s.accuracy.acc1, {"epoch": 9, "table": 4, "report": 0}, "Acc@1", _two
+    ),
+    LogField(
+        "acc5",
+        lambda s: s.accuracy and s.accuracy.acc5,
+        {"epoch": 10, "table": 5, "report": 1},
+        "Acc@5",
+        _two,
+    ),
+    LogField("val_loss", lambda s: s.accuracy and s.accuracy.loss, {"epoch": 11, "report": 2}),
+    LogField("val_samples", lambda s: s.accuracy and s.accuracy.samples, {"report": 3}),
+    LogField("full_batches", lambda s: s.accuracy and full_batches(s.accuracy), {"report": 4}),
+    LogField(
+        "img_per_s",
+        lambda s: s.speed.img_per_s,
+        {"step": 5, "epoch": 5, "table": 6},
+        "img/s",
+        "{:.1f}".format,
+    ),
+    LogField(
+        "ceiling_share",
+        lambda s: None if s.ceiling_img_per_s is None else s.speed.img_per_s / s.ceiling_img_per_s,
+        {"step": 10},
+    ),
+    LogField(
+        "data_wait_share",
+        lambda s: s.speed.data_wait_share,
+        {"step": 6, "epoch": 6, "table": 7},
+        "data wait",
+        _percent,
+    ),
+    LogField("seconds", lambda s: s.speed.seconds, {"epoch": 7, "table": 8}, "seconds", "{:.1f}".format),
+    LogField("loss_scale", _measured("loss_scale"), {"step": 8}),
+    LogField("skipped_steps", _measured("skipped_steps"), {"step": 9}),
+    LogField("skipped_in_epoch", _measured("skipped_in_epoch"), {"epoch": 8}),
+]
+"""All of them; an Output's are in the order of their places there, then in this one."""
+
+
+def fields_on(output: Output) -> list[LogField]:
+    """The fields that are written there, in order."""
+    return sorted((each for each in FIELDS if output in each.on), key=lambda each: each.on[output])
+
+
+def record(output: Output, logged: Logged) -> dict[str, Any]:
+    """What goes there by its names, None included; raises ValueError for a measured value that is no field."""
+    if unknown := logged.measured.keys() - {each.name for each in FIELDS}:
+        raise ValueError(f"{', '.join(sorted(unknown))} is measured, but no LogField of run/log_fields.py")
+    return {each.name: each.value(logged) for each in fields_on(output)}
+
+
+def row(logged: Logged) -> list[str]:
+    """The cells of the table's row of an epoch, empty where there is no value."""
+    values = [(each, each.value(logged)) for each in fields_on("table")]
+    return ["" if value is None else each.text(value) for each, value in values]

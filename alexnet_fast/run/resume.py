@@ -1,0 +1,139 @@
+"""Where a run starts: fresh weights, given weights or a checkpoint, the same on all ranks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..beton.classes import Classes, difference
+from ..common.text import plural
+from ..devices.device import Device
+from ..distributed.world import World
+from ..engine.precision import Precision
+from ..errors import UserError
+from ..loader.loader import Loader
+from ..recipe import Recipe
+from ..recipe_toml import differences
+from . import checkpoint, checkpoint_manager, import_reference
+from .checkpoint import BEST, LAST, Cursor, ResumeState
+from .same_set import check_goes_on, identity, learnt_classes
+
+# What a step's number within an epoch depends on.
+FIXED_WITHIN_EPOCH = ("run.seed", "data.train", "data.global_batch_size", "schedule.steps_per_epoch")
+
+
+def load_start(
+    recipe: Recipe,
+    resume: str | None,
+    precision: Precision,
+    world: World,
+    device: Device,
+    dataset: Loader,
+    classes: Classes,
+) -> tuple[ResumeState, Path | None, list[str]]:
+    """Fresh weights, given weights, or a run's checkpoint: where the run goes on, which run's checkpoint that is,
+    if any, and notes that say so.
+
+    resume: a checkpoint's path, or "auto" for the run's own newest that is whole.
+    dataset, classes: what is to be trained on, and what its labels mean.
+    Raises UserError for a run's checkpoint that learnt other classes.  Weights to begin with may have learnt others, as many:
+    training changes what the last layer means, and a warning says that it has to.
+    """
+    known, now = tuple(classes.names[: recipe.model.num_classes]), identity(dataset)
+    fresh = ResumeState({"epoch": 0, "step": 0}, [], None, classes=known, train_set=now)
+    newest = checkpoint_manager.load_latest_valid(recipe.folder) if resume == "auto" else None
+    if newest is not None:
+        path, loaded, notes = newest
+    elif resume is None or resume == "auto":
+        notes = []
+        if resume == "auto":
+            notes = [f"--resume auto: {recipe.folder / LAST} does not exist, so the run begins anew"]
+        elif checkpoint_manager.list_checkpoints(recipe.folder):
+            checkpoints = "go with this one's first" if recipe.checkpoint.is_asked_for else "stay"
+            notes = [
+                f"{recipe.folder} is of an earlier run, whose report goes now and whose checkpoints {checkpoints}"
+            ]
+        if not recipe.model.weights:
+            return fresh, None, notes
+        path = Path(recipe.model.weights)
+        loaded = checkpoint_manager.load(path)
+        precision.load_state_dict(loaded["state_dict"])
+        notes.append(f"begins with the weights of {path}")
+        if other := difference(learnt_classes(path, loaded, recipe), classes):
+            notes.append(f"warning: {other}: the last layer begins with what it learnt of other classes")
+        return fresh, None, notes
+    else:
+        path, notes = Path(resume), []
+        loaded = checkpoint_manager.load(path)
+
+    if import_reference.is_reference_checkpoint(loaded):
+        progress, has_momenta = import_reference.import_reference(loaded, precision)
+        progress = replace(progress, classes=known, train_set=now)
+        momenta = (
+            "with its momenta" if has_momenta else "its momenta, which are not torch's SGD's, begin anew"
+        )
+        return (
+            progress,
+            None,
+            [
+                f"goes on from {path}, a checkpoint of the reference, at epoch {progress.cursor['epoch']}, {momenta}"
+            ],
+        )
+    if not checkpoint.holds_run(loaded):
+        precision.load_state_dict(loaded["state_dict"])
+        return fresh, None, [*notes, f"{path} holds weights alone: the run begins with them at epoch 0"]
+    changed = differences(loaded["recipe"], recipe.model_dump(mode="json"))
+    cursor = loaded["cursor"]
+    if cursor["step"] and (fixed := [name for name in changed if name in FIXED_WITHIN_EPOCH]):
+        raise UserError(
+            f"{path} stands within epoch {cursor['epoch']}, and {fixed[0]} has changed since: its step "
+            f"{cursor['step']} would be another one; set {fixed[0]} back, or begin anew"
+        )
+    notes += check_goes_on(path, loaded, recipe, dataset, classes)
+    notes.append(f"goes on from {path} at epoch {cursor['epoch']}, step {cursor['step']}")
+    if changed:
+        notes.append(f"changed since that checkpoint: {', '.join(changed)}")
+    if (saved := len(loaded["rng"])) != world.world_size:
+        notes.append(
+            f"saved by {plural(saved, 'rank')} and gone on with by {world.world_size}: dropout differs from here"
+        )
+    progress = checkpoint.restore(loaded, precision, device, world)
+    return replace(progress, classes=known or progress.classes, train_set=now), path, notes
+
+
+def assert_ranks_agree(
+    world: World,
+    precision: Precision,
+    dataset: Loader,
+    cursor: Cursor | None = None,
+    val_set: Loader | None = None,
+) -> None:
+    """Raise UserError unless all ranks hold the same weights, samples and labels, and stand at the same step.
+
+    Hosts that share no disk may have different files, or a checkpoint that the others lack.
+    """
+    if world.world_size > 1:
+        weights = f"of checksum {precision.fingerprint()}"
+        world.assert_same({"cursor": cursor, "weights": weights, **_agreed(dataset, "")})
+        if val_set is not None:
+            world.assert_same(_agreed(val_set, " to evaluate on"))
+
+
+def _agreed(dataset: Loader, which: str) -> dict[str, Any]:
+    told = identity(dataset)
+    return {f"samples{which}": told["samples"], f"labels{which}": f"of checksum {told['labels']}"}
+
+
+def find_weights(recipe: Recipe, resume: str | None) -> Path:
+    """The checkpoint to evaluate."""
+    if resume not in (None, "auto"):
+        return Path(str(resume))
+    if resume is None and recipe.model.weights:
+        return Path(recipe.model.weights)
+    for name in (BEST, LAST):
+        if (recipe.folder / name).exists():
+            return recipe.folder / name
+    raise UserError(
+        f"nothing to evaluate: {recipe.folder} has no checkpoint; give --resume PATH or model.weights"
+    )
