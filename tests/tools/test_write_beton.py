@@ -430,7 +430,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SLOWLY = """
 import time
-from alexnet_fast.beton import encode
+from alexnet_fast.packing import encode
 
 def slowly(*given, at_once=encode.encode_jpeg):
     time.sleep(0.1)
