@@ -65,7 +65,7 @@ def train(recipe: Recipe, resume: str | None = None) -> Report:
     """Train, evaluate and save as the recipe says; what it came to also lies in the run's folder.
 
     resume: a checkpoint's path, or "auto" for the run's own newest that is whole, if there is one.
-    Raises UserError for whatever the user can mend, and Stopped behind the step, or before the batch of an evaluation, to
+    Raises UserError for whatever the user can mend, and StoppedBySignal behind the step, or before the batch of an evaluation, to
     which a signal came (with several ranks one later).
     """
     with ExitStack() as stack:
@@ -224,7 +224,7 @@ class Trainer:
             yield batch
 
     def stop_if_signalled(self) -> None:
-        """Save, unless the run saves nothing, and raise Stopped, on all ranks together, where a signal told any of them to stop."""
+        """Save, unless the run saves nothing, and raises StoppedBySignal, on all ranks together, where a signal told any of them to stop."""
         if number := self.stopping.agreed():
             where = f"at epoch {self.cursor['epoch']}, step {self.cursor['step']}: "
             if not self.recipe.checkpoint.is_asked_for:

@@ -240,7 +240,7 @@ def test_a_pass_ends_when_another_of_the_same_feed_begins(device: Device) -> Non
     first, second = feed(PinnedBatches([4] * 6)), feed(PinnedBatches([4] * 6))
     next(first)
     next(second)
-    with pytest.raises(RuntimeError, match="use one Feed for each"):
+    with pytest.raises(RuntimeError, match="use one for each"):
         next(first)
 
 

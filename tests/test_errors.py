@@ -10,7 +10,7 @@ import pytest
 
 from components import ROOT
 
-HEAD = "import os, sys\nfrom alexnet_fast.errors import Stopped, UserError, exit_code\n"
+HEAD = "import os, sys\nfrom alexnet_fast.errors import StoppedBySignal, UserError, exit_code\n"
 
 
 def end_of(body: str, unread: str) -> tuple[int, str]:
@@ -38,7 +38,8 @@ def test_a_command_whose_reader_went_as_head_does_ends_quietly_with_141(length: 
 
 
 @pytest.mark.parametrize(
-    ("raised", "code"), [("UserError('no')", 2), ("Stopped(15, 'here')", 143), ("KeyboardInterrupt", 130)]
+    ("raised", "code"),
+    [("UserError('no')", 2), ("StoppedBySignal(15, 'here')", 143), ("KeyboardInterrupt", 130)],
 )
 def test_the_exit_code_says_why_though_nobody_reads_the_sentence(raised: str, code: int) -> None:
     assert end_of(f"print('unsaid'); raise {raised}", "both") == (code, "")
@@ -86,7 +87,7 @@ def test_what_the_system_refuses_about_no_file_has_its_traceback() -> None:
 
 def test_a_sentence_is_one_line_whatever_names_are_in_it() -> None:
     names = r"a\nerror: b\x1b[2J\u202e\udce9é[bold]"
-    for raised in (f"UserError('{names}')", f"Stopped(15, '{names}')"):
+    for raised in (f"UserError('{names}')", f"StoppedBySignal(15, '{names}')"):
         _, error = run_of(f"raise {raised}")
         assert error.endswith(r"a\nerror: b\x1b[2J\u202e\udce9é[bold]" + "\n") and error.count("\n") == 1
 

@@ -42,7 +42,7 @@ MIN_PAGE_SIZE = 1 << 21
 DEFAULT_PAGE_SIZE = 1 << 23
 MAX_PAGE_SIZE = 1 << 31  # the largest power of two that the header's u4 holds
 
-MAX_PIXELS = 1 << 28  # of one image: the loader takes no more (pipeline.chunks)
+MAX_PIXELS = 1 << 28  # of one image: the loader takes no more (decode.decoder)
 MAX_SAMPLES = (1 << 31) - 1  # the kernels count them in int32
 
 HEADER = np.dtype(

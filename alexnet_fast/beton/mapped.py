@@ -38,7 +38,7 @@ class Witness:
         lost_its_name: whether another file, or none, has been seen at the path.  This one is read on, whole.
 
     Raises:
-        OSError, ValueError: as ``foreign.open_regular``.
+        OSError, ValueError: as ``untrusted.open_regular``.
     """
 
     def __init__(self, path: Path) -> None:

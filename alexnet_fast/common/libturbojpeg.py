@@ -1,4 +1,4 @@
-"""Where libturbojpeg may be, for those who load it with numba (``pipeline.turbojpeg``) and those who must do without (the packer)."""
+"""Where libturbojpeg may be, for those who load it with numba (``decode.turbojpeg``) and those who must do without (the packer)."""
 
 from __future__ import annotations
 

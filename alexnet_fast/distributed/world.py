@@ -1,6 +1,6 @@
 """The processes that train together: who this one is, what they sum and say to each other.
 
-A rank learns its place from the environment that torch's elastic launcher sets, be it ours (launch.py) or
+A rank learns its place from the environment that torch's elastic launcher sets, be it ours (launcher.py) or
 torchrun's.  Tensors on the device are summed by the device's backend, everything else by gloo on the hosts.
 """
 

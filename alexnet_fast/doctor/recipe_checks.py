@@ -30,7 +30,7 @@ PARAMETERS, BYTES_A_PARAMETER = 57_003_840, 2 + 2 + 4 + 4 + 4
 ACTIVATION_BYTES = (
     80  # a pixel of a batch, on a CPU at O2: 1.9 GB at batch 128 of 224 px, where the rest makes 1.4
 )
-HELD = 2  # batches outside the ring: one being copied, one in its step
+HELD = 2  # batches outside the buffer pool: one being copied, one in its step
 
 
 class Use(NamedTuple):

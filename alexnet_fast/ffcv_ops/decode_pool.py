@@ -1,6 +1,6 @@
 """One batch at a time, decoded while its caller waits, to interleaved pixels of any height and width.
 
-The ``crew`` works ahead by a plan of its own.  This is for those who bring both plan and memory, such as FFCV's Loader.
+``loader.decode_workers`` work ahead by a plan of its own.  This is for those who bring both plan and memory, such as FFCV's Loader.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class DevicePrefetcher:
 
     On an accelerator `ahead` batches are copied, on a stream of their own, while the model computes; a host
     batch is kept until its copy is known to be done, since its memory is written again as soon as nobody
-    holds it.  On a CPU nothing is copied.  A Feed keeps its device memory, so use one for the whole run;
+    holds it.  On a CPU nothing is copied.  A DevicePrefetcher keeps its device memory, so use one for the whole run;
     a pass ends when another begins.
 
     marks: where copies and normalisings are marked, for whoever measures; None = nowhere.
@@ -91,7 +91,9 @@ class DevicePrefetcher:
 
     def _check_current(self, this_pass: int) -> None:
         if this_pass != self._passes:  # its slots are being written by the other
-            raise RuntimeError("this pass ended when another of the same Feed began: use one Feed for each")
+            raise RuntimeError(
+                "this pass ended when another of the same DevicePrefetcher began: use one for each"
+            )
 
     def normalize(self, images: Tensor) -> Tensor:
         """Bytes on the device to `(images - MEAN) / STD` in `dtype` and the device's memory format."""

@@ -91,7 +91,7 @@ def encode_image(path: Path, encoding: Encoding) -> Sample:
 
     Raises:
         UnreadableImage: naming the file and what its decoder said.
-        CannotRead: it may be whole, but its disk or network did not give it.
+        InputUnreadable: it may be whole, but its disk or network did not give it.
         JpegtranMissing: mode lossless without the program that it needs.
     """
     said, words = "", list[str]()  # of what its decoders say, in place of Pillow's "decoder error -2"

@@ -25,7 +25,7 @@ def finished(path: Path, plan: Manifest, root: Path) -> dict[str, Any] | None:
         root: the folder of the plan's images.
 
     Raises:
-        InTheWay: another file is there; the difference is named.
+        OutputExists: another file is there; the difference is named.
     """
     interrupted = partial_path(path).exists() and journal_path(path).exists()
     if not os.path.exists(path) or interrupted:

@@ -94,7 +94,7 @@ class Journal:
     """The log of one packing, locked for as long as it is open.
 
     Raises:
-        Busy: another process holds it.
+        OutputLocked: another process holds it.
         OSError: it cannot be written.
     """
 
@@ -118,7 +118,7 @@ class Journal:
         """What the packing that was interrupted here had set out to do and had done; None where none was.
 
         Raises:
-            Changed: another version of the packer wrote it.
+            InputChanged: another version of the packer wrote it.
         """
         size = os.fstat(self._file).st_size
         return _parsed(read_at(self._file, size, 0), self._for)
@@ -212,7 +212,7 @@ def read_at(file: int, size: int, at: int) -> bytes:
 
 
 def _parsed(log: bytes, path: Path) -> tuple[Manifest, PackedSoFar] | None:
-    """The plan and what was done; None where not even the plan is whole; Changed where whole frames hold something else."""
+    """The plan and what was done; None where not even the plan is whole; InputChanged where whole frames hold something else."""
     if (body := _body(log, 0)) is None:
         return None
     try:

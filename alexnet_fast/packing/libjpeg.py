@@ -4,7 +4,7 @@ A warning means pixels that were invented.  To look for one by a decode at an ei
 ImageNet photo takes to pack; to take that library's pixels in place of Pillow's costs nothing (Zen 5, 125 photos, medians of 12).
 So they are taken wherever they have proven to be the same ones, and a file's bytes do not depend on who decoded.
 
-By ctypes, and not by ``pipeline.turbojpeg``: worker processes start without numba.
+By ctypes, and not by ``decode.turbojpeg``: worker processes start without numba.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 but 
 DCT_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # sequential and progressive, Huffman and arithmetic
 BLOCK_PX = 8
 MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # RST and FF 00 are a scan's (T.81, B.1.1.5)
-MAX_SCANNED = 1 << 33  # pixels times scans: some seconds (pipeline.header has the same bound)
+MAX_SCANNED = 1 << 33  # pixels times scans: some seconds (decode.jpeg_header has the same bound)
 NO_MEMORY = b"Insufficient memory"  # libjpeg of a malloc that failed
 WARNED = 2  # jpegtran's exit code, EXIT_WARNING
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
@@ -150,7 +150,7 @@ def check_scans(jpeg: bytes, width: int, height: int) -> None:
 
 
 def _decodable(factors: list[tuple[int, int]]) -> bool:
-    """Whether these are 4:4:4, 4:2:2, 4:2:0, 4:4:0 or 4:1:1, which the loader knows (``pipeline.header.read_header``)."""
+    """Whether these are 4:4:4, 4:2:2, 4:2:0, 4:4:0 or 4:1:1, which the loader knows (``decode.jpeg_header.read_header``)."""
     luma, *chroma = factors
     if chroma == [
         luma,
@@ -208,7 +208,7 @@ def add_restart_markers(jpeg: bytes, interval: int, *, optimize: bool) -> tuple[
         NotKept: jpegtran does not take it.
         ValueError: jpegtran crashed.
         MemoryError: it was killed, or says that it has none.
-        CannotRead: it could not be started.
+        InputUnreadable: it could not be started.
     """
     command = [jpegtran(), "-copy", "none", "-restart", f"{interval}B", *(["-optimize"] if optimize else [])]
     try:

@@ -47,7 +47,7 @@ class Manifest:
 
     @classmethod
     def of(cls, split: ImageFolder, encoding: Encoding, settings: Mapping[str, object]) -> Manifest:
-        """Looks at every image's size and time; raises CannotRead where that fails."""
+        """Looks at every image's size and time; raises InputUnreadable where that fails."""
         sizes, changed_ns = [], []
         root = os.fspath(split.root)
         for path in split.paths:
@@ -87,7 +87,7 @@ class Manifest:
         """See that a packing that was begun with this plan may go on with ``now``.
 
         Raises:
-            Changed: naming the difference.
+            InputChanged: naming the difference.
         """
         anew = "or begin anew with --fresh"
         if other := _differing(self.settings, now.settings):
@@ -112,8 +112,8 @@ class Manifest:
         Whoever finds the finished file later cannot know that its pixels are older than a photo that is older than the file.
 
         Raises:
-            Changed: naming those that are not.
-            CannotRead: see ``identity``.
+            InputChanged: naming those that are not.
+            InputUnreadable: see ``identity``.
         """
         planned = zip(self.paths, zip(self.sizes, self.changed_ns))
         if changed := [path for path, was in planned if identity(f"{root}/{path}") != was]:
@@ -155,7 +155,7 @@ def identity(path: str) -> tuple[int, int]:
     """A file's (size in bytes, time of its last change in ns): both -1 where there is none, which whoever reads it reports.
 
     Raises:
-        CannotRead: its disk or network does not tell.
+        InputUnreadable: its disk or network does not tell.
     """
     try:
         status = os.stat(path)

@@ -42,8 +42,8 @@ class PartialFile:
         payload_bytes: of all images kept so far.
 
     Raises:
-        Busy: another process packs into the same file.
-        Changed: what was interrupted here was begun otherwise, or its file does not hold what its journal says.
+        OutputLocked: another process packs into the same file.
+        InputChanged: what was interrupted here was begun otherwise, or its file does not hold what its journal says.
         OSError: the place cannot be written.
     """
 
@@ -145,7 +145,7 @@ class PartialFile:
             What was packed, and the bytes of the file.
 
         Raises:
-            Changed: an image is not any more what it was when the packing began.
+            InputChanged: an image is not any more what it was when the packing began.
         """
         self._log()
         if self._syncing is not None:

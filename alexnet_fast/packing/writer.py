@@ -85,7 +85,7 @@ def check_place(
     """See that ``write_beton`` of the same arguments would replace no finished file: for whoever packs several of them.
 
     Raises:
-        InTheWay: it would.
+        OutputExists: it would.
     """
     if os.path.exists(path):  # a plan looks at every image
         finished(path, Manifest.of(split, encoding, _settings(settings, on_corrupt)), split.root)
@@ -121,12 +121,12 @@ def write_beton(
 
     Raises:
         UnreadableImage: with on_error "raise", naming the file; with on_corrupt "error" too a CorruptImage.
-        InTheWay: another finished file, or one that cannot be known again, is at ``path``.
-        Changed: a packing into ``path`` was interrupted that had other settings or another folder, or an image changed
+        OutputExists: another finished file, or one that cannot be known again, is at ``path``.
+        InputChanged: a packing into ``path`` was interrupted that had other settings or another folder, or an image changed
             while the folder was packed.
-        Busy: another process is packing into ``path``.
-        CannotWrite: the disk is full or not writable.
-        CannotRead: the images' disk or network failed.
+        OutputLocked: another process is packing into ``path``.
+        OutputUnwritable: the disk is full or not writable.
+        InputUnreadable: the images' disk or network failed.
         WorkerDied: naming the process, what ended it and its image.
         UserError: no image was readable, or one takes more than 2 GiB, or on_corrupt is "error" and nothing here finds such images.
         JpegtranMissing: mode lossless without the program that it needs.
@@ -244,7 +244,7 @@ def encode_entry(
     """One image of a folder, encoded, and the CRC-32 of its payload.
 
     Raises:
-        Changed: it is not what was planned with.
+        InputChanged: it is not what was planned with.
     """
     outcome: tuple[Sample, int] | UnreadableImage
     try:

@@ -66,7 +66,7 @@ class Stepper:
         precision.model.train()
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
-        """One step, queued; images and labels as Feed gives them."""
+        """One step, queued; images and labels as DevicePrefetcher gives them."""
         precision = self._precision
         with self._span("forward"):
             logits = precision.forward(images)

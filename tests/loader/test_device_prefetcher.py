@@ -1,4 +1,4 @@
-"""Batches on a CPU: normalized where they are.  What a Feed does on an accelerator: tests/accelerator_cases.py."""
+"""Batches on a CPU: normalized where they are.  What a DevicePrefetcher does on an accelerator: tests/accelerator_cases.py."""
 
 from __future__ import annotations
 

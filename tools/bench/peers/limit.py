@@ -24,7 +24,7 @@ from bench.peer import FLIP, RATIO, SCALE, SIZE_PX, Peer, Tally, Task
 SEED = 0  # the loader's default
 
 
-# Not ``pipeline.jit.kernel``: a benchmark leaves no compiled code behind.
+# Not ``kernel_cache.kernel``: a benchmark leaves no compiled code behind.
 @numba.njit(nogil=True, error_model="numpy")
 def decode_to_planes(file, samples, boxes, size, scratch):
     """Slice and decode the tiles of each sample's crop. -> (samples done, status of the first that was not)"""
