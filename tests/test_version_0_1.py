@@ -15,10 +15,6 @@ from typing import Any
 
 import PIL
 import pytest
-
-import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
-
-# isort: split
 import torch
 from torch import nn
 from torch.nn import functional
@@ -26,7 +22,8 @@ from torch.nn import functional
 from alexnet_fast import Loader, build, trainer
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton
-from alexnet_fast.recipe import Recipe, load
+from alexnet_fast.recipe import Recipe
+from alexnet_fast.recipe_toml import load
 from alexnet_fast.run import checkpoint
 
 ARCHIVE = Path(__file__).with_name("version_0_1.tar.xz")
