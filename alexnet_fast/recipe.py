@@ -12,14 +12,16 @@ import json
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypedDict
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails
 
 from .common.paths import check_text, given_path
 from .common.untrusted import printable, read_text
 from .errors import UserError
+from .models import MODELS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -42,6 +44,10 @@ FilePath = Annotated[Text, AfterValidator(given_path)]
 """Every key that is a path."""
 OptionalPath = Annotated[Text, AfterValidator(lambda text: given_path(text) if text else text)]
 """A path, or empty for none."""
+if TYPE_CHECKING:
+    ModelName = str
+else:
+    ModelName = Literal[tuple(MODELS)]  # so that messages and --keys list them
 
 
 class Section(BaseModel):
@@ -81,7 +87,7 @@ class Data(Section):
     """Name of the betons' field that is the label; empty = their only int."""
     synthetic: bool = False
     """Train on made-up photos in place of data.train and data.val: to measure, not to learn."""
-    size: Annotated[int, Field(ge=63, le=4096)] = 224
+    size: Annotated[int, Field(le=4096)] = 224
     """Side of the training images in pixels; AlexNet needs 63."""
     global_batch_size: Positive = 128
     """Samples a step over all ranks; each rank takes its share."""
@@ -107,6 +113,8 @@ class Data(Section):
 
 
 class Model(Section):
+    name: ModelName = "alexnet"
+    """The network; resnet18 needs torchvision, and model.dropout = 0."""
     num_classes: Positive = 1000
     """Classes that the model tells apart; labels run from 0 to one less."""
     dropout: Share = 0.5
@@ -222,6 +230,21 @@ class Recipe(Section):
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
     distributed: Distributed = Distributed()
+
+    @model_validator(mode="after")
+    def _fits_the_network(self) -> Recipe:
+        """Raises for the keys whose limits depend on model.name."""
+        spec = MODELS[self.model.name]
+        size, dropout, mistakes = self.data.size, self.model.dropout, list[InitErrorDetails]()
+        if size < spec.min_size_px:
+            limit = {"ge": spec.min_size_px}
+            mistakes += [{"type": "greater_than_equal", "loc": ("data", "size"), "input": size, "ctx": limit}]
+        if dropout and not spec.has_dropout:
+            told = {"error": ValueError(f"{spec.title} has no dropout; set model.dropout = 0")}
+            mistakes += [{"type": "value_error", "loc": ("model", "dropout"), "input": dropout, "ctx": told}]
+        if mistakes:
+            raise ValidationError.from_exception_data("Recipe", mistakes)
+        return self
 
     @property
     def folder(self) -> Path:

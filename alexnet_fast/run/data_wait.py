@@ -20,7 +20,7 @@ from ..recipe import Recipe, differences
 
 PROFILE = "throughput.json"
 FORMAT = 1
-SETS_THE_SPEED = ("data.", "model.num_classes", "model.dropout", "precision.")
+SETS_THE_SPEED = ("data.", "model.name", "model.num_classes", "model.dropout", "precision.")
 BUT_NOT = ("data.val", "data.on_error", "data.label_field")
 
 MUCH = 0.1  # of the time; a run that waits longer for data says why

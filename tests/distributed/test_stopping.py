@@ -25,18 +25,19 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 import torch
 
 import betons
-from alexnet_fast import build, trainer
 from alexnet_fast import train as command
+from alexnet_fast import trainer
 from alexnet_fast.distributed.stop_signals import StopSignals
 from alexnet_fast.distributed.world import ENVIRONMENT, World
 from alexnet_fast.engine import evaluate
+from alexnet_fast.models import MODELS
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from alexnet_fast.recipe import dump, load
 from alexnet_fast.run import checkpoint, checkpoint_manager
 from alexnet_fast.run.checkpoint import BEST, LAST
 from alexnet_fast.run.run_lock import LOCK, run_lock
 from components import ROOT
-from stress.narrow_model import NarrowAlexNet
+from stress.narrow_model import NARROW
 
 EPOCHS, STEPS = 2, 4
 Main = Callable[..., int]
@@ -45,7 +46,7 @@ Main = Callable[..., int]
 @pytest.fixture(scope="module", autouse=True)
 def narrow() -> Any:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(build, "AlexNet", NarrowAlexNet)
+        patched.setitem(MODELS, "alexnet", NARROW)
         yield
 
 

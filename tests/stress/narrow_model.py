@@ -8,6 +8,7 @@ Its ranks, which import this file as they start, are narrow too.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 
@@ -15,7 +16,8 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 import torch
 from torch import nn
 
-from alexnet_fast import build, train
+from alexnet_fast import train
+from alexnet_fast.models import MODELS
 from alexnet_fast.models.alexnet import AlexNet
 
 
@@ -32,7 +34,9 @@ class NarrowAlexNet(AlexNet):
             self.classifier[at] = nn.Linear(inputs, outputs)
 
 
+NARROW = replace(MODELS["alexnet"], network=f"{__name__}:NarrowAlexNet")
+
 if __name__ in ("__main__", "__mp_main__"):
-    build.AlexNet = NarrowAlexNet  # type: ignore[misc,attr-defined]
+    MODELS["alexnet"] = NARROW
 if __name__ == "__main__":
     sys.exit(train.main())
