@@ -20,7 +20,8 @@ from .engine.precision import Precision, fused_or_foreach
 from .errors import UserError
 from .loader.bad_samples import SkippedSample
 from .loader.loader import Loader
-from .models.alexnet import AlexNet
+from .models import MODELS
+from .models.initial_weights import initialise_he
 from .recipe import Recipe
 from .run import checkpoint_manager
 
@@ -76,9 +77,10 @@ def val_loader(recipe: Recipe, world: World, device: Device) -> Loader:
     """This rank's evaluation batches, each sample once over all ranks; one that cannot be decoded is an error, whatever
     data.on_error says: an accuracy counts every sample, or is none."""
     data, size = recipe.data, recipe.eval.size or recipe.data.size
-    if size < AlexNet.min_size_px:
+    spec = MODELS[recipe.model.name]
+    if size < spec.min_size_px:
         raise UserError(
-            f"eval.size = {size} is too small: AlexNet needs at least {AlexNet.min_size_px} pixels"
+            f"eval.size = {size} is too small: {spec.title} needs at least {spec.min_size_px} pixels"
         )
     loader = Loader(
         data.val,
@@ -133,14 +135,16 @@ def build_model(recipe: Recipe, world: World, device: Device) -> Precision:
         nesterov=recipe.optim.nesterov,
         weight_decay=recipe.optim.weight_decay,
     )
-    model = AlexNet(recipe.model.num_classes, recipe.model.dropout)
+    spec = MODELS[recipe.model.name]
+    model = spec.build(recipe.model.num_classes, recipe.model.dropout)
     if recipe.model.init == "he":
-        model.initialise_he()
+        initialise_he(model)
     return Precision(
         model,
         fused_or_foreach(sgd, device),
         level=recipe.precision.level,
         device=device,
+        title=spec.title,
         loss_scale=recipe.precision.loss_scale,
         replicate=partial(ranks.wrap_ddp, world=world, reduce=recipe.precision.reduce),
     )

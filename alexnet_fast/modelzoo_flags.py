@@ -21,6 +21,7 @@ from .common.cpus import allowed_cores
 from .common.paths import check_text
 from .devices.facts import CUDA, NPU
 from .errors import UserError
+from .models import MODELS
 from .packing.data_folder import SPLITS, find_or_pack
 from .recipe import Recipe
 from .recipe_toml import toml
@@ -133,7 +134,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="data.synthetic: made-up photos, to measure with, in place of --data_path",
     )
-    add("-a", "--arch", choices=("alexnet",), help="alexnet, the only one there is")
+    add("-a", "--arch", choices=tuple(MODELS), help="model.name: the network")
 
 
 def settle(arguments: argparse.Namespace, parser: Parser) -> argparse.Namespace:
@@ -194,6 +195,8 @@ def overrides(
     keys: dict[str, Any] = {
         flag.key: getattr(arguments, flag.key) for flag in FLAGS if getattr(arguments, flag.key) is not None
     }
+    if arguments.arch is not None:
+        keys["model.name"] = arguments.arch
     if arguments.dummy:
         keys["data.synthetic"] = True
     if arguments.amp is not None:

@@ -6,11 +6,13 @@ Every key stands here once, with its default and its description; recipe_toml.py
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
 
 from .common.paths import given_path
+from .models import MODELS
 
 MAX_INT = (1 << 63) - 1
 
@@ -24,6 +26,10 @@ FilePath = Annotated[Text, AfterValidator(given_path)]
 """Every key that is a path."""
 OptionalPath = Annotated[Text, AfterValidator(lambda text: given_path(text) if text else text)]
 """A path, or empty for none."""
+if TYPE_CHECKING:
+    ModelName = str
+else:
+    ModelName = Literal[tuple(MODELS)]  # so that messages and --keys list them
 
 
 class Section(BaseModel):
@@ -63,7 +69,7 @@ class Data(Section):
     """Name of the betons' field that is the label; empty = their only int."""
     synthetic: bool = False
     """Train on made-up photos in place of data.train and data.val: to measure, not to learn."""
-    size: Annotated[int, Field(ge=63, le=4096)] = 224
+    size: Annotated[int, Field(le=4096)] = 224
     """Side of the training images in pixels; AlexNet needs 63."""
     global_batch_size: Positive = 128
     """Samples a step over all ranks; each rank takes its share."""
@@ -89,6 +95,8 @@ class Data(Section):
 
 
 class Model(Section):
+    name: ModelName = "alexnet"
+    """The network; resnet18 needs torchvision, and model.dropout = 0."""
     num_classes: Positive = 1000
     """Classes that the model tells apart; labels run from 0 to one less."""
     dropout: Share = 0.5
@@ -204,6 +212,21 @@ class Recipe(Section):
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
     distributed: Distributed = Distributed()
+
+    @model_validator(mode="after")
+    def _fits_the_network(self) -> Recipe:
+        """Raises for the keys whose limits depend on model.name."""
+        spec = MODELS[self.model.name]
+        size, dropout, mistakes = self.data.size, self.model.dropout, list[InitErrorDetails]()
+        if size < spec.min_size_px:
+            limit = {"ge": spec.min_size_px}
+            mistakes += [{"type": "greater_than_equal", "loc": ("data", "size"), "input": size, "ctx": limit}]
+        if dropout and not spec.has_dropout:
+            told = {"error": ValueError(f"{spec.title} has no dropout; set model.dropout = 0")}
+            mistakes += [{"type": "value_error", "loc": ("model", "dropout"), "input": dropout, "ctx": told}]
+        if mistakes:
+            raise ValidationError.from_exception_data("Recipe", mistakes)
+        return self
 
     @property
     def folder(self) -> Path:

@@ -37,6 +37,7 @@ from .kernel_cache import is_cached
 from .loader.bad_samples import SkippedSample, summarize
 from .loader.device_prefetcher import DevicePrefetcher
 from .loader.loader import Loader
+from .models import MODELS
 from .recipe import Recipe
 from .run import checkpoint_manager
 from .run.ceiling import ceiling_img_per_s, machine_of
@@ -279,7 +280,7 @@ class Trainer:
         if self.val_set is not None:
             sets += f", {self.val_set.num_samples:,} to evaluate on"
         return (
-            f"{recipe.run.name}: AlexNet, {recipe.model.num_classes} classes, {recipe.precision.level}, "
+            f"{recipe.run.name}: {MODELS[recipe.model.name].title}, {recipe.model.num_classes} classes, {recipe.precision.level}, "
             f"{recipe.data.size} px, on {self.where}; {sets}; "
             f"{plural(recipe.schedule.epochs, 'epoch')} of {plural(self.steps_per_epoch, 'step')} of "
             f"{recipe.data.global_batch_size}; results in {self.folder}"

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import betons
-from alexnet_fast import Loader, build
+from alexnet_fast import Loader
 from alexnet_fast import train as command
 from alexnet_fast import trainer as training
 from alexnet_fast.devices.device import Device
@@ -35,7 +35,9 @@ from alexnet_fast.engine.precision import Precision, fused_or_foreach
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.buffer_pool import Batch, BufferPool
 from alexnet_fast.loader.device_prefetcher import DevicePrefetcher
+from alexnet_fast.models import MODELS
 from alexnet_fast.models.alexnet import AlexNet
+from alexnet_fast.models.initial_weights import initialise_he
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from alexnet_fast.run import checkpoint
 from components import ROOT
@@ -271,7 +273,7 @@ def train(
     """Losses and weights of so many steps over three batches of 8 images, 64 px."""
     torch.manual_seed(0)
     model = make(10, dropout=0.0)
-    model.initialise_he()
+    initialise_he(model)
     sgd = partial(torch.optim.SGD, lr=RATE, momentum=0.9, weight_decay=1e-4, fused=True)
     # A fixed loss scale: a dynamic one skips its first steps, and the losses would be those of earlier steps.
     precision = Precision(model, sgd, level=level, device=device, loss_scale=1024.0)
@@ -370,7 +372,7 @@ def test_fifty_steps_hold_no_synchronising_call_but_those_of_print_freq(
         ends.append(STANDIN.waits())
 
     monkeypatch.setattr(Precision, "step", counted)
-    monkeypatch.setattr(build, "AlexNet", SmallAlexNet)
+    monkeypatch.setitem(MODELS, "alexnet", replace(MODELS["alexnet"], network=f"{__name__}:SmallAlexNet"))
     more = {"schedule__epochs": 1, "log__print_freq": 10, "log__warmup_steps": 5, "eval__every": 0}
     assert command.main([RECIPE, *overrides(device, sets, tmp_path, **more, checkpoint__every_epochs=0)]) == 0
     assert len(ends) == 50

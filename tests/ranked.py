@@ -12,17 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alexnet_fast import build, trainer
+from alexnet_fast import trainer
 from alexnet_fast.distributed import world as ranks
 from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.errors import StoppedBySignal, UserError
+from alexnet_fast.models import MODELS
 from alexnet_fast.profile import profiler as throughput
 from alexnet_fast.recipe import Recipe
 from alexnet_fast.recipe_toml import validate
 from ranks_that_end import CPU, world_of
-from stress.narrow_model import NarrowAlexNet
+from stress.narrow_model import NARROW
 
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, fused=True)
 
@@ -183,13 +184,13 @@ def one_group_for_all(nproc: int) -> Any:
     """Several runs of the narrow AlexNet in one start of the processes: their groups become this one."""
     world = ranks.from_environment(nproc)
     with ranks.process_group(world, CPU):
-        before = ranks.process_group, build.AlexNet
+        before = ranks.process_group, MODELS["alexnet"]
         ranks.process_group = lambda *_: nullcontext()  # type: ignore[assignment]
-        build.AlexNet = NarrowAlexNet  # type: ignore[misc]
+        MODELS["alexnet"] = NARROW
         try:
             yield world
         finally:  # one rank alone is the process of the tests
-            ranks.process_group, build.AlexNet = before  # type: ignore[misc]
+            ranks.process_group, MODELS["alexnet"] = before  # type: ignore[misc]
 
 
 def train_each(recipes: list[Recipe], nproc: int, resume: str | None = None) -> None:
@@ -211,7 +212,7 @@ def profiles_with_slow_sums(train: str, out: str) -> None:
         return average(size, bucket)
 
     ranks.average_in_float32 = late_average  # type: ignore[assignment]
-    build.AlexNet = NarrowAlexNet  # type: ignore[misc]
+    MODELS["alexnet"] = NARROW
     recipe = validate(
         {
             "run": {"name": "slow-sums", "out": out, "device": "cpu"},

@@ -1,6 +1,7 @@
-"""How fast AlexNet's training step is at each precision, on data already on the device, beside a plain loop.
+"""How fast a network's training step is at each precision, on data already on the device, beside a plain loop.
 
-    python tools/bench_step.py [--device auto] [--size 224] [--batch-size 64] [--rounds 7] [--json FILE]
+    python tools/bench_step.py [--model alexnet] [--device auto] [--size 224] [--batch-size 64] [--rounds 7]
+                               [--json FILE]
 
 Each variant lives in a process of its own, so that none inherits another's memory or settings, and only one
 runs at a time: a round times `steps` steps of each variant in turn, the order moving on by one each round.
@@ -27,13 +28,14 @@ from multiprocessing.connection import Connection
 
 from alexnet_fast.common.cli import file_path
 from alexnet_fast.errors import exit_code
+from alexnet_fast.models import MODELS
 from alexnet_fast.torch_import import prefer_passive_openmp
 
 VARIANTS = ("plain O0", "O0 nchw", "O0", "O1", "O2")
 
 
 def step_of(
-    variant: str, device_name: str, size: int, batch_size: int
+    variant: str, network: str, device_name: str, size: int, batch_size: int
 ) -> tuple[Callable[[], None], Callable[[], None], str]:
     """One training step of a variant, a wait for the device, and the device's name."""
     if variant != "plain O0":
@@ -43,7 +45,6 @@ def step_of(
 
     from alexnet_fast.devices.registry import resolve
     from alexnet_fast.engine.precision import Precision
-    from alexnet_fast.models.alexnet import AlexNet
 
     device = resolve(device_name)
     torch.manual_seed(0)
@@ -51,7 +52,7 @@ def step_of(
     labels = torch.randint(0, 1000, (batch_size,)).to(device.torch_device)
 
     if variant == "plain O0":
-        model = AlexNet().to(device.torch_device)
+        model = MODELS[network].build(1000, dropout=0.5).to(device.torch_device)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
         images = images.to(device.torch_device)
 
@@ -67,7 +68,7 @@ def step_of(
         device = dataclasses.replace(device, memory_format=torch.contiguous_format)  # type: ignore[type-var]
     device.use()
     sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=1e-4, fused=True)
-    precision = Precision(AlexNet(), sgd, level=variant[:2], device=device)  # type: ignore[arg-type]
+    precision = Precision(MODELS[network].build(1000, dropout=0.5), sgd, level=variant[:2], device=device)  # type: ignore[arg-type]
     images = images.to(device.torch_device, precision.dtype, memory_format=device.memory_format)
 
     def step() -> None:
@@ -78,9 +79,11 @@ def step_of(
     return step, device.synchronize, f"{device.kind} ({device.name})"
 
 
-def serve(variant: str, device: str, size: int, batch_size: int, steps: int, pipe: Connection) -> None:
+def serve(
+    variant: str, network: str, device: str, size: int, batch_size: int, steps: int, pipe: Connection
+) -> None:
     """Warm up, then time `steps` steps, in seconds a step, each time the parent asks."""
-    step, synchronize, name = step_of(variant, device, size, batch_size)
+    step, synchronize, name = step_of(variant, network, device, size, batch_size)
     for _ in range(3):
         step()
     synchronize()
@@ -94,7 +97,7 @@ def serve(variant: str, device: str, size: int, batch_size: int, steps: int, pip
 
 
 def measure(
-    variants: list[str], device: str, size: int, batch_size: int, rounds: int, steps: int
+    variants: list[str], network: str, device: str, size: int, batch_size: int, rounds: int, steps: int
 ) -> tuple[str, dict[str, list[float]]]:
     """The device's name and, per variant, img/s of each round."""
     context = multiprocessing.get_context("spawn")
@@ -104,7 +107,7 @@ def measure(
     for variant in variants:
         pipes[variant], theirs = context.Pipe()
         process = context.Process(
-            target=serve, args=(variant, device, size, batch_size, steps, theirs), daemon=True
+            target=serve, args=(variant, network, device, size, batch_size, steps, theirs), daemon=True
         )
         process.start()
         theirs.close()
@@ -123,7 +126,10 @@ def measure(
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Time AlexNet's training step at each precision.")
+    parser = argparse.ArgumentParser(description="Time a network's training step at each precision.")
+    parser.add_argument(
+        "--model", choices=tuple(MODELS), default="alexnet", help="the network (default %(default)s)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or npu (default %(default)s)")
     parser.add_argument(
         "--size", type=int, default=224, help="side of the images in pixels (default %(default)s)"
@@ -148,11 +154,11 @@ def main(argv: list[str] | None = None) -> int:
 
     resolve(given.device)
     name, speeds = measure(
-        given.variants, given.device, given.size, given.batch_size, given.rounds, given.steps
+        given.variants, given.model, given.device, given.size, given.batch_size, given.rounds, given.steps
     )
     machine = {"device": name, "cores": allowed_cores(), "load": os.getloadavg()[0], **versions()}
     print(
-        f"AlexNet, {given.size} px, batch {given.batch_size}, {name}, {machine['cores']} cores, "
+        f"{MODELS[given.model].title}, {given.size} px, batch {given.batch_size}, {name}, {machine['cores']} cores, "
         f"torch {machine['torch']}"
     )
     print(f"{given.rounds} interleaved rounds of {given.steps} steps; load average {machine['load']:.1f}")
@@ -162,7 +168,13 @@ def main(argv: list[str] | None = None) -> int:
         median = statistics.median(values)
         print(f"{variant:10}  {median:8.1f}  {min(values):8.1f}  {max(values):8.1f}  {median / first:6.2f}")
     if given.json:
-        result = {"machine": machine, "size": given.size, "batch_size": given.batch_size, "img_per_s": speeds}
+        result = {
+            "machine": machine,
+            "model": given.model,
+            "size": given.size,
+            "batch_size": given.batch_size,
+            "img_per_s": speeds,
+        }
         given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 0
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..common.disk_space import room_for_checkpoints
 from ..common.text import plural, size
 from ..errors import UserError
+from ..models import MODELS
 from .accelerators import Torch
 from .finding import Finding, fault, ok, warning
 from .machine import Machine
@@ -25,11 +26,8 @@ TRAINED_IMG_PER_S = (
 )
 CORES_A_CARD = 4  # some 10,000 img/s at 500 px
 LIBRARIES_BYTES = 400 << 20  # of one rank: interpreter, torch, compiled kernels
-# AlexNet's weights besides its last layer; O2 keeps half weights and gradients, float32 masters, momenta and gradients.
-PARAMETERS, BYTES_A_PARAMETER = 57_003_840, 2 + 2 + 4 + 4 + 4
-ACTIVATION_BYTES = (
-    80  # a pixel of a batch, on a CPU at O2: 1.9 GB at batch 128 of 224 px, where the rest makes 1.4
-)
+# O2 keeps half weights and gradients, float32 masters, momenta and gradients.
+BYTES_A_PARAMETER = 2 + 2 + 4 + 4 + 4
 HELD = 2  # batches outside the buffer pool: one being copied, one in its step
 
 
@@ -87,7 +85,7 @@ def cores(recipe: Recipe, use: Use, machine: Machine) -> Finding:
     if use.device != "cpu" and each < CORES_A_CARD:
         return warning(
             "cores a rank",
-            f"{text}; an accelerator trains AlexNet on more than {each:g} cores decode (some 2,500 photos/s each)",
+            f"{text}; an accelerator trains {MODELS[recipe.model.name].title} on more than {each:g} cores decode (some 2,500 photos/s each)",
             "give it more cores, or pack smaller images (write_beton.py --max-resolution 256, or --mode raw)",
         )
     return ok("cores a rank", text)
@@ -100,8 +98,9 @@ def memory(recipe: Recipe, use: Use, machine: Machine) -> Iterator[Finding]:
     expected = ring_bytes + use.nproc * LIBRARIES_BYTES
     if not pinned:
         batch = recipe.data.global_batch_size // use.world_size
-        expected += use.nproc * (PARAMETERS + 4097 * recipe.model.num_classes) * BYTES_A_PARAMETER
-        expected += use.nproc * batch * recipe.data.size**2 * ACTIVATION_BYTES
+        spec = MODELS[recipe.model.name]
+        expected += use.nproc * spec.parameters(recipe.model.num_classes) * BYTES_A_PARAMETER
+        expected += use.nproc * batch * recipe.data.size**2 * spec.activation_bytes
     rest = "libraries" if pinned else "libraries and the model"
     text = f"about {size(expected)} ({size(ring_bytes)} of batches, and {rest}), {size(machine.available_bytes)} available"
     remedy = "lower data.batches_ahead, data.global_batch_size or distributed.nproc, or give it more memory"
@@ -127,7 +126,7 @@ def memory(recipe: Recipe, use: Use, machine: Machine) -> Iterator[Finding]:
 
 def results(recipe: Recipe) -> Finding:
     """Whether the run's folder can be written, and its disk holds the checkpoints; training warns by this too."""
-    parameters = PARAMETERS + 4097 * recipe.model.num_classes
+    parameters = MODELS[recipe.model.name].parameters(recipe.model.num_classes)
     room = room_for_checkpoints(recipe.folder, recipe.max_checkpoints, parameters)
     return fault("results", room.found, room.remedy) if room.remedy else ok("results", room.found)
 

@@ -37,6 +37,7 @@ class Precision:
     loss_scale: "dynamic" starts at 2^16, doubles after 2,000 clean steps up to 2^24, halves and skips the
         step on overflow; a number stays as it is, and an overflow skips the step; "none" does not scale;
         "auto" is dynamic for float16 and none otherwise.  At O0 nothing is scaled.
+    title: the network's name, for messages.
     replicate: wraps the model that is trained, so that its gradients are averaged over the ranks: they are
         then the same on each, and so are overflows, skipped steps and the loss scale.
     """
@@ -49,10 +50,12 @@ class Precision:
         level: Level,
         device: Device,
         loss_scale: LossScale = "auto",
+        title: str = "this network",
         replicate: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
         self.level = level
         self.device = device
+        self.title = title
         self.dtype = device.half_dtype if level == "O2" else torch.float32
         self.model = model.to(device.torch_device, memory_format=device.memory_format)  # type: ignore[call-overload]
         self._params = list(self.model.parameters())
@@ -159,7 +162,7 @@ class Precision:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Set weights and masters from a float32 state; raises UserError where it is another model's."""
-        check_fits(state, self.model)
+        check_fits(state, self.model, self.title)
         self.model.load_state_dict(state)
         if self.level == "O2":
             with torch.no_grad():
@@ -225,15 +228,18 @@ def cast_to_half(model: nn.Module, dtype: torch.dtype) -> None:
                 tensor.data = tensor.data.to(dtype)
 
 
-def check_fits(state: dict[str, Tensor], model: nn.Module) -> None:
-    """Raise UserError, naming the first difference, unless `state` has the model's keys and shapes."""
+def check_fits(state: dict[str, Tensor], model: nn.Module, title: str) -> None:
+    """Raise UserError, naming the first difference, unless `state` has the model's keys and shapes.
+
+    title: the model's name.
+    """
     own = model.state_dict()
     if missing := sorted(own.keys() - state.keys()):
         raise UserError(
-            f"the weights lack {missing[0]!r} ({len(missing)} of {len(own)} keys): they are not AlexNet's"
+            f"the weights lack {missing[0]!r} ({len(missing)} of {len(own)} keys): they are not those of {title}"
         )
     if foreign := sorted(state.keys() - own.keys()):
-        raise UserError(f"the weights hold {foreign[0]!r}, which AlexNet has not: they are another model's")
+        raise UserError(f"the weights hold {foreign[0]!r}, which {title} has not: they are another model's")
     for key, tensor in own.items():
         if state[key].shape != tensor.shape:
             raise UserError(

@@ -1,1 +1,71 @@
-"""Networks."""
+"""Networks by name.  Free of torch, so that recipes and the doctor can read it: a network is imported when it is built."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What the rest of the package knows of a network without importing it.
+
+    title: its name in messages.
+    network: "module:callable", called with `num_classes` (and `dropout`, where has_dropout); returns a network of float
+        images (B, 3, H, W) to logits (B, num_classes).
+    min_size_px: smallest side of its images.
+    parameters: how many it has, by num_classes; its memory and its checkpoints are counted with it.
+    activation_bytes: memory of a training step for each pixel of its batch, on a CPU at O2.
+    """
+
+    title: str
+    network: str
+    min_size_px: int
+    parameters: Callable[[int], int]
+    activation_bytes: int
+    has_dropout: bool = True
+
+    def build(self, num_classes: int, dropout: float = 0.0) -> nn.Module:
+        """The network with fresh weights from torch's generator; `dropout` is for networks that have it.
+
+        Raises UserError where the package that it comes from does not load.
+        """
+        module, _, name = self.network.partition(":")
+        try:
+            network = getattr(importlib.import_module(module), name)
+        except (ImportError, RuntimeError) as error:  # torchvision of another build raises the latter
+            package, reason = module.partition(".")[0], str(error).partition("\n")[0]
+            raise UserError(
+                f"{self.title} comes from {package}, which does not load ({reason}): install the {package} that "
+                "belongs to your torch, or set model.name to another network"
+            ) from error
+        model: nn.Module = network(
+            num_classes=num_classes, **({"dropout": dropout} if self.has_dropout else {})
+        )
+        return model
+
+
+MODELS = {
+    "alexnet": ModelSpec(
+        "AlexNet",
+        "alexnet_fast.models.alexnet:AlexNet",
+        min_size_px=63,
+        parameters=lambda classes: 57_003_840 + 4097 * classes,
+        activation_bytes=80,  # 1.9 GB at batch 128 of 224 px, where the weights make 1.4
+    ),
+    "resnet18": ModelSpec(
+        "ResNet-18",
+        "torchvision.models:resnet18",
+        min_size_px=32,  # it halves the side five times
+        parameters=lambda classes: 11_176_512 + 513 * classes,
+        activation_bytes=400,  # measured: 401 (peak memory of batches of 4 and 28 at 224 px)
+        has_dropout=False,
+    ),
+}

@@ -17,8 +17,6 @@ class AlexNet(nn.Module):
     nothing left to pool.  Sides other than 224 px are brought to 6 x 6 by the adaptive pool.
     """
 
-    min_size_px = 63
-
     def __init__(self, num_classes: int = 1000, dropout: float = 0.5) -> None:
         super().__init__()
         # Pooling before the ReLU, where torchvision has it after: the largest of the rectified is the rectified
@@ -48,20 +46,6 @@ class AlexNet(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(4096, num_classes),
         )
-
-    @torch.no_grad()
-    def initialise_he(self) -> None:
-        """He's initial weights (arXiv:1502.01852, equation 10), with zero biases and a quiet last layer.
-
-        Each layer then keeps the variance of what it is given.  torch's defaults shrink it about
-        sixfold a layer, which costs a fresh AlexNet hundreds of steps before the loss moves at all.
-        """
-        layers = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-        for layer in layers:
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-        nn.init.normal_(layers[-1].weight, std=0.01)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(torch.flatten(self.avgpool(self.features(images)), 1))

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alexnet_fast import Loader, UserError, build
+from alexnet_fast import Loader, UserError
 from alexnet_fast import train as command
+from alexnet_fast.models import MODELS
 from betons import jpeg, picture, write
 from components import ROOT
 from folders import fill
-from stress.narrow_model import NarrowAlexNet
+from stress.narrow_model import NARROW
 from write_beton import main as pack
 
 SIZES = [(64, 48), (48, 64), (65, 33), (100, 100)]
@@ -31,7 +32,7 @@ def delivered(path: Path, **fields: str) -> tuple[list[np.ndarray], list[int]]:
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Callable[..., tuple[int, str]]:
     """train({"data.train": ...}, "--eval", ...): the command of a small run; its code and all that it printed."""
-    monkeypatch.setattr(build, "AlexNet", NarrowAlexNet)
+    monkeypatch.setitem(MODELS, "alexnet", NARROW)
 
     def run(changes: dict[str, object], *arguments: str) -> tuple[int, str]:
         keys = {

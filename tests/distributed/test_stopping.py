@@ -21,18 +21,19 @@ import pytest
 import torch
 
 import betons
-from alexnet_fast import build, trainer
 from alexnet_fast import train as command
+from alexnet_fast import trainer
 from alexnet_fast.distributed.stop_signals import StopSignals
 from alexnet_fast.distributed.world import ENVIRONMENT, World
 from alexnet_fast.engine import evaluate
+from alexnet_fast.models import MODELS
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from alexnet_fast.recipe_toml import dump, load
 from alexnet_fast.run import checkpoint, checkpoint_manager
 from alexnet_fast.run.checkpoint import BEST, LAST
 from alexnet_fast.run.run_lock import LOCK, run_lock
 from components import ROOT
-from stress.narrow_model import NarrowAlexNet
+from stress.narrow_model import NARROW
 
 EPOCHS, STEPS = 2, 4
 Main = Callable[..., int]
@@ -41,7 +42,7 @@ Main = Callable[..., int]
 @pytest.fixture(scope="module", autouse=True)
 def narrow() -> Any:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(build, "AlexNet", NarrowAlexNet)
+        patched.setitem(MODELS, "alexnet", NARROW)
         yield
 
 

@@ -10,7 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from alexnet_fast.models import MODELS
 from alexnet_fast.models.alexnet import AlexNet
+from alexnet_fast.models.initial_weights import initialise_he
+
+MIN_SIZE_PX = MODELS["alexnet"].min_size_px
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +60,14 @@ def test_fresh_weights_are_torchvisions_for_the_same_seed(torchvision_models: Mo
         assert torch.equal(mine, other), name
 
 
-@pytest.mark.parametrize("size", [AlexNet.min_size_px, 64, 96, 224])
+@pytest.mark.parametrize("size", [MIN_SIZE_PX, 64, 96, 224])
 def test_other_image_sizes_give_logits_too(size: int) -> None:
     with torch.no_grad():
         assert AlexNet(4)(torch.zeros(1, 3, size, size)).shape == (1, 4)
 
 
 def test_below_the_smallest_size_there_is_nothing_left_to_pool() -> None:
-    size = AlexNet.min_size_px - 1
+    size = MIN_SIZE_PX - 1
     with pytest.raises(RuntimeError, match="too small"):
         AlexNet(4)(torch.zeros(1, 3, size, size))
 
@@ -72,7 +76,7 @@ def test_he_weights_keep_a_signal_alive_through_all_layers_where_torchs_starve_i
     torch.manual_seed(0)
     images = torch.randn(8, 3, 64, 64)
     torchs, hes = AlexNet(10, dropout=0.0), AlexNet(10, dropout=0.0)
-    hes.initialise_he()
+    initialise_he(hes)
     with torch.no_grad():
         starved, alive = (model.features(images).square().mean() for model in (torchs, hes))
     assert alive > 0.3, "about the variance that came in"

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alexnet_fast import build
 from alexnet_fast.common import page_cache
 from alexnet_fast.decode.kernel import SAMPLE_DTYPE, sample_table
 from alexnet_fast.loader import decode_workers
+from alexnet_fast.models import MODELS
 from alexnet_fast.profile import decoding as decoding
 from alexnet_fast.profile import profiler
 from alexnet_fast.profile.result import Profile
@@ -49,7 +50,7 @@ class FewSums(nn.Module):
 @pytest.fixture(autouse=True)
 def late(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """late(copies_s=..., compute_s=...): from now on the stand-in's streams are behind the host."""
-    monkeypatch.setattr(build, "AlexNet", FewSums)
+    monkeypatch.setitem(MODELS, "alexnet", replace(MODELS["alexnet"], network=f"{__name__}:FewSums"))
     torch.set_num_threads(1)
     yield STANDIN.be_late
     STANDIN.be_late()

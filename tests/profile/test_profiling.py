@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import trace_events
-from alexnet_fast import build, train
+from alexnet_fast import train
 from alexnet_fast.errors import exit_code
+from alexnet_fast.models import MODELS
 from alexnet_fast.profile import profiler
-from stress.narrow_model import NarrowAlexNet
+from stress.narrow_model import NARROW
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.toml"
 
@@ -22,7 +23,7 @@ def test_a_profile_leaves_its_three_files_and_a_run_after_it_tells_its_share_of_
     photo_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(build, "AlexNet", NarrowAlexNet)
+    monkeypatch.setitem(MODELS, "alexnet", NARROW)
     folder = tmp_path / "it"
     folder.mkdir()
     kept = {"checkpoint_last.pt": b"a checkpoint", "recipe.toml": b"a recipe", "metrics.jsonl": b""}
@@ -57,7 +58,7 @@ def test_a_profile_leaves_its_three_files_and_a_run_after_it_tells_its_share_of_
 def test_a_set_that_is_written_over_while_it_is_profiled_gets_no_verdict(
     photo_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(build, "AlexNet", NarrowAlexNet)
+    monkeypatch.setitem(MODELS, "alexnet", NARROW)
     path = Path(shutil.copy(photo_beton, tmp_path / "train.beton"))
     monkeypatch.setattr(profiler.modes, "measure", lambda *arguments: os.utime(path))
     arguments = [f"--set=data.train={path}", f"--set=run.out={tmp_path}", "--set=run.device=cpu"]

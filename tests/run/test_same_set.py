@@ -12,18 +12,18 @@ import pytest
 import torch
 
 import ranked
-from alexnet_fast import build
 from alexnet_fast import train as command
 from alexnet_fast.distributed import launcher
 from alexnet_fast.distributed.launcher import Layout
 from alexnet_fast.errors import UserError
+from alexnet_fast.models import MODELS
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton
 from alexnet_fast.recipe_toml import load
 from alexnet_fast.run import checkpoint
 from components import ROOT
 from folders import fill
-from stress.narrow_model import NarrowAlexNet
+from stress.narrow_model import NARROW
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -51,7 +51,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Command:
     """run("train", "val", *arguments): the command on these sets; its code, stdout and stderr. None = the key is left."""
-    monkeypatch.setattr(build, "AlexNet", NarrowAlexNet)
+    monkeypatch.setitem(MODELS, "alexnet", NARROW)
 
     def of(train: Path | str, val: Path | str, *arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()

@@ -8,6 +8,7 @@ Its ranks, which import this file as they start, are narrow too.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from alexnet_fast.torch_import import prefer_passive_openmp
 
@@ -16,7 +17,8 @@ prefer_passive_openmp()
 import torch
 from torch import nn
 
-from alexnet_fast import build, train
+from alexnet_fast import train
+from alexnet_fast.models import MODELS
 from alexnet_fast.models.alexnet import AlexNet
 
 
@@ -33,7 +35,9 @@ class NarrowAlexNet(AlexNet):
             self.classifier[at] = nn.Linear(inputs, outputs)
 
 
+NARROW = replace(MODELS["alexnet"], network=f"{__name__}:NarrowAlexNet")
+
 if __name__ in ("__main__", "__mp_main__"):
-    build.AlexNet = NarrowAlexNet  # type: ignore[misc,attr-defined]
+    MODELS["alexnet"] = NARROW
 if __name__ == "__main__":
     sys.exit(train.main())
