@@ -1,7 +1,7 @@
 """What version 0.1 left on disk still serves: a beton, an interrupted packing, a checkpoint and a run's folder.
 
 version_0_1.tar.xz was made by that version (revision bdeae81) from 22 synthetic images: two packed splits, a packing that was interrupted
-after 9 of 16 images, and a run of three epochs of four steps, whose model is `Tiny` below, that SIGTERM stopped in its second epoch.
+after 9 of 16 images, and a run of three epochs of four steps, whose model is tiny_model.py's, that SIGTERM stopped in its second epoch.
 expected.json holds what 0.1 itself made of them.
 """
 
@@ -16,34 +16,19 @@ from typing import Any
 import PIL
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
 
-from alexnet_fast import Loader, build, trainer
+from alexnet_fast import Loader, trainer
+from alexnet_fast.models import MODELS
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton
 from alexnet_fast.recipe import Recipe
 from alexnet_fast.recipe_toml import load
 from alexnet_fast.run import checkpoint
+from tiny_model import TINY, Tiny
 
 ARCHIVE = Path(__file__).with_name("version_0_1.tar.xz")
 LR = (0.05, 0.0375, 0.0125)  # cosine over three epochs
-
-
-class Tiny(nn.Module):
-    """The model of that run."""
-
-    min_size_px = 8
-
-    def __init__(self, num_classes: int = 1000, dropout: float = 0.5) -> None:
-        super().__init__()
-        convolution = nn.Conv2d(3, 8, 5, stride=4)
-        self.features = nn.Sequential(convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(128, num_classes))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.classifier(self.features(images))
-        return logits
 
 
 @pytest.fixture
@@ -106,7 +91,7 @@ def test_its_interrupted_packing_is_finished_to_the_same_bytes(left: Path, expec
 def test_its_run_resumes_with_the_bits_of_a_plain_loop_from_its_checkpoint(
     left: Path, expected: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "AlexNet", Tiny)
+    monkeypatch.setitem(MODELS, "alexnet", TINY)
     plain = _plain_losses(left)
     trainer.train(recipe_of(left), "auto")
     lines = [json.loads(line) for line in (left / "run/metrics.jsonl").read_text().splitlines()]
@@ -119,7 +104,7 @@ def test_its_run_resumes_with_the_bits_of_a_plain_loop_from_its_checkpoint(
 
 
 def test_its_checkpoint_is_evaluated(left: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "AlexNet", Tiny)
+    monkeypatch.setitem(MODELS, "alexnet", TINY)
     accuracy = trainer.evaluate_only(recipe_of(left), "run/checkpoint_last.pt")
     assert accuracy.samples == 6
 

@@ -58,7 +58,7 @@ ROOMS = {
     ),
     "trainer": Room(
         "a training run, readable top to bottom",
-        "build common decode distributed engine kernel_cache loader recipe run",
+        "build common decode distributed engine kernel_cache loader models recipe run",
         "torch",
     ),
     "build": Room(
@@ -68,7 +68,7 @@ ROOMS = {
     ),
     "doctor": Room(
         "what the machine gives and what is wrong with it",
-        "beton common decode devices kernel_cache recipe recipe_toml torch_import",
+        "beton common decode devices kernel_cache models recipe recipe_toml torch_import",
         "torch numba PIL",
     ),
     "inspection": Room(
@@ -78,7 +78,7 @@ ROOMS = {
     ),
     "synthetic": Room("training sets without a dataset", "beton common packing recipe", "PIL"),
     "modelzoo_flags": Room(
-        "the flags of ModelZoo's AlexNet", "common devices packing recipe recipe_toml", "torch"
+        "the flags of ModelZoo's AlexNet", "common devices models packing recipe recipe_toml", "torch"
     ),
     "run": Room(
         "a run's folder: checkpoints, log, report, one run at a time",
@@ -94,7 +94,6 @@ ROOMS = {
     ),
     "distributed": Room("processes that train together", "common devices", "torch threading"),
     "devices": Room("all in which devices differ", "common", "torch"),
-    "models": Room("networks", "", "torch"),
     "decode": Room(
         "bytes to pixels: compiled kernels, no thread, no torch",
         "beton common kernel_cache",
@@ -108,7 +107,8 @@ ROOMS = {
     "recipe_toml": Room(
         "reads and writes a recipe's file, and says what is wrong in it", "common recipe", "pydantic"
     ),
-    "recipe": Room("the sections of a recipe", "common", "pydantic"),
+    "recipe": Room("the sections of a recipe", "common models", "pydantic"),
+    "models": Room("networks", "", "torch"),
     "torch_import": Room("what has to be settled before torch is imported", "", "torch"),
     "common": Room("what every room uses", "", "threading"),
     "_version": Room("which version this is"),

@@ -23,7 +23,7 @@ from alexnet_fast.errors import UserError
 from alexnet_fast.models import MODELS
 from alexnet_fast.models.initial_weights import initialise_he
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
-from alexnet_fast.recipe import differences, validate
+from alexnet_fast.recipe_toml import differences, validate
 from alexnet_fast.run import checkpoint
 from alexnet_fast.run.checkpoint import LAST
 
