@@ -15,11 +15,11 @@ import alexnet_fast.engine  # noqa: F401 (before torch, as in a training run)
 # isort: split
 from alexnet_fast import Loader, UserError, build
 from alexnet_fast import train as command
+from alexnet_fast.pack import main as pack
 from betons import picture
 from components import ROOT
 from folders import fill
 from stress.narrow_model import NarrowAlexNet
-from write_beton import main as pack
 
 SIZES = [(64, 48), (48, 64), (65, 33), (100, 100)]
 
