@@ -73,5 +73,5 @@ $(IMAGES): tools/make_sample.py | $(BASE)
 	rm -rf $@
 	$(RUN) tools/make_sample.py --out $@
 
-$(PACKED) &: $(IMAGES) tools/write_beton.py $(wildcard alexnet_fast/beton/*.py alexnet_fast/packing/*.py) | $(BASE)
+$(PACKED) &: $(IMAGES) alexnet_fast/pack.py $(wildcard alexnet_fast/beton/*.py alexnet_fast/packing/*.py) | $(BASE)
 	$(RUN) tools/write_beton.py --data $(IMAGES) --out data/quickstart --fresh

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -26,8 +27,15 @@ from .packing.data_folder import SPLITS, find_or_pack
 from .recipe import Recipe
 from .recipe_toml import toml
 
+
+def _recipes() -> Path:
+    """The folder of the recipes: in the package where it is installed, next to it in a checkout."""
+    installed = Path(str(resources.files(__package__))) / "recipes"
+    return installed if installed.is_dir() else installed.parents[1] / "recipes"
+
+
 PORT = 29688  # where the reference's ranks meet, if --dist-url names no other
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = _recipes()
 
 
 class Flag(NamedTuple):

@@ -56,6 +56,8 @@ ROOMS = {
         "beton build common decode devices distributed doctor engine loader packing recipe run",
         "torch PIL matplotlib threading",
     ),
+    "pack": Room("the command that packs: a folder to its betons", "beton common inspection packing", ""),
+    "inspect_beton": Room("the command that looks into a file", "beton common inspection"),
     "trainer": Room(
         "a training run, readable top to bottom",
         "build common decode distributed engine kernel_cache loader models recipe run",

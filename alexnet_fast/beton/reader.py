@@ -228,7 +228,7 @@ class Beton(Settled):
         if version != fmt.VERSION or not power_of_two or not 1 <= header["num_fields"] <= 64:
             raise BetonError(
                 f"{self.path} is no beton of version {fmt.VERSION} (it begins with {self.map[:8].tobytes().hex(' ')}); "
-                "pack a folder with tools/write_beton.py"
+                "pack a folder with python -m alexnet_fast.pack"
             )
         if header["alloc_table_ptr"] == 0:
             raise BetonError(f"{self.path} is unfinished: its writer was interrupted; pack it again")
@@ -352,7 +352,7 @@ def _open_map(path: Path) -> MappedFile:
         return MappedFile(path)
     except FileNotFoundError:
         raise BetonError(
-            f"{path} does not exist{_beside(path)}; pack one with tools/write_beton.py --data FOLDER --out FOLDER"
+            f"{path} does not exist{_beside(path)}; pack one with python -m alexnet_fast.pack --data FOLDER --out FOLDER"
         ) from None
     except OSError as error:
         raise BetonError(f"cannot read {path}: {error.strerror or error}") from error

@@ -86,7 +86,7 @@ def cores(recipe: Recipe, use: Use, machine: Machine) -> Finding:
         return warning(
             "cores a rank",
             f"{text}; an accelerator trains {MODELS[recipe.model.name].title} on more than {each:g} cores decode (some 2,500 photos/s each)",
-            "give it more cores, or pack smaller images (write_beton.py --max-resolution 256, or --mode raw)",
+            "give it more cores, or pack smaller images (python -m alexnet_fast.pack --max-resolution 256, or --mode raw)",
         )
     return ok("cores a rank", text)
 
@@ -161,7 +161,7 @@ def examine_file(
     except UserError as error:
         found, _, remedy = str(error).rpartition("; ")
         pack = (
-            "pack it: python tools/write_beton.py --data IMAGENET --out FOLDER, and name the file in [data]"
+            "pack it: python -m alexnet_fast.pack --data IMAGENET --out FOLDER, and name the file in [data]"
         )
         yield fault(f"{file.name} set", found or str(error), remedy if found else pack)
         return

@@ -2,7 +2,7 @@
 
     from alexnet_fast.ffcv_ops import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
 
-They read betons packed by ``tools/write_beton.py``, of which they decode only the tiles that a crop touches, and
+They read betons packed by ``python -m alexnet_fast.pack``, of which they decode only the tiles that a crop touches, and
 those that FFCV wrote.  What changes beside the speed:
 
 - Crops are a function of (seed, epoch, sample): not of threads, batches or ranks.  Where FFCV's ``indices`` repeat a

@@ -55,7 +55,7 @@ class Loader(Settled):
     another one is opened from them, in whatever process.
 
     Args:
-        path: a .beton file, packed by ``tools/write_beton.py`` or written by FFCV.
+        path: a .beton file, packed by ``python -m alexnet_fast.pack`` or written by FFCV.
         batch_size: samples a batch, on each rank.
         train: random-resized crops, flips and a shuffled order; else the resized centre crop, in the file's order.
         size: side of the images, in pixels.

@@ -120,7 +120,7 @@ def _scan(data: Path, split: str, classes: list[str]) -> ImageFolder:
 
 
 def _pack(folder: ImageFolder, split: str, path: Path, data: Path, say: Say) -> None:
-    """Pack one split with the defaults of tools/write_beton.py."""
+    """Pack one split with the defaults of ``python -m alexnet_fast.pack``."""
     from ..beton.classes import without_images
     from .encode import Encoding  # here: who does not pack needs no Pillow
     from .journal import progress_sentence
@@ -155,7 +155,7 @@ def _remedy(error: PackingError, data: Path, path: Path) -> str:
 
     begin_anew = f"remove {partial_path(path)} to begin anew"
     if isinstance(error, UnreadableImage):
-        by_hand = f"tools/write_beton.py --data {data} --out {path.parent} --on-error skip"
+        by_hand = f"python -m alexnet_fast.pack --data {data} --out {path.parent} --on-error skip"
         return f"leave it out with '{by_hand}', which goes on there, or remove the image and {partial_path(path)}"
     if isinstance(error, InputChanged):
         return f"put it back as it was to go on, or {begin_anew}"

@@ -10,7 +10,7 @@ class PackingError(UserError):
 
     Attributes:
         what: what happened.
-        remedy: what to do, in words of tools/write_beton.py.  Whoever packs in its stead says it in its own.
+        remedy: what to do, in words of ``python -m alexnet_fast.pack``.  Whoever packs in its stead says it in its own.
     """
 
     def __init__(self, what: str, remedy: str) -> None:

@@ -30,7 +30,7 @@ OTHERS = {
 class StorageOption:
     """One way to store the set: how long one thread decodes a sample, and what a sample takes.
 
-    options: of tools/write_beton.py; empty for the set as it is.
+    options: of ``python -m alexnet_fast.pack``; empty for the set as it is.
     """
 
     name: str

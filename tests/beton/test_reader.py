@@ -93,7 +93,7 @@ def test_an_allocation_table_in_any_order_is_joined_by_pointer(tmp_path: Path, w
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(BetonError, match=r"does not exist; pack one with tools/write_beton\.py"):
+    with pytest.raises(BetonError, match=r"does not exist; pack one with python -m alexnet_fast\.pack"):
         Beton(tmp_path / "none.beton")
 
 

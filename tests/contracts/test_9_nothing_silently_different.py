@@ -13,11 +13,11 @@ import pytest
 from alexnet_fast import Loader, UserError
 from alexnet_fast import train as command
 from alexnet_fast.models import MODELS
+from alexnet_fast.pack import main as pack
 from betons import jpeg, picture, write
 from components import ROOT
 from folders import fill
 from stress.narrow_model import NARROW
-from write_beton import main as pack
 
 SIZES = [(64, 48), (48, 64), (65, 33), (100, 100)]
 

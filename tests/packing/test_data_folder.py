@@ -16,11 +16,11 @@ from PIL import Image
 
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import StoppedBySignal, UserError
+from alexnet_fast.pack import main as pack_main
 from alexnet_fast.packing import data_folder
 from alexnet_fast.packing.data_folder import BetonPaths, find_or_pack
 from alexnet_fast.packing.errors import OutputUnwritable
 from betons import jpeg, picture
-from write_beton import main as write_beton_main
 
 
 @pytest.fixture
@@ -170,10 +170,11 @@ def test_advice_names_what_who_trains_can_do(raw: Path, monkeypatch: pytest.Monk
     sentence = refusal(raw)
     assert "cannot read the image" in sentence
     assert (
-        f"leave it out with 'tools/write_beton.py --data {raw} --out {raw}-beton --on-error skip'" in sentence
+        f"leave it out with 'python -m alexnet_fast.pack --data {raw} --out {raw}-beton --on-error skip'"
+        in sentence
     )
     monkeypatch.setattr(data_folder, "allowed_cores", lambda: 2)
-    assert write_beton_main(["--data", str(raw), "--out", f"{raw}-beton", "--on-error", "skip"]) == 0
+    assert pack_main(["--data", str(raw), "--out", f"{raw}-beton", "--on-error", "skip"]) == 0
     sets = find_or_pack(raw, say=lambda _: None)
     assert sets.train and Beton(sets.train).num_samples == 5
 

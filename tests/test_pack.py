@@ -1,4 +1,4 @@
-"""tools/write_beton.py as people run it."""
+"""python -m alexnet_fast.pack as people run it; in a checkout tools/write_beton.py is the same."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import write_beton
+from alexnet_fast import pack as pack_module
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import exit_code
+from alexnet_fast.pack import main
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.journal import progress_sentence
 from alexnet_fast.packing.lossless import JpegtranMissing, jpegtran
@@ -30,7 +31,6 @@ from betons import jpeg, picture, write
 from coefficients import same_coefficients
 from components import ROOT
 from folders import fill
-from write_beton import main
 
 Pack = Callable[..., Any]
 """pack("--data", folder, ...) runs the command: its code, stdout and stderr."""
@@ -552,10 +552,10 @@ def test_whatever_it_does_a_signal_is_named_and_its_code_is_the_shells(
     def scan(*_: object) -> None:
         signal.raise_signal(number)
 
-    monkeypatch.setattr(write_beton, "progress_bar", bar)
-    monkeypatch.setattr(write_beton, "scan_folder", scan)
+    monkeypatch.setattr(pack_module, "progress_bar", bar)
+    monkeypatch.setattr(pack_module, "scan_folder", scan)
     before = signal.signal(
-        number, write_beton._terminate if number == signal.SIGTERM else signal.default_int_handler
+        number, pack_module._terminate if number == signal.SIGTERM else signal.default_int_handler
     )
     try:
         verifying = pack("--verify", tmp_path / "val.beton", "--workers", 1)
@@ -654,6 +654,32 @@ def test_a_python_without_the_package_is_told_what_to_run(tool: str, tmp_path: P
         f"error: alexnet_fast is not installed in {sys.executable}: run make setup, then "
         f".venv/bin/python tools/{tool}.py ...\n"
     )
+
+
+@pytest.mark.parametrize(("tool", "module"), [("write_beton", "pack"), ("inspect_beton", "inspect_beton")])
+def test_each_tool_and_its_module_are_one_command_under_two_names(
+    tool: str, module: str, tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    as_tool = run_cli(ROOT / f"tools/{tool}.py", "--help", cwd=tmp_path)
+    as_module = run_cli("-m", f"alexnet_fast.{module}", "--help", cwd=tmp_path)
+    assert as_tool.code == as_module.code == 0 and as_tool.stderr == as_module.stderr == ""
+    assert as_tool.stdout.startswith(f"usage: {tool}.py ")
+    assert as_module.stdout.startswith(f"usage: python -m alexnet_fast.{module} ")
+    assert _options(as_tool.stdout) == _options(as_module.stdout)
+
+
+def _options(text: str) -> list[str]:
+    """What a help says behind its usage, which is broken where the command's name makes it."""
+    return text[text.index("\n\n") :].split()
+
+
+def test_both_commands_end_with_the_code_of_a_users_mistake(
+    tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    for command in (("tools/write_beton.py",), ("-m", "alexnet_fast.pack")):
+        refused(run_cli(*command, "--data", tmp_path / "none", "--out", tmp_path), "none is not a folder")
+    for command in (("tools/inspect_beton.py",), ("-m", "alexnet_fast.inspect_beton")):
+        refused(run_cli(*command, tmp_path / "none.beton"), "pack one with python -m alexnet_fast.pack")
 
 
 def test_verify_takes_the_names_of_fields_and_packing_does_not(pack: Pack, tmp_path: Path) -> None:

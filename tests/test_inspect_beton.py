@@ -1,4 +1,4 @@
-"""tools/inspect_beton.py as people run it."""
+"""python -m alexnet_fast.inspect_beton as people run it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from PIL import EpsImagePlugin, Image
 from alexnet_fast import Loader
 from alexnet_fast.beton.reader import Beton, BetonError
 from alexnet_fast.errors import exit_code
+from alexnet_fast.inspect_beton import main
 from alexnet_fast.inspection.contact_sheets import CELL_PX, GAP_PX, TITLE_PX, crops_sheet, samples_sheet
 from alexnet_fast.inspection.full_decode import Decoder
 from alexnet_fast.inspection.survey import survey
@@ -25,7 +26,6 @@ from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton
 from betons import Entry, jpeg, picture, write
 from folders import fill
-from inspect_beton import main
 
 
 def inspect(*arguments: object) -> tuple[int, str, str]:

@@ -1,0 +1,375 @@
+"""Pack an ImageNet folder into .beton files, or verify such files: ``python -m alexnet_fast.pack``.
+
+DIR/train/<class>/* and DIR/val/<class>/* become train.beton and val.beton.  In a checkout ``tools/write_beton.py`` is the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from .beton.classes import packed_classes, without_images
+from .common.cli import Defaults, Parser, add_field_flags, file_path
+from .common.cpus import allowed_cores
+from .common.libturbojpeg import MISSING
+from .common.progress import progress_bar
+from .errors import StoppedBySignal, UserError, escaped, exit_code
+from .packing.data_folder import SHUFFLE_SEED, SPLITS, splits_in
+from .packing.encode import Encoding
+from .packing.image_folder import FolderError, ImageFolder, check_folder, scan_folder
+from .packing.journal import progress_sentence
+from .packing.listing import class_names
+from .packing.writer import PackResult, check_place, left_aside, write_beton
+
+PROG = "python -m alexnet_fast.pack"
+SHAPING = ("max_resolution", "min_side", "quality")  # what makes other pixels of an image
+
+
+def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
+    parser = Parser(
+        prog=prog,
+        usage="%(prog)s --data DIR --out DIR [options]\n       %(prog)s --verify FILE|DIR ... [--source DIR] [--workers N]",
+        description="Pack an image folder into FFCV .beton files whose JPEGs carry restart markers, so that "
+        "a loader can decode only the tiles that a crop touches. Interrupted at any moment, by SIGKILL or a full disk, the "
+        "same command goes on where it was. --verify looks at every sample of finished files.",
+        formatter_class=Defaults,
+    )
+    add = parser.add_argument
+    add(
+        "--data",
+        type=file_path,
+        metavar="DIR",
+        help="folder with train/<class>/* and val/<class>/* (either or both)",
+    )
+    add("--out", type=file_path, metavar="DIR", help="where train.beton and val.beton go")
+    add(
+        "--split",
+        type=_folder_name,
+        metavar="NAME",
+        help="pack DIR/NAME/<class>/* alone (without it: every one of train and val that exists)",
+    )
+    # Left out of the result where not given, so that what was asked for can be told from Encoding's defaults.
+    add(
+        "--max-resolution",
+        type=_at_least(0),
+        default=argparse.SUPPRESS,
+        metavar="PX",
+        help="longest side; larger images are shrunk; 0 = any; not with --mode lossless "
+        f"(default: {Encoding.max_resolution})",
+    )
+    add(
+        "--min-side",
+        type=_at_least(0),
+        default=argparse.SUPPRESS,
+        metavar="PX",
+        help=f"shortest side to shrink to; 0 = any; not with --mode lossless (default: {Encoding.min_side})",
+    )
+    add(
+        "--quality",
+        type=_at_least(1, 100),
+        default=argparse.SUPPRESS,
+        metavar="Q",
+        help=f"JPEG quality, 1 to 100; not with --mode lossless (default: {Encoding.quality})",
+    )
+    add(
+        "--restart-mcus",
+        type=_at_least(0),
+        default=Encoding.restart_mcus,
+        metavar="N",
+        help="MCUs between restart markers, as near as a photo's width allows; 0 = none. An MCU is 16 px wide; "
+        "with --mode lossless as wide as the source's, 8 px at 4:4:4",
+    )
+    add(
+        "--optimize",
+        action="store_true",
+        help="Huffman tables made for each image: 3.6%% fewer bytes, a third more packing time",
+    )
+    add(
+        "--mode",
+        choices=("reencode", "raw", "lossless"),
+        default="reencode",
+        help="JPEG with restart markers made anew; raw RGB pixels; or the source JPEG's own coefficients, no pixel changed, "
+        "with restart markers added (needs libjpeg-turbo's jpegtran)",
+    )
+    add(
+        "--workers",
+        type=_at_least(1),
+        default=allowed_cores(),
+        metavar="N",
+        help="processes that decode and encode",
+    )
+    add(
+        "--shuffle-seed",
+        type=_seed,
+        default=SHUFFLE_SEED,
+        metavar="S",
+        help="order of the samples in the file, so that neighbours are of mixed classes; 'none' = by class",
+    )
+    add("--limit", type=_at_least(1), metavar="N", help="the first N images (after shuffling) of each split")
+    add(
+        "--on-error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="an unreadable image ends the packing, or is skipped and listed in the json",
+    )
+    add(
+        "--on-corrupt",
+        choices=("pack", "error"),
+        default="pack",
+        help="an image that its decoder reads with a warning (some of its pixels are invented) is packed and listed in the json, or counts "
+        "as unreadable",
+    )
+    add(
+        "--fresh",
+        action="store_true",
+        help="begin anew, whatever was interrupted or finished there; without it no other finished file is replaced",
+    )
+    add(
+        "--verify",
+        type=file_path,
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="FILE|DIR",
+        help="pack nothing: see that every sample of these files, or of the .beton files in these folders, decodes and matches its checksum and, with --source, its "
+        "source; exit code 1 where one does not",
+    )
+    add(
+        "--source",
+        type=file_path,
+        metavar="DIR",
+        help="with --verify: the folder that was packed, or its split's; every image is encoded again and compared",
+    )
+    add_field_flags(parser, "with --verify: ")
+    options = parser.parse(argv)
+    if "verify" in options:
+        if options.data or options.out:
+            parser.error(
+                "--verify packs nothing: give it without --data and --out, and the folder to compare with as --source"
+            )
+    elif not options.data or not options.out:
+        parser.error("packing needs --data and --out")
+    elif options.source:
+        parser.error("--source goes with --verify")
+    elif options.image_field or options.label_field:
+        parser.error(
+            "--image-field and --label-field go with --verify: what is packed has one image and one label"
+        )
+    return options
+
+
+def _at_least(low: int, high: int = 1 << 31) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{value} is out of range, expected {low} to {high}")
+        return value
+
+    number.__name__ = "whole number"  # argparse names the type in its message
+    return number
+
+
+def _folder_name(text: str) -> str:
+    """The name of a folder in --data, which also names the file in --out: no path, which could lead out of both."""
+    name = text.rstrip("/")  # as a shell completes it
+    if name in ("", ".", "..") or "/" in name:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name of a folder in --data; expected one such as train, without folders before it"
+        )
+    return name
+
+
+def _seed(text: str) -> int | None:
+    return None if text == "none" else int(text)
+
+
+_seed.__name__ = "whole number or 'none'"
+
+
+def encoding_asked_for(options: argparse.Namespace) -> Encoding:
+    """How the images are to be stored.
+
+    Raises:
+        UserError: an option that --mode lossless leaves no room for.
+    """
+    shaping = {name: value for name, value in vars(options).items() if name in SHAPING}
+    if options.mode == "lossless":
+        if shaping:
+            given = " and ".join(f"--{name.replace('_', '-')}" for name in shaping)
+            raise UserError(
+                f"--mode lossless keeps every JPEG's own size and quality; pack without {given}, or with --mode reencode"
+            )
+        shaping = {"max_resolution": 0}
+    return Encoding(
+        mode=options.mode, restart_mcus=options.restart_mcus, optimize=options.optimize, **shaping
+    )
+
+
+def splits_to_pack(data: Path, only: str | None, out: Path) -> dict[str, ImageFolder]:
+    """The splits below ``data``; all share the labels of the training split, be it there or packed in ``out`` before.
+
+    Raises:
+        FolderError: ``data`` or the split asked for does not exist, or neither train nor val does.
+    """
+    check_folder(data, "an image folder with train/<class>/* and val/<class>/*")
+    names = [only] if only else splits_in(data)
+    if not names:
+        raise FolderError(
+            f"{data} has neither train/ nor val/; name the folder of classes with --split NAME, or give its parent as --data"
+        )
+    train, packed = data / SPLITS[0], out / f"{SPLITS[0]}.beton"
+    if SPLITS[0] in splits_in(data):
+        known = class_names(train)
+        return {name: scan_folder(data / name, known) for name in names}
+    found = {name: scan_folder(data / name) for name in names}
+    if (classes := packed_classes(packed)) is None:
+        return found
+    for split in found.values():
+        if unknown := sorted(set(split.classes) - set(classes)):
+            raise FolderError(
+                f"{split.root} has the class {unknown[0]!r}, which {packed} does not have, and there is no {train} to number "
+                "classes by; remove or rename it, or give another --out"
+            )
+    print(escaped(f"{data} has no train/: labels are numbered as in {packed}, of {len(classes):,} classes"))
+    return {name: scan_folder(data / name, classes) for name in names}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which schedulers send, ends a packing as Ctrl-C does."""
+
+
+def main(argv: list[str] | None = None, prog: str = PROG) -> int:
+    """The command line; returns the exit code.
+
+    Args:
+        prog: what its help calls it.
+
+    Raises:
+        UserError: see ``errors.exit_code``, which turns it into a sentence and a code.
+    """
+    options = parse(argv, prog)
+    verifies = "verify" in options
+    try:
+        return verify_all(options) if verifies else pack_all(options)
+    except KeyboardInterrupt as stop:
+        where = "while verifying" if verifies else "while no image was being packed"
+        raise _stopped(stop, where) from None
+
+
+def pack_all(options: argparse.Namespace) -> int:
+    """Pack every split that was asked for; 0."""
+    encoding = encoding_asked_for(options)
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(
+            f"--out {options.out} is a file: give a folder, in which train.beton and val.beton go"
+        )
+    splits = splits_to_pack(options.data, options.split, options.out)
+    paths, settings = {}, {}
+    for name, split in splits.items():
+        if options.shuffle_seed is not None:
+            split = split.shuffled(options.shuffle_seed)
+        splits[name] = split.limited(options.limit) if options.limit else split
+        paths[name] = options.out / f"{name}.beton"
+        settings[name] = {"split": name, "shuffle_seed": options.shuffle_seed, "limit": options.limit}
+        if not options.fresh:
+            check_place(splits[name], paths[name], encoding, settings[name], options.on_corrupt)
+    for name, split in splits.items():
+        path = paths[name]
+        try:
+            with progress_bar(f"packing {name}", len(split.paths)) as progress:
+                packed = write_beton(
+                    split,
+                    path,
+                    encoding,
+                    workers=options.workers,
+                    on_error=options.on_error,
+                    on_corrupt=options.on_corrupt,
+                    settings=settings[name],
+                    fresh=options.fresh,
+                    progress=progress,
+                )
+        except KeyboardInterrupt as stop:
+            raise _stopped(stop, f"while packing: {progress_sentence(path, len(split.paths))}") from None
+        print(*map(escaped, summary(packed, len(split.classes), encoding)), sep="\n")
+        if not options.limit and (missing := without_images(split.labels, split.classes)):
+            print(f"  {missing}")
+    return 0
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise Terminated
+
+
+def _stopped(stop: KeyboardInterrupt, where: str) -> StoppedBySignal:
+    return StoppedBySignal(signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT, where)
+
+
+def verify_all(options: argparse.Namespace) -> int:
+    """Print what is wrong with each file, and a sentence on it; 1 where anything is, else 0."""
+    from alexnet_fast.inspection.verify import betons_at, verify  # here: who packs needs no decoder
+
+    faults = 0
+    for path in (file for given in options.verify for file in betons_at(given)):
+        with progress_bar(f"verifying {path.name}") as progress:
+            verdict = verify(
+                path,
+                options.source,
+                workers=options.workers,
+                image_field=options.image_field,
+                label_field=options.label_field,
+                progress=progress,
+            )
+        print(*map(escaped, verdict.lines()), sep="\n")
+        faults += len(verdict.faults)
+    return 1 if faults else 0
+
+
+def summary(packed: PackResult, classes: int, encoding: Encoding) -> list[str]:
+    """The closing lines: what was written, how fast, what was converted from what."""
+    done = packed.samples + len(packed.skipped)
+    how = (
+        f"{(done - packed.resumed) / packed.seconds:,.0f} img/s in {packed.seconds:.1f} s"
+        if packed.seconds
+        else "packed before"
+    )
+    if packed.seconds and packed.resumed:
+        how += f" after {packed.resumed:,} of an interrupted packing"
+    lines = [
+        f"{packed.path}: {packed.samples:,} images of {classes} classes, {packed.file_bytes / 1e6:,.1f} MB, "
+        f"{packed.payload_bytes / 1e6:,.1f} MB of it images ({packed.payload_bytes / packed.samples / 1e3:,.1f} kB each), {how}"
+    ]
+    what = {
+        "reencode": "converted to RGB JPEG",
+        "raw": "stored as RGB",
+        "lossless": f"re-encoded at quality {encoding.quality}, for want of coefficients to keep",
+    }[encoding.mode]
+    lines += [
+        f"  {what}: {count} from {kind}" for kind, count in Counter(packed.converted.values()).most_common()
+    ]
+    if packed.scaled:
+        lines.append(
+            f"  scaled from more than 8 bits to 8: {len(packed.scaled)}, with the values of black and white in {packed.path}.json"
+        )
+    if packed.skipped:
+        lines.append(f"  skipped as unreadable: {len(packed.skipped)}, listed in {packed.path}.json")
+    if packed.corrupt:
+        lines.append(
+            f"  corrupt, packed as their decoders read them: {len(packed.corrupt)}, listed in {packed.path}.json"
+        )
+    if not packed.looked_for_corrupt and packed.seconds:
+        lines.append(f"  corrupt JPEGs were not looked for: {MISSING}")
+    return lines + [f"  {line}" for line in left_aside(packed)]
+
+
+def command(prog: str = PROG) -> int:
+    """The whole process: ``main`` with this process's arguments, signals and exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    return exit_code(lambda: main(prog=prog))
+
+
+if __name__ == "__main__":
+    sys.exit(command())
