@@ -51,7 +51,7 @@ clean: ## Remove .venv, the quickstart's data and caches; runs/ stays
 	rm -rf $(VENV) $(IMAGES) $(IMAGES).part data/quickstart build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find alexnet_fast tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(BASE): requirements.txt setup.cfg .ci/system.sh
+$(BASE): requirements.txt setup.cfg setup.py .ci/system.sh
 	@sh .ci/system.sh base $(PYTHON)
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(PIP) -r requirements.txt
