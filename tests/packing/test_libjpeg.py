@@ -112,8 +112,8 @@ def test_a_packer_that_looks_for_corrupt_images_starts_without_numba(
 ) -> None:
     (tmp_path / "a.JPEG").write_bytes(jpeg(picture(64, 48)))
     code = (
-        "import sys; from pathlib import Path; from alexnet_fast.beton import encode, libjpeg, writer\n"
-        f"encode.encode_file(Path({str(tmp_path / 'a.JPEG')!r}), encode.Encoding())\n"
+        "import sys; from pathlib import Path; from alexnet_fast.packing import encode, libjpeg, writer\n"
+        f"encode.encode_image(Path({str(tmp_path / 'a.JPEG')!r}), encode.Encoding())\n"
         "print(libjpeg.library.cache_info().currsize, sorted({'torch', 'numba', 'llvmlite'} & set(sys.modules)))"
     )
     run = run_cli("-c", code)
