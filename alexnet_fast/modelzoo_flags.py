@@ -21,7 +21,8 @@ from .common import cli
 from .common.cpus import allowed_cores
 from .common.paths import check_text
 from .errors import UserError
-from .packing.data_folder import SPLITS, find_or_pack
+from .packing.data_folder import find_or_pack
+from .packing.image_folder import SPLITS
 from .recipe import Recipe, toml
 
 
