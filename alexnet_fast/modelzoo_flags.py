@@ -23,7 +23,8 @@ from .common.paths import check_text
 from .devices.facts import CUDA, NPU
 from .errors import UserError
 from .models import MODELS
-from .packing.data_folder import SPLITS, find_or_pack
+from .packing.data_folder import find_or_pack
+from .packing.image_folder import SPLITS
 from .recipe import Recipe
 from .recipe_toml import toml
 

@@ -13,20 +13,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from .beton.classes import packed_classes, without_images
+from .beton.classes import without_images
 from .common.cli import Defaults, Parser, add_field_flags, file_path
 from .common.cpus import allowed_cores
 from .common.libturbojpeg import MISSING
 from .common.progress import progress_bar
 from .errors import StoppedBySignal, UserError, escaped, exit_code
-from .packing.data_folder import SHUFFLE_SEED, SPLITS, splits_in
+from .packing.data_folder import SHUFFLE_SEED, shared_classes
 from .packing.encode import Encoding
-from .packing.image_folder import FolderError, ImageFolder, check_folder, scan_folder
 from .packing.journal import progress_sentence
-from .packing.listing import class_names
+from .packing.listing import FolderError
+from .packing.sources import FOLDER, SOURCES, Dataset, Source, open_dataset
 from .packing.writer import PackResult, check_place, left_aside, write_beton
 
 PROG = "python -m alexnet_fast.pack"
+FLAGGED = [name for name, kind in SOURCES.items() if kind.flag_help]  # sources that a file names
 SHAPING = ("max_resolution", "min_side", "quality")  # what makes other pixels of an image
 
 
@@ -53,6 +54,8 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
         metavar="NAME",
         help="pack DIR/NAME/<class>/* alone (without it: every one of train and val that exists)",
     )
+    for kind in FLAGGED:
+        add(f"--{kind}", type=file_path, metavar="FILE", help=SOURCES[kind].flag_help)
     # Left out of the result where not given, so that what was asked for can be told from Encoding's defaults.
     add(
         "--max-resolution",
@@ -146,12 +149,17 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
     )
     add_field_flags(parser, "with --verify: ")
     options = parser.parse(argv)
+    given = [kind for kind in FLAGGED if getattr(options, kind)]
+    if len(given) > 1:
+        parser.error(f"--{given[0]} and --{given[1]} are two sources: give one")
     if "verify" in options:
         if options.data or options.out:
             parser.error(
                 "--verify packs nothing: give it without --data and --out, and the folder to compare with as --source"
             )
-    elif not options.data or not options.out:
+        if given and not options.source:
+            parser.error(f"--{given[0]} goes with --source, the folder of the images, when verifying")
+    elif not (options.data or given) or not options.out:
         parser.error("packing needs --data and --out")
     elif options.source:
         parser.error("--source goes with --verify")
@@ -209,33 +217,34 @@ def encoding_asked_for(options: argparse.Namespace) -> Encoding:
     )
 
 
-def splits_to_pack(data: Path, only: str | None, out: Path) -> dict[str, ImageFolder]:
-    """The splits below ``data``; all share the labels of the training split, be it there or packed in ``out`` before.
+def dataset_given(options: argparse.Namespace, folder: Path | None) -> Dataset:
+    """The source that the flags name.
+
+    Args:
+        folder: of the images; without it, that of the file that the source's own flag names.
+    """
+    for kind in FLAGGED:
+        if file := getattr(options, kind):
+            return open_dataset(kind, folder or file.parent, file)
+    assert folder  # parse() sees to it
+    return open_dataset(FOLDER, folder)
+
+
+def splits_to_pack(dataset: Dataset, only: str | None, out: Path) -> dict[str, Source]:
+    """The splits of ``dataset``; all share the labels of the training split, be it there or packed in ``out`` before.
 
     Raises:
-        FolderError: ``data`` or the split asked for does not exist, or neither train nor val does.
+        FolderError: ``dataset`` or the split asked for does not exist, or neither train nor val does.
     """
-    check_folder(data, "an image folder with train/<class>/* and val/<class>/*")
-    names = [only] if only else splits_in(data)
+    there = dataset.splits()
+    names = [only] if only else there
     if not names:
         raise FolderError(
-            f"{data} has neither train/ nor val/; name the folder of classes with --split NAME, or give its parent as --data"
+            f"{dataset.reader('').place} has neither train/ nor val/; name the folder of classes with --split NAME, or give its parent "
+            "as --data"
         )
-    train, packed = data / SPLITS[0], out / f"{SPLITS[0]}.beton"
-    if SPLITS[0] in splits_in(data):
-        known = class_names(train)
-        return {name: scan_folder(data / name, known) for name in names}
-    found = {name: scan_folder(data / name) for name in names}
-    if (classes := packed_classes(packed)) is None:
-        return found
-    for split in found.values():
-        if unknown := sorted(set(split.classes) - set(classes)):
-            raise FolderError(
-                f"{split.root} has the class {unknown[0]!r}, which {packed} does not have, and there is no {train} to number "
-                "classes by; remove or rename it, or give another --out"
-            )
-    print(escaped(f"{data} has no train/: labels are numbered as in {packed}, of {len(classes):,} classes"))
-    return {name: scan_folder(data / name, classes) for name in names}
+    classes = shared_classes(dataset, names, out, lambda sentence: print(escaped(sentence)))
+    return {name: dataset.open(name, classes) for name in names}
 
 
 class Terminated(KeyboardInterrupt):
@@ -267,7 +276,8 @@ def pack_all(options: argparse.Namespace) -> int:
         raise UserError(
             f"--out {options.out} is a file: give a folder, in which train.beton and val.beton go"
         )
-    splits = splits_to_pack(options.data, options.split, options.out)
+    dataset = dataset_given(options, options.data)
+    splits = splits_to_pack(dataset, options.split, options.out)
     paths, settings = {}, {}
     for name, split in splits.items():
         if options.shuffle_seed is not None:
@@ -275,12 +285,14 @@ def pack_all(options: argparse.Namespace) -> int:
         splits[name] = split.limited(options.limit) if options.limit else split
         paths[name] = options.out / f"{name}.beton"
         settings[name] = {"split": name, "shuffle_seed": options.shuffle_seed, "limit": options.limit}
+        if dataset.kind != FOLDER:  # which version 0.1 does not name
+            settings[name]["source"] = dataset.kind
         if not options.fresh:
             check_place(splits[name], paths[name], encoding, settings[name], options.on_corrupt)
     for name, split in splits.items():
         path = paths[name]
         try:
-            with progress_bar(f"packing {name}", len(split.paths)) as progress:
+            with progress_bar(f"packing {name}", len(split.keys)) as progress:
                 packed = write_beton(
                     split,
                     path,
@@ -293,7 +305,7 @@ def pack_all(options: argparse.Namespace) -> int:
                     progress=progress,
                 )
         except KeyboardInterrupt as stop:
-            raise _stopped(stop, f"while packing: {progress_sentence(path, len(split.paths))}") from None
+            raise _stopped(stop, f"while packing: {progress_sentence(path, len(split.keys))}") from None
         print(*map(escaped, summary(packed, len(split.classes), encoding)), sep="\n")
         if not options.limit and (missing := without_images(split.labels, split.classes)):
             print(f"  {missing}")
@@ -312,12 +324,13 @@ def verify_all(options: argparse.Namespace) -> int:
     """Print what is wrong with each file, and a sentence on it; 1 where anything is, else 0."""
     from alexnet_fast.inspection.verify import betons_at, verify  # here: who packs needs no decoder
 
+    source = dataset_given(options, options.source) if options.source else None
     faults = 0
     for path in (file for given in options.verify for file in betons_at(given)):
         with progress_bar(f"verifying {path.name}") as progress:
             verdict = verify(
                 path,
-                options.source,
+                source,
                 workers=options.workers,
                 image_field=options.image_field,
                 label_field=options.label_field,

@@ -24,6 +24,7 @@ from alexnet_fast import pack as pack_module
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import exit_code
 from alexnet_fast.pack import main
+from alexnet_fast.packing import image_folder
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.journal import progress_sentence
 from alexnet_fast.packing.lossless import JpegtranMissing, jpegtran
@@ -553,7 +554,7 @@ def test_whatever_it_does_a_signal_is_named_and_its_code_is_the_shells(
         signal.raise_signal(number)
 
     monkeypatch.setattr(pack_module, "progress_bar", bar)
-    monkeypatch.setattr(pack_module, "scan_folder", scan)
+    monkeypatch.setattr(image_folder, "scan_folder", scan)
     before = signal.signal(
         number, pack_module._terminate if number == signal.SIGTERM else signal.default_int_handler
     )

@@ -1,22 +1,20 @@
-"""Compare a beton with the folder that it was packed from."""
+"""Compare a beton with the source that it was packed from."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..beton.classes import class_names
 from ..beton.reader import Beton, sidecar_path
 from ..beton.sidecar import facts, names
-from ..common.untrusted import open_regular, printable
+from ..common.untrusted import printable
 from ..errors import UserError
 from ..packing import corrupt
-from ..packing.encode import Encoding, encode_image, encoder_versions
+from ..packing.encode import Encoding, encode_item, encoder_versions
 from ..packing.errors import UnreadableImage
-from ..packing.image_folder import scan_folder
 from ..packing.manifest import Manifest
+from ..packing.sources import FOLDER, SOURCES, Dataset, Reader
 from .coefficients import coefficients, same_coefficients
 
 MODES = ("reencode", "raw", "lossless")
@@ -29,14 +27,15 @@ RANGES = {
 
 
 @dataclass(frozen=True)
-class Source:
+class PackedSource:
     """The images that a beton was packed from, and how.
 
     Attributes:
-        root: folder of classes.
-        paths: of each sample, below the root.
+        dataset, split: where they are.
+        reader: reads them.
+        paths: of each sample, its key.
         classes: what labels mean.
-        known: paths of all images that the packer looked at.
+        known: keys of all images that the packer looked at.
         converted: of those that were not what they are stored as.
         settings: the packer's.
         digest: of the images that were packed (``Manifest.source_digest``); None where the json does not tell.
@@ -44,7 +43,9 @@ class Source:
         same_encoder: whether encoding an image again here gives the packer's bytes.
     """
 
-    root: Path
+    dataset: Dataset
+    split: str
+    reader: Reader
     paths: list[str]
     classes: list[str]
     known: set[str]
@@ -56,17 +57,17 @@ class Source:
     same_encoder: bool
 
     @classmethod
-    def of(cls, beton: Beton, folder: Path) -> Source:
-        """The source of ``beton`` below ``folder``: a folder of classes, or the one that holds train/ and val/.
+    def of(cls, beton: Beton, dataset: Dataset) -> PackedSource:
+        """The source of ``beton`` in ``dataset``; of a folder, that may also be the split's own, a folder of classes.
 
         Raises:
-            UserError: the sidecar does not tell enough or what cannot be, or there is no such folder.
+            UserError: the sidecar does not tell enough or what cannot be, or there is no such dataset.
         """
         told = beton.sidecar or {}
         paths, classes, settings = names(told, "paths"), class_names(beton, told), told.get("settings")
         if len(paths) != beton.num_samples or not classes or not isinstance(settings, dict):
             raise UserError(
-                f"{beton.path} cannot be compared with {folder}: no {beton.path.name}.json tells what it was packed from; "
+                f"{beton.path} cannot be compared with {dataset.reader('').place}: no {beton.path.name}.json tells what it was packed from; "
                 "verify it without --source"
             )
         encoding, encoder = _encoding(settings, beton), facts(told, "encoder")
@@ -76,11 +77,18 @@ class Source:
         for named in (split, *paths):
             if not isinstance(named, str) or not _lies_below(named):
                 raise _impossible(beton, f"{_said(named)} is no place below the folder that was packed")
-        root = folder / split if os.path.isdir(folder / split) else folder
-        if not root.is_dir():
-            raise UserError(f"{root} is not a folder; give --source the folder that was packed")
+        if (kind := settings.get("source", FOLDER)) not in tuple(SOURCES):
+            raise _impossible(beton, f"its source is {_said(kind)}, expected {' or '.join(SOURCES)}")
+        if kind != dataset.kind:
+            flags = f"without --{dataset.kind}" if kind == FOLDER else f"with --{kind} FILE and --source DIR"
+            raise UserError(
+                f"{beton.path} was packed from a {kind}, not from a {dataset.kind}; verify it {flags}"
+            )
+        split = dataset.packed_split(split)
         return cls(
-            root,
+            dataset,
+            split,
+            dataset.reader(split),
             paths,
             classes,
             {*names(told, "skipped"), *paths},
@@ -103,15 +111,15 @@ class Source:
         """What is different between a sample and its source, in words; "" where nothing is."""
         path = self.paths[index]
         named = self.classes[label] if 0 <= label < len(self.classes) else None
-        if named != path.split("/")[0]:
-            return f"its label {label} is {named or 'no class'}, its folder {path.split('/')[0]}"
-        file = self.root / path
+        expected = self.dataset.class_of(self.split, path)
+        if named is None or named != expected:
+            what = "folder" if self.dataset.kind == FOLDER else "source"
+            return f"its label {label} is {named or 'no class'}, its {what} {expected or 'has no such image'}"
         try:
             if self.encoding.mode == "lossless" and path not in self.converted:
-                with open_regular(file) as opened:
-                    same = same_as_source(stored, opened.read())
+                same = same_as_source(stored, self.reader.read(path).image)
                 return "" if same else "its coefficients are not its source's"
-            again = encode_image(file, self.encoding)
+            again = encode_item(self.reader, path, self.encoding)
         except (UnreadableImage, ValueError, OSError) as error:
             return f"its source: {error.what if isinstance(error, UnreadableImage) else error}"
         if self.same_encoder:
@@ -129,7 +137,7 @@ class Source:
         if self.digest is None or "shuffle_seed" not in self.settings:
             return ""  # another program's order, which cannot be made again
         split, seed, limit = (
-            scan_folder(self.root, self.classes),
+            self.dataset.open(self.split, self.classes),
             self.settings["shuffle_seed"],
             self.settings.get("limit"),
         )
@@ -139,20 +147,18 @@ class Source:
             split = split.limited(limit)
         if Manifest.of(split, self.encoding, {}).source_digest() == self.digest:
             return ""
-        return f"the images of {self.root} have other sizes or another order than when they were packed; pack again with --fresh"
+        return f"the images of {self.reader.place} have other sizes or another order than when they were packed; pack again with --fresh"
 
     def faults_of_the_whole(self) -> list[str]:
         """Images of the folder that are not in the file, and classes that are others."""
         try:
-            found = scan_folder(self.root, self.classes)
+            found = self.dataset.open(self.split, self.classes)
         except UserError as error:
             return [str(error)]
-        if self.classes != sorted(self.classes):
+        if self.dataset.kind == FOLDER and self.classes != sorted(self.classes):
             return [f"its classes are not in the folder's order: {', '.join(self.classes[:3])} ..."]
-        missing = (
-            [] if self.settings.get("limit") else [path for path in found.paths if path not in self.known]
-        )
-        return [f"{self.root / path} is not in the file" for path in missing]
+        missing = [] if self.settings.get("limit") else [key for key in found.keys if key not in self.known]
+        return [f"{self.reader.name(key)} is not in the file" for key in missing]
 
 
 def same_as_source(stored: bytes, source: bytes) -> bool:

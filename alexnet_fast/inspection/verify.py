@@ -16,9 +16,11 @@ from ..common.untrusted import printable
 from ..decode.status import MEANING, OK
 from ..errors import UserError
 from ..packing.errors import WorkerDied
+from ..packing.image_folder import FolderDataset
 from ..packing.listing import entries
+from ..packing.sources import Dataset
 from ..packing.worker_pool import ordered_map
-from .compare_source import Source
+from .compare_source import PackedSource
 from .full_decode import Decoder
 
 Fields = tuple[str | None, str | None]  # names of the image's and the label's
@@ -87,7 +89,7 @@ def betons_at(path: Path) -> list[Path]:
 
 def verify(
     path: Path,
-    source: Path | None = None,
+    source: Path | Dataset | None = None,
     *,
     workers: int,
     image_field: str | None = None,
@@ -97,7 +99,7 @@ def verify(
     """Look at every sample of a beton.
 
     Args:
-        source: the folder it was packed from, or the one above it.
+        source: what it was packed from; a path is that of the folder, or of the one above it.
         workers: processes that decode and encode.
         image_field, label_field: as Beton takes them.
         progress: called with the samples done and their number.
@@ -111,6 +113,7 @@ def verify(
     if not path.exists():
         raise UserError(f"{path} does not exist; give --verify .beton files, or folders of them")
     verdict = Verdict(path)
+    source = FolderDataset(source) if isinstance(source, Path) else source
     fields = (image_field, label_field)
     with ExitStack() as stack:
         try:
@@ -123,7 +126,7 @@ def verify(
                 )
             else:
                 verdict.checked.append("matches its checksum")
-            compared = Source.of(beton, source) if source else None
+            compared = PackedSource.of(beton, source) if source else None
         except FieldError:
             raise
         except BetonError as error:
@@ -137,7 +140,7 @@ def verify(
             verdict.faults += [Fault(what) for what in compared.faults_of_the_whole()]
         else:
             verdict.unchecked.append("its source: no --source was given")
-        work = partial(look_at, str(path), fields, str(source) if source else "")
+        work = partial(look_at, str(path), fields, source)
         outcomes = ordered_map(
             work, range(verdict.samples), workers, doing=lambda index: f"looking at sample {index}"
         )
@@ -159,7 +162,7 @@ def verify(
     return verdict
 
 
-def _equality(source: Source) -> str:
+def _equality(source: PackedSource) -> str:
     """What each sample has of its source, in words."""
     if source.encoding.mode == "lossless":
         anew = " (where it was converted, equals it encoded again)" if source.same_encoder else ""
@@ -169,7 +172,7 @@ def _equality(source: Source) -> str:
     return "has its source's pixels" if source.encoding.mode == "raw" else "equals its source encoded again"
 
 
-def look_at(path: str, fields: Fields, source: str, index: int) -> list[str]:
+def look_at(path: str, fields: Fields, source: Dataset | None, index: int) -> list[str]:
     """What is wrong with one sample, in words. Runs in a worker process."""
     return _opened(path, fields, source).faults(index)
 
@@ -177,11 +180,11 @@ def look_at(path: str, fields: Fields, source: str, index: int) -> list[str]:
 class _Opened:
     """A beton as one worker keeps it open."""
 
-    def __init__(self, path: str, fields: Fields, source: str) -> None:
+    def __init__(self, path: str, fields: Fields, source: Dataset | None) -> None:
         self.named = (path, fields, source)
         self._beton = Beton(path, *fields)
         self._checksums = checksums(self._beton.sidecar or {}, self._beton)
-        self._source = Source.of(self._beton, Path(source)) if source else None
+        self._source = PackedSource.of(self._beton, source) if source else None
         self._decoder = Decoder(self._beton, SIDE_PX)
 
     def faults(self, index: int) -> list[str]:
@@ -209,7 +212,7 @@ class _Opened:
 _open: list[_Opened] = []
 
 
-def _opened(path: str, fields: Fields, source: str) -> _Opened:
+def _opened(path: str, fields: Fields, source: Dataset | None) -> _Opened:
     if not _open or _open[0].named != (path, fields, source):
         _open[:] = [_Opened(path, fields, source)]
     return _open[0]

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+from ..beton.classes import packed_classes
 from ..beton.reader import Beton
 from ..common.cpus import allowed_cores
 from ..common.files import hold_lock
@@ -32,10 +33,9 @@ from .errors import (
     UnreadableImage,
     WorkerDied,
 )
-from .image_folder import ImageFolder, check_folder, is_there, scan_folder
-from .listing import class_names
+from .image_folder import SPLITS, FolderDataset, FolderError, splits_in
+from .sources import Dataset, Source
 
-SPLITS = ("train", "val")
 SHUFFLE_SEED = 0  # neighbours in the file are of mixed classes
 
 Say = Callable[[str], None]
@@ -77,13 +77,14 @@ def find_or_pack(
         )
     target = beton_dir or data.with_name(data.name + "-beton")
     packed = {split: target / f"{split}.beton" for split in there if split in wanted}
-    classes = _classes(data, there)
+    dataset = FolderDataset(data)
+    classes = shared_classes(dataset, there, target, say) or dataset.class_names(there[0])
     if not all(path.exists() for path in packed.values()):
         with _alone_in(target, say):
             missing = {split: path for split, path in packed.items() if not path.exists()}
             for split in packed.keys() - missing.keys():
                 _check(packed[split], data, split, classes)  # before hours are spent on the other
-            folders = {split: _scan(data, split, classes) for split in missing}
+            folders = {split: dataset.open(split, classes).shuffled(SHUFFLE_SEED) for split in missing}
             for split, path in missing.items():
                 _pack(folders[split], split, path, data, say)
     for split, path in packed.items():
@@ -97,46 +98,48 @@ def _beside(beton: Path) -> BetonPaths:
     return BetonPaths(None, beton) if beton == val else BetonPaths(beton, val if val.exists() else None)
 
 
-def splits_in(data: Path) -> list[str]:
-    """Which of train/ and val/ a folder has.
+def shared_classes(
+    dataset: Dataset, splits: Sequence[str], packed_dir: Path, say: Say = print
+) -> list[str] | None:
+    """What labels mean in every split: the classes of the training split, be it there or packed in `packed_dir` before.
 
-    Raises:
-        FolderError: one is there and is no folder, or cannot be looked at.
+    splits: those that are to be packed.
+    Returns None where there is no training split: each split then numbers its own classes.
+    Raises FolderError for a split with a class that the packed training split does not have.
     """
-    there = [split for split in SPLITS if is_there(data / split)]
-    for split in there:
-        check_folder(data / split, "one folder per class in it, each with that class's images")
-    return there
+    train = SPLITS[0]
+    if train in splits or train in dataset.splits():
+        return dataset.class_names(train)
+    if (classes := packed_classes(packed := packed_dir / f"{train}.beton")) is None:
+        return None
+    for split in splits:
+        if unknown := sorted(set(dataset.class_names(split)) - set(classes)):
+            raise FolderError(
+                f"{dataset.reader(split).place} has the class {unknown[0]!r}, which {packed} does not have, and "
+                f"{dataset.without_train}; remove or rename it, or pack into another folder"
+            )
+    say(f"{dataset.without_train}: labels are numbered as in {packed}, of {len(classes):,} classes")
+    return classes
 
 
-def _classes(data: Path, there: Sequence[str]) -> list[str]:
-    """What the labels mean: the classes of train/ where there is one, so that both splits agree."""
-    return class_names(data / there[0])
-
-
-def _scan(data: Path, split: str, classes: list[str]) -> ImageFolder:
-    """The images of a split in the order in which they are packed."""
-    return scan_folder(data / split, classes).shuffled(SHUFFLE_SEED)
-
-
-def _pack(folder: ImageFolder, split: str, path: Path, data: Path, say: Say) -> None:
+def _pack(images: Source, split: str, path: Path, data: Path, say: Say) -> None:
     """Pack one split with the defaults of ``python -m alexnet_fast.pack``."""
     from ..beton.classes import without_images
     from .encode import Encoding  # here: who does not pack needs no Pillow
     from .journal import progress_sentence
     from .writer import left_aside, write_beton
 
-    count, classes = len(folder.paths), len(folder.classes)
-    missing = without_images(folder.labels, folder.classes)
+    count, classes = len(images.keys), len(images.classes)
+    missing = without_images(images.labels, images.classes)
     say(
-        f"packing {folder.root} into {path}, once: {count:,} images of {classes:,} classes"
+        f"packing {images.reader.place} into {path}, once: {count:,} images of {classes:,} classes"
         + (f"; {missing}" if missing else "")
     )
     settings = {"split": split, "shuffle_seed": SHUFFLE_SEED, "limit": None}
     try:
         with progress_bar(f"packing {split}", count) as progress:
             packed = write_beton(
-                folder, path, Encoding(), workers=allowed_cores(), settings=settings, progress=progress
+                images, path, Encoding(), workers=allowed_cores(), settings=settings, progress=progress
             )
     except KeyboardInterrupt:
         raise StoppedBySignal(signal.SIGINT, f"while packing: {progress_sentence(path, count)}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import math
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ import PIL
 from PIL import Image, UnidentifiedImageError, features
 
 from ..beton import format as fmt
-from ..common.untrusted import open_regular
 from ..errors import UserError
 from . import corrupt, deep, libjpeg
 from .errors import InputUnreadable, UnreadableImage
@@ -32,11 +30,10 @@ from .lossless import (
     segments,
 )
 from .pillow import prepared
+from .sources import NO_FILE, FileReader, Reader
 
 MCU_PX = (16, 16)  # width and height of an MCU in luma pixels at 4:2:0, the only subsampling we encode
 MAX_PX = 65_500  # a side of any image that libjpeg takes; the format's u2 holds little more
-# Nothing is there that could be read later.
-NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +84,22 @@ class Sample:
 
 
 def encode_image(path: Path, encoding: Encoding) -> Sample:
-    """Read one image file and encode it.
+    """Read one image file and encode it; see ``encode_item``."""
+    return encode_item(FileReader(path.parent, str(path.parent)), path.name, encoding)
+
+
+def encode_item(reader: Reader, key: str, encoding: Encoding) -> Sample:
+    """Read one image of a source and encode it.
 
     Raises:
         UnreadableImage: naming the file and what its decoder said.
         InputUnreadable: it may be whole, but its disk or network did not give it.
         JpegtranMissing: mode lossless without the program that it needs.
     """
+    path = Path(reader.name(key))
     said, words = "", list[str]()  # of what its decoders say, in place of Pillow's "decoder error -2"
     try:
-        with open_regular(path) as file:  # a pipe would be waited for
-            source = file.read()  # Pillow reads a file in forty small pieces
+        source = reader.read(key).image
         if not source:
             raise ValueError("it is empty")
         frame = read_frame(source)

@@ -16,13 +16,13 @@ from .manifest import Manifest, differing, listed
 from .partial_file import partial_path
 
 
-def finished(path: Path, plan: Manifest, root: Path) -> dict[str, Any] | None:
+def finished(path: Path, plan: Manifest, source: str) -> dict[str, Any] | None:
     """The sidecar of the beton at ``path`` that is what ``plan`` makes, as far as settings, images and times tell.
 
     None where nothing is there, or what is there was given up before: a packing was begun over it and interrupted.
 
     Args:
-        root: the folder of the plan's images.
+        source: what messages call the plan's images.
 
     Raises:
         OutputExists: another file is there; the difference is named.
@@ -36,7 +36,7 @@ def finished(path: Path, plan: Manifest, root: Path) -> dict[str, Any] | None:
         parts = [f"{printable(key)} = {_said(was.get(key))}, asked for {_said(now.get(key))}" for key in keys]
         raise OutputExists(f"{path} is finished with {', and '.join(parts)}")
     if other := _other_images(path, told, plan):
-        raise OutputExists(f"{path} is finished, and {root} is not what it was packed from: {other}")
+        raise OutputExists(f"{path} is finished, and {source} is not what it was packed from: {other}")
     return told
 
 

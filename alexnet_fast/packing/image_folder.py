@@ -1,4 +1,4 @@
-"""An image folder as the packer sees it: which files, in which order, of which classes."""
+"""A folder of classes as a source: which files, in which order, of which classes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,23 @@ import stat
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..errors import UserError
 from .kinds import SUFFIXES
 from .listing import FolderError, Ignored, Listing, cannot, class_names
+from .sources import FOLDER, FileReader, Source
 
-__all__ = ["FolderError", "ImageFolder", "check_folder", "is_there", "scan_folder"]
+__all__ = [
+    "FolderDataset",
+    "FolderError",
+    "ImageFolder",
+    "check_folder",
+    "is_there",
+    "scan_folder",
+    "splits_in",
+]
+
+SPLITS = ("train", "val")
+CLASS_FOLDERS = "one folder per class in it, each with that class's images"
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,14 @@ class ImageFolder:
     in_several_classes: list[str] = field(default_factory=list)
     """Images that links put into more than one class."""
 
+    @property
+    def keys(self) -> list[str]:
+        return self.paths
+
+    @property
+    def reader(self) -> FileReader:
+        return FileReader(self.root, str(self.root))
+
     def shuffled(self, seed: int) -> ImageFolder:
         """The same images in an order of mixed classes."""
         order = list(range(len(self.paths)))
@@ -37,6 +58,43 @@ class ImageFolder:
     def limited(self, count: int) -> ImageFolder:
         """The first ``count`` images."""
         return replace(self, paths=self.paths[:count], labels=self.labels[:count])
+
+
+@dataclass(frozen=True)
+class FolderDataset:
+    """DIR/train/<class>/* and DIR/val/<class>/*."""
+
+    folder: Path
+
+    kind = FOLDER
+
+    @property
+    def without_train(self) -> str:
+        return f"{self.folder} has no {SPLITS[0]}/"
+
+    def splits(self) -> list[str]:
+        check_folder(self.folder, "an image folder with train/<class>/* and val/<class>/*")
+        return splits_in(self.folder)
+
+    def class_names(self, split: str) -> list[str]:
+        check_folder(root := self.folder / split, CLASS_FOLDERS)
+        return class_names(root)
+
+    def open(self, split: str, classes: list[str] | None = None) -> Source:
+        return scan_folder(self.folder / split, classes)
+
+    def reader(self, split: str) -> FileReader:
+        root = self.folder / split
+        return FileReader(root, str(root))
+
+    def class_of(self, split: str, key: str) -> str | None:
+        return key.split("/")[0]
+
+    def packed_split(self, split: str) -> str:
+        found = split if os.path.isdir(self.folder / split) else ""
+        if not os.path.isdir(self.folder / found):
+            raise UserError(f"{self.folder} is not a folder; give --source the folder that was packed")
+        return found
 
 
 def scan_folder(root: Path, classes: list[str] | None = None) -> ImageFolder:
@@ -50,7 +108,7 @@ def scan_folder(root: Path, classes: list[str] | None = None) -> ImageFolder:
     Raises:
         FolderError: no folder, no class in it, a class without images or one that is not in ``classes``; or see ``Listing``.
     """
-    check_folder(root, "one folder per class in it, each with that class's images")
+    check_folder(root, CLASS_FOLDERS)
     ignored = Ignored()
     found = class_names(root, ignored)
     classes = classes or found
@@ -72,6 +130,18 @@ def scan_folder(root: Path, classes: list[str] | None = None) -> ImageFolder:
             f"{root / empty[0]} holds no image; expected files ending in {', '.join(sorted(SUFFIXES))}{more}"
         )
     return ImageFolder(root, paths, labels, classes, ignored, listing.in_several_classes())
+
+
+def splits_in(data: Path) -> list[str]:
+    """Which of train/ and val/ a folder has.
+
+    Raises:
+        FolderError: one is there and is no folder, or cannot be looked at.
+    """
+    there = [split for split in SPLITS if is_there(data / split)]
+    for split in there:
+        check_folder(data / split, CLASS_FOLDERS)
+    return there
 
 
 def check_folder(path: Path, expected: str) -> None:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from .encode import NO_FILE, Encoding, encoder_versions
-from .errors import InputChanged, InputUnreadable
-from .image_folder import ImageFolder
+from .encode import Encoding, encoder_versions
+from .errors import InputChanged
 from .listing import Ignored
+from .sources import Identity, Reader, Source
 
 TOLD_ONLY = ("ignored", "in_several_classes")
 """Fields that no byte of the file depends on, so that the journal does without."""
 
 
 class Image(NamedTuple):
-    """One image to be packed: its path below the root, and what it was when that was planned."""
+    """One image to be packed: its key, and what it was when that was planned."""
 
-    path: str
+    key: str
     size: int
     changed_ns: int
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.size, self.changed_ns)
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Manifest:
     """The programs whose versions may change a byte."""
     classes: list[str]
     paths: list[str]
+    """Keys of the images; of a folder, their paths below it."""
     labels: list[int]
     sizes: list[int]
     """Of the images, in bytes."""
@@ -46,12 +49,11 @@ class Manifest:
     in_several_classes: list[str] = field(default_factory=list, compare=False)
 
     @classmethod
-    def of(cls, split: ImageFolder, encoding: Encoding, settings: Mapping[str, object]) -> Manifest:
+    def of(cls, split: Source, encoding: Encoding, settings: Mapping[str, object]) -> Manifest:
         """Looks at every image's size and time; raises InputUnreadable where that fails."""
-        sizes, changed_ns = [], []
-        root = os.fspath(split.root)
-        for path in split.paths:
-            size, modified_ns = identity(f"{root}/{path}")
+        sizes, changed_ns, reader = [], [], split.reader
+        for key in split.keys:
+            size, modified_ns = reader.identity(key)
             sizes.append(size)
             changed_ns.append(modified_ns)
         told = json.loads(json.dumps({**asdict(encoding), **settings}))  # as the journal will give them back
@@ -60,7 +62,7 @@ class Manifest:
             told,
             encoder,
             split.classes,
-            split.paths,
+            split.keys,
             split.labels,
             sizes,
             changed_ns,
@@ -83,7 +85,7 @@ class Manifest:
         listed = json.dumps([self.classes, self.paths, self.labels, self.sizes], separators=(",", ":"))
         return hashlib.blake2b(listed.encode(), digest_size=16).hexdigest()
 
-    def check_same(self, now: Manifest, place: str, root: str) -> None:
+    def check_same(self, now: Manifest, place: str, source: str) -> None:
         """See that a packing that was begun with this plan may go on with ``now``.
 
         Raises:
@@ -102,22 +104,22 @@ class Manifest:
             )
         if other := self._other_images(now):
             raise InputChanged(
-                f"{root} has changed since the packing into {place} was interrupted: {other}",
+                f"{source} has changed since the packing into {place} was interrupted: {other}",
                 f"put it back to go on, {anew}",
             )
 
-    def check_unchanged(self, root: Path) -> None:
+    def check_unchanged(self, reader: Reader) -> None:
         """See that the images are those that were planned with, now that all are read.
 
         Whoever finds the finished file later cannot know that its pixels are older than a photo that is older than the file.
 
         Raises:
             InputChanged: naming those that are not.
-            InputUnreadable: see ``identity``.
+            InputUnreadable: see ``Reader.identity``.
         """
         planned = zip(self.paths, zip(self.sizes, self.changed_ns))
-        if changed := [path for path, was in planned if identity(f"{root}/{path}") != was]:
-            raise changed_meanwhile(root, changed)
+        if changed := [key for key, was in planned if reader.identity(key) != was]:
+            raise changed_meanwhile(reader.place, changed)
 
     def _other_images(self, now: Manifest) -> str:
         """What is different about the folder, in words; "" where nothing is."""
@@ -151,25 +153,10 @@ class Manifest:
         return ", ".join(parts)
 
 
-def identity(path: str) -> tuple[int, int]:
-    """A file's (size in bytes, time of its last change in ns): both -1 where there is none, which whoever reads it reports.
-
-    Raises:
-        InputUnreadable: its disk or network does not tell.
-    """
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        if error.errno not in NO_FILE:
-            raise InputUnreadable(f"cannot read the image {path}: {error.strerror}") from error
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
-
-
-def changed_meanwhile(root: Path, paths: list[str]) -> InputChanged:
+def changed_meanwhile(place: str, paths: list[str]) -> InputChanged:
     """The error for images of which it is not known any more which pixels were packed."""
     return InputChanged(
-        f"{listed(paths)} of {root} changed while the folder was packed",
+        f"{listed(paths)} of {place} changed while the folder was packed",
         "let nothing write into it, and begin again with --fresh",
     )
 

@@ -20,6 +20,7 @@ from .journal import Journal, Note, PackedSoFar, read_at, write_at
 from .layout import ENTRY, BetonLayout
 from .manifest import Image, Manifest
 from .sidecar_writer import PARTIAL, File, compose, write_whole
+from .sources import Reader
 
 LOG_EVERY_S = 0.2  # the most that a kill costs
 SYNC_EVERY_S = 5.0  # what a power cut may cost
@@ -47,8 +48,8 @@ class PartialFile:
         OSError: the place cannot be written.
     """
 
-    def __init__(self, path: Path, plan: Manifest, root: Path, *, fresh: bool) -> None:
-        self.path, self._plan, self._root = path, plan, root
+    def __init__(self, path: Path, plan: Manifest, reader: Reader, *, fresh: bool) -> None:
+        self.path, self._plan, self._reader = path, plan, reader
         self.partial = partial_path(path)
         self._entries = np.zeros(len(plan.paths), ENTRY)
         self._notes: dict[int, Note] = {}
@@ -66,7 +67,7 @@ class PartialFile:
             if not begun_here and os.fstat(self._file).st_size:
                 found = self._journal.read()
             if found:
-                found[0].check_same(plan, str(path), str(root))
+                found[0].check_same(plan, str(path), reader.place)
                 self._take_up(found[1])
             else:
                 begun_here = True
@@ -157,7 +158,7 @@ class PartialFile:
         with Beton(self.partial) as beton:  # checked as every reader will, before it gets its name
             file = File(len(beton.map), beton.index_checksum())
         # Behind the last write, so that a photo that changes from here on is newer than the file.
-        self._plan.check_unchanged(self._root)
+        self._plan.check_unchanged(self._reader)
         write_whole(sidecar_path(self.path), compose(self._plan, done, file))
         sync_folder(self.path.parent)
         self._named = True  # before it is: an interruption may come between any two steps

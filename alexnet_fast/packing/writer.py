@@ -1,4 +1,4 @@
-"""An image folder -> a beton file and its sidecar, by worker processes, whole or not at all, however often it is interrupted."""
+"""A source of images -> a beton file and its sidecar, by worker processes, whole or not at all, however often it is interrupted."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ import numpy as np
 from ..beton.sidecar import facts
 from ..common.libturbojpeg import MISSING
 from ..errors import UserError
-from .encode import Encoding, Sample, encode_image
+from .encode import Encoding, Sample, encode_item
 from .errors import CorruptImage, InputUnreadable, OutputUnwritable, UnreadableImage, WorkerDied
 from .existing_file import finished
 from .image_folder import FolderError, ImageFolder, scan_folder
 from .journal import Note, progress_sentence, remove_stale_journal
 from .lossless import jpegtran
-from .manifest import Image, Manifest, changed_meanwhile, identity
+from .manifest import Image, Manifest, changed_meanwhile
 from .partial_file import PartialFile
 from .sidecar_writer import looks_for_corrupt
+from .sources import Reader, Source
 from .worker_pool import ordered_map
 
 __all__ = ["FolderError", "ImageFolder", "PackResult", "check_place", "scan_folder", "write_beton"]
@@ -76,7 +77,7 @@ def left_aside(packed: PackResult) -> list[str]:
 
 
 def check_place(
-    split: ImageFolder,
+    split: Source,
     path: Path,
     encoding: Encoding,
     settings: Mapping[str, object],
@@ -88,11 +89,11 @@ def check_place(
         OutputExists: it would.
     """
     if os.path.exists(path):  # a plan looks at every image
-        finished(path, Manifest.of(split, encoding, _settings(settings, on_corrupt)), split.root)
+        finished(path, Manifest.of(split, encoding, _settings(settings, on_corrupt)), split.reader.place)
 
 
 def write_beton(
-    split: ImageFolder,
+    split: Source,
     path: Path,
     encoding: Encoding,
     *,
@@ -140,25 +141,25 @@ def write_beton(
     if path.is_dir():
         raise OutputUnwritable(f"cannot write {path}: it is a folder", "choose another --out")
     plan = Manifest.of(split, encoding, _settings(settings or {}, on_corrupt))
-    if not fresh and (packed := _finished_before(path, plan, split.root)):
+    if not fresh and (packed := _finished_before(path, plan, split.reader.place)):
         progress(packed.resumed)
         return packed
     unfinished = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with PartialFile(path, plan, split.root, fresh=fresh) as unfinished:
+        with PartialFile(path, plan, split.reader, fresh=fresh) as unfinished:
             _encode_all(split, encoding, unfinished, workers, on_error, on_corrupt, progress)
             if not unfinished.kept:
                 unfinished.forget()
                 raise UserError(
-                    f"none of the {len(split.paths)} images below {split.root} could be read; nothing was written"
+                    f"none of the {len(split.keys)} images below {split.reader.place} could be read; nothing was written"
                 )
             done, file_bytes = unfinished.finish()
     except OSError as error:
         raise _cannot_write(path, error, unfinished) from error
     except (InputUnreadable, WorkerDied) as error:
         raise type(error)(
-            f"{error.what}; {progress_sentence(path, len(split.paths))}", error.remedy
+            f"{error.what}; {progress_sentence(path, len(split.keys))}", error.remedy
         ) from error
     sizes = done.entries["size"]
     notes = {plan.paths[i]: note for i, note in sorted(done.notes.items()) if sizes[i]}
@@ -184,9 +185,9 @@ def _settings(settings: Mapping[str, object], on_corrupt: str) -> Mapping[str, o
     return settings if on_corrupt == "pack" else {**settings, "on_corrupt": on_corrupt}
 
 
-def _finished_before(path: Path, plan: Manifest, root: Path) -> PackResult | None:
+def _finished_before(path: Path, plan: Manifest, source: str) -> PackResult | None:
     """What an earlier packing of the same finished, unless one was interrupted since."""
-    if (told := finished(path, plan, root)) is None:
+    if (told := finished(path, plan, source)) is None:
         return None
     remove_stale_journal(path)
     return PackResult(
@@ -206,7 +207,7 @@ def _finished_before(path: Path, plan: Manifest, root: Path) -> PackResult | Non
 
 
 def _encode_all(
-    split: ImageFolder,
+    split: Source,
     encoding: Encoding,
     unfinished: PartialFile,
     workers: int,
@@ -219,9 +220,9 @@ def _encode_all(
         raise UnreadableImage(next(iter(left_out.values())))
     if unfinished.count:
         progress(unfinished.count)
-    work = partial(encode_entry, split.root, encoding, on_corrupt)
-    rest = unfinished.rest()
-    outcomes = ordered_map(work, rest, workers, doing=lambda image: f"encoding {split.root / image.path}")
+    reader, rest = split.reader, unfinished.rest()
+    work = partial(encode_entry, reader, encoding, on_corrupt)
+    outcomes = ordered_map(work, rest, workers, doing=lambda image: f"encoding {reader.name(image.key)}")
     with closing(outcomes):
         for outcome in outcomes:
             if isinstance(outcome, UnreadableImage):
@@ -239,23 +240,23 @@ def _encode_all(
 
 
 def encode_entry(
-    root: Path, encoding: Encoding, on_corrupt: Literal["pack", "error"], image: Image
+    reader: Reader, encoding: Encoding, on_corrupt: Literal["pack", "error"], image: Image
 ) -> tuple[Sample, int] | UnreadableImage:
-    """One image of a folder, encoded, and the CRC-32 of its payload.
+    """One image of a source, encoded, and the CRC-32 of its payload.
 
     Raises:
         InputChanged: it is not what was planned with.
     """
     outcome: tuple[Sample, int] | UnreadableImage
     try:
-        sample = encode_image(root / image.path, encoding)
+        sample = encode_item(reader, image.key, encoding)
         outcome = sample, zlib.crc32(sample.payload)
         if sample.corrupt and on_corrupt == "error":
-            outcome = CorruptImage(f"the image {root / image.path} is corrupt: {sample.corrupt}")
+            outcome = CorruptImage(f"the image {reader.name(image.key)} is corrupt: {sample.corrupt}")
     except UnreadableImage as error:
         outcome = error
-    if identity(f"{root}/{image.path}") != image[1:]:  # looked at behind the read: it was the same before
-        raise changed_meanwhile(root, [image.path])
+    if reader.identity(image.key) != image.identity:  # looked at behind the read: it was the same before
+        raise changed_meanwhile(reader.place, [image.key])
     return outcome
 
 

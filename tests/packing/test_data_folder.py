@@ -20,6 +20,7 @@ from alexnet_fast.pack import main as pack_main
 from alexnet_fast.packing import data_folder
 from alexnet_fast.packing.data_folder import BetonPaths, find_or_pack
 from alexnet_fast.packing.errors import OutputUnwritable
+from alexnet_fast.packing.image_folder import FolderDataset
 from betons import jpeg, picture
 
 
@@ -97,6 +98,23 @@ def test_labels_of_val_are_those_of_train(raw: Path) -> None:
     sets = find_or_pack(raw, None, ("val",), say=said.append)
     assert "once: 1 images of 2 classes; no image of 'a', of 2 classes" in said[0]
     assert sets.val is not None and Beton(sets.val).labels.tolist() == [1]
+
+
+def test_labels_of_a_val_alone_are_those_of_the_train_that_is_packed(raw: Path) -> None:
+    """As the packer's own command numbers them: both ask ``shared_classes``."""
+    sets = find_or_pack(raw, None, ("train",), say=lambda _: None)
+    shutil.rmtree(raw / "train")
+    shutil.rmtree(raw / "val" / "a")
+    said: list[str] = []
+    val = find_or_pack(raw, say=said.append).val
+    assert val is not None and Beton(val).labels.tolist() == [1]
+    assert said[0] == f"{raw} has no train/: labels are numbered as in {sets.train}, of 2 classes"
+    val.unlink()
+    (raw / "val/b").rename(raw / "val/c")
+    sentence = refusal(raw)
+    assert (
+        f"{raw}/val has the class 'c', which {sets.train} does not have" in sentence and "--" not in sentence
+    )
 
 
 def test_betons_are_taken_as_they_are(raw: Path) -> None:
@@ -185,7 +203,7 @@ def test_a_file_that_came_between_is_not_replaced(raw: Path) -> None:
     (raw / "train/a/0.png").unlink()
     with pytest.raises(UserError) as caught:
         data_folder._pack(
-            data_folder._scan(raw, "train", ["a", "b"]), "train", sets.train, raw, lambda _: None
+            FolderDataset(raw).open("train", ["a", "b"]).shuffled(0), "train", sets.train, raw, lambda _: None
         )
     assert "train.beton is finished, and" in str(caught.value) and "1 image (a/0.png) removed" in str(
         caught.value

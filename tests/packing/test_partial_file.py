@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from alexnet_fast.beton.reader import Beton, BetonError
-from alexnet_fast.packing import journal, manifest, partial_file
+from alexnet_fast.packing import journal, manifest, partial_file, sources
 from alexnet_fast.packing.encode import Encoding, UnreadableImage
 from alexnet_fast.packing.errors import (
     InputChanged,
@@ -656,7 +656,7 @@ def test_an_image_whose_disk_does_not_tell_of_it_did_not_change(
 
     def progress(done: int) -> None:
         if done == len(split.paths):
-            monkeypatch.setattr(manifest.os, "stat", stale)
+            monkeypatch.setattr(sources.os, "stat", stale)
 
     with pytest.raises(
         InputUnreadable, match="Stale file handle; 24 of 24 images of .* are packed, and the same"

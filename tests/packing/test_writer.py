@@ -13,7 +13,7 @@ import pytest
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.common.untrusted import open_regular
 from alexnet_fast.errors import UserError
-from alexnet_fast.packing import encode
+from alexnet_fast.packing import sources
 from alexnet_fast.packing.encode import Encoding, UnreadableImage
 from alexnet_fast.packing.errors import InputUnreadable
 from alexnet_fast.packing.writer import ImageFolder, scan_folder, write_beton
@@ -181,7 +181,7 @@ def test_an_image_that_its_disk_does_not_give_is_not_left_out_but_waited_for(
         return open_regular(path)
 
     with monkeypatch.context() as patch, pytest.raises(InputUnreadable) as caught:
-        patch.setattr(encode, "open_regular", opened)
+        patch.setattr(sources, "open_regular", opened)
         write_beton(split, tmp_path / "a.beton", SMALL, workers=1, on_error="skip")
     assert str(caught.value) == (
         f"cannot read the image {refused}: {said}; 9 of 24 images of {tmp_path}/a.beton are packed, and the same command goes "

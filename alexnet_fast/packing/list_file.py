@@ -1,0 +1,162 @@
+"""A list file as a source: images anywhere below a folder, and their labels.
+
+Either a line for each image, ``relative/path label`` (the path may have spaces), or CSV whose first line is ``path,label``.
+Labels that are all whole numbers from 0 on stay what they are.  Other labels are names of classes, numbered in sorted
+order as folders of classes are.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from ..common.untrusted import printable, read_text
+from .image_folder import SPLITS, ImageFolder, check_folder
+from .listing import FolderError, cannot
+from .sources import FileReader, Source
+
+HEADER = "path,label"
+MAX_BYTES = 1 << 30  # of a list; ImageNet's has 50 MB
+MAX_LABEL = 1 << 20  # a number beyond it is an identifier, and would make as many classes
+
+
+@dataclass(frozen=True)
+class ImageList(ImageFolder):
+    """The images of a list file."""
+
+    file: Path = Path()
+
+    @property
+    def reader(self) -> FileReader:
+        return FileReader(self.root, str(self.file))
+
+
+@dataclass(frozen=True)
+class ListDataset:
+    """A list file and the folder that its paths are relative to.  It is one split, called as the file is."""
+
+    folder: Path
+    file: Path
+
+    kind = "list"
+
+    @property
+    def without_train(self) -> str:
+        return f"{self.file} is not the split {SPLITS[0]}"
+
+    def splits(self) -> list[str]:
+        return [self.file.stem]
+
+    def class_names(self, split: str) -> list[str]:
+        return classes_of(list(_listed(self.file).values()))
+
+    def open(self, split: str, classes: list[str] | None = None) -> Source:
+        self._check_folder()
+        listed = _listed(self.file)
+        own = classes_of(list(listed.values()))
+        if classes is None:
+            classes = own
+        elif unknown := sorted(set(listed.values()) - set(classes)):
+            raise FolderError(
+                f"{self.file} has the class {unknown[0]!r}, which the training split does not have; remove or rename it"
+            )
+        number = {name: k for k, name in enumerate(classes)}
+        labels = [number[label] for label in listed.values()]
+        return ImageList(self.folder, list(listed), labels, classes, file=self.file)
+
+    def reader(self, split: str) -> FileReader:
+        return FileReader(self.folder, str(self.file))
+
+    def class_of(self, split: str, key: str) -> str | None:
+        return _listed(self.file).get(key)
+
+    def packed_split(self, split: str) -> str:
+        self._check_folder()
+        _listed(self.file)
+        return split
+
+    def _check_folder(self) -> None:
+        check_folder(self.folder, f"the folder that the paths in {self.file} are relative to")
+
+
+def classes_of(labels: list[str]) -> list[str]:
+    """What labels 0, 1, ... mean: "0", "1", ... up to the largest number, or the names in sorted order."""
+    names = set(labels)
+    if all(name.isdecimal() and name == str(int(name)) and int(name) < MAX_LABEL for name in names):
+        return [str(k) for k in range(max(map(int, names)) + 1)]
+    return sorted(names)
+
+
+def _listed(file: Path) -> dict[str, str]:
+    """Path -> label of each image, in the file's order.
+
+    Raises:
+        FolderError: the file cannot be read, names no image, or a line is not what is expected.
+    """
+    try:
+        status = os.stat(file)
+    except OSError as error:
+        raise cannot(f"read {file}", error) from error
+    return _parsed(file, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=2)  # a process reads a list for its classes, its images and each of its samples
+def _parsed(file: Path, size: int, changed_ns: int) -> dict[str, str]:
+    try:
+        text = read_text(file, MAX_BYTES)
+    except OSError as error:
+        raise cannot(f"read {file}", error) from error
+    except ValueError as error:
+        raise FolderError(f"cannot read {file}: {error}; expected {_EXPECTED}") from error
+    listed: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for number, path, label in _rows(file, text):
+        key = posixpath.normpath(path) if path else ""
+        if key in ("", ".") or key.startswith("/") or ".." in key.split("/") or "\0" in key:
+            raise FolderError(
+                f"{file}, line {number}: {printable(repr(path))} is not the path of a file below the folder of the images; "
+                "make it relative to that folder, and name the folder with --data"
+            )
+        if not label:
+            raise FolderError(f"{file}, line {number}: {printable(repr(path))} has no label; add one")
+        if key in listed:
+            raise FolderError(
+                f"{file}, line {number}: {printable(repr(path))} is in line {lines[key]} too; list each image once"
+            )
+        listed[key], lines[key] = label, number
+    if not listed:
+        raise FolderError(f"{file} names no image; expected {_EXPECTED}")
+    return listed
+
+
+_EXPECTED = f"a line 'relative/path label' for each image, or CSV whose first line is '{HEADER}'"
+
+
+def _rows(file: Path, text: str) -> Iterator[tuple[int, str, str]]:
+    """(line number, path, label) of each image."""
+    # Not splitlines(): a path may hold what Unicode calls the end of a line.
+    lines = text.replace("\r\n", "\n").split("\n")
+    if lines[0].strip() == HEADER:
+        rows = csv.reader(f"{line}\n" for line in lines[1:])
+        try:
+            for row in rows:
+                if row and len(row) != 2:
+                    raise FolderError(
+                        f"{file}, line {rows.line_num + 1}: {len(row)} columns, expected 2: {HEADER}"
+                    )
+                if row:
+                    yield rows.line_num + 1, row[0], row[1].strip()
+        except csv.Error as error:
+            raise FolderError(f"{file}, line {rows.line_num + 1}: {error}; expected CSV") from error
+        return
+    for number, line in enumerate(lines, 1):
+        parts = line.rsplit(None, 1)
+        if len(parts) == 2:
+            yield number, parts[0].strip(), parts[1]
+        elif parts:
+            raise FolderError(f"{file}, line {number}: {printable(repr(line))}; expected {_EXPECTED}")

@@ -1,0 +1,206 @@
+"""Where images to be packed come from: what the packer asks of a source, and the sources that there are.
+
+A ``Dataset`` is what a user names: a folder, a list file.  Each of its splits is a ``Source``: images, by keys, and their
+labels.  A ``Reader`` reads images by key in worker processes.  A new kind of source is a module with these three, and a
+line in ``SOURCES``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from ..common.untrusted import open_regular
+from .errors import InputUnreadable
+from .listing import Ignored
+
+FOLDER = "folder"  # the source where no other is named; sidecars of version 0.1 name none
+# Nothing is there that could be read later.
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+
+
+class Identity(NamedTuple):
+    """What an image was when it was looked at: an interrupted packing resumes only where these are the same."""
+
+    size: int
+    """In bytes; -1 where there is no such image, which ``Reader.read`` reports."""
+    changed_ns: int
+    """When it was last modified, in ns since 1970; -1 where there is none."""
+
+
+class Item(NamedTuple):
+    """What a source stores of one image."""
+
+    image: bytes
+    """An image file: JPEG, PNG, ..."""
+
+
+class Reader(Protocol):
+    """Reads the images of one split.  Pickled to each worker process, so it holds no list of the images: of ImageNet that is 50 MB."""
+
+    @property
+    def place(self) -> str:
+        """What messages call the split: the path of its folder."""
+
+    def name(self, key: str) -> str:
+        """What messages call an image: its path.  A suffix at its end is the file's."""
+
+    def identity(self, key: str) -> Identity:
+        """What the image is now.
+
+        Raises:
+            InputUnreadable: the disk or network does not say.
+        """
+
+    def read(self, key: str) -> Item:
+        """The image.
+
+        Raises:
+            OSError: it cannot be read; with an errno in ``NO_FILE`` because there is none.
+            ValueError: what is there is no file.
+        """
+
+
+class Source(Protocol):
+    """The images of one split, in the order in which they are packed."""
+
+    @property
+    def keys(self) -> list[str]:
+        """A name of each image that is unique in the split and stays the same: in sidecars and messages."""
+
+    @property
+    def labels(self) -> list[int]:
+        """Of each image."""
+
+    @property
+    def classes(self) -> list[str]:
+        """What labels 0, 1, ... mean."""
+
+    @property
+    def reader(self) -> Reader:
+        """Reads them."""
+
+    @property
+    def ignored(self) -> Ignored:
+        """What else is there and is not packed."""
+
+    @property
+    def in_several_classes(self) -> list[str]:
+        """Keys of images that are in more than one class."""
+
+    def shuffled(self, seed: int) -> Source:
+        """The same images in a random order."""
+
+    def limited(self, count: int) -> Source:
+        """The first ``count`` images."""
+
+
+class Dataset(Protocol):
+    """What a user names to be packed.  Pickled to worker processes; it holds paths, and looks at them when it is asked."""
+
+    @property
+    def kind(self) -> str:
+        """Which of the ``SOURCES`` it is; sidecars name it."""
+
+    @property
+    def without_train(self) -> str:
+        """In words, that it has no training split to number classes by."""
+
+    def splits(self) -> list[str]:
+        """The splits that it has, if any: one beton each.
+
+        Raises:
+            FolderError: it cannot be looked at.
+        """
+
+    def class_names(self, split: str) -> list[str]:
+        """What labels 0, 1, ... of a split mean by itself.
+
+        Raises:
+            FolderError: they cannot be listed.
+        """
+
+    def open(self, split: str, classes: list[str] | None = None) -> Source:
+        """List the images of a split.
+
+        Args:
+            classes: what labels mean, where another split decides it.
+
+        Raises:
+            FolderError: the split is not what is expected, or has a class that is not in ``classes``.
+        """
+
+    def reader(self, split: str) -> Reader:
+        """Reads the images of a split, without listing them."""
+
+    def class_of(self, split: str, key: str) -> str | None:
+        """The class that an image is in; None where the split has no such image."""
+
+    def packed_split(self, split: str) -> str:
+        """What the split of a packed file is called here: a folder may also be that of the split itself, called "".
+
+        Raises:
+            UserError: there is nothing of the kind.
+        """
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """A kind of dataset, as the command line opens it."""
+
+    opens: str
+    """module:function, imported when it is used; called with the folder and the file, it returns the ``Dataset``."""
+    flag_help: str = ""
+    """Of the flag with the kind's name, which takes the file; a kind without one needs no flag."""
+
+
+SOURCES = {
+    FOLDER: SourceKind("alexnet_fast.packing.image_folder:FolderDataset"),
+    "list": SourceKind(
+        "alexnet_fast.packing.list_file:ListDataset",
+        "list of the images, in place of folders of classes: lines 'relative/path label', or CSV with the first line 'path,label'; "
+        "paths are relative to the folder of the images (--data, by default that of FILE)",
+    ),
+}
+
+
+def open_dataset(kind: str, folder: Path, file: Path | None = None) -> Dataset:
+    """A dataset of one of the ``SOURCES``.
+
+    Args:
+        folder: where the images are.
+        file: what the kind's flag was given.
+    """
+    module, _, name = SOURCES[kind].opens.partition(":")
+    opens: Callable[..., Dataset] = getattr(import_module(module), name)
+    return opens(folder, file) if SOURCES[kind].flag_help else opens(folder)
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Reads images that are files below a folder; a key is a path relative to it."""
+
+    root: Path
+    place: str
+
+    def name(self, key: str) -> str:
+        return str(self.root / key)
+
+    def identity(self, key: str) -> Identity:
+        path = f"{self.root}/{key}"
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            if error.errno not in NO_FILE:
+                raise InputUnreadable(f"cannot read the image {path}: {error.strerror}") from error
+            return Identity(-1, -1)
+        return Identity(status.st_size, status.st_mtime_ns)
+
+    def read(self, key: str) -> Item:
+        with open_regular(self.root / key) as file:  # a pipe would be waited for
+            return Item(file.read())  # Pillow reads a file in forty small pieces

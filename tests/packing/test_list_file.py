@@ -1,0 +1,215 @@
+"""A list file is packed, resumed and verified as a folder is; what it does not say clearly is refused by its line."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from alexnet_fast.beton.reader import Beton
+from alexnet_fast.errors import exit_code
+from alexnet_fast.pack import main
+from alexnet_fast.packing.list_file import ListDataset, classes_of
+from alexnet_fast.packing.listing import FolderError
+from folders import fill
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = fill(tmp_path_factory.mktemp("listed") / "images", {"ant": 4, "bee": 3})
+    (root / "bee/bee_0.JPEG").rename(root / "bee/with a space.JPEG")
+    return root
+
+
+def paths(images: Path) -> list[str]:
+    return sorted(str(path.relative_to(images)) for path in images.rglob("*.JPEG"))
+
+
+def write_list(file: Path, rows: Sequence[tuple[str, object]], header: bool = False) -> Path:
+    text = "".join(f"{path},{label}\n" if header else f"{path} {label}\n" for path, label in rows)
+    file.write_text(("path,label\n" if header else "") + text)
+    return file
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            code = exit_code(lambda: main([*map(str, arguments), "--workers", "1"]))
+        except SystemExit as stop:  # argparse
+            code = int(stop.code or 0)
+    return code, out.getvalue(), err.getvalue()
+
+
+def labels_by_path(beton: Path) -> dict[str, str]:
+    with Beton(beton) as opened:
+        assert opened.sidecar is not None
+        classes = opened.sidecar["classes"]
+        return {str(opened.source_path(i)): classes[opened.labels[i]] for i in range(len(opened))}
+
+
+@pytest.mark.parametrize("header", [False, True])
+def test_a_list_packs_the_images_it_names_with_the_labels_it_gives(
+    images: Path, tmp_path: Path, header: bool
+) -> None:
+    rows = [(path, "large" if k % 2 else "small") for k, path in enumerate(paths(images)[1:])]
+    file = write_list(tmp_path / "train.txt", rows, header)
+    code, out, err = run("--list", file, "--data", images, "--out", tmp_path)
+    assert code == 0, err
+    assert f"{tmp_path}/train.beton: 6 images of 2 classes" in out
+    assert labels_by_path(tmp_path / "train.beton") == dict(rows)
+    code, out, _ = run("--verify", tmp_path / "train.beton", "--list", file, "--source", images)
+    assert code == 0 and "no fault" in out and "equals its source encoded again" in out
+
+
+def test_a_list_without_a_folder_is_relative_to_its_own(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "copy")
+    file = write_list(tmp_path / "copy/few.txt", [("./ant/ant_1.JPEG", "ant"), ("bee/bee_1.JPEG", "bee")])
+    assert run("--list", file, "--out", tmp_path)[0] == 0
+    assert labels_by_path(tmp_path / "few.beton") == {"ant/ant_1.JPEG": "ant", "bee/bee_1.JPEG": "bee"}
+
+
+def test_a_list_of_what_a_folder_holds_gives_the_folders_beton(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "data/train")
+    file = write_list(tmp_path / "train.txt", [(path, path.split("/")[0]) for path in paths(images)])
+    assert run("--data", tmp_path / "data", "--out", tmp_path / "a")[0] == 0
+    assert run("--list", file, "--data", images, "--out", tmp_path / "b")[0] == 0
+    assert (tmp_path / "a/train.beton").read_bytes() == (tmp_path / "b/train.beton").read_bytes()
+    ours, theirs = (json.loads((tmp_path / name / "train.beton.json").read_text()) for name in "ab")
+    assert "source" not in ours["settings"] and theirs["settings"].pop("source") == "list"
+    assert ours == theirs
+
+
+def test_numbers_stay_the_labels_that_they_are(images: Path, tmp_path: Path) -> None:
+    """Sorted as names "10" would come before "2", and in a list without 1 all later labels would move."""
+    numbers = [10, 2, 0, 2, 10, 11, 0]
+    file = write_list(tmp_path / "train.txt", list(zip(paths(images), numbers)))
+    code, out, _ = run("--list", file, "--data", images, "--out", tmp_path)
+    assert code == 0 and "of 12 classes" in out and "no image of '1' and 7 more" in out
+    with Beton(tmp_path / "train.beton") as beton:
+        assert {str(beton.source_path(i)): int(beton.labels[i]) for i in range(7)} == dict(
+            zip(paths(images), numbers)
+        )
+    assert classes_of(["2", "0"]) == ["0", "1", "2"]
+    assert classes_of(["02", "0"]) == ["0", "02"] and classes_of(["-1", "1"]) == ["-1", "1"]
+
+
+def test_a_list_is_numbered_as_the_training_split_that_is_packed(images: Path, tmp_path: Path) -> None:
+    found = paths(images)
+    train = write_list(tmp_path / "train.txt", [(path, path.split("/")[0]) for path in found])
+    val = write_list(tmp_path / "val.txt", [(found[-1], "bee")])
+    assert run("--list", train, "--data", images, "--out", tmp_path)[0] == 0
+    code, out, _ = run("--list", val, "--data", images, "--out", tmp_path)
+    assert code == 0 and f"{val} is not the split train: labels are numbered as in" in out
+    with Beton(tmp_path / "val.beton") as beton:
+        assert beton.labels.tolist() == [1]
+    code, out, _ = run("--verify", tmp_path / "val.beton", "--list", val, "--source", images)
+    assert code == 0, out
+    write_list(val, [(found[-1], "wasp")])
+    code, _, err = run("--list", val, "--data", images, "--out", tmp_path, "--fresh")
+    assert code == 2 and "val.txt has the class 'wasp', which" in err
+
+
+def test_a_list_with_other_labels_than_the_file_is_a_fault(images: Path, tmp_path: Path) -> None:
+    rows = [(path, path.split("/")[0]) for path in paths(images)]
+    file = write_list(tmp_path / "train.txt", rows)
+    assert run("--list", file, "--data", images, "--out", tmp_path)[0] == 0
+    write_list(file, [(rows[0][0], "bee"), *rows[1:-1]])
+    code, out, _ = run("--verify", tmp_path / "train.beton", "--list", file, "--source", images)
+    assert code == 1
+    assert (
+        "its label 0 is ant, its source bee" in out
+        and "its label 1 is bee, its source has no such image" in out
+    )
+    write_list(file, [*rows, ("ant/more.JPEG", "ant")])
+    code, out, _ = run("--verify", tmp_path / "train.beton", "--list", file, "--source", images)
+    assert code == 1 and f"{images}/ant/more.JPEG is not in the file" in out
+
+
+def test_what_was_packed_from_a_list_is_not_compared_with_a_folder(images: Path, tmp_path: Path) -> None:
+    file = write_list(tmp_path / "train.txt", [(path, "all") for path in paths(images)])
+    assert run("--list", file, "--data", images, "--out", tmp_path)[0] == 0
+    code, _, err = run("--verify", tmp_path / "train.beton", "--source", images)
+    assert (
+        code == 2
+        and "was packed from a list, not from a folder; verify it with --list FILE and --source DIR" in err
+    )
+    assert run("--data", images.parent, "--split", "images", "--out", tmp_path / "b")[0] == 0
+    code, _, err = run("--verify", tmp_path / "b/images.beton", "--list", file, "--source", images)
+    assert code == 2 and "was packed from a folder, not from a list; verify it without --list" in err
+
+
+def test_a_finished_list_is_found_again_and_another_is_refused(images: Path, tmp_path: Path) -> None:
+    rows = [(path, path.split("/")[0]) for path in paths(images)]
+    file = write_list(tmp_path / "train.txt", rows)
+    command = ("--list", file, "--data", images, "--out", tmp_path)
+    assert run(*command)[0] == 0
+    assert "packed before" in run(*command)[1]
+    write_list(file, rows[:-1])
+    code, _, err = run(*command)
+    assert code == 2 and f"{file} is not what it was packed from: 1 image" in err and "removed" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "names no image; expected a line"),
+        ("path,label\n", "names no image; expected a line"),
+        ("ant/a.JPEG 0\nalone\n", "line 2: 'alone'; expected a line 'relative/path label'"),
+        ("/ant/a.JPEG 0\n", "line 1: '/ant/a.JPEG' is not the path of a file below the folder"),
+        ("../a.JPEG 0\n", "line 1: '../a.JPEG' is not the path of a file below the folder"),
+        ("a/../../b.JPEG 0\n", "line 1: 'a/../../b.JPEG' is not the path"),
+        ("a.JPEG 0\nb.JPEG 0\n./a.JPEG 1\n", "line 3: './a.JPEG' is in line 1 too; list each image once"),
+        ("path,label\na.JPEG,\n", "line 2: 'a.JPEG' has no label"),
+        ("path,label\na.JPEG,1,2\n", "line 2: 3 columns, expected 2: path,label"),
+        ("image,class\na.JPEG,1\n", "line 1: 'image,class'; expected a line"),
+        ("a\x00b 1\n", "line 1: 'a\\x00b' is not the path"),
+        ("a\x1b[31m\n", "line 1: 'a\\x1b[31m'; expected"),
+    ],
+)
+def test_a_list_that_is_not_clear_is_refused_by_its_line(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(FolderError) as caught:
+        ListDataset(tmp_path, tmp_path / "list.txt").open("list")
+    assert expected in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_a_list_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match=r"cannot read .*none\.txt: No such file"):
+        ListDataset(tmp_path, tmp_path / "none.txt").class_names("none")
+    with pytest.raises(FolderError, match="cannot read .*: it is a folder; expected a line"):
+        ListDataset(tmp_path, tmp_path).class_names("none")
+    (tmp_path / "latin").write_bytes(b"caf\xe9 1\n")
+    with pytest.raises(FolderError, match="cannot read .*latin.* expected a line"):
+        ListDataset(tmp_path, tmp_path / "latin").class_names("latin")
+
+
+def test_quotes_of_csv_and_ends_of_lines_of_windows_are_read(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes(b'\xef\xbb\xbfpath,label\r\n"a, b.JPEG",ant\r\n\r\nc.JPEG,bee\r\n')
+    split = ListDataset(tmp_path, tmp_path / "list.csv").open("list")
+    assert (split.keys, split.labels, split.classes) == (["a, b.JPEG", "c.JPEG"], [0, 1], ["ant", "bee"])
+
+
+def test_the_flags_of_a_list_are_checked(images: Path, tmp_path: Path) -> None:
+    file = write_list(tmp_path / "train.txt", [("a.JPEG", 0)])
+    assert "packing needs --data and --out" in run("--list", file)[2]
+    assert "--list goes with --source" in run("--verify", tmp_path, "--list", file)[2]
+
+
+@pytest.mark.parametrize("source", ["tar", 3, {"list": 1}, None])
+def test_a_json_that_names_no_source_there_is_is_refused(
+    images: Path, tmp_path: Path, source: object
+) -> None:
+    file = write_list(tmp_path / "train.txt", [(path, "all") for path in paths(images)])
+    assert run("--list", file, "--data", images, "--out", tmp_path)[0] == 0
+    sidecar = tmp_path / "train.beton.json"
+    told = json.loads(sidecar.read_text())
+    told["settings"]["source"] = source
+    sidecar.write_text(json.dumps(told))
+    code, out, err = run("--verify", tmp_path / "train.beton", "--list", file, "--source", images)
+    assert code == 2 and "its source is " in (out + err) and "expected folder or list" in (out + err)
