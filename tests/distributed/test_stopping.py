@@ -149,7 +149,7 @@ def strike(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int, *n
     [
         (signal.SIGINT, trainer.Meter, "add", 1, (0, 1)),
         (signal.SIGTERM, trainer.Meter, "add", STEPS, (0, STEPS)),
-        (signal.SIGINT, evaluate, "hits", 2, (0, STEPS)),
+        (signal.SIGINT, evaluate, "count_top_k", 2, (0, STEPS)),
         (signal.SIGTERM, checkpoint, "write_partial", 1, (1, 1)),
     ],
     ids=["the first step", "an epoch's last step", "an evaluation", "a checkpoint"],
@@ -237,11 +237,11 @@ def struck(*names: str, ignored: str = "", behind: str = "", **environment: str)
     ignored: one that it ignores.  behind: one that strikes behind it.
     """
     code = (
-        "import signal, sys\nfrom alexnet_fast.distributed.stop_signals import Stopping\n"
+        "import signal, sys\nfrom alexnet_fast.distributed.stop_signals import StopSignals\n"
         "from alexnet_fast.distributed.world import World\nignored, behind, *names = sys.argv[1:]\n"
         "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
         "if ignored:\n    signal.signal(signal.Signals[ignored], signal.SIG_IGN)\n"
-        "with Stopping(World()) as stopping:\n    for name in names:\n"
+        "with StopSignals(World()) as stopping:\n    for name in names:\n"
         "        signal.raise_signal(signal.Signals[name])\n"
         "if behind:\n    signal.raise_signal(signal.Signals[behind])\n"
         "print('stops for', signal.Signals(stopping.agreed()).name)\n"
