@@ -16,7 +16,7 @@ from .beton.classes import Classes, difference
 from .common.text import plural
 from .devices.device import Device, resolve
 from .distributed import world as ranks
-from .distributed.launcher import Layout
+from .distributed.launcher import LaunchConfig
 from .distributed.world import World
 from .engine.lr_schedule import Schedule
 from .engine.meter import Averages
@@ -35,10 +35,10 @@ from .run.same_set import check_goes_on, identity, learnt_classes
 FIXED_WITHIN_EPOCH = ("run.seed", "data.train", "data.global_batch_size", "schedule.steps_per_epoch")
 
 
-def launch_config(recipe: Recipe) -> Layout:
+def launch_config(recipe: Recipe) -> LaunchConfig:
     """Which ranks the recipe asks for, on this host and on others."""
     asked = recipe.distributed
-    return Layout(asked.nproc, asked.hosts, asked.host, asked.address, asked.stop_s)
+    return LaunchConfig(asked.nproc, asked.hosts, asked.host, asked.address, asked.stop_s)
 
 
 def init_distributed(recipe: Recipe, stack: ExitStack) -> tuple[World, Device]:

@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python tests/stress/narrow_model.py RECIPE [--set section.key=value ...]
 
-Its ranks, which import this file as they start, are narrow too.
+Its ranks run this file too, so that they are as narrow.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ class NarrowAlexNet(AlexNet):
             self.classifier[at] = nn.Linear(inputs, outputs)
 
 
-if __name__ in ("__main__", "__mp_main__"):
-    build.AlexNet = NarrowAlexNet  # type: ignore[misc,attr-defined]
 if __name__ == "__main__":
+    build.AlexNet = NarrowAlexNet  # type: ignore[misc,attr-defined]
     sys.exit(train.main())
