@@ -12,7 +12,7 @@ import torch
 from .devices.device import Device
 from .devices.registry import resolve
 from .distributed import world as ranks
-from .distributed.launcher import Layout
+from .distributed.launcher import LaunchConfig
 from .distributed.world import World
 from .engine.lr_schedule import Schedule
 from .engine.meter import Averages
@@ -26,10 +26,10 @@ from .recipe import Recipe
 from .run import checkpoint_manager
 
 
-def launch_config(recipe: Recipe) -> Layout:
+def launch_config(recipe: Recipe) -> LaunchConfig:
     """Which ranks the recipe asks for, on this host and on others."""
     asked = recipe.distributed
-    return Layout(asked.nproc, asked.hosts, asked.host, asked.address, asked.stop_s)
+    return LaunchConfig(asked.nproc, asked.hosts, asked.host, asked.address, asked.stop_s)
 
 
 def init_distributed(recipe: Recipe, stack: ExitStack) -> tuple[World, Device]:

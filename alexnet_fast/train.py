@@ -36,13 +36,18 @@ from .build import launch_config
 from .common import cli
 from .distributed import launcher
 from .errors import escaped
+from .recipe import Recipe
 from .recipe_toml import keys, load
 from .synthetic import dataset
 from .trainer import evaluate_only, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """The command line; returns the exit code.
+
+    argv: arguments in place of the command line's.  Ranks run the command line of this process again, or, where `argv` is
+    given, ``python -m alexnet_fast.train`` with it.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # from now on Ctrl-C is told in a word
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -56,25 +61,40 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
             )
             return 0
-        path = arguments.recipe or modelzoo_flags.choose_recipe(arguments)
-        flags = modelzoo_flags.overrides(arguments, load(path, arguments.set))
-        recipe = load(path, [*flags, *arguments.set])
-        where = launch_config(recipe)  # all that can be wrong is found before images are packed
-        if recipe.data.synthetic:
-            recipe = load(path, [*flags, *arguments.set, *dataset.overrides(recipe, say)])
-        elif arguments.data_path:
-            flags += modelzoo_flags.data_overrides(arguments, recipe, say)
-            recipe = load(path, [*flags, *arguments.set])
-        if arguments.profile:
-            from .profile.profiler import profile  # with Pillow, which training does not need
+        recipe = settled_recipe(arguments)
 
-            return launcher.launch(
-                where, profile, recipe, *([arguments.seconds] if arguments.seconds else [])
-            )
-        entry = evaluate_only if arguments.eval or recipe.eval.only else train
-        return launcher.launch(where, entry, recipe, arguments.resume)
+        def entry() -> object:
+            if arguments.profile:
+                from .profile.profiler import profile  # with Pillow, which training does not need
+
+                return profile(recipe, *([arguments.seconds] if arguments.seconds else []))
+            if arguments.eval or recipe.eval.only:
+                return evaluate_only(recipe, arguments.resume)
+            return train(recipe, arguments.resume)
+
+        command = None if argv is None else (sys.executable, "-m", "alexnet_fast.train", *argv)
+        return launcher.launch(launch_config(recipe), entry, command, shared=recipe.model_dump_json())
 
     return exit_code(run)
+
+
+def settled_recipe(arguments: argparse.Namespace) -> Recipe:
+    """The recipe that will run: the file's under flags and --set, with images packed or made on the way.
+
+    Our launcher does so for all its ranks, which find it ready.
+    """
+    if (shared := launcher.shared_text()) is not None:
+        return Recipe.model_validate_json(shared)
+    path = arguments.recipe or modelzoo_flags.choose_recipe(arguments)
+    flags = modelzoo_flags.overrides(arguments, load(path, arguments.set))
+    recipe = load(path, [*flags, *arguments.set])
+    launch_config(recipe)  # all that can be wrong is found before images are packed
+    if recipe.data.synthetic:
+        recipe = load(path, [*flags, *arguments.set, *dataset.overrides(recipe, say)])
+    elif arguments.data_path:
+        flags += modelzoo_flags.data_overrides(arguments, recipe, say)
+        recipe = load(path, [*flags, *arguments.set])
+    return recipe
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

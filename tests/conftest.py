@@ -29,7 +29,7 @@ THREAD_GRACE_S = 5.0
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGPIPE)
 LIMITS = (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_MEMLOCK)
-SET_FOR_GOOD = ("PYTEST_", "TORCH")  # by torch, as parts of it are imported, and by engine/launch.py
+SET_FOR_GOOD = ("PYTEST_", "TORCH")  # by torch, as parts of it are imported
 
 OF_THE_TESTERS_TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 OF_THE_TESTERS_LAUNCHER = (
@@ -39,6 +39,7 @@ OF_THE_TESTERS_LAUNCHER = (
     "LOCAL_WORLD_SIZE",
     "MASTER_ADDR",
     "MASTER_PORT",
+    "ALEXNET_FAST_RANKS",
 )
 
 for name in (*OF_THE_TESTERS_TERMINAL, *OF_THE_TESTERS_LAUNCHER):

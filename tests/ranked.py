@@ -1,4 +1,4 @@
-"""What ranks do in the tests: functions that processes of their own find by this module and their name."""
+"""What ranks do in the tests: functions that called_as_ranks.py runs in processes of their own."""
 
 from __future__ import annotations
 

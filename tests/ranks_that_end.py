@@ -1,4 +1,4 @@
-"""How ranks end in the tests: functions that processes of their own find by this module and their name.
+"""How ranks end in the tests: functions that called_as_ranks.py runs in processes of their own.
 
 Thirty processes import it, and no more than a rank needs at least: numba, recipes and training would cost each half a second.
 """
@@ -80,7 +80,7 @@ def waits(folder: Path) -> None:
 def ends_behind_its_killed_launcher(folder: Path) -> None:
     """Hear of the launcher's end too late to stop for it, as behind the last step."""
     told: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: told.append(number))
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     rank = os.environ["RANK"]
     (folder / f"{rank}.waiting").write_text(str(os.getpid()))
     while len(list(folder.glob("*.waiting"))) < 2:
@@ -91,7 +91,7 @@ def ends_behind_its_killed_launcher(folder: Path) -> None:
     while not told:
         time.sleep(0.01)
     time.sleep(1)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def is_done_at_sigterm(folder: Path) -> None:

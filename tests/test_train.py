@@ -186,6 +186,18 @@ def test_eval_counts_the_same_and_its_flag_and_key_are_one(
         assert f"[AVG-ACC] * Acc@1 {result['acc1']:.3f}" in capsys.readouterr().out
 
 
+def test_a_program_that_gives_arguments_of_its_own_starts_ranks_with_them(
+    finished: tuple[Path, str], recipe: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-c", "raise SystemExit(9)"])
+    path = str(finished[0] / "checkpoint_last.pt")
+    two = ["--set", "distributed.nproc=2", "--set", "eval.global_batch_size=4"]
+    assert command.main([str(recipe), "--eval", "--resume", path, *two]) == 0
+    result = json.loads((recipe.parent / "small" / "eval.json").read_text())
+    assert result["acc1"] == json.loads((finished[0] / "report.json").read_text())["acc1"]
+    assert capfd.readouterr().out.count("[AVG-ACC]") == 1, "by rank 0 alone"
+
+
 def test_resume_auto_with_nothing_to_resume_says_so_and_begins(recipe: Path, capsys: Any) -> None:
     (recipe.parent / "small").mkdir()
     (recipe.parent / "small" / "eval.json").write_text("of other weights")

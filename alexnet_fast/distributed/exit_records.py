@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from ..devices.facts import COLLECTIVE_ERROR
 from ..errors import StoppedBySignal, UserError
@@ -74,68 +73,50 @@ def own_error(records: list[ExitRecord]) -> str | None:
     return f"rank {own.rank} on {socket.gethostname()} failed, and the others were stopped. Its error:\n{own.text}"
 
 
-def pid_file(folder: Path, rank: int) -> Path:
-    """Where a rank says which process it is."""
-    return folder / f"{rank}.pid"
-
-
 def stack_file(folder: Path, rank: int) -> Path:
     """Where a rank that is asked to writes what each of its threads is doing."""
     return folder / f"{rank}.stack"
 
 
-def silent_ranks(folder: Path) -> list[int]:
-    """Those that began and left no record."""
-    began = {int(path.stem) for path in folder.glob("*.pid")}
-    return sorted(began - {record.rank for record in ExitRecord.all_in(folder)})
+class EndedRank(NamedTuple):
+    """A rank that ended by itself, and how: its exit code, or minus the signal that killed it."""
+
+    rank: int
+    pid: int
+    code: int
 
 
-def await_all(folder: Path, ranks: int, longest_s: float) -> None:
-    """Return when so many of this host's ranks have left their record: the agent kills all when the first has ended."""
-    deadline = time.monotonic() + longest_s
-    while len(ExitRecord.all_in(folder)) < ranks and time.monotonic() < deadline:
-        time.sleep(0.01)
+def explain(failed: Sequence[EndedRank], silent: Sequence[int], folder: Path, nnodes: int) -> str:
+    """Which rank is at fault and why, for stderr; raises the UserError, StoppedBySignal or KeyboardInterrupt that it was.
 
-
-def request_stacks(folder: Path) -> None:
-    """Have this host's ranks that left no record write down what each of their threads is doing."""
-    for rank in silent_ranks(folder):
-        try:
-            os.kill(int(pid_file(folder, rank).read_text()), signal.SIGUSR1)
-        except (OSError, ValueError):
-            continue
-
-
-def explain(failures: dict[int, ProcessFailure], folder: Path, hosts: int) -> str:
-    """Which rank is at fault and why, for stderr; raises the UserError, Stopped or KeyboardInterrupt that it was.
-
-    failures: the first to end by the agent's account.  folder: where this host's ranks left their records.
+    failed: those of this host that ended badly, the first first.  silent: those that did not end.  folder: where this
+    host's ranks left their records.
     """
-    rank, failure = min(failures.items(), key=lambda item: item[1].timestamp)
     records, host = ExitRecord.all_in(folder), socket.gethostname()
-    code = int(failure.exitcode)
     if (stopped := stop_of(records)) is not None:
         raise stopped
+    lost = {record.rank: record for record in records if record.kind == "lost"}
+    rank, pid, code = next((ended for ended in failed if ended.rank not in lost), failed[0])
     if code == -signal.SIGINT:
         raise KeyboardInterrupt
     if code < 0 and code != -signal.SIGABRT:  # an abort is often a collective's answer to another's end
         hint = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
         return (
-            f"rank {rank} on {host} (process {failure.pid}) was killed by {signal.Signals(-code).name}{hint}; "
+            f"rank {rank} on {host} (process {pid}) was killed by {signal.Signals(-code).name}{hint}; "
             "the others were stopped"
         )
     if (error := own_error(records)) is not None:
         return error
-    lost = next((record for record in records if record.kind == "lost"), None)
-    if lost is None or rank not in {record.rank for record in records}:
+    if rank not in lost:
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-        return f"rank {rank} on {host} (process {failure.pid}) ended with {how}; the others were stopped"
-    silent = silent_ranks(folder)
+        return f"rank {rank} on {host} (process {pid}) ended with {how}; the others were stopped"
     if not silent:
-        others = "a rank on another host, which tells why" if hosts > 1 else "the others"
-        return f"rank {lost.rank} on {host} lost {others}. Its error:\n{lost.text}"
+        others = "a rank on another host, which tells why" if nnodes > 1 else "the others"
+        return f"rank {rank} on {host} lost {others}. Its error:\n{lost[rank].text}"
     names = f"rank{'s' if len(silent) > 1 else ''} {', '.join(map(str, silent))} on {host}"
-    stacks = [(rank, stack_file(folder, rank).read_text().rstrip()) for rank in silent]
-    return f"{names} did not answer rank {lost.rank}: {lost.text.splitlines()[-1]}" + "".join(
-        f"\nRank {rank} was here:\n{stack}" for rank, stack in stacks if stack
+    stacks = [(rank, stack_file(folder, rank)) for rank in silent]
+    return f"{names} did not answer rank {rank}: {lost[rank].text.splitlines()[-1]}" + "".join(
+        f"\nRank {rank} was here:\n{path.read_text().rstrip()}"
+        for rank, path in stacks
+        if path.exists() and path.stat().st_size
     )

@@ -14,8 +14,8 @@ What comes behind the first of these signals follows one rule, for one rank and,
     SIGTERM   changes nothing: timeout sends it twice, and cluster managers to a launcher and its ranks alike
     SIGINT    (Ctrl-C) ends the run at once, without a save
 
-A rank that a launcher started takes notice of the first alone: it has the terminal's SIGINT and the launcher's, and cannot
-tell them apart.  Our launcher counts its own and kills its ranks (launcher.py); torchrun waits for them.
+A rank that a launcher started takes notice of the first alone: a cluster manager's and the launcher's may both reach it, and
+it cannot tell them apart.  Our launcher counts its own and kills its ranks (launcher.py); torchrun waits for them.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
 """The processes that train together: who this one is, what they sum and say to each other.
 
-A rank learns its place from the environment that torch's elastic launcher sets, be it ours (launcher.py) or
-torchrun's.  Tensors on the device are summed by the device's backend, everything else by gloo on the hosts.
+A rank learns its place from the variables that its launcher sets, be it ours (launcher.py) or torchrun's.  Tensors on the device are summed by the device's backend, everything else by gloo on the hosts.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 from collections.abc import Iterator
@@ -18,12 +16,14 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
 from ..common.cpus import bind_rank
 from ..devices.device import Device
 from ..errors import UserError
 
+RANKS_FOLDER = "ALEXNET_FAST_RANKS"  # the folder that our launcher's ranks share, in their environment alone
 ENVIRONMENT = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -97,12 +97,12 @@ class World:
 
 def is_joined() -> bool:
     """Whether this process was started as one rank of several or of one, by our launcher or by torchrun."""
-    return all(name in os.environ for name in ENVIRONMENT)
+    return RANKS_FOLDER in os.environ or is_torchruns()
 
 
 def is_torchruns() -> bool:
     """Whether torchrun, and not our launcher, started this process as a rank."""
-    return is_joined() and multiprocessing.parent_process() is None
+    return RANKS_FOLDER not in os.environ and all(name in os.environ for name in ENVIRONMENT)
 
 
 def from_environment(world_size: int) -> World:
@@ -141,11 +141,25 @@ def process_group(
             f"distributed.backend = {name!r} does not serve {device.kind}: give auto or {device.collective_backend}"
         )
     both = name if name == "gloo" else f"cpu:gloo,{device.kind}:{name}"
+    timeout = timedelta(seconds=timeout_s)
     dist.init_process_group(
-        both, rank=world.rank, world_size=world.world_size, timeout=timedelta(seconds=timeout_s)
+        both, rank=world.rank, world_size=world.world_size, timeout=timeout, store=_store(world, timeout)
     )
     yield
     dist.destroy_process_group()  # not after an error: it would wait for ranks that may be gone
+
+
+def _store(world: World, timeout: timedelta) -> Store | None:
+    """Where our launcher's ranks find each other: a file in their folder, or what it keeps for several hosts; None = torchrun's."""
+    folder = os.environ.get(RANKS_FOLDER)
+    if folder is None:
+        return None
+    if world.world_size > world.local_world_size:
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        return TCPStore(address, port, is_master=False, timeout=timeout, wait_for_workers=False)
+    store = FileStore(os.path.join(folder, "store"), world.world_size)
+    store.set_timeout(timeout)
+    return store
 
 
 def seed_per_rank(world: World) -> None:

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,24 @@ import pytest
 
 import ranked
 import ranks_that_end
-from alexnet_fast.distributed import launcher as launch
+from alexnet_fast.distributed import launcher
 from alexnet_fast.distributed.exit_records import is_collective_error
-from alexnet_fast.distributed.launcher import Layout
+from alexnet_fast.distributed.launcher import LaunchConfig
 from alexnet_fast.errors import UserError
+from called_as_ranks import launch
 from components import ROOT
 
-TWO = Layout(nproc=2)
+TWO = LaunchConfig(nproc=2)
 
 
 def test_one_rank_runs_in_this_process() -> None:
     seen: list[int] = []
-    assert launch.launch(Layout(), seen.append, os.getpid()) == 0
+    assert launch(LaunchConfig(), seen.append, os.getpid()) == 0
     assert seen == [os.getpid()]
 
 
 def test_ranks_agree_on_sums_weights_overflows_and_what_differs(capfd: Any) -> None:
-    assert launch.launch(TWO, ranked.everything_that_ranks_say_to_each_other, 2) == 0, capfd.readouterr().err
+    assert launch(TWO, ranked.everything_that_ranks_say_to_each_other, 2) == 0, capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,8 @@ def test_the_rank_at_fault_is_named_with_its_error_and_nothing_is_left(
     entry: Any, told: list[str], capfd: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    resource_tracker.ensure_running()  # multiprocessing's own, which lives as long as this process
     started, before = time.monotonic(), children()
-    assert launch.launch(TWO, entry, 1) == 1
+    assert launch(TWO, entry, 1) == 1
     error = capfd.readouterr().err
     assert all(words in error for words in told), error
     assert error.startswith("error: ") and error.count("error: rank") == 1, "told once"
@@ -70,7 +69,7 @@ def test_the_rank_at_fault_is_named_with_its_error_and_nothing_is_left(
 
 def test_a_users_mistake_on_any_rank_is_one_sentence(capfd: Any) -> None:
     with pytest.raises(UserError, match=r"^there is no room: make some$"):
-        launch.launch(TWO, ranks_that_end.user_error_on, 1)
+        launch(TWO, ranks_that_end.user_error_on, 1)
     assert capfd.readouterr().err == ""
 
 
@@ -85,21 +84,18 @@ def test_ctrl_c_ends_every_rank_with_130_and_one_word(when: str, tmp_path: Path)
 
 
 def test_ctrl_c_between_the_halves_of_a_ranks_beginning_is_one_word_too(tmp_path: Path) -> None:
-    """The rank is there, and has not yet been given what it is to run."""
+    """The rank is there, and its launcher has not yet taken note of it."""
     launcher = launched(
         tmp_path,
         "waits",
-        "import os, signal, threading, time\n"
-        "from multiprocessing import util\n"
-        "spawn = util.spawnv_passfds\n"
-        "def spawn_and_interrupt(path, command, pipes):\n"
-        "    pid = spawn(path, command, pipes)\n"
-        "    if '--multiprocessing-fork' in command:\n"
+        "import os, signal, subprocess, time\n"
+        "class Interrupted(subprocess.Popen):\n"
+        "    def _execute_child(self, *arguments):\n"
+        "        super()._execute_child(*arguments)\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "        time.sleep(0.2)\n"
-        "    return pid\n"
-        "util.spawnv_passfds = spawn_and_interrupt\n"
-        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()  # takes it where the first has it blocked\n",
+        "if 'RANK' not in os.environ:\n"
+        "    subprocess.Popen = Interrupted\n",
     )
     out, error = launcher.communicate(timeout=120)
     assert (launcher.returncode, out, error) == (130, "", "interrupted\n")
@@ -178,6 +174,27 @@ def test_ranks_that_are_done_when_their_launcher_is_killed_end_too(tmp_path: Pat
     await_their_end(pids)
 
 
+def test_ranks_whose_launcher_is_killed_while_they_import_end_too(tmp_path: Path) -> None:
+    launcher = launched(tmp_path, "waits")
+    pids = await_processes(launcher)
+    launcher.kill()
+    await_their_end(pids)
+    assert not list(tmp_path.glob("*.waiting"))
+
+
+def test_where_ctrl_c_is_ignored_as_by_a_shells_background_ranks_of_a_killed_launcher_save_and_end_too(
+    tmp_path: Path,
+) -> None:
+    launcher = launched(
+        tmp_path, "saves_when_it_may", "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    )
+    pids = await_ranks(tmp_path, launcher)
+    (tmp_path / "may_save").touch()
+    launcher.kill()
+    await_their_end(pids)
+    assert len(list(tmp_path.glob("*.saved"))) == 2
+
+
 def await_their_end(pids: list[int]) -> None:
     """Of ranks whose launcher has ended."""
     deadline = time.monotonic() + 120
@@ -186,18 +203,66 @@ def await_their_end(pids: list[int]) -> None:
         time.sleep(0.05)
 
 
-def launched(folder: Path, entry: str, first: str = "") -> subprocess.Popen[str]:
-    """A process that runs `first`, then a function of ranks_that_end.py, which is given `folder`, as two ranks."""
+def test_a_host_that_is_told_to_stop_stops_the_others_after_the_same_step(tmp_path: Path) -> None:
+    hosts = two_hosts(tmp_path, "saves_when_it_may", tmp_path)
+    pids = await_ranks(tmp_path, hosts[0])
+    hosts[1].terminate()
+    await_files(tmp_path, "*.saving", hosts[0])
+    (tmp_path / "may_save").touch()
+    for host in hosts:
+        _, error = host.communicate(timeout=120)
+        assert host.returncode == 143 and error.endswith("stopped by SIGTERM in order\n"), error
+    await_their_end(pids)
+
+
+def test_of_two_hosts_each_says_where_the_rank_at_fault_is(tmp_path: Path) -> None:
+    hosts = two_hosts(tmp_path, "raises_on", 1)
+    (_, first), (_, second) = (host.communicate(timeout=120) for host in hosts)
+    assert [host.returncode for host in hosts] == [1, 1]
+    assert f"error: rank 0 on {socket.gethostname()} lost a rank on another host, which tells why" in first
+    assert "error: rank 1 on" in second and "LookupError: the cat sat on the cable" in second
+
+
+def test_a_place_that_another_program_listens_at_is_named(capfd: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(
+            UserError, match=r"^host 0 of 2 did not meet the others .* that the port is free$"
+        ):
+            launch(LaunchConfig(nnodes=2, address=address), ranks_that_end.raises_on, 0)
+
+
+def test_a_command_that_ends_well_and_was_no_rank_is_a_failure(capfd: Any) -> None:
+    assert launcher.launch(TWO, list, (sys.executable, "-c", "")) == 1
+    assert "ended with exit code 0" in capfd.readouterr().err
+
+
+def two_hosts(folder: Path, entry: str, argument: object) -> list[subprocess.Popen[str]]:
+    """The launchers of two hosts of a rank each, which run a function of ranks_that_end.py."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    configs = [f"LaunchConfig(1, 2, {number}, {address!r})" for number in range(2)]
+    return [launched(folder, entry, config=config, argument=argument) for config in configs]
+
+
+def launched(
+    folder: Path, entry: str, first: str = "", config: str = "LaunchConfig(2)", argument: object = None
+) -> subprocess.Popen[str]:
+    """A process that runs `first`, then, as two ranks, a function of ranks_that_end.py with an argument: `folder`, if no other."""
     code = (
-        "import sys\nfrom pathlib import Path\nimport ranks_that_end\nfrom alexnet_fast.distributed import launcher as launch\n"
-        "from alexnet_fast.errors import exit_code\n"
+        "import sys\nfrom functools import partial\nfrom pathlib import Path, PosixPath\nimport ranks_that_end\n"
+        "from alexnet_fast.distributed.launcher import LaunchConfig, launch\nfrom alexnet_fast.errors import exit_code\n"
         f"{first}"
-        "if __name__ == '__main__':\n"
-        f"    sys.exit(exit_code(lambda: launch.launch(launch.Layout(2), ranks_that_end.{entry}, Path({str(folder)!r}))))\n"
+        f"entry = partial(ranks_that_end.{entry}, {argument or folder!r})\n"
+        f"sys.exit(exit_code(lambda: launch({config}, entry)))\n"
     )
-    (folder / "go.py").write_text(code)
+    script = folder / f"go{len(list(folder.glob('go*.py')))}.py"
+    script.write_text(code)
     return subprocess.Popen(
-        [sys.executable, str(folder / "go.py")],
+        [sys.executable, str(script)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tools")))},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -207,25 +272,26 @@ def launched(folder: Path, entry: str, first: str = "") -> subprocess.Popen[str]
 
 
 @pytest.mark.parametrize(
-    ("layout", "sentence"),
+    ("config", "sentence"),
     [
-        ({"hosts": 2, "host": 2, "address": "a:1"}, "distributed.host = 2 is out of range"),
-        ({"hosts": 2}, "distributed.address = '' cannot be met at by 2 hosts"),
-        ({"hosts": 2, "address": "10.0.0.1"}, "as 10.0.0.1:29500"),
+        ({"nnodes": 2, "node_rank": 2, "address": "a:1"}, "distributed.host = 2 is out of range"),
+        ({"nnodes": 2}, "distributed.address = '' cannot be met at by 2 hosts"),
+        ({"nnodes": 2, "address": "10.0.0.1"}, "as 10.0.0.1:29500"),
+        ({"nnodes": 2, "address": "10.0.0.1:65536"}, "as 10.0.0.1:29500"),
     ],
 )
-def test_hosts_that_could_not_meet_are_refused(layout: dict[str, Any], sentence: str) -> None:
+def test_hosts_that_could_not_meet_are_refused(config: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        Layout(nproc=2, **layout)
+        LaunchConfig(nproc=2, **config)
 
 
 def test_a_host_that_waits_in_vain_says_for_whom_and_where(monkeypatch: Any, capfd: Any) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    monkeypatch.setattr(launch, "GATHERING_S", 2)
+    monkeypatch.setattr(launcher, "GATHERING_S", 2)
     with pytest.raises(UserError, match=r"^host 1 of 2 did not meet the others at distributed.address = "):
-        launch.launch(Layout(nproc=1, hosts=2, host=1, address=address), ranks_that_end.raises_on, 0)
+        launch(LaunchConfig(nproc=1, nnodes=2, node_rank=1, address=address), ranks_that_end.raises_on, 0)
     assert capfd.readouterr().err.startswith(f"host 1 of 2 waits for the others at {address}\n")
 
 
@@ -263,10 +329,10 @@ def await_processes(launcher: subprocess.Popen[str]) -> list[int]:
     """Process ids of the two ranks as soon as they are there: they import torch then, or Python itself."""
     deadline = time.monotonic() + 120
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
-    while len(found := children.read_text().split()) < 3:  # multiprocessing's tracker is the first
+    while len(found := children.read_text().split()) < 2:
         assert time.monotonic() < deadline and launcher.poll() is None, launcher.communicate()
         time.sleep(0.005)
-    return [int(pid) for pid in found[1:]]
+    return [int(pid) for pid in found]
 
 
 def lives(pid: int) -> bool:

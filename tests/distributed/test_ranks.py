@@ -17,13 +17,13 @@ import pytest
 import torch
 
 import ranked
-from alexnet_fast.distributed import launcher as launch
-from alexnet_fast.distributed.launcher import Layout
+from alexnet_fast.distributed.launcher import LaunchConfig
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton
 from alexnet_fast.recipe import Recipe
 from alexnet_fast.recipe_toml import dump, load
 from alexnet_fast.run import checkpoint
+from called_as_ranks import launch
 from components import ROOT
 
 STEPS = 20
@@ -70,13 +70,13 @@ def weights(recipe: Recipe) -> dict[str, torch.Tensor]:
 def one_rank(small: Callable[..., Recipe]) -> Recipe:
     """The 20 steps on one rank."""
     recipe = small("one")
-    assert launch.launch(Layout(1), ranked.train_each, [recipe], 1) == 0
+    assert launch(LaunchConfig(1), ranked.train_each, [recipe], 1) == 0
     return recipe
 
 
 def test_two_ranks_train_as_one_does(one_rank: Recipe, small: Callable[..., Recipe], capfd: Any) -> None:
     recipe = small("two", **{"distributed.nproc": 2})
-    assert launch.launch(Layout(2), ranked.train_each, [recipe], 2) == 0, capfd.readouterr().err
+    assert launch(LaunchConfig(2), ranked.train_each, [recipe], 2) == 0, capfd.readouterr().err
     out = capfd.readouterr().out
     assert "on 2 x cpu" in out and out.count("Epoch: [0]") == STEPS, "one rank speaks"
     assert losses(recipe) == pytest.approx(losses(one_rank), abs=1e-5)
@@ -98,7 +98,7 @@ def test_three_ranks_count_exactly_what_one_counts(
     saved, results = str(tmp_path / "weights.pt"), {}
     torch.save(ranked.NarrowAlexNet(10).state_dict(), saved)
     for nproc in (1, 3):
-        assert launch.launch(Layout(nproc), ranked.evaluate_each, recipes, nproc, saved) == 0, (
+        assert launch(LaunchConfig(nproc), ranked.evaluate_each, recipes, nproc, saved) == 0, (
             capfd.readouterr().err
         )
         results[nproc] = [json.loads((recipe.folder / "eval.json").read_text()) for recipe in recipes]
@@ -117,13 +117,13 @@ def test_two_ranks_of_which_one_is_told_to_stop_stop_together_and_end_with_the_s
         "distributed.nproc": 2,
     }  # fmt: skip
     whole, stopped = small("whole", **changes), small("stopped", **changes)
-    assert launch.launch(Layout(2), ranked.run_stop_resume, whole, stopped, 3) == 0, capfd.readouterr().err
+    assert launch(LaunchConfig(2), ranked.run_stop_resume, whole, stopped, 3) == 0, capfd.readouterr().err
     assert "goes on from" in capfd.readouterr().out
     assert losses(stopped) == losses(whole) and losses(stopped, "epoch_loss") == losses(whole, "epoch_loss")
     assert all(torch.equal(weights(stopped)[key], tensor) for key, tensor in weights(whole).items())
 
     alone = load(toml(stopped), ["distributed.nproc=1", "schedule.epochs=2"])
-    assert launch.launch(Layout(1), ranked.train_each, [alone], 1, "auto") == 0
+    assert launch(LaunchConfig(1), ranked.train_each, [alone], 1, "auto") == 0
     out = capfd.readouterr().out
     assert "saved by 2 ranks and gone on with by 1" in out and "Epoch: [1]" in out
 
@@ -133,10 +133,8 @@ def test_two_hosts_of_two_ranks_under_torchrun_train_as_one_rank_does(
 ) -> None:
     changes = {"schedule.steps_per_epoch": 3, "checkpoint.every_epochs": 0}
     alone, recipe = small("alone", **changes), small("hosts", **changes)
-    assert launch.launch(Layout(1), ranked.train_each, [alone], 1) == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    assert launch(LaunchConfig(1), ranked.train_each, [alone], 1) == 0
+    port = free_port()
     hosts = [
         start(
             "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2", "--node-rank", str(host),
@@ -148,6 +146,26 @@ def test_two_hosts_of_two_ranks_under_torchrun_train_as_one_rank_does(
     assert [host.returncode for host in hosts] == [0, 0], first[1] + second[1]
     assert "on 4 x cpu" in first[0] and first[0].count("Epoch: [0]") == 3
     assert second[0] == "", "only rank 0 speaks"
+    assert losses(recipe) == pytest.approx(losses(alone), abs=1e-5)
+
+
+def test_two_hosts_of_one_rank_and_of_three_train_as_one_rank_does(small: Callable[..., Recipe]) -> None:
+    changes = {"schedule.steps_per_epoch": 3, "checkpoint.every_epochs": 0}
+    alone = small("alone2", **changes)
+    assert launch(LaunchConfig(1), ranked.train_each, [alone], 1) == 0
+    address = f"127.0.0.1:{free_port()}"
+    recipe = small("own_hosts", **changes, **{"distributed.hosts": 2, "distributed.address": address})
+    hosts = [
+        start(
+            NARROW, toml(recipe), "--set", f"distributed.host={host}", "--set", f"distributed.nproc={nproc}"
+        )
+        for host, nproc in enumerate((1, 3))
+    ]
+    first, second = (host.communicate(timeout=300) for host in hosts)
+    assert [host.returncode for host in hosts] == [0, 0], first[1] + second[1]
+    assert "on 4 x cpu" in first[0] and first[0].count("Epoch: [0]") == 3
+    assert second[0] == "", "only rank 0 speaks"
+    assert second[1] == f"host 1 of 2 waits for the others at {address}\n"
     assert losses(recipe) == pytest.approx(losses(alone), abs=1e-5)
 
 
@@ -173,6 +191,13 @@ def test_a_killed_rank_ends_the_run_within_30_s_by_name_and_leaves_no_process(
     )
     assert error.count("\n") == 1
     assert not [pid for pid in found.values() if Path(f"/proc/{pid}").exists()]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:

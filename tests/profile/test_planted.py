@@ -9,9 +9,10 @@ import pytest
 
 import components
 import ranked
-from alexnet_fast.distributed.launcher import Layout, launch
+from alexnet_fast.distributed.launcher import LaunchConfig
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import Entry, picture, write
+from called_as_ranks import launch
 from standin import cases
 
 CASES = "profile/planted_cases.py"
@@ -35,5 +36,5 @@ def test_slow_sums_between_ranks_are_named(tmp_path: Path) -> None:
     """Of a set of which one rank alone meets the only large photo, and a broken one."""
     small, large = encode_jpeg(picture(160, 120), Encoding()), encode_jpeg(picture(600, 450), Encoding())
     path = write(tmp_path / "mixed.beton", [large, Entry(b"no image", 160, 120), *[small] * 62], [0] * 64)
-    assert launch(Layout(nproc=2), ranked.profiles_with_slow_sums, str(path), str(tmp_path)) == 0
+    assert launch(LaunchConfig(nproc=2), ranked.profiles_with_slow_sums, str(path), str(tmp_path)) == 0
     assert {path.name for path in (tmp_path / "slow-sums").iterdir()} >= {"throughput.json", "timeline.json"}

@@ -13,14 +13,14 @@ import torch
 
 import ranked
 from alexnet_fast import train as command
-from alexnet_fast.distributed import launcher
-from alexnet_fast.distributed.launcher import Layout
+from alexnet_fast.distributed.launcher import LaunchConfig
 from alexnet_fast.errors import UserError
 from alexnet_fast.models import MODELS
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton
 from alexnet_fast.recipe_toml import load
 from alexnet_fast.run import checkpoint
+from called_as_ranks import launch
 from components import ROOT
 from folders import fill
 from stress.narrow_model import NARROW
@@ -268,9 +268,9 @@ def test_two_ranks_refuse_other_classes_in_one_sentence_and_save_them_once(
             [part for part in (*settings(sets, tmp_path, "train", val), *two) if part != "--set"],
         )
 
-    assert launcher.launch(Layout(2), ranked.train_each, [recipe("val")], 2) == 0, capfd.readouterr().err
+    assert launch(LaunchConfig(2), ranked.train_each, [recipe("val")], 2) == 0, capfd.readouterr().err
     assert saved(tmp_path)["classes"] == ["ant", "bee", "cat"]
     with pytest.raises(UserError, match="label 1 is 'cat' in .*alone.beton, but 'bee' in the checkpoint"):
-        launcher.launch(
-            Layout(2), ranked.evaluate_each, [recipe("alone")], 2, str(tmp_path / "r" / checkpoint.LAST)
+        launch(
+            LaunchConfig(2), ranked.evaluate_each, [recipe("alone")], 2, str(tmp_path / "r" / checkpoint.LAST)
         )

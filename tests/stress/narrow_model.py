@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python tests/stress/narrow_model.py RECIPE [--set section.key=value ...]
 
-Its ranks, which import this file as they start, are narrow too.
+Its ranks run this file too, so that they are as narrow.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ class NarrowAlexNet(AlexNet):
 
 NARROW = replace(MODELS["alexnet"], network=f"{__name__}:NarrowAlexNet")
 
-if __name__ in ("__main__", "__mp_main__"):
-    MODELS["alexnet"] = NARROW
 if __name__ == "__main__":
+    MODELS["alexnet"] = NARROW
     sys.exit(train.main())
