@@ -238,7 +238,8 @@ def _sample_rows(document: Document) -> list[Row]:
 
 def _step_rows(step: Mapping[str, Any]) -> list[Row]:
     """The parts of a step one after the other; summing gradients is a part of the backward pass's."""
-    rows = _in_turn({part: step[f"{part}_ms"] for part in PARTS})
+    # throughput.json spells the first of PARTS as its version 1 did
+    rows = _in_turn({part: step[f"{part.replace('normalize', 'normalise')}_ms"] for part in PARTS})
     if step["all_reduce_ms"] is not None:
         place = PARTS.index("backward")
         _, begin, takes, _ = rows[place]
