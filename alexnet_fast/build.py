@@ -15,8 +15,9 @@ from .distributed import world as ranks
 from .distributed.launcher import LaunchConfig
 from .distributed.world import World
 from .engine.lr_schedule import Schedule
-from .engine.meter import Averages
+from .engine.meter import Averages, Meter
 from .engine.precision import Precision, fused_or_foreach
+from .engine.train_state import TrainState
 from .errors import UserError
 from .loader.bad_samples import SkippedSample
 from .loader.loader import Loader
@@ -126,8 +127,8 @@ def check_labels(loader: Loader, recipe: Recipe) -> Loader:
     )
 
 
-def build_model(recipe: Recipe, world: World, device: Device) -> Precision:
-    """The model with fresh weights, the same on every rank, and its optimizer, on the device."""
+def train_state(recipe: Recipe, world: World, device: Device) -> TrainState:
+    """The model with fresh weights, the same on every rank, its optimizer and its sums, on the device."""
     sgd = partial(
         torch.optim.SGD,
         lr=recipe.optim.lr,
@@ -139,7 +140,7 @@ def build_model(recipe: Recipe, world: World, device: Device) -> Precision:
     model = spec.build(recipe.model.num_classes, recipe.model.dropout)
     if recipe.model.init == "he":
         initialise_he(model)
-    return Precision(
+    precision = Precision(
         model,
         fused_or_foreach(sgd, device),
         level=recipe.precision.level,
@@ -148,6 +149,7 @@ def build_model(recipe: Recipe, world: World, device: Device) -> Precision:
         loss_scale=recipe.precision.loss_scale,
         replicate=partial(ranks.wrap_ddp, world=world, reduce=recipe.precision.reduce),
     )
+    return TrainState(precision, Meter(device.torch_device, world), recipe.optim.label_smoothing)
 
 
 def schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:

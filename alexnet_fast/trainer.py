@@ -11,15 +11,14 @@ from itertools import islice
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .build import (
     all_skipped,
-    build_model,
     init_distributed,
     raise_if_diverged,
     schedule,
     train_loader,
+    train_state,
     val_loader,
 )
 from .common.disk_space import room_for_checkpoints
@@ -30,7 +29,7 @@ from .distributed import world as ranks
 from .distributed.stop_signals import StopSignals
 from .distributed.world import World
 from .engine.evaluate import Accuracy, evaluate
-from .engine.meter import Averages, Meter, ThroughputMeter
+from .engine.meter import Averages, ThroughputMeter
 from .engine.precision import Precision
 from .errors import StoppedBySignal, escaped
 from .kernel_cache import is_cached
@@ -86,12 +85,12 @@ class Trainer:
         self.steps_per_epoch = min(
             len(self.train_set), recipe.schedule.steps_per_epoch or len(self.train_set)
         )
-        self.precision = build_model(recipe, world, device)
+        self.state = train_state(recipe, world, device)
+        self.precision, self.meter = self.state.precision, self.state.meter
         ranks.seed_per_rank(world)
-        self.learning_rate = schedule(recipe, self.steps_per_epoch)
+        self.lr_schedule = schedule(recipe, self.steps_per_epoch)
         self.feed = DevicePrefetcher(device, self.precision.dtype)
         self.val_feed = DevicePrefetcher(device, self.precision.dtype)
-        self.meter = Meter(device.torch_device, world)
         self.clock = ThroughputMeter(device, recipe.log.warmup_steps, world)
         self.data_wait = DataWaitMonitor(self.train_set, world.world_size)
 
@@ -177,29 +176,26 @@ class Trainer:
 
     def train_epoch(self, epoch: int) -> None:
         """The steps of an epoch from the cursor on; only log lines, every print_freq, and checkpoints wait for the device."""
-        recipe, precision, steps = self.recipe, self.precision, self.steps_per_epoch
+        recipe, steps = self.recipe, self.steps_per_epoch
         first = self.cursor["step"]
         if first >= steps:  # stopped behind its last step: what is left is its evaluation
             return
         self.train_set.set_epoch(epoch, first)
-        precision.model.train()
+        self.precision.model.train()
         with self.clock.training(), closing(self.feed(self.train_set)) as batches:
             waited_s = self.train_set.wait_s
             self.data_wait.go_on()
             for step, (images, labels) in enumerate(islice(batches, steps - first), first):
-                logits = precision.forward(images)
-                loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.optim.label_smoothing)
-                precision.backward(loss)
-                precision.step(self.learning_rate(epoch * steps + step))
+                self.state.lr = self.lr_schedule(epoch * steps + step)
+                self.state.train_step(images, labels)
 
-                self.meter.add(loss, logits, labels)
                 self.clock.step(len(labels) * self.world.world_size, self.train_set.wait_s - waited_s)
                 waited_s = self.train_set.wait_s
                 self.cursor = {"epoch": epoch, "step": step + 1}
                 self.log.advance(epoch, step + 1)
                 if step % recipe.log.print_freq == 0 or step + 1 == steps:
                     averages = self.meter.read()
-                    self.log.step(epoch, step, averages, self.clock, **precision.figures())
+                    self.log.step(epoch, step, averages, self.clock, **self.precision.figures())
                     if late := self.data_wait.warning(self.clock.steady):
                         self.log.say(late)
                     raise_if_diverged(recipe, averages, epoch * steps + step + 1)
@@ -334,7 +330,7 @@ def evaluate_only(recipe: Recipe, resume: str | None = None) -> Accuracy:
     with ExitStack() as stack:
         world, device = init_distributed(recipe, stack)
         path = find_weights(recipe, resume)
-        precision = build_model(recipe, world, device)
+        precision = train_state(recipe, world, device).precision
         loaded = checkpoint_manager.load(path)
         precision.load_state_dict(loaded["state_dict"])
         val_set = stack.enter_context(val_loader(recipe, world, device))

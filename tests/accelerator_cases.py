@@ -283,7 +283,8 @@ def train(
         for images, labels in feed(batches):
             loss = functional.cross_entropy(precision.forward(images), labels, label_smoothing=0.1)
             precision.backward(loss)
-            precision.step(RATE)
+            precision.learning_rate = RATE
+            precision.step()
             losses.append(loss.detach())
     return [loss.item() for loss in losses], precision.state_dict()
 
@@ -325,7 +326,8 @@ def test_a_first_step_that_overflows_leaves_momenta_of_zero(
         for step, (images, labels) in enumerate(feed(batches)):
             loss = functional.cross_entropy(precision.forward(images), labels)
             precision.backward(loss * (torch.inf if step == 0 else 1.0))
-            precision.step(RATE)
+            precision.learning_rate = RATE
+            precision.step()
             if step == 0:
                 states = precision.optimizer.state_dict()["state"].values()
                 momenta = [state["momentum_buffer"].cpu() for state in states]
@@ -367,8 +369,8 @@ def test_fifty_steps_hold_no_synchronising_call_but_those_of_print_freq(
     ends: list[Counter[str]] = []  # how often the host had waited at the end of each step, and what for
     step = Precision.step
 
-    def counted(precision: Precision, learning_rate: float) -> None:
-        step(precision, learning_rate)
+    def counted(precision: Precision) -> None:
+        step(precision)
         ends.append(STANDIN.waits())
 
     monkeypatch.setattr(Precision, "step", counted)

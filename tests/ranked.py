@@ -90,7 +90,8 @@ def step(precision: Precision, rank: int, factor: float = 1.0) -> None:
     images = torch.randn(8, 3, 12, 12, generator=generator).to(precision.dtype)
     labels = torch.randint(0, 10, (8,), generator=generator)
     precision.backward(functional.cross_entropy(precision.forward(images), labels) * factor)
-    precision.step(0.05)
+    precision.learning_rate = 0.05
+    precision.step()
 
 
 def everyones(tensor: Tensor, world: World) -> list[Tensor]:

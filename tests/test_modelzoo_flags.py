@@ -523,10 +523,12 @@ def test_resumed_from_its_checkpoint_a_run_goes_on_at_its_epoch_with_its_momenta
 
 
 def test_momenta_that_are_not_sgds_begin_anew(tmp_path: Path) -> None:
-    from alexnet_fast.build import build_model
+    from alexnet_fast.build import train_state
     from alexnet_fast.devices.registry import resolve
 
-    precision = build_model(load(RECIPES / "1p.toml", ["model.num_classes=3"]), World(), resolve("cpu"))
+    precision = train_state(
+        load(RECIPES / "1p.toml", ["model.num_classes=3"]), World(), resolve("cpu")
+    ).precision
     saved = {
         "epoch": 4,
         "state_dict": AlexNet(CLASSES).state_dict(),

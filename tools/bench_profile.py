@@ -22,7 +22,7 @@ prefer_passive_openmp()
 from rich.console import Console
 from rich.table import Table
 
-from alexnet_fast.build import build_model, init_distributed, train_loader
+from alexnet_fast.build import init_distributed, train_loader, train_state
 from alexnet_fast.common.cli import file_path
 from alexnet_fast.decode.decoder import CHUNK
 from alexnet_fast.devices.device_timer import STEP, DeviceTimer
@@ -32,7 +32,7 @@ from alexnet_fast.profile.decoding import forever
 from alexnet_fast.profile.profiler import profile
 from alexnet_fast.profile.recorder import Recorder
 from alexnet_fast.profile.stats import Stat
-from alexnet_fast.profile.stepping import PARTS, Stepper
+from alexnet_fast.profile.stepping import PARTS, prepare
 from alexnet_fast.recipe import Recipe
 from alexnet_fast.recipe_toml import validate
 
@@ -64,16 +64,16 @@ def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Stat, Stat,
     with ExitStack() as stack:
         world, device = init_distributed(recipe, stack)
         loader = stack.enter_context(train_loader(recipe, world, device))
-        precision = build_model(recipe, world, device)
-        feed, marks = DevicePrefetcher(device, precision.dtype), DeviceTimer(device)
-        stepper = Stepper(precision, recipe.optim.label_smoothing, world, marks)
-        recorder = Recorder(loader, feed, stepper, marks)
+        state = train_state(recipe, world, device)
+        feed, marks = DevicePrefetcher(device, state.precision.dtype), DeviceTimer(device)
+        prepare(state)
+        recorder = Recorder(loader, feed, state, marks)
         batches = stack.enter_context(closing(feed(recorder.of_waits(forever(loader)))))
 
         def block(steps: int) -> tuple[float, float]:
             started = time.perf_counter(), time.process_time()
             for images, labels in islice(batches, steps):
-                stepper(images, labels)
+                state.train_step(images, labels)
             device.synchronize()
             return time.perf_counter() - started[0], time.process_time() - started[1]
 

@@ -44,7 +44,9 @@ def step_of(
     from torch.nn import functional
 
     from alexnet_fast.devices.registry import resolve
-    from alexnet_fast.engine.precision import Precision
+    from alexnet_fast.engine.meter import Meter
+    from alexnet_fast.engine.precision import Precision, fused_or_foreach
+    from alexnet_fast.engine.train_state import TrainState
 
     device = resolve(device_name)
     torch.manual_seed(0)
@@ -67,16 +69,17 @@ def step_of(
     if variant.endswith("nchw"):
         device = dataclasses.replace(device, memory_format=torch.contiguous_format)  # type: ignore[type-var]
     device.use()
-    sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=1e-4, fused=True)
-    precision = Precision(MODELS[network].build(1000, dropout=0.5), sgd, level=variant[:2], device=device)  # type: ignore[arg-type]
+    sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=1e-4)
+    precision = Precision(
+        MODELS[network].build(1000, dropout=0.5),
+        fused_or_foreach(sgd, device),
+        level=variant[:2],  # type: ignore[arg-type]
+        device=device,
+    )
     images = images.to(device.torch_device, precision.dtype, memory_format=device.memory_format)
 
-    def step() -> None:
-        loss = functional.cross_entropy(precision.forward(images), labels, label_smoothing=0.1)
-        precision.backward(loss)
-        precision.step(0.01)
-
-    return step, device.synchronize, f"{device.kind} ({device.name})"
+    state = TrainState(precision, Meter(device.torch_device), label_smoothing=0.1)
+    return partial(state.train_step, images, labels), device.synchronize, f"{device.kind} ({device.name})"
 
 
 def serve(

@@ -32,7 +32,10 @@ class Averages:
 
 
 class Meter:
-    """Sums over an epoch's training steps, kept on each rank's device: `add` waits for nothing, `read` does."""
+    """Sums over an epoch's training steps, kept on each rank's device: `add` waits for nothing, `read` does.
+
+    All are written in place, so that `add` can be part of a captured graph.
+    """
 
     def __init__(self, device: torch.device, world: World | None = None) -> None:
         self._world = world or World()
@@ -45,9 +48,9 @@ class Meter:
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Count one step: its mean loss, float32 logits (B, C), int64 labels (B,)."""
         top1, top5 = count_top_k(logits, labels)
-        self._last_loss = loss.detach().float()
+        self._last_loss.copy_(loss)
         self._loss += self._last_loss
-        self._nonfinite = (self._nonfinite + 1) * (self._last_loss * 0).ne(0)  # 0 times no number is NaN
+        self._nonfinite.add_(1).mul_((self._last_loss * 0).ne(0))  # 0 times no number is NaN
         self._counts += torch.stack([torch.ones_like(top1), torch.full_like(top1, len(labels)), top1, top5])
 
     def read(self) -> Averages:

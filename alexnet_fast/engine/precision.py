@@ -28,7 +28,7 @@ NEVER = 2**31 - 1
 
 
 class Precision:
-    """A model and its optimizer at one level: `forward`, `backward`, `step`.
+    """A model and its optimizer at one level: `forward`, `backward`, `step` at the `learning_rate` that was set.
 
     The model is moved to the device, laid out in its memory format and, at O2, halved in place.
 
@@ -69,6 +69,7 @@ class Precision:
                 master.grad = grad
         self._replica = self.model if replicate is None else replicate(self.model)
         self.optimizer = make_optimizer(self._masters)
+        self._learning_rate = float(self.optimizer.param_groups[0]["lr"])
         self.load_momenta(())
 
         if loss_scale == "auto":
@@ -81,6 +82,7 @@ class Precision:
             enabled=level != "O0" and loss_scale != "none",
         )
         self._one = torch.ones((), device=device.torch_device)
+        self.scaler.scale(self._one)  # it makes its tensors at first use, which must not be within a graph
         self.skipped = torch.zeros((), dtype=torch.int64, device=device.torch_device)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -105,13 +107,11 @@ class Precision:
         with alone():
             yield
 
-    def step(self, learning_rate: float) -> None:
+    def step(self) -> None:
         """Step the float32 weights; skip and count the step if a gradient overflowed.
 
         Waits for nothing where the optimizer's step is fused; any other reads first whether there was an overflow.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
         before = self.scaler.scale(self._one)
         self.scaler.step(self.optimizer)
         if self.scaler.is_enabled():
@@ -129,8 +129,26 @@ class Precision:
 
     @property
     def learning_rate(self) -> float:
-        """That of the last step."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """That of the next step, and until it is set again of the last."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        if rate == self._learning_rate:
+            return
+        self._learning_rate = rate
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """The optimizer's state_dict, its learning rate a number."""
+        state = self.optimizer.state_dict()
+        for group in state["param_groups"]:
+            group["lr"] = self._learning_rate
+        return state
 
     def figures(self) -> dict[str, float]:
         """Learning rate, loss scale and skipped steps, for the log.  Waits for the device."""
@@ -208,14 +226,24 @@ def fused_or_foreach(
 
     Found out by stepping one number: a backend may know the word and lack the kernel.  The fused step also
     skips an overflow on the device; the other has to read whether there was one, once a step.
+    The fused step reads its learning rate from a tensor on the device, where its kernel is able to: float64 on a CPU, whose
+    kernel makes a Python number of it, float32 elsewhere, as CUDA's wants it.  foreach would wait for such a tensor.
     """
     number = nn.Parameter(torch.zeros(1, device=device.torch_device))
     number.grad = torch.zeros_like(number)
-    try:
-        optimizer([number], fused=True).step()
-    except RuntimeError:
-        return partial(optimizer, foreach=True)
-    return partial(optimizer, fused=True)
+    rate = optimizer([number]).defaults["lr"]
+
+    def with_rate_on_device(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        dtype = torch.float64 if device.is_host else torch.float32
+        return optimizer(params, fused=True, lr=torch.tensor(rate, dtype=dtype, device=device.torch_device))
+
+    for fused in (with_rate_on_device, partial(optimizer, fused=True)):
+        try:
+            fused([number]).step()
+        except RuntimeError:  # NotImplementedError is one
+            continue
+        return fused
+    return partial(optimizer, foreach=True)
 
 
 def cast_to_half(model: nn.Module, dtype: torch.dtype) -> None:

@@ -13,13 +13,13 @@ import torch
 from ..common import page_cache
 from ..devices.device_timer import STEP, DeviceTimer, Span, Stamp
 from ..distributed.world import World
+from ..engine.train_state import TrainState
 from ..loader.device_prefetcher import DevicePrefetcher
 from ..loader.loader import Loader
 from ..run.data_wait import DecodeTotals
 from .decoding import forever
 from .recorder import Recorder
 from .stats import WINDOWS, Stat, barrier, broadcast, mean_over_ranks, summed, windows
-from .stepping import Stepper
 
 TRACED_STEPS = 100
 TRIED_STEPS = 2  # to find how many fit into the time
@@ -49,7 +49,7 @@ class EndToEnd:
 
 
 def measure(
-    loader: Loader, feed: DevicePrefetcher, stepper: Stepper, queued: int, seconds: float, world: World
+    loader: Loader, feed: DevicePrefetcher, state: TrainState, queued: int, seconds: float, world: World
 ) -> tuple[EndToEnd, list[Span]]:
     """Train for about `seconds` and at least WINDOWS steps; also what this rank's threads and streams did in the first
     TRACED_STEPS of them, in seconds since they began; on one host, since the first rank's did.
@@ -58,14 +58,14 @@ def measure(
     """
     resident_share = page_cache.resident_share(loader.beton.path)
     marks = DeviceTimer(feed.device)
-    recorder = Recorder(loader, feed, stepper, marks)
+    recorder = Recorder(loader, feed, state, marks)
     with closing(feed(recorder.of_waits(forever(loader)))) as batches:
 
         def run(steps: int) -> list[tuple[int, Stamp]]:
             """So many steps: the images of each, and when it was done.  Only the feed waits for the device."""
             done = []
             for images, labels in islice(batches, steps):
-                stepper(images, labels)
+                state.train_step(images, labels)
                 done.append((len(labels), marks.stamp()))
             return done
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from ..build import build_model, init_distributed, train_loader
+from ..build import init_distributed, train_loader, train_state
 from ..common.console import Console
 from ..common.cpus import allowed_cores
 from ..devices.device import Device
@@ -125,27 +125,25 @@ class _Profiling:
         copying = copy.measure(device, loader.batch_size, loader.size, seconds["copy"], world)
 
         self.say("training on what lies on the device")
-        precision = build_model(recipe, world, device)
-        feed = DevicePrefetcher(device, precision.dtype)
-        feed.marks = DeviceTimer(device)
-        stepper = step.Stepper(precision, recipe.optim.label_smoothing, world, feed.marks)
+        state = train_state(recipe, world, device)
+        feed = DevicePrefetcher(device, state.precision.dtype)
+        step.prepare(state)
+        step.mark(state, feed, DeviceTimer(device))
         batch = step.random_batch(
             loader.batch_size, loader.size, recipe.model.num_classes, device.torch_device
         )
-        stepping = step.measure(stepper, feed, precision, batch, cores, seconds["step"], world)
+        stepping = step.measure(state, feed, batch, cores, seconds["step"], world)
 
         self.say("training with everything running")
         queued = recipe.data.batches_ahead + (0 if device.is_host else feed.ahead)
-        everything, spans = end_to_end.measure(loader, feed, stepper, queued, seconds["whole"], world)
+        everything, spans = end_to_end.measure(loader, feed, state, queued, seconds["whole"], world)
 
         self.say("decoding and training again")
         places = decode.few_places(loader, recipe.data.batches_ahead, world)
         with open_loader(loader.threads, places) as again:
             decoding = decoding.pooled(decode.alone(again, self.again["decode"], world))
-        feed.marks = stepper.marks = DeviceTimer(device)  # a device's clock is coarse behind a long time
-        stepping = stepping.pooled(
-            step.measure(stepper, feed, precision, batch, cores, self.again["step"], world)
-        )
+        step.mark(state, feed, DeviceTimer(device))  # a device's clock is coarse behind a long time
+        stepping = stepping.pooled(step.measure(state, feed, batch, cores, self.again["step"], world))
 
         stages = Stages(
             reading,

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 
 from ..devices.device_timer import STEP, DeviceTimer, Span
+from ..engine.train_state import TrainState
 from ..loader.buffer_pool import Batch
 from ..loader.device_prefetcher import DevicePrefetcher
 from ..loader.loader import Loader
-from .stepping import PARTS, Stepper
+from .stepping import PARTS, mark
 
 HOST = "host"  # the lane of whoever waits for batches
 
@@ -18,8 +19,8 @@ HOST = "host"  # the lane of whoever waits for batches
 class Recorder:
     """Spans of all lanes between `start` and `stop`; outside of them nothing is marked, and nothing costs anything."""
 
-    def __init__(self, loader: Loader, feed: DevicePrefetcher, stepper: Stepper, marks: DeviceTimer) -> None:
-        self._loader, self._feed, self._stepper, self._marks = loader, feed, stepper, marks
+    def __init__(self, loader: Loader, feed: DevicePrefetcher, state: TrainState, marks: DeviceTimer) -> None:
+        self._loader, self._feed, self._state, self._marks = loader, feed, state, marks
         self._beside: list[Span] = []  # of threads, by the host's clock
         self._epoch, self._taken, self._first_step = loader.epoch, 0, 0
         self._runs = False
@@ -28,12 +29,13 @@ class Recorder:
     def start(self, first_step: int) -> None:
         """first_step: how many steps came before the first that is marked."""
         self._first_step = first_step
-        self._feed.marks = self._stepper.marks = self._marks
+        mark(self._state, self._feed, self._marks)
         self._loader.watch = self.watch
         self._runs = True
 
     def stop(self) -> None:
-        self._feed.marks = self._stepper.marks = self._loader.watch = None
+        mark(self._state, self._feed, None)
+        self._loader.watch = None
         self._runs = False
 
     def watch(self, thread: str, what: str, begin_s: float, end_s: float, key: tuple[int, int]) -> None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from ..devices.device_timer import NORMALIZE, STEP, DeviceTimer
+from ..devices.device_timer import NORMALIZE, DeviceTimer
 from ..distributed.world import World
-from ..engine.meter import Meter
-from ..engine.precision import Precision
+from ..engine import train_state
+from ..engine.train_state import TrainState
 from ..loader.device_prefetcher import DevicePrefetcher
 from .stats import WARM_UP_SHARE, WINDOWS, Stat, barrier, broadcast, mean_over_ranks
 
-PARTS = (NORMALIZE, "forward", "backward", "optimizer")
+PARTS = (NORMALIZE, *train_state.PARTS)
 WARM_UP_STEPS = 3  # a CPU's first steps fault their memory in
 MIN_STEPS, MAX_STEPS = WINDOWS, 5000
 
@@ -54,37 +52,20 @@ class Step:
         )
 
 
-class Stepper:
-    """Training steps whose parts are marked.  The weights stay as they are: the learning rate is 0."""
+def prepare(state: TrainState) -> None:
+    """Let steps be those of training, but for the weights, which stay as they are: the learning rate is 0."""
+    state.lr = 0.0
+    state.precision.model.train()
 
-    def __init__(
-        self, precision: Precision, label_smoothing: float, world: World, marks: DeviceTimer
-    ) -> None:
-        self._precision, self._smoothing = precision, label_smoothing
-        self._meter = Meter(precision.device.torch_device, world)
-        self.marks: DeviceTimer | None = marks
-        precision.model.train()
 
-    def __call__(self, images: Tensor, labels: Tensor) -> None:
-        """One step, queued; images and labels as DevicePrefetcher gives them."""
-        precision = self._precision
-        with self._span("forward"):
-            logits = precision.forward(images)
-            loss = functional.cross_entropy(logits, labels, label_smoothing=self._smoothing)
-        with self._span("backward"):
-            precision.backward(loss)
-        with self._span("optimizer"):
-            precision.step(0.0)
-            self._meter.add(loss, logits, labels)
-
-    def _span(self, part: str) -> AbstractContextManager[None]:
-        return nullcontext() if self.marks is None else self.marks.span(STEP, part)
+def mark(state: TrainState, feed: DevicePrefetcher, timer: DeviceTimer | None) -> None:
+    """Record the parts of each step from now on with `timer`, or nothing with None."""
+    state.timer = feed.marks = timer
 
 
 def measure(
-    stepper: Stepper,
+    state: TrainState,
     feed: DevicePrefetcher,
-    precision: Precision,
     batch: tuple[Tensor, Tensor],
     cores: int,
     seconds: float,
@@ -100,7 +81,7 @@ def measure(
     def run(steps: int) -> np.ndarray:
         """(steps, parts) milliseconds."""
         for _ in range(steps):
-            stepper(feed.normalize(images), labels)
+            state.train_step(feed.normalize(images), labels)
         spans = marks.read()
         ends = np.array([(span.begin_s, span.end_s) for span in spans]).reshape(steps, len(PARTS), 2)
         # What lies between two parts belongs to the second.
@@ -116,7 +97,7 @@ def measure(
     wanted = (1 - WARM_UP_SHARE) * seconds * 1e3 / (warm_ms if is_one else 2 * warm_ms)
     steps = int(broadcast(min(max(wanted, MIN_STEPS), MAX_STEPS), world)) // WINDOWS
     if not is_one:
-        with precision.no_sync():
+        with state.precision.no_sync():
             run(1)
 
     all_parts, all_alone = [], []
@@ -128,7 +109,7 @@ def measure(
         cpu_s += time.process_time() - before[0]
         wall_s += time.perf_counter() - before[1]
         if not is_one:  # turn by turn, so that whatever else the machine does hits both
-            with precision.no_sync():
+            with state.precision.no_sync():
                 all_alone.append(run(steps).sum(1).mean())
 
     parts_ms = mean_over_ranks(np.array(all_parts), world)

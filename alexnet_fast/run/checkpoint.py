@@ -107,7 +107,7 @@ def snapshot(
     return {
         "format": FORMAT,
         "state_dict": precision.state_dict(),
-        "optimizer": _to_cpu(precision.optimizer.state_dict()),
+        "optimizer": _to_cpu(precision.optimizer_state()),
         "scaler": precision.scaler.state_dict(),
         "skipped": int(precision.skipped),
         "cursor": dict(progress.cursor),
@@ -137,8 +137,7 @@ def restore(
         raise UserError(
             "the checkpoint's momenta do not fit its weights: it is another program's, or was changed"
         )
-    for group in precision.optimizer.param_groups:
-        group["lr"] = optimizer["param_groups"][0]["lr"]  # that of the last step, for the log
+    precision.learning_rate = float(optimizer["param_groups"][0]["lr"])  # that of the last step, for the log
     precision.load_scale(checkpoint["scaler"])
     precision.skipped.fill_(checkpoint["skipped"])
     meters, generators = checkpoint["meter"], checkpoint["rng"]

@@ -35,7 +35,8 @@ def test_torch_itself_finds_no_synchronising_call_in_a_step(device: Device, leve
             logits = precision.forward(images)
             loss = functional.cross_entropy(logits, labels % 10)
             precision.backward(loss)
-            precision.step(0.01)
+            precision.learning_rate = 0.01
+            precision.step()
             meter.add(loss, logits, labels % 10)
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -25,7 +25,7 @@ from alexnet_fast import train as command
 from alexnet_fast import trainer
 from alexnet_fast.distributed.stop_signals import StopSignals
 from alexnet_fast.distributed.world import ENVIRONMENT, World
-from alexnet_fast.engine import evaluate
+from alexnet_fast.engine import evaluate, train_state
 from alexnet_fast.models import MODELS
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from alexnet_fast.recipe_toml import dump, load
@@ -502,7 +502,7 @@ def left_out(folder: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
 def poison(monkeypatch: pytest.MonkeyPatch, steps: range, weights: bool) -> None:
     """Make the loss of those steps of the run infinite, or with it the weights NaN."""
-    real, seen = trainer.functional.cross_entropy, [0]
+    real, seen = train_state.functional.cross_entropy, [0]
 
     def cross_entropy(logits: Any, labels: Any, **options: Any) -> Any:
         loss = real(logits, labels, **options)
@@ -513,7 +513,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: range, weights: bool) -> None
             return loss
         return loss * torch.nan if weights else loss + torch.inf
 
-    monkeypatch.setattr(trainer.functional, "cross_entropy", cross_entropy)
+    monkeypatch.setattr(train_state.functional, "cross_entropy", cross_entropy)
 
 
 def test_a_loss_that_stays_no_number_stops_the_run_and_leaves_the_last_good_checkpoint(

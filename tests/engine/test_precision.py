@@ -48,7 +48,8 @@ def train(precision: Precision, steps: int, lr: float = 0.05) -> list[float]:
     for _ in range(steps):
         loss = functional.cross_entropy(precision.forward(images.to(precision.dtype)), labels)
         precision.backward(loss)
-        precision.step(lr)
+        precision.learning_rate = lr
+        precision.step()
         losses.append(loss.item())
     return losses
 
@@ -58,7 +59,8 @@ def overflow(precision: Precision) -> None:
     images, labels = small_batch()
     loss = functional.cross_entropy(precision.forward(images.to(precision.dtype)), labels)
     precision.backward(loss * torch.inf)
-    precision.step(0.05)
+    precision.learning_rate = 0.05
+    precision.step()
 
 
 def test_o0_is_plain_torch_to_the_bit() -> None:
@@ -228,7 +230,8 @@ def test_alexnet_learns_a_batch_at_every_level(level: Any) -> None:
     for _ in range(6):
         loss = functional.cross_entropy(precision.forward(images), labels)
         precision.backward(loss)
-        precision.step(0.01)
+        precision.learning_rate = 0.01
+        precision.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
 

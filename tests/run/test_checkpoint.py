@@ -48,7 +48,8 @@ def train(precision: Precision, steps: int) -> list[float]:
     for _ in range(steps):
         loss = functional.cross_entropy(precision.forward(images), torch.arange(8) % 5)
         precision.backward(loss)
-        precision.step(0.05)
+        precision.learning_rate = 0.05
+        precision.step()
         losses.append(loss.item())
     return losses
 
@@ -80,7 +81,8 @@ def test_a_run_goes_on_to_the_bit_dropout_momentum_and_loss_scale_included(
 def overflow(precision: Precision) -> None:
     """One step whose gradients are not finite."""
     precision.backward(precision.forward(torch.ones(8, 3, 8, 8, dtype=precision.dtype)).sum() * torch.inf)
-    precision.step(0.05)
+    precision.learning_rate = 0.05
+    precision.step()
 
 
 def momenta(precision: Precision) -> list[Tensor]:
