@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..decode.crop import CropOptions
-from ..decode.decoder import CHUNK, close_handle, decode, first_scratch, open_handle
-from ..decode.kernel import Scratch
+from ..decode.decoder import CHUNK, Decoder
 from ..errors import UserError
 from .bell import Bell
 from .preload import kernels
@@ -189,14 +188,10 @@ class DecodeWorkers:
                 return
             self._moved_s = time.perf_counter()
             self._loaded = True
-            handle = open_handle()
-            try:
-                scratch = first_scratch(handle, self._cropping.size)
+            with Decoder(self._cropping.size) as decoder:
                 while (chunk := self._take(activity, bell)) is not None:
-                    scratch = self._decode(*chunk, activity, handle, scratch)
+                    self._decode(*chunk, activity, decoder)
                     self._done(*chunk)
-            finally:
-                close_handle(handle)
         except BaseException as error:  # whatever it is, the consumer must hear of it
             with self._lock:
                 self._error = error
@@ -259,27 +254,22 @@ class DecodeWorkers:
             self._plan = None
         self._ring_all()
 
-    def _decode(
-        self, job: BatchTask, begin: int, end: int, activity: ThreadStats, handle: int, scratch: Scratch
-    ) -> Scratch:
+    def _decode(self, job: BatchTask, begin: int, end: int, activity: ThreadStats, decoder: Decoder) -> None:
         epoch, step = job.key
         activity.begin(f"decoding samples {begin} to {end} of epoch {epoch}, step {step}")
         before = usage()
         with self._around_each:
-            scratch = decode(
+            decoder.decode_batch(
                 self._file,
                 job.samples[begin:end],
                 epoch,
                 self._cropping,
-                handle,
-                scratch,
                 job.slot.images[begin:end],
                 job.statuses[begin:end],
             )
         ended_s = activity.count(before, end - begin)
         if (watch := self.watch) is not None:
             watch(activity.name, "decode", before[0], ended_s, job.key)
-        return scratch
 
     def _done(self, job: BatchTask, begin: int, end: int) -> None:
         with self._lock:

@@ -22,8 +22,8 @@ import torch
 
 from alexnet_fast import Beton, Loader
 from alexnet_fast.beton.reader import BetonError
+from alexnet_fast.decode.decoder import Decoder
 from alexnet_fast.errors import UserError
-from alexnet_fast.loader import decode_workers
 from alexnet_fast.loader.bad_samples import OnError
 from alexnet_fast.loader.sampler import epoch_permutation
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
@@ -219,7 +219,7 @@ from bench.memory_growth import after_each_epoch
 own = after_each_epoch(Path({str(beton)!r}), epochs=300, batch_size=10, threads=2, size=64)
 print(max(own[200:]) - max(own[50:100]))
 """
-    run = run_cli("-c", program, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"})
+    run = run_cli("-c", program, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tools'}"})
     assert run.code == 0, run.stderr
     assert int(run.stdout) < 2_000_000
 
@@ -270,14 +270,14 @@ def test_no_batch_is_handed_out_of_a_file_that_is_written_over_while_it_is_decod
     path, other = two_betons
     options: dict[str, Any] = {"train": True, "size": 48, "seed": 3}
     expected = [loaded(beton, epoch=epoch, **options) for epoch in range(4)]
-    decode, chunks = decode_workers.decode, count()
+    decode, chunks = Decoder.decode_batch, count()
 
     def overwrite_and_decode(*arguments: Any) -> Any:
         if next(chunks) == 8:
             OVERWRITERS[how](path, other)
         return decode(*arguments)
 
-    monkeypatch.setattr(decode_workers, "decode", overwrite_and_decode)
+    monkeypatch.setattr(Decoder, "decode_batch", overwrite_and_decode)
     with Loader(path, 10, threads=2, on_error=on_error, **options) as loader:
         for _ in range(2):  # it stays so
             with pytest.raises(BetonError, match=f"^{path} was (shortened|written over)") as caught:
@@ -549,7 +549,7 @@ def test_no_thread_is_left_after_an_exception(beton: Path) -> None:
 def test_whatever_way_a_loader_is_left_nothing_of_it_stays_behind(beton: Path, run_cli: Any) -> None:
     """Closed, dropped, in a cycle, under a held batch, by Ctrl-C: the short form of the attack, in a process of its own."""
     attack = ("tests/stress/loader_leaks.py", "--beton", beton, "--tries", 9)
-    run = run_cli(*attack, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}, timeout_s=240)
+    run = run_cli(*attack, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tools'}"}, timeout_s=240)
     assert run.code == 0, run.stdout + run.stderr
     assert run.stdout.splitlines()[-1] == "54 loaders opened and left in 6 ways: 54 left nothing behind"
 

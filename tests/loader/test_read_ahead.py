@@ -191,7 +191,9 @@ def test_what_fails_in_it_reaches_the_consumer_with_its_cause(
         raise MemoryError("no room for an order")
 
     monkeypatch.setattr(read_ahead, "advise_willneed", broken)
-    monkeypatch.setattr(planner, "epoch_order", broken if not read_ahead_bytes else planner.epoch_order)
+    monkeypatch.setattr(
+        planner, "epoch_permutation", broken if not read_ahead_bytes else planner.epoch_permutation
+    )
     path = write(tmp_path / "a.beton", [jpeg(picture(64, 48, seed)) for seed in range(12)])
     with (
         Loader(path, 4, train=True, size=32, read_ahead_bytes=read_ahead_bytes) as loader,

@@ -52,7 +52,7 @@ def second_start(tmp_path_factory: pytest.TempPathFactory, run_cli: Callable[...
 def test_a_second_start_compiles_nothing_and_loads_only_what_threads_call(second_start: Any) -> None:
     before, after, images, _ = second_start
     assert images == 8
-    called = {"init_handle", "close_handle", "draw_boxes", "decode_chunk", "_fill_keys", "will_need"}
+    called = {"init_handle", "close_handle", "draw_crops", "decode_chunk", "_fill_keys", "advise_willneed"}
     assert {name for name, (hits, _, _) in before.items() if hits} == called
     assert all(misses == 0 for _, misses, _ in after.values())
 

@@ -13,6 +13,7 @@ import pytest
 
 import betons
 from alexnet_fast import Loader
+from alexnet_fast.decode.decoder import Decoder
 from alexnet_fast.loader import decode_workers, planner
 from alexnet_fast.loader.preload import WarmUp
 from alexnet_fast.loader.watchdog import GIVE_UP, LoaderStalled, Watchdog
@@ -28,18 +29,24 @@ def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Gate:
-    """Stands in for crew.decode, and holds up whoever decodes a sample from ``first`` on until it is opened."""
+    """Stands before Decoder.decode_batch, and holds up whoever decodes a sample from ``first`` on until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, first: int = 0) -> None:
-        self._decode, self._first, self._opened = decode_workers.decode, first, threading.Event()
+        self._first, self._opened = first, threading.Event()
         self._arrivals = threading.Semaphore(0)
-        monkeypatch.setattr(decode_workers, "decode", self)
+        decode = Decoder.decode_batch
 
-    def __call__(self, file: Any, samples: Any, *rest: Any) -> Any:
-        if samples["index"][0] >= self._first:
-            self._arrivals.release()
-            self._opened.wait(WAIT_S)
-        return self._decode(file, samples, *rest)
+        def gated(decoder: Decoder, file: Any, samples: Any, *rest: Any) -> None:
+            if samples["index"][0] >= self._first:
+                self.wait()
+            decode(decoder, file, samples, *rest)
+
+        monkeypatch.setattr(Decoder, "decode_batch", gated)
+
+    def wait(self) -> None:
+        """Arrive, and wait until it is opened."""
+        self._arrivals.release()
+        self._opened.wait(WAIT_S)
 
     def open(self) -> None:
         self._opened.set()
@@ -78,7 +85,7 @@ def test_a_stall_is_told_with_what_each_thread_is_doing_and_given_up_at_last(
             assert (
                 "decode-0: decoding samples" in text and "decode-1: " in text and "of epoch 0, step 1" in text
             )
-            assert "in __call__" in text, "where it stands"
+            assert "in gated" in text, "where it stands"
             assert "read-ahead: " in text
         assert len(warnings) == 4 and "given up after" in warnings[0]
         gate.open()
@@ -132,7 +139,7 @@ def test_what_was_given_up_once_is_not_waited_for_as_long_again(
     gate = Gate(monkeypatch)
     monkeypatch.setattr(decode_workers, "POLL_S", 0.05)
     loader = Loader(beton, 8, train=False, size=16, threads=2)
-    loader._read_ahead.do(lambda: gate(None, {"index": [0]}))
+    loader._read_ahead.do(gate.wait)
 
     def tire() -> None:
         gate.await_arrivals(3)
@@ -169,7 +176,7 @@ def test_whatever_ends_a_decoding_thread_reaches_the_consumer(
     def fail(*arguments: Any) -> Any:
         raise failure
 
-    monkeypatch.setattr(decode_workers, "decode", fail)
+    monkeypatch.setattr(Decoder, "decode_batch", fail)
     with Loader(beton, 8, train=False, size=16, threads=2) as loader:
         with pytest.raises(RuntimeError, match="a decoding thread failed") as caught:
             list(loader)
@@ -189,7 +196,7 @@ def test_a_failure_to_plan_reaches_the_consumer(beton: Path, monkeypatch: pytest
     def fail(*arguments: object) -> None:
         raise MemoryError("no room for an order")
 
-    monkeypatch.setattr(planner, "epoch_order", fail)
+    monkeypatch.setattr(planner, "epoch_permutation", fail)
     with Loader(beton, 8, train=True, size=16) as loader, pytest.raises(RuntimeError) as caught:
         list(loader)
     assert isinstance(caught.value.__cause__, MemoryError)
@@ -212,13 +219,13 @@ def test_a_thread_that_cannot_be_started_leaves_none_behind(
 
 def test_the_others_decode_while_one_thread_plans(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An order of a million samples takes its time; what is planned is decoded and handed out meanwhile."""
-    handed_out, order = threading.Event(), planner.epoch_order
+    handed_out, order = threading.Event(), planner.epoch_permutation
 
     def slow(count: int, seed: int, epoch: int) -> Any:
         assert epoch != 1 or handed_out.wait(WAIT_S)
         return order(count, seed, epoch)
 
-    monkeypatch.setattr(planner, "epoch_order", slow)
+    monkeypatch.setattr(planner, "epoch_permutation", slow)
     with Loader(beton, 40, train=True, size=16, threads=2, read_ahead_bytes=0) as loader:
         assert len(next(iter(loader)).labels) == 40
         handed_out.set()
