@@ -12,7 +12,7 @@ import numpy as np
 from ..decode.crop import CropOptions
 from ..decode.decoder import Decoder
 from ..decode.kernel import SAMPLE_DTYPE
-from .read_ahead import PAGE, WILLNEED, advise_willneed
+from .page_advice import PAGE, WILLNEED, advise_willneed
 from .sampler import epoch_permutation
 
 POLL_S = 0.02

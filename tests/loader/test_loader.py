@@ -557,9 +557,9 @@ def test_whatever_way_a_loader_is_left_nothing_of_it_stays_behind(beton: Path, r
 def test_a_loader_lets_its_free_memory_go_when_it_is_closed_under_a_held_batch(beton: Path) -> None:
     loader = Loader(beton, 5, train=True, size=32, batches_ahead=3)
     held = list(loader)[0]  # noqa: RUF015 (the whole epoch, and one batch of it kept)
-    assert len(loader._ring._free) > 3
+    assert len(loader._pool._free) > 3
     loader.close()
-    assert len(loader._ring._free) == 0
+    assert len(loader._pool._free) == 0
     pixels = held.images.clone()
     del loader, held
     assert int(pixels.sum()) > 0
@@ -660,6 +660,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("train", "pin_memory"), (*FLAGS, None)),
     **dict.fromkeys(("shuffle", "drop_last"), FLAGS),
     "on_error": (None, 1, ["raise"], "ignore"),
+    **dict.fromkeys(("image_field", "label_field"), (3, b"image", ["image"])),
     "indices": (
         [1.5],
         ["0"],
