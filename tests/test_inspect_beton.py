@@ -17,10 +17,10 @@ from PIL import EpsImagePlugin, Image
 
 from alexnet_fast import Loader
 from alexnet_fast.beton.reader import Beton, BetonError
+from alexnet_fast.decode.decoder import Decoder
 from alexnet_fast.errors import exit_code
 from alexnet_fast.inspect_beton import main
 from alexnet_fast.inspection.contact_sheets import CELL_PX, GAP_PX, TITLE_PX, crops_sheet, samples_sheet
-from alexnet_fast.inspection.full_decode import Decoder
 from alexnet_fast.inspection.survey import survey
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton
@@ -70,7 +70,7 @@ def test_its_json_holds_the_same_figures(packed: Path) -> None:
     [
         (survey, (Beton, "payload")),
         (samples_sheet, (Beton, "payload")),
-        (lambda beton: crops_sheet(beton, 0, 0), (Decoder, "cropped")),
+        (lambda beton: crops_sheet(beton, 0, 0), (Decoder, "decode_one")),
     ],
 )
 def test_a_file_that_is_cut_meanwhile_is_an_error_and_no_end_of_the_process(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import weakref
 
 import numpy as np
 
@@ -11,10 +10,9 @@ from ..beton.format import RAW
 from ..errors import UserError
 from ..kernel_cache import kernel
 from .crop import CROP_DTYPE, CropOptions, draw_crops
-from .decoder import close_handle, open_handle
+from .decoder import Decoder
 from .jpeg_header import read_header
 from .jpeg_tiles import slice_jpeg
-from .kernel import decode_chunk, make_scratch
 from .planes import CropAxis, decode_jpeg_planes, source_span
 from .status import MEANING
 
@@ -66,11 +64,8 @@ class DecodeStages:
         self._boxes = [np.empty(len(chunk), CROP_DTYPE) for chunk in self.chunks]
         for chunk, boxes in zip(self.chunks, self._boxes):
             draw_crops(chunk, np.uint64(0), cropping, boxes)
-        widest, highest = int(samples["width"].max()), int(samples["height"].max())
-        max_bytes = int(samples["size"].max()) + 2
-        handle = open_handle()
-        weakref.finalize(self, close_handle, handle)
-        self._scratch = make_scratch(handle, max_bytes, widest, highest, cropping.size)
+        self._decoder = Decoder(cropping.size)
+        self._decoder.reserve(samples)  # now, or the first rounds would measure that
         self._out = np.empty((CHUNK, 3, cropping.size, cropping.size), np.uint8)
         self._statuses = np.zeros(CHUNK, np.uint8)
 
@@ -83,7 +78,7 @@ class DecodeStages:
         chunk, boxes = self.chunks[number], self._boxes[number]
         started = time.perf_counter()
         if stage != ALL:
-            first_stages(self._file, chunk, boxes, self._size, self._scratch, stage)
+            first_stages(self._file, chunk, boxes, self._size, self._decoder.scratch, stage)
             return time.perf_counter() - started
         statuses = self._decode(number)
         took_s = time.perf_counter() - started
@@ -101,5 +96,5 @@ class DecodeStages:
         """Each sample's status."""
         chunk = self.chunks[number]
         out, statuses = self._out[: len(chunk)], self._statuses[: len(chunk)]
-        decode_chunk(self._file, chunk, self._boxes[number], self._size, self._scratch, out, statuses)
+        self._decoder.decode(self._file, chunk, self._boxes[number], out, statuses)
         return statuses

@@ -1,6 +1,6 @@
 """One batch at a time, decoded while its caller waits, to interleaved pixels of any height and width.
 
-``loader.decode_workers`` work ahead by a plan of its own.  This is for those who bring both plan and memory, such as FFCV's Loader.
+The loader's ``DecodeWorkers`` work ahead by a plan of their own.  This is for those who bring both plan and memory, such as FFCV's Loader.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
-from ..decode.decoder import START_BYTES, START_PX, close_handle, first_scratch, open_handle
+from ..decode.decoder import Decoder
 from ..decode.interleave import interleave
-from ..decode.kernel import Scratch, decode_chunk, make_scratch, plane_bytes
 from ..decode.status import TOO_LARGE
 
 CHUNK = 16  # samples a call: their planar images, 2.4 MB at 224 px, are still near when they are interleaved
@@ -41,8 +40,8 @@ class DecodePool:
 
         Args:
             store: (bytes,) uint8, read-only, where the payloads lie.
-            samples: (n,) decode.SAMPLE of true metadata and at most ``chunks.MAX_PIXELS`` each.
-            boxes: (n,) crop.BOX, inside their images; changed.
+            samples: (n,) kernel.SAMPLE_DTYPE of true metadata and at most ``decoder.MAX_PIXELS`` each.
+            boxes: (n,) crop.CROP_DTYPE, inside their images; changed.
             out: (n, height, width, 3) uint8, RGB.
             threads: how many share the work.
 
@@ -86,15 +85,10 @@ class DecodePool:
 
 
 class Worker:
-    """What one thread needs: a libjpeg handle, a scratch that grows with what it meets, and planar images."""
-
-    _scratch: Scratch
-    _room: list[int]
+    """What one thread needs: a decoder of the size in hand, and its planar images."""
 
     def __init__(self) -> None:
-        self._handle = open_handle()
-        weakref.finalize(self, close_handle, self._handle).atexit = False
-        self._size = 0
+        self._begin(1)
 
     def decode(
         self,
@@ -112,29 +106,16 @@ class Worker:
         boxes["height"] *= size / height
         boxes["width"] *= size / width
         lefts = np.where(boxes["mirrored"] == 1, size - width, 0)
+        if size != self._decoder.size:
+            self._decoder.close()
+            self._begin(size)
         # Such a box has as many taps as that of an image which is larger by as much.
-        self._reserve(samples, size, size / min(height, width))
-        done = decode_chunk(store, samples, boxes, size, self._scratch, self._planes[:count], statuses)
-        assert done == count, f"no room was made for sample {samples['index'][done]}, which is sound"
+        self._decoder.reserve(samples, size / min(height, width))
+        self._decoder.decode(store, samples, boxes, self._planes[:count], statuses)
         interleave(self._planes[:count], lefts, out)
 
-    def _reserve(self, samples: np.ndarray, size: int, stretch: float) -> None:
-        """Make room for a chunk whose images are ``stretch`` times as large as they are."""
-        width, height = (np.ceil(samples[side] * stretch).astype(np.int64) for side in ("width", "height"))
-        if size != self._size:
-            self._begin(size)
-        needs = [int(need.max()) for need in (samples["size"], width, height, plane_bytes(width, height))]
-        if any(need > have for need, have in zip(needs, self._room)):
-            self._room = list(map(max, needs, self._room))
-            for room in zip(samples["size"].tolist(), width.tolist(), height.tolist()):
-                self._scratch = make_scratch(self._handle, *room, size, at_least=self._scratch)
-
     def _begin(self, size: int) -> None:
-        """Take memory for another size of the output, all of it: a room that outlived its scratch let large images into small ones."""
-        self._size = size
-        self._scratch = first_scratch(self._handle, size)
-        # Payload bytes, width, height, bytes of a plane: what every image so far needed, and the scratch has.
-        self._room = [START_BYTES, START_PX, START_PX, plane_bytes(START_PX, START_PX)]
+        self._decoder = Decoder(size)
         self._planes = np.empty((CHUNK, 3, size, size), np.uint8)
 
 
@@ -144,5 +125,5 @@ _open_pools: weakref.WeakSet[DecodePool] = weakref.WeakSet()
 @atexit.register
 def _finish_all() -> None:
     """No thread may be inside a kernel while the interpreter takes itself apart; those that ask may be daemons."""
-    for team in list(_open_pools):
-        team.finish()
+    for pool in list(_open_pools):
+        pool.finish()

@@ -14,9 +14,10 @@ from ..beton import format as fmt
 from ..beton.reader import Beton
 from ..common.untrusted import printable
 from ..decode.crop import CropOptions
+from ..decode.decoder import Decoder
+from ..decode.kernel import sample_table
 from ..decode.status import MEANING, OK
 from ..errors import UserError
-from .full_decode import Decoder
 from .survey import Histogram, Survey, class_name, evenly
 
 COLUMNS, ROWS = 6, 4
@@ -37,9 +38,10 @@ def samples_sheet(beton: Beton) -> Image.Image:
     """
     chosen = evenly(beton, COLUMNS * ROWS)
     title = f"{beton.path.name}: {len(chosen)} of {beton.num_samples:,} samples, with index and class"
-    decoder = Decoder(beton, CROP_PX)
-    with beton.unchanged:
-        return _sheet(title, beton, chosen, (_stored(beton, index, decoder) for index in chosen))
+    with Decoder(CROP_PX) as decoder, beton.unchanged:
+        samples = sample_table(beton)
+        pictures = (_stored(beton, samples[index : index + 1], decoder) for index in chosen)
+        return _sheet(title, beton, chosen, pictures)
 
 
 def crops_sheet(beton: Beton, seed: int, epoch: int) -> Image.Image:
@@ -82,10 +84,11 @@ def histogram(found: Survey, path: Path) -> None:
     figure.savefig(path)
 
 
-def _stored(beton: Beton, index: int, decoder: Decoder) -> Picture:
-    _, status = decoder.whole(index)
+def _stored(beton: Beton, sample: np.ndarray, decoder: Decoder) -> Picture:
+    _, status = decoder.decode_one(beton.map, sample)
     if status != OK:  # what the loader refuses is no other decoder's to try
         return MEANING[status]
+    index = int(sample["index"][0])
     image, payload = beton.images[index], beton.payload(index).tobytes()
     size = int(image["width"]), int(image["height"])
     try:
@@ -102,10 +105,10 @@ def _stored(beton: Beton, index: int, decoder: Decoder) -> Picture:
 
 
 def _crops(beton: Beton, chosen: Iterable[int], seed: int, epoch: int) -> Iterator[Picture]:
-    decoder = Decoder(beton, CROP_PX)
+    decoder, samples = Decoder(CROP_PX), sample_table(beton)
     cropping = CropOptions(True, CROP_PX, CROP_PX, np.uint64(seed), *TRAINING.values())
     for index in chosen:
-        pixels, status = decoder.cropped(index, epoch, cropping)
+        pixels, status = decoder.decode_one(beton.map, samples[index : index + 1], cropping, epoch)
         yield (
             Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
             if status == OK

@@ -13,6 +13,8 @@ from pathlib import Path
 from ..beton.reader import Beton, BetonError, FieldError
 from ..beton.sidecar import checksums, names
 from ..common.untrusted import printable
+from ..decode.decoder import Decoder
+from ..decode.kernel import sample_table
 from ..decode.status import MEANING, OK
 from ..errors import UserError
 from ..packing.errors import WorkerDied
@@ -21,7 +23,6 @@ from ..packing.listing import entries
 from ..packing.sources import Dataset
 from ..packing.worker_pool import ordered_map
 from .compare_source import PackedSource
-from .full_decode import Decoder
 
 Fields = tuple[str | None, str | None]  # names of the image's and the label's
 
@@ -185,7 +186,8 @@ class _Opened:
         self._beton = Beton(path, *fields)
         self._checksums = checksums(self._beton.sidecar or {}, self._beton)
         self._source = PackedSource.of(self._beton, source) if source else None
-        self._decoder = Decoder(self._beton, SIDE_PX)
+        self._decoder = Decoder(SIDE_PX)
+        self._samples = sample_table(self._beton)
 
     def faults(self, index: int) -> list[str]:
         with self._beton.unchanged:
@@ -198,7 +200,7 @@ class _Opened:
             found.append(
                 f"its {len(stored)} bytes have the CRC-32 {zlib.crc32(stored):08x}, expected {self._checksums[index]:08x}"
             )
-        _, status = self._decoder.whole(index)
+        _, status = self._decoder.decode_one(self._beton.map, self._samples[index : index + 1])
         if status != OK:
             found.append(f"it does not decode: {MEANING[status]}")
         elif self._source:

@@ -64,21 +64,21 @@ class BadSampleFilter:
         """How many were left out of the batches of the epoch in hand."""
         return self._in_epoch
 
-    def apply(self, job: BatchTask) -> int:
-        """Leave a batch's broken samples out; returns how many are left, which then stand first in its slot, in their order.
+    def apply(self, task: BatchTask) -> int:
+        """Leave a batch's broken samples out; returns how many are left, which then stand first in its buffer, in their order.
 
         Raises:
             BrokenSample: naming the first, unless told to skip; or nothing is left.
         """
-        epoch, step = job.key
+        epoch, step = task.key
         if epoch != self._epoch:
             self._epoch, self._in_epoch = epoch, 0
-        broken = np.flatnonzero(job.statuses)
+        broken = np.flatnonzero(task.statuses)
         if not len(broken):
-            return len(job.samples)
+            return len(task.samples)
         found = [
             SkippedSample(index, self._beton.source_path(index), MEANING[status], epoch)
-            for index, status in zip(job.samples["index"][broken].tolist(), job.statuses[broken].tolist())
+            for index, status in zip(task.samples["index"][broken].tolist(), task.statuses[broken].tolist())
         ]
         first = f"{self._beton.source(found[0].index)} cannot be decoded: {found[0].reason}"
         if self._on_error == "raise":
@@ -86,18 +86,18 @@ class BadSampleFilter:
         for each in found:
             self._skipped.setdefault(each.index, each)
         self._in_epoch += len(found)
-        if len(found) == len(job.samples) and not self._may_be_empty:
+        if len(found) == len(task.samples) and not self._may_be_empty:
             raise BrokenSample(
                 f"all {len(found)} samples of epoch {epoch}, step {step} are broken, so that skipping them leaves no "
                 f"batch: {first}; pack the set again"
             )
-        return self._close_up(job, int(broken[0]))
+        return self._close_up(task, int(broken[0]))
 
-    def _close_up(self, job: BatchTask, to: int) -> int:
-        for place in np.flatnonzero(job.statuses == OK).tolist():
+    def _close_up(self, task: BatchTask, to: int) -> int:
+        for place in np.flatnonzero(task.statuses == OK).tolist():
             if place > to:
-                job.slot.images[to] = job.slot.images[place]
-                job.slot.labels[to] = job.slot.labels[place]
+                task.buffer.images[to] = task.buffer.images[place]
+                task.buffer.labels[to] = task.buffer.labels[place]
                 to += 1
         return to
 

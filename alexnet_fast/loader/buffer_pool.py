@@ -1,6 +1,6 @@
 """Host buffers for batches, and who owns each.
 
-A slot belongs to the threads that fill it, then to whoever holds the batch.  It comes back only when
+A buffer belongs to the threads that fill it, then to whoever holds the batch.  It comes back only when
 the last tensor over its memory is gone, views and numpy arrays of it included: a user who keeps a batch
 keeps its pixels, and who copies it asynchronously keeps it until the copy is known to be done.
 """
@@ -38,43 +38,43 @@ class HostBuffer:
         self.statuses = np.zeros(batch_size, np.uint8)
 
     def views(self, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images (B, 3, size, size) uint8 and labels (B,) int64 in a slot's bytes."""
+        """Images (B, 3, size, size) uint8 and labels (B,) int64 in a buffer's bytes."""
         images = memory[: self.shape[0] * self.shape[1] * self.shape[2] * self.shape[3]].reshape(self.shape)
         return images, memory[self.image_bytes :].view(np.int64)
 
 
 class _Lease:
-    """Keeps a slot from its ring for as long as any array or tensor over its memory lives."""
+    """Keeps a buffer from its pool for as long as any array or tensor over its memory lives."""
 
-    def __init__(self, slot: HostBuffer, free: deque[_Return]) -> None:
-        self.slot = slot
-        self.__array_interface__ = slot.memory.numpy().__array_interface__
+    def __init__(self, buffer: HostBuffer, free: deque[_Return]) -> None:
+        self.buffer = buffer
+        self.__array_interface__ = buffer.memory.numpy().__array_interface__
         # Called when this lease is gone, in any thread, even inside the garbage collector: no locks.  And no line of Python,
         # as a __del__ would be: a Ctrl-C that arrives in one is printed and lost.
         self.ends = _Return(self, free.append)
-        self.ends.slot = slot
+        self.ends.buffer = buffer
 
 
 class _Return(weakref.ref[_Lease]):
-    """A lease's end, which puts itself and the slot among the free ones."""
+    """A lease's end, which puts itself and the buffer among the free ones."""
 
-    slot: HostBuffer
+    buffer: HostBuffer
 
 
 class BufferPool:
-    """Slots for batches of up to ``batch_size`` images of 3 x ``size`` x ``size``.
+    """Buffers for batches of up to ``batch_size`` images of 3 x ``size`` x ``size``.
 
-    It is as large as its use: the slots being filled or waiting, and those that are held.
+    It is as large as its use: the buffers being filled or waiting, and those that are held.
 
     Args:
-        max_free: free slots to keep for reuse; more are given back to the system.
+        max_free: free buffers to keep for reuse; more are given back to the system.
         pin_memory: page-locked memory.
     """
 
     def __init__(self, batch_size: int, size: int, *, max_free: int, pin_memory: bool) -> None:
         self.batch_size, self.size, self.max_free, self.pin_memory = batch_size, size, max_free, pin_memory
         self._free: deque[_Return] = deque(maxlen=max_free)
-        if pin_memory:  # told here, not by the thread that needs the first slot
+        if pin_memory:  # told here, not by the thread that needs the first buffer
             try:
                 torch.empty(1, pin_memory=True)
             except RuntimeError as error:
@@ -83,18 +83,18 @@ class BufferPool:
                 ) from None
 
     def take(self) -> HostBuffer:
-        """A slot that nobody else has."""
+        """A buffer that nobody else has."""
         try:
-            return self._free.pop().slot
+            return self._free.pop().buffer
         except IndexError:
             return HostBuffer(self.batch_size, self.size, self.pin_memory)
 
     def close(self) -> None:
-        """Let the free slots go; batches that are still held keep their memory."""
+        """Let the free buffers go; batches that are still held keep their memory."""
         self._free.clear()
 
-    def lend(self, slot: HostBuffer, count: int) -> Batch:
-        """The first ``count`` images and labels of a filled slot, which comes back when they are gone."""
-        lease = _Lease(slot, self._free)
-        images, labels = slot.views(np.asarray(lease))
+    def lend(self, buffer: HostBuffer, count: int) -> Batch:
+        """The first ``count`` images and labels of a filled buffer, which comes back when they are gone."""
+        lease = _Lease(buffer, self._free)
+        images, labels = buffer.views(np.asarray(lease))
         return Batch(torch.from_numpy(images[:count]), torch.from_numpy(labels[:count]))

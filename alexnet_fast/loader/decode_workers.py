@@ -2,130 +2,135 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
 
 import numpy as np
 
 from ..decode.crop import CropOptions
-from ..decode.decoder import CHUNK, close_handle, decode, first_scratch, open_handle
-from ..decode.kernel import Scratch
+from ..decode.decoder import CHUNK, Decoder
 from ..errors import UserError
-from .bell import Bell
+from .buffer_pool import BufferPool, HostBuffer
+from .planner import BatchPlan, Key, Planner
 from .preload import kernels
 from .thread_stats import ThreadStats, TraceHook, usage
-from .watchdog import LOADING_S, POLL_S, Watchdog, close_all, thread_report
-
-if TYPE_CHECKING:
-    from .buffer_pool import HostBuffer
+from .watchdog import LOADING_S, POLL_S, Watchdog, close_at_exit, thread_report, wait_for
 
 
 class BatchTask:
-    """One batch to be made.
+    """One batch that is being made, or waits for the consumer.
 
     Attributes:
         key: its (epoch, step).
-        samples: (n,) decode.SAMPLE.
-        slot: where it goes.
+        samples: (n,) kernel.SAMPLE_DTYPE.
+        buffer: where it goes.
         statuses: (n,) uint8, each sample's status; complete when ``left`` is 0.
         taken: samples that threads have begun.
         left: samples that are not done.
     """
 
-    def __init__(self, key: tuple[int, int], samples: np.ndarray, slot: HostBuffer) -> None:
-        self.key, self.samples, self.slot = key, samples, slot
-        self.statuses = slot.statuses[: len(samples)]
+    def __init__(self, plan: BatchPlan, buffer: HostBuffer) -> None:
+        self.key, self.samples, self.buffer = plan.key, plan.samples, buffer
+        buffer.labels[: len(plan.labels)] = plan.labels
+        self.statuses = buffer.statuses[: len(plan.samples)]
         self.taken = 0
-        self.left = len(samples)
+        self.left = len(plan.samples)
 
 
 class DecodeWorkers:
-    """Threads that make the batches of a plan, up to ``batches_ahead`` of them at a time.
+    """Threads that make the batches that a planner plans, up to ``batches_ahead`` of them at a time.
 
-    A job that is dropped half-way (a new plan) keeps its slot to itself until its threads let go of
-    it; the slot then goes to the garbage, never to another batch.
+    A task that is dropped half-way (`seek`) keeps its buffer to itself until its threads let go of
+    it; the buffer is then freed, and never used for another batch.
 
     Args:
         file: (file size,) uint8, the memory map.
+        planner: which batches; its threads are the caller's to end.
+        pool: where batches go.
         around_each: entered by a thread for each chunk that it decodes, by several at a time; what it raises reaches the consumer.
-        also_report: what others do, on whom the threads wait, for a person.
-        patience: the consumer's, with threads that do not move.
+        watchdog: the consumer's, with threads that do not move.
     """
 
     def __init__(
         self,
         file: np.ndarray,
-        cropping: CropOptions,
+        crop_options: CropOptions,
         threads: int,
         batches_ahead: int,
+        planner: Planner,
+        pool: BufferPool,
         *,
         around_each: AbstractContextManager[object] = nullcontext(),  # noqa: B008  # it holds nothing
-        also_report: Callable[[], str] = str,
-        patience: Watchdog,
+        watchdog: Watchdog,
     ) -> None:
-        self._file, self._cropping, self._batches_ahead = file, cropping, batches_ahead
-        self._around_each, self._also_report = around_each, also_report
-        self._make_lock()
-        self._jobs: deque[BatchTask] = deque()  # oldest first: being made or waiting for the consumer
-        self._plan: Iterator[BatchTask] | None = None
-        self._wanted: tuple[int, int] | None = None  # the key that the plan was begun for
-        self._planning = False  # a thread is asking the plan for its next job
+        self._file, self._crop_options, self._batches_ahead = file, crop_options, batches_ahead
+        self._planner, self._pool = planner, pool
+        self._around_each = around_each
+        self._process = os.getpid()
+        self._lock = threading.Lock()  # held for moments only, and by the consumer only in `with`
+        self._tasks: deque[BatchTask] = deque()  # oldest first: being made or waiting for the consumer
+        self._next_key: Key | None = None  # what the consumer gets next; None = not what was planned
         self._closed = self._loaded = False
         self._error: BaseException | None = None
-        self._patience = patience
+        self._watchdog = watchdog
         self._moved_s = 0.0  # when a thread last finished something
         self.watch: TraceHook | None = None
         self.thread_stats = [ThreadStats(f"decode-{k}") for k in range(threads)]
-        self._bells = [Bell() for _ in range(threads)]  # of the decoding threads
+        self._wake_consumer: SimpleQueue[None] = SimpleQueue()
+        self.wake_workers: list[SimpleQueue[None]] = [SimpleQueue() for _ in range(threads)]
+        """Each thread looks for work again when something is put into its own."""
         self._threads = [
-            threading.Thread(target=self._work, args=(activity, bell), name=activity.name, daemon=True)
-            for activity, bell in zip(self.thread_stats, self._bells)
+            threading.Thread(target=self._work, args=(stats, wake), name=stats.name, daemon=True)
+            for stats, wake in zip(self.thread_stats, self.wake_workers)
         ]
-        _open_workers.add(self)
+        close_at_exit(self)
 
     def start(self) -> None:
-        """Begin. Whoever calls this has seen to it that `stop` will be called, whatever happens."""
+        """Begin. Callers have seen to it that `stop` will be called, whatever happens."""
         for thread in self._threads:
             thread.start()
 
-    def _make_lock(self) -> None:
-        """Held for moments only, and by the consumer only in `with`: see ``Bell``."""
-        self._lock = threading.Lock()
-        self._bell = Bell()  # the consumer's
-
-    def begin(self, key: tuple[int, int], plan: Iterator[BatchTask]) -> None:
-        """Go on if the jobs in hand begin with ``key``; else drop them and follow ``plan``."""
+    def seek(self, key: Key) -> None:
+        """Let batch ``key`` be the next; what is planned and made already is kept if it begins with it, else dropped."""
+        self._refuse_in_a_fork()
+        key = self._planner.first_from(key)
         with self._lock:
-            if self._jobs and self._jobs[0].key == key:
+            if key == self._next_key:
                 return
-            self._wanted = key
-            self._jobs.clear()
-            self._plan = plan
-        self._ring_all()
+            self._next_key = None  # until all of this is done: Ctrl-C may come between any two lines
+            self._tasks.clear()
+            self._planner.seek(key)
+            self._next_key = key
+        self._wake_all()
 
-    def next(self) -> BatchTask:
-        """The next job of the plan, done; waits for it.
+    def next_done(self) -> BatchTask:
+        """The next batch, complete; waits for it.
 
         Raises:
-            RuntimeError: a thread failed (with its cause), or the crew is closed.
-            UserError: a thread met something that the user can mend.
+            RuntimeError: a thread failed (with its cause), or the workers are closed.
+            UserError: a thread met something that the user can fix; or this is a fork of the loader's process.
             LoaderStalled: nothing moved for too long.
         """
-        began_s = self._patience.begin()
-        while (job := self._first_done()) is None:
-            if not self._bell.wait(min(POLL_S, self._patience.stall_s)):
+        self._refuse_in_a_fork()
+        began_s = self._watchdog.begin()
+        while (task := self._first_done()) is None:
+            if not wait_for(self._wake_consumer, min(POLL_S, self._watchdog.stall_s)):
                 self._look_after(began_s)
-        return job
+        return task
+
+    def _refuse_in_a_fork(self) -> None:
+        """A forked child has all of this, none of the threads, and a lock that one of them may have held."""
+        if os.getpid() != self._process:
+            raise UserError(
+                "this loader was opened before a fork, in another process; open one in each process"
+            )
 
     def _first_done(self) -> BatchTask | None:
-        """The oldest job, if it is done."""
+        """The oldest task, if it is done."""
         with self._lock:
             if isinstance(self._error, UserError):
                 raise self._error
@@ -133,27 +138,29 @@ class DecodeWorkers:
                 raise RuntimeError(f"a decoding thread failed: {self._error!r}") from self._error
             if self._closed:
                 raise RuntimeError("the loader is closed")
-            if not self._jobs or self._jobs[0].left:
+            if not self._tasks or self._tasks[0].left:
                 return None
-            job = self._jobs.popleft()
-        self._ring_all()
-        return job
+            self._next_key = None  # see `seek`
+            task = self._tasks.popleft()
+            self._next_key = self._planner.first_from((task.key[0], task.key[1] + 1))
+        self._wake_all()
+        return task
 
     def _look_after(self, began_s: float) -> None:
         """See that the threads live and move; the consumer has waited since ``began_s``."""
         dead = [thread.name for thread in self._threads if not thread.is_alive()]
         if dead and not self._closed and self._error is None:
             raise RuntimeError(f"the decoding thread {dead[0]} has ended, and not because it was told to")
-        awaited = self._jobs[0].key if self._jobs else None
+        awaited = self._next_key
         what = "the next batch" if awaited is None else "epoch {}, step {}".format(*awaited)
         # Read before _moved_s, and set behind it: else the time that loading took would be a stall behind it.
         loading_s = 0.0 if self._loaded else LOADING_S
-        self._patience.check(max(began_s, self._moved_s), what, self.report, loading_s)
+        self._watchdog.check(max(began_s, self._moved_s), what, self.report, loading_s)
 
     def report(self) -> str:
-        """What each thread is doing, for a person."""
+        """What each thread is doing, the planner's too, for a person."""
         own = [thread_report(*each) for each in zip(self._threads, self.thread_stats)]
-        return "\n".join([*own, *filter(None, [self._also_report()])])
+        return "\n".join([*own, self._planner.report()])
 
     def close(self) -> None:
         """Stop and join the threads.
@@ -162,9 +169,8 @@ class DecodeWorkers:
             LoaderStalled: one of them does not end.
         """
         self.stop()
-        self._patience.join(self._threads, self.report)
-        self._jobs.clear()
-        self._plan = None
+        self._watchdog.join(self._threads, self.report)
+        self._tasks.clear()
 
     def stop(self) -> None:
         """Tell the threads to end, and wait for nothing and no lock.
@@ -174,135 +180,97 @@ class DecodeWorkers:
         nobody hears of there, they find that they shall end when they next look up by themselves.
         """
         self._closed = True
-        self._ring_all()
-        self._bell.ring()
+        self._wake_all()
+        self._wake_consumer.put(None)
 
-    def _ring_all(self) -> None:
+    def _wake_all(self) -> None:
         """Have the decoding threads that wait look again."""
-        for bell in self._bells:
-            bell.ring()
+        for wake in self.wake_workers:
+            wake.put(None)
 
-    def _work(self, activity: ThreadStats, bell: Bell) -> None:
+    def _work(self, stats: ThreadStats, wake: SimpleQueue[None]) -> None:
         try:
-            activity.begin("waiting for the kernels, which are being loaded or compiled")
+            stats.begin("waiting for the kernels, which are being loaded or compiled")
             if not kernels.wait(give_up=lambda: self._closed):
                 return
             self._moved_s = time.perf_counter()
             self._loaded = True
-            handle = open_handle()
-            try:
-                scratch = first_scratch(handle, self._cropping.size)
-                while (chunk := self._take(activity, bell)) is not None:
-                    scratch = self._decode(*chunk, activity, handle, scratch)
+            with Decoder(self._crop_options.size) as decoder:
+                while (chunk := self._take(stats, wake)) is not None:
+                    self._decode(*chunk, stats, decoder)
                     self._done(*chunk)
-            finally:
-                close_handle(handle)
         except BaseException as error:  # whatever it is, the consumer must hear of it
             with self._lock:
                 self._error = error
-            self._bell.ring()
+            self._wake_consumer.put(None)
 
-    def _take(self, activity: ThreadStats, bell: Bell) -> tuple[BatchTask, int, int] | None:
-        """The next samples [begin, end) of a job, or None when the crew is closed; waits for either."""
+    def _take(self, stats: ThreadStats, wake: SimpleQueue[None]) -> tuple[BatchTask, int, int] | None:
+        """The next samples [begin, end) of a task, or None when the workers are closed; waits for either."""
         waited_from_s = None
-        while (chunk := self._begun(activity)) is None:
+        while (chunk := self._begun(stats)) is None:
             if self._closed:
                 return None
             if waited_from_s is None:
-                waited_from_s = activity.since_s
-            bell.wait(POLL_S)
+                waited_from_s = stats.since_s
+            wait_for(wake, POLL_S)
         if waited_from_s is not None and (watch := self.watch) is not None:
-            watch(activity.name, "wait", waited_from_s, time.perf_counter(), chunk[0].key)
+            watch(stats.name, "wait", waited_from_s, time.perf_counter(), chunk[0].key)
         return chunk
 
-    def _begun(self, activity: ThreadStats) -> tuple[BatchTask, int, int] | None:
-        """The next samples of a job, which nobody else will take; None where there are none now, or the crew is closed."""
+    def _begun(self, stats: ThreadStats) -> tuple[BatchTask, int, int] | None:
+        """The next samples of a task, which nobody else will take; None where there are none now, or the workers are closed."""
         with self._lock:
-            while not self._closed:
-                if (job := self._unfinished()) is not None:
-                    begin = job.taken
-                    share = -(-len(job.samples) // len(self._threads))
-                    job.taken = min(begin + min(CHUNK, share), len(job.samples))
-                    return job, begin, job.taken
-                if self._plan is None or self._planning or len(self._jobs) >= self._batches_ahead:
-                    if (why := self._why_idle()) != activity.doing:
-                        activity.begin(why)
-                    return None
-                self._extend(self._plan, activity)
-        return None
+            if self._closed:
+                return None
+            if (task := self._unfinished() or self._planned()) is None:
+                if (why := self._why_idle()) != stats.doing:
+                    stats.begin(why)
+                return None
+            begin = task.taken
+            share = -(-len(task.samples) // len(self._threads))
+            task.taken = min(begin + min(CHUNK, share), len(task.samples))
+            return task, begin, task.taken
 
     def _unfinished(self) -> BatchTask | None:
-        """The oldest job with samples that nobody has begun."""
-        return next((job for job in self._jobs if job.taken < len(job.samples)), None)
+        """The oldest task with samples that nobody has begun."""
+        return next((task for task in self._tasks if task.taken < len(task.samples)), None)
+
+    def _planned(self) -> BatchTask | None:
+        """The next batch of the plan as a task, if there is room for one and a plan."""
+        if len(self._tasks) >= self._batches_ahead or (plan := self._planner.take()) is None:
+            return None
+        task = BatchTask(plan, self._pool.take())
+        self._tasks.append(task)
+        self._wake_all()  # there is more of it than one chunk
+        return task
 
     def _why_idle(self) -> str:
-        if self._planning:
-            return "waiting for the thread that plans the next batch"
-        if self._plan is None:
+        if self._next_key is None:
             return "waiting for an epoch to begin"
-        return f"waiting: {sum(job.left == 0 for job in self._jobs)} batches are ready"
+        if len(self._tasks) < self._batches_ahead:
+            return "waiting for the planner"
+        return f"waiting: {sum(task.left == 0 for task in self._tasks)} batches are ready"
 
-    def _extend(self, plan: Iterator[BatchTask], activity: ThreadStats) -> None:
-        """Ask the plan for its next job, the lock let go meanwhile: that sorts an epoch's order at times."""
-        activity.begin("planning the next batch")
-        self._planning = True
-        self._lock.release()
-        try:
-            job = next(plan, None)
-        finally:
-            self._lock.acquire()
-            self._planning = False
-        if job is not None and (plan is self._plan or job.key == self._wanted):
-            self._plan = plan
-            self._jobs.append(job)
-        elif plan is self._plan:  # else another took its place, and this job goes
-            self._plan = None
-        self._ring_all()
-
-    def _decode(
-        self, job: BatchTask, begin: int, end: int, activity: ThreadStats, handle: int, scratch: Scratch
-    ) -> Scratch:
-        epoch, step = job.key
-        activity.begin(f"decoding samples {begin} to {end} of epoch {epoch}, step {step}")
+    def _decode(self, task: BatchTask, begin: int, end: int, stats: ThreadStats, decoder: Decoder) -> None:
+        epoch, step = task.key
+        stats.begin(f"decoding samples {begin} to {end} of epoch {epoch}, step {step}")
         before = usage()
         with self._around_each:
-            scratch = decode(
+            decoder.decode_batch(
                 self._file,
-                job.samples[begin:end],
+                task.samples[begin:end],
                 epoch,
-                self._cropping,
-                handle,
-                scratch,
-                job.slot.images[begin:end],
-                job.statuses[begin:end],
+                self._crop_options,
+                task.buffer.images[begin:end],
+                task.statuses[begin:end],
             )
-        ended_s = activity.count(before, end - begin)
+        ended_s = stats.count(before, end - begin)
         if (watch := self.watch) is not None:
-            watch(activity.name, "decode", before[0], ended_s, job.key)
-        return scratch
+            watch(stats.name, "decode", before[0], ended_s, task.key)
 
-    def _done(self, job: BatchTask, begin: int, end: int) -> None:
+    def _done(self, task: BatchTask, begin: int, end: int) -> None:
         with self._lock:
             self._moved_s = time.perf_counter()
-            job.left -= end - begin
-            if job.left == 0:
-                self._bell.ring()
-
-
-_open_workers: weakref.WeakSet[DecodeWorkers] = weakref.WeakSet()
-
-
-atexit.register(close_all, _open_workers)
-
-
-def _leave_to_the_parent() -> None:
-    """A forked child has every crew's jobs, none of their threads, and a lock that one of them may have held."""
-    for crew in list(_open_workers):
-        crew._make_lock()
-        crew._threads = []
-        crew._error = UserError(
-            "this loader was opened before a fork, in another process; open one in each process"
-        )
-
-
-os.register_at_fork(after_in_child=_leave_to_the_parent)
+            task.left -= end - begin
+            if task.left == 0:
+                self._wake_consumer.put(None)

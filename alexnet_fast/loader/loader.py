@@ -33,8 +33,8 @@ from ..errors import UserError
 from .bad_samples import BadSampleFilter, OnError, SkippedSample
 from .buffer_pool import Batch, BufferPool
 from .decode_workers import DecodeWorkers
+from .page_advice import bytes_of
 from .planner import Planner, check_indices
-from .read_ahead import ReadAhead, bytes_of
 from .sampler import DistributedBatchSampler
 from .thread_stats import ThreadStats, TraceHook
 from .watchdog import STALL_S, Watchdog
@@ -92,16 +92,15 @@ class Loader(Settled):
     __slots__ = (
         "__weakref__",
         "_arguments",
-        "_crew",
+        "_bad_samples",
         "_cursor",
         "_iteration",
-        "_plan",
-        "_read_ahead",
-        "_ring",
+        "_planner",
+        "_pool",
+        "_sampler",
         "_settled",
-        "_share",
-        "_sieve",
         "_wait_s",
+        "_workers",
         "batch_size",
         "beton",
         "cropping",
@@ -182,8 +181,8 @@ class Loader(Settled):
             self._arguments["indices"] = samples["index"]
         self.num_samples = len(samples)
         """Samples of an epoch, over all ranks."""
-        self._share = DistributedBatchSampler(self.num_samples, batch_size, rank, world_size, drop_last)
-        if self._share.steps == 0 and self._share.drop_last:
+        self._sampler = DistributedBatchSampler(self.num_samples, batch_size, rank, world_size, drop_last)
+        if self._sampler.steps == 0 and self._sampler.drop_last:
             raise UserError(
                 f"{self.beton.path} has {self.num_samples} samples, fewer than one batch of {batch_size * world_size} "
                 f"({batch_size} on each of {world_size} ranks), and drop_last leaves out what does not fill one; "
@@ -199,29 +198,29 @@ class Loader(Settled):
             flip,
         )
         self.threads = threads or allowed_cores()
-        self._ring = BufferPool(batch_size, size, max_free=2 * batches_ahead + 2, pin_memory=pin_memory)
+        self._pool = BufferPool(batch_size, size, max_free=2 * batches_ahead + 2, pin_memory=pin_memory)
         if shuffle and read_ahead_bytes:
             self.beton.expect_random_access()
         # No further than an epoch: by then a file that small is in memory.
         read_ahead_bytes = min(read_ahead_bytes, bytes_of(samples) // world_size)
-        self._sieve = BadSampleFilter(self.beton, on_error, may_be_empty=not self._share.drop_last)
-        patience = Watchdog(stall_s)
-        self._read_ahead = ReadAhead(self.beton.map, read_ahead_bytes, patience)
-        self._plan = Planner(self.beton, samples, self._share, self._ring, self._read_ahead, seed, shuffle)
-        self._crew = DecodeWorkers(
+        self._bad_samples = BadSampleFilter(self.beton, on_error, may_be_empty=not self._sampler.drop_last)
+        watchdog = Watchdog(stall_s)
+        self._planner = Planner(self.beton, samples, self._sampler, seed, shuffle, read_ahead_bytes, watchdog)
+        self._workers = DecodeWorkers(
             self.beton.map,
             self.cropping,
             self.threads,
             batches_ahead,
+            self._planner,
+            self._pool,
             around_each=self.beton.unchanged,
-            also_report=self._read_ahead.report,
-            patience=patience,
+            watchdog=watchdog,
         )
         # None of these knows of the loader, so a loader that is dropped, even within the next lines, ends their threads.
-        for end in (self._ring.close, self._read_ahead.stop, self._crew.stop):
+        for end in (self._pool.close, self._planner.stop, self._workers.stop):
             weakref.finalize(self, end).atexit = False
-        self._read_ahead.start()
-        self._crew.start()
+        self._planner.start(self._workers.wake_workers)
+        self._workers.start()
         self._cursor = (0, 0)
         self._iteration = 0
         self._settled = True
@@ -239,17 +238,17 @@ class Loader(Settled):
     @property
     def dropped(self) -> int:
         """Samples of each epoch that ``drop_last`` leaves out, over all ranks."""
-        return self._share.dropped
+        return self._sampler.dropped
 
     @property
     def skipped(self) -> list[SkippedSample]:
         """Each sample that ``on_error = "skip"`` left out so far on this rank, once, in the order in which they were met."""
-        return self._sieve.skipped
+        return self._bad_samples.skipped
 
     @property
     def skipped_in_epoch(self) -> int:
         """How many were left out of this rank's batches of the epoch in hand so far."""
-        return self._sieve.skipped_in_epoch
+        return self._bad_samples.skipped_in_epoch
 
     @property
     def wait_s(self) -> float:
@@ -259,17 +258,17 @@ class Loader(Settled):
     @property
     def thread_stats(self) -> list[ThreadStats]:
         """What each decoding thread is doing and has done."""
-        return self._crew.thread_stats
+        return self._workers.thread_stats
 
     @property
     def watch(self) -> TraceHook | None:
         """Told of every chunk of samples that a thread decoded and of every wait for work; None = nobody. Set it at any time."""
-        return self._crew.watch
+        return self._workers.watch
 
     @watch.setter
     def watch(self, watch: TraceHook | None) -> None:
         check("watch", watch, "something to call, or None", watch is None or callable(watch))
-        self._crew.watch = watch
+        self._workers.watch = watch
 
     def set_epoch(self, epoch: int, step: int = 0) -> None:
         """Let the next iteration begin at batch ``step`` of ``epoch``; without it epochs follow each other from 0."""
@@ -279,13 +278,13 @@ class Loader(Settled):
 
     def __len__(self) -> int:
         """Batches of an epoch on this rank."""
-        return self._share.steps
+        return self._sampler.steps
 
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch's batches. Leaving early moves on to the next epoch all the same."""
         epoch, step = self._cursor
         self._cursor = (epoch + 1, 0)
-        self._crew.begin((epoch, step), self._plan.jobs(epoch, step))
+        self._workers.seek((epoch, step))
         self._iteration += 1
         return self._batches(range(step, len(self)), self._iteration)
 
@@ -295,24 +294,24 @@ class Loader(Settled):
                 raise RuntimeError(
                     "this iteration ended when another of the same loader began; use one loader for each"
                 )
-            if (batch := self._next()) is not None:
+            if (batch := self._next_batch()) is not None:
                 yield batch
 
-    def _next(self) -> Batch | None:
+    def _next_batch(self) -> Batch | None:
         """The next batch, or None where all its samples are broken and it is passed over."""
         started = time.perf_counter()
-        job = self._crew.next()
+        task = self._workers.next_done()
         self._wait_s += time.perf_counter() - started
-        count = self._sieve.apply(job)
-        return self._ring.lend(job.slot, count) if count else None
+        count = self._bad_samples.apply(task)
+        return self._pool.lend(task.buffer, count) if count else None
 
     def close(self) -> None:
         """Stop and join the threads. Batches that are held stay valid."""
         try:
-            self._crew.close()
+            self._workers.close()
         finally:
-            self._ring.close()
-            self._read_ahead.close()
+            self._pool.close()
+            self._planner.close()
 
     def __getstate__(self) -> dict[str, Any]:
         """What another Loader is opened from, with threads of its own; and what a derived class has added."""

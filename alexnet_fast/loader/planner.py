@@ -1,64 +1,266 @@
-"""Which samples go into which batch, and where each batch goes."""
+"""The planner: one thread that decides which samples go into which batch, and has their bytes read ahead.
+
+    planner                                  decoding threads
+    order -> samples -> madvise -> plans --take--> buffer -> pixels      (decode_workers)
+
+`seek` begins a new sequence of plans, at any batch of any epoch; whatever was planned before is dropped with the old one.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from functools import partial
+from queue import SimpleQueue
+from typing import NamedTuple
 
 import numpy as np
 
 from ..beton.reader import Beton
 from ..common.untrusted import printable
 from ..errors import UserError
-from .buffer_pool import BufferPool
-from .decode_workers import BatchTask
-from .read_ahead import ReadAhead
+from .page_advice import PAGE, WILLNEED, advise_willneed, bytes_of
 from .sampler import DistributedBatchSampler, epoch_permutation
+from .thread_stats import ThreadStats
+from .watchdog import POLL_S, Watchdog, close_at_exit, thread_report, wait_for
+
+PAUSE_S = 10.0
+"""After a longer rest (another loader's evaluation) what was asked for may have left the cache again."""
+
+Key = tuple[int, int]
+"""(epoch, step) of a batch."""
+
+
+class BatchPlan(NamedTuple):
+    """One batch that is to be made.
+
+    Attributes:
+        key: its (epoch, step).
+        samples: (n,) kernel.SAMPLE_DTYPE.
+        labels: (n,) int64.
+        bytes: of their payloads.
+    """
+
+    key: Key
+    samples: np.ndarray
+    labels: np.ndarray
+    bytes: int
+
+
+class _Sequence:
+    """The batches from one on, without end, and those of them that are planned and not yet taken.
+
+    Each count is written by one side alone, and a deque's append and popleft are single calls into C: no lock is needed.
+    """
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.plans: deque[BatchPlan] = deque()
+        self.planned_bytes = self.taken_bytes = 0
+
+    def has_room(self, plan: BatchPlan, max_bytes: int) -> bool:
+        return not self.plans or self.planned_bytes - self.taken_bytes + plan.bytes <= max_bytes
 
 
 class Planner:
-    """Which samples go into which batch, from any point on and for ever."""
+    """A thread that plans the batches from any point on and for ever, ahead of the threads that decode them.
+
+    A request to the disk blocks while its queue is full, so none but this thread makes any; plans that are made already are
+    taken meanwhile.  The next epoch's order is sorted by a second thread while this epoch is planned (0.15 s for 1.28
+    million samples).
+
+    Args:
+        beton: the file.
+        samples: (N,) kernel.SAMPLE_DTYPE, those of an epoch, over all ranks.
+        sampler: which places of an epoch's order each batch of this rank has.
+        seed: of the order.
+        shuffle: whether each epoch has an order of its own, else the samples' own order.
+        max_bytes: how far beyond the batches that were taken the file is read ahead, in bytes of samples; 0 = not at all.
+            At least one batch is planned ahead.
+        watchdog: of whoever waits for the thread's end; the consumer's, which may have given it up already.
+    """
 
     def __init__(
         self,
         beton: Beton,
         samples: np.ndarray,
-        share: DistributedBatchSampler,
-        ring: BufferPool,
-        read_ahead: ReadAhead,
+        sampler: DistributedBatchSampler,
         seed: int,
         shuffle: bool,
+        max_bytes: int,
+        watchdog: Watchdog,
     ) -> None:
-        self._beton, self._samples, self._share, self._ring = beton, samples, share, ring
-        self._read_ahead, self._seed, self._shuffle = read_ahead, seed, shuffle
-        self._sorted: dict[int, np.ndarray] = {}  # epoch -> its order, made before it is needed
+        self._beton, self._samples, self._sampler = beton, samples, sampler
+        self._seed, self._shuffle, self._max_bytes = seed, shuffle, max_bytes
+        self._watchdog = watchdog
+        self._sequence: _Sequence | None = None
+        self._stopped = False
+        self._error: BaseException | None = None
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._wake_workers: Sequence[SimpleQueue[None]] = ()
+        self._next_order: _Order | None = None
+        self._stats = ThreadStats("planner")
+        self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
+        close_at_exit(self)
 
-    def jobs(self, epoch: int, step: int) -> Iterator[BatchTask]:
-        """The batches from ``step`` of ``epoch`` on, without end; the threads run on into the next epoch while this one is consumed."""
-        for key, samples in self._read_ahead.ahead_of(self._batches(epoch, step)):
-            slot = self._ring.take()
-            slot.labels[: len(samples)] = self._beton.labels[samples["index"]]
-            yield BatchTask(key, samples, slot)
+    def start(self, wake_workers: Sequence[SimpleQueue[None]]) -> None:
+        """Begin; each plan is announced in each of these. Callers have seen to it that `stop` will be called, whatever happens."""
+        self._wake_workers = wake_workers
+        self._thread.start()
 
-    def _batches(self, epoch: int, step: int) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-        while self._share.steps:  # a rank may have no share of a small evaluation
+    def seek(self, key: Key) -> None:
+        """Plan the batches from this one on, and drop what was planned. The threads that `take` must be kept out meanwhile."""
+        self._sequence = _Sequence(key)
+        self._wake.put(None)
+
+    def take(self) -> BatchPlan | None:
+        """The next plan, or None where there is none yet. For one thread at a time.
+
+        Raises:
+            Whatever ended the thread, once all that it planned is taken.
+        """
+        sequence = self._sequence
+        if sequence is None:
+            return None
+        if not sequence.plans:
+            if self._error is not None:
+                raise self._error
+            return None
+        plan = sequence.plans.popleft()
+        sequence.taken_bytes += plan.bytes
+        self._wake.put(None)
+        return plan
+
+    def first_from(self, key: Key) -> Key:
+        """The first batch that there is from ``key`` on: ``key``, unless it is the end of its epoch."""
+        return key if key[1] < self._sampler.steps else (key[0] + 1, 0)
+
+    def report(self) -> str:
+        """What the thread is doing, for a person."""
+        sequence = self._sequence
+        planned = 0 if sequence is None else len(sequence.plans)
+        return f"{thread_report(self._thread, self._stats)}\n    {planned} batches are planned"
+
+    def stop(self) -> None:
+        """Tell the thread to end, and wait for nothing and no lock: the garbage collector may call this."""
+        self._stopped = True
+        self._wake.put(None)
+
+    def close(self) -> None:
+        """Stop and join the thread.
+
+        Raises:
+            LoaderStalled: it does not end.
+        """
+        self.stop()
+        self._watchdog.join([self._thread], self.report)
+        self._sequence = None
+
+    def _run(self) -> None:
+        planned = None
+        try:
+            while not self._stopped:
+                sequence = self._sequence
+                if sequence is planned or sequence is None:
+                    self._wait("waiting for an epoch to begin")
+                    continue
+                self._plan(sequence)
+                planned = sequence
+        except BaseException as error:  # whatever it is, the consumer must hear of it
+            self._error = error
+            self._announce()
+        finally:
+            if self._next_order is not None:
+                self._next_order.join()  # no thread may be inside a kernel when the interpreter ends
+
+    def _plan(self, sequence: _Sequence) -> None:
+        """Plan batches until others are wanted."""
+        for plan in self._batches(sequence.key):
+            began_s = time.monotonic()
+            while not sequence.has_room(plan, self._max_bytes):
+                self._wait("waiting: enough batches are planned")
+                if self._stopped or self._sequence is not sequence:
+                    return
+            if time.monotonic() - began_s > PAUSE_S:
+                for waiting in list(sequence.plans):
+                    self._advise(waiting)
+            self._advise(plan)
+            if self._stopped or self._sequence is not sequence:
+                return
+            sequence.planned_bytes += plan.bytes
+            sequence.plans.append(plan)
+            self._announce()
+
+    def _batches(self, key: Key) -> Iterator[BatchPlan]:
+        epoch, step = key
+        while self._sampler.steps:  # a rank may have no share of a small evaluation
+            self._stats.begin(f"sorting the order of epoch {epoch}")
             order = self._order(epoch)
-            for at in range(step, self._share.steps):
-                begin, end = self._share.positions(at)
-                yield (epoch, at), self._samples[order[begin:end]]
+            for at in range(step, self._sampler.steps):
+                begin, end = self._sampler.positions(at)
+                samples = self._samples[order[begin:end]]
+                labels = self._beton.labels[samples["index"]]
+                yield BatchPlan((epoch, at), samples, labels, bytes_of(samples))
             epoch, step = epoch + 1, 0
 
     def _order(self, epoch: int) -> np.ndarray:
-        """The order of an epoch; the next one's is sorted meanwhile (0.15 s for 1.28 million samples)."""
+        """The order of an epoch; the next one's is sorted from now on."""
         if not self._shuffle:
             return np.arange(len(self._samples))
-        order = self._sorted.pop(epoch, None)
-        self._sorted.clear()
-        self._read_ahead.do(partial(self._sort, epoch + 1))
-        return epoch_permutation(len(self._samples), self._seed, epoch) if order is None else order
+        before, self._next_order = self._next_order, None
+        try:
+            if before is not None and before.epoch == epoch:
+                order = before.result()
+            else:
+                order = epoch_permutation(len(self._samples), self._seed, epoch)
+        finally:
+            if before is not None:
+                before.join()
+        following = _Order(epoch + 1, len(self._samples), self._seed)
+        following.start()
+        self._next_order = following
+        return order
 
-    def _sort(self, epoch: int) -> None:
-        self._sorted[epoch] = epoch_permutation(len(self._samples), self._seed, epoch)
+    def _advise(self, plan: BatchPlan) -> None:
+        if self._max_bytes:
+            self._stats.begin("asking for the bytes of epoch {}, step {}".format(*plan.key))
+            advise_willneed(self._beton.map, plan.samples, PAGE, WILLNEED)
+
+    def _wait(self, why: str) -> None:
+        """Until somebody wakes the thread; Ctrl-C may have come between `stop`'s two lines, so not for ever."""
+        if self._stats.doing != why:
+            self._stats.begin(why)
+        wait_for(self._wake, POLL_S)
+
+    def _announce(self) -> None:
+        for wake in self._wake_workers:
+            wake.put(None)
+
+
+class _Order(threading.Thread):
+    """Sorts the order of one epoch."""
+
+    def __init__(self, epoch: int, num_samples: int, seed: int) -> None:
+        super().__init__(name=f"planner-epoch-{epoch}", daemon=True)
+        self.epoch = epoch
+        self._arguments = num_samples, seed, epoch
+        self._order: np.ndarray | None = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._order = epoch_permutation(*self._arguments)
+        except BaseException as error:  # for `result`
+            self._error = error
+
+    def result(self) -> np.ndarray:
+        """The order, when it is sorted; raises what sorting it raised."""
+        self.join()
+        if self._error is not None:
+            raise self._error
+        assert self._order is not None
+        return self._order
 
 
 def check_indices(indices: Sequence[int] | np.ndarray, beton: Beton) -> np.ndarray:

@@ -9,11 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..decode import turbojpeg
 from ..decode.crop import CropOptions
-from ..decode.decoder import close_handle, decode, first_scratch, open_handle
+from ..decode.decoder import Decoder
 from ..decode.kernel import SAMPLE_DTYPE
-from .read_ahead import PAGE, WILLNEED, advise_willneed
+from .page_advice import PAGE, WILLNEED, advise_willneed
 from .sampler import epoch_permutation
 
 POLL_S = 0.02
@@ -80,26 +79,13 @@ def load_all() -> None:
     Raises:
         TurboJpegMissing: libturbojpeg is not installed.
     """
-    turbojpeg.load()
     nothing = np.frombuffer(b"", np.uint8)  # read-only, as a map of a file is
     cropping = CropOptions(True, 1, 1, np.uint64(0), (1.0, 1.0), (1.0, 1.0), 0.0)
     epoch_permutation(0, seed=0, epoch=0)
     advise_willneed(nothing, np.empty(0, SAMPLE_DTYPE), PAGE, WILLNEED)
-    handle = open_handle()
-    try:
-        images, statuses = np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.uint8)
-        decode(
-            nothing,
-            np.empty(0, SAMPLE_DTYPE),
-            0,
-            cropping,
-            handle,
-            first_scratch(handle, 1),
-            images,
-            statuses,
-        )
-    finally:
-        close_handle(handle)
+    images, statuses = np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.uint8)
+    with Decoder(size=1) as decoder:
+        decoder.decode_batch(nothing, np.empty(0, SAMPLE_DTYPE), 0, cropping, images, statuses)
 
 
 kernels = WarmUp(load_all, "load-kernels")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from .thread_stats import ThreadStats
@@ -90,13 +93,38 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
-def close_all(those: Iterable[Closable]) -> None:
-    """For the interpreter's end: no thread may be inside a kernel while it takes itself apart."""
-    for each in list(those):
+_open: weakref.WeakSet[Closable] = weakref.WeakSet()
+
+
+def close_at_exit(owner: Closable) -> None:
+    """Have it closed at the interpreter's end: no thread may be inside a kernel while that takes itself apart."""
+    _open.add(owner)
+
+
+@atexit.register
+def _close_all() -> None:
+    for each in list(_open):
         try:
             each.close()
         except LoaderStalled as error:
             logger.warning("%s", error)
+
+
+def wait_for(wake: SimpleQueue[None], max_s: float) -> bool:
+    """Whether anything was put into it, by now or within so many seconds; empties it.
+
+    This wakes threads where a Condition or an Event would not do: who puts or waits may be the garbage collector, or the
+    main thread, which Ctrl-C can stop between any two lines of Python.  Each put and get is a single call into C, which leaves
+    no lock held.  What is put while nobody waits ends the next wait at once, so look for work before each wait.
+    """
+    try:
+        wake.get(timeout=max_s)
+    except Empty:
+        return False
+    with suppress(Empty):
+        while True:
+            wake.get_nowait()
+    return True
 
 
 def thread_report(thread: threading.Thread, activity: ThreadStats) -> str:

@@ -15,7 +15,7 @@ from ..common import page_cache
 from ..distributed.world import World
 from ..doctor.machine import Machine
 from ..loader.loader import Loader
-from ..loader.read_ahead import PAGE
+from ..loader.page_advice import PAGE
 from ..loader.sampler import epoch_permutation
 from .stats import Stat, summed, throughput
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from alexnet_fast import Loader
 from alexnet_fast.decode import planes
-from alexnet_fast.decode.decoder import first_scratch, grown, open_handle
+from alexnet_fast.decode.decoder import Decoder
 from alexnet_fast.decode.jpeg_header import read_header
 from alexnet_fast.decode.kernel import SAMPLE_DTYPE, fits, plane_bytes
 from alexnet_fast.decode.status import (
@@ -43,7 +43,8 @@ def decoded(
     payload: bytes, size: tuple[int, int] = SIZE, room: tuple[int, int] | None = None, rows: int = 0
 ) -> planes.Planes:
     """The planes of an image, or of its upper rows, decoded in guarded memory full of another's leavings, with room for no larger one."""
-    scratch = guarded_scratch(open_handle(), len(payload) + 2, *(room or size), 64)
+    decoder = Decoder(64)
+    scratch = guarded_scratch(decoder.scratch.handle, len(payload) + 2, *(room or size), 64)
     fill(scratch, 0xAA)
     y, x = (planes.CropAxis(0.0, float(side), 0, side) for side in (rows or size[1], size[0]))
     return planes.decode_jpeg_planes(guarded_bytes(payload), *size, y, x, 64, scratch)
@@ -146,11 +147,11 @@ def test_a_jpeg_of_one_colour_is_not_too_small() -> None:
 
 def test_a_scratch_grows_by_area_not_by_each_side_alone() -> None:
     """A wide image and a high one, each within bounds, would ask for the memory of one that is neither."""
-    scratch = first_scratch(0, 64)
+    decoder = Decoder(64)
     for width, height in ((64, 60_000), (60_000, 64), (700, 600), (60_000, 64), (64, 60_000)):
-        sample = np.array((0, 100_000, width, height, 0, 0, 0), SAMPLE_DTYPE)[()]
-        if not fits(scratch, width, height):
-            scratch = grown(scratch, sample, 0, 64)
+        sample = np.array([(0, 100_000, width, height, 0, 0, 0)], SAMPLE_DTYPE)
+        decoder.reserve(sample)
+        scratch = decoder.scratch
         assert fits(scratch, width, height) and fits(scratch, 512, 512)
     assert len(scratch.planes) == 3 * max(plane_bytes(64, 60_000), plane_bytes(60_000, 64))
     assert fits(scratch, 64, 60_000) and fits(scratch, 60_000, 64) and len(scratch.jpeg) >= 100_000

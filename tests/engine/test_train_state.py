@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alexnet_fast.devices.registry import resolve
 from alexnet_fast.devices.device_timer import DeviceTimer
+from alexnet_fast.devices.registry import resolve
 from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision, fused_or_foreach

@@ -22,8 +22,8 @@ import torch
 
 from alexnet_fast import Beton, Loader
 from alexnet_fast.beton.reader import BetonError
+from alexnet_fast.decode.decoder import Decoder
 from alexnet_fast.errors import UserError
-from alexnet_fast.loader import decode_workers
 from alexnet_fast.loader.bad_samples import OnError
 from alexnet_fast.loader.sampler import epoch_permutation
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
@@ -270,14 +270,14 @@ def test_no_batch_is_handed_out_of_a_file_that_is_written_over_while_it_is_decod
     path, other = two_betons
     options: dict[str, Any] = {"train": True, "size": 48, "seed": 3}
     expected = [loaded(beton, epoch=epoch, **options) for epoch in range(4)]
-    decode, chunks = decode_workers.decode, count()
+    decode, chunks = Decoder.decode_batch, count()
 
     def overwrite_and_decode(*arguments: Any) -> Any:
         if next(chunks) == 8:
             OVERWRITERS[how](path, other)
         return decode(*arguments)
 
-    monkeypatch.setattr(decode_workers, "decode", overwrite_and_decode)
+    monkeypatch.setattr(Decoder, "decode_batch", overwrite_and_decode)
     with Loader(path, 10, threads=2, on_error=on_error, **options) as loader:
         for _ in range(2):  # it stays so
             with pytest.raises(BetonError, match=f"^{path} was (shortened|written over)") as caught:
@@ -557,9 +557,9 @@ def test_whatever_way_a_loader_is_left_nothing_of_it_stays_behind(beton: Path, r
 def test_a_loader_lets_its_free_memory_go_when_it_is_closed_under_a_held_batch(beton: Path) -> None:
     loader = Loader(beton, 5, train=True, size=32, batches_ahead=3)
     held = list(loader)[0]  # noqa: RUF015 (the whole epoch, and one batch of it kept)
-    assert len(loader._ring._free) > 3
+    assert len(loader._pool._free) > 3
     loader.close()
-    assert len(loader._ring._free) == 0
+    assert len(loader._pool._free) == 0
     pixels = held.images.clone()
     del loader, held
     assert int(pixels.sum()) > 0
@@ -661,6 +661,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("train", "pin_memory"), (*FLAGS, None)),
     **dict.fromkeys(("shuffle", "drop_last"), FLAGS),
     "on_error": (None, 1, ["raise"], "ignore"),
+    **dict.fromkeys(("image_field", "label_field"), (3, b"image", ["image"])),
     "indices": (
         [1.5],
         ["0"],

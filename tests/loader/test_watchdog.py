@@ -13,6 +13,7 @@ import pytest
 
 import betons
 from alexnet_fast import Loader
+from alexnet_fast.decode.decoder import Decoder
 from alexnet_fast.loader import decode_workers, planner
 from alexnet_fast.loader.preload import WarmUp
 from alexnet_fast.loader.watchdog import GIVE_UP, LoaderStalled, Watchdog
@@ -28,18 +29,24 @@ def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Gate:
-    """Stands in for crew.decode, and holds up whoever decodes a sample from ``first`` on until it is opened."""
+    """Stands before Decoder.decode_batch, and holds up whoever decodes a sample from ``first`` on until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, first: int = 0) -> None:
-        self._decode, self._first, self._opened = decode_workers.decode, first, threading.Event()
+        self._first, self._opened = first, threading.Event()
         self._arrivals = threading.Semaphore(0)
-        monkeypatch.setattr(decode_workers, "decode", self)
+        decode = Decoder.decode_batch
 
-    def __call__(self, file: Any, samples: Any, *rest: Any) -> Any:
-        if samples["index"][0] >= self._first:
-            self._arrivals.release()
-            self._opened.wait(WAIT_S)
-        return self._decode(file, samples, *rest)
+        def gated(decoder: Decoder, file: Any, samples: Any, *rest: Any) -> None:
+            if samples["index"][0] >= self._first:
+                self.wait()
+            decode(decoder, file, samples, *rest)
+
+        monkeypatch.setattr(Decoder, "decode_batch", gated)
+
+    def wait(self) -> None:
+        """Arrive, and wait until it is opened."""
+        self._arrivals.release()
+        self._opened.wait(WAIT_S)
 
     def open(self) -> None:
         self._opened.set()
@@ -70,7 +77,7 @@ def test_a_stall_is_told_with_what_each_thread_is_doing_and_given_up_at_last(
         batches = iter(loader)
         next(batches)
         gate.await_arrivals(2)
-        loader._crew._patience.stall_s = 0.1  # not before, since a busy machine may stall for as long
+        loader._workers._watchdog.stall_s = 0.1  # not before, since a busy machine may stall for as long
         with pytest.raises(LoaderStalled) as caught:
             next(batches)
         for text in (warnings[0], str(caught.value)):
@@ -78,11 +85,11 @@ def test_a_stall_is_told_with_what_each_thread_is_doing_and_given_up_at_last(
             assert (
                 "decode-0: decoding samples" in text and "decode-1: " in text and "of epoch 0, step 1" in text
             )
-            assert "in __call__" in text, "where it stands"
-            assert "read-ahead: " in text
+            assert "in gated" in text, "where it stands"
+            assert "planner: " in text
         assert len(warnings) == 4 and "given up after" in warnings[0]
         gate.open()
-        loader._crew._patience.stall_s = WAIT_S
+        loader._workers._watchdog.stall_s = WAIT_S
         loader.set_epoch(0, 1)
         assert sum(len(batch.labels) for batch in loader) == 32, "it can go on where the cause is gone"
 
@@ -116,12 +123,12 @@ def test_a_thread_that_does_not_end_is_told_when_the_loader_is_closed(
     gate = Gate(monkeypatch)
     loader = Loader(beton, 8, train=False, size=16, threads=1, stall_s=0.1)
     iter(loader)
-    loader._crew.begin((0, 0), loader._plan.jobs(0, 0))
+    loader._workers.seek((0, 0))
     gate.await_arrivals(1)
     with pytest.raises(LoaderStalled, match="the end of its thread decode-0 was waited for"):
         loader.close()
     gate.open()
-    loader._crew._patience.stall_s = WAIT_S
+    loader._workers._watchdog.stall_s = WAIT_S
     loader.close()
 
 
@@ -132,22 +139,24 @@ def test_what_was_given_up_once_is_not_waited_for_as_long_again(
     gate = Gate(monkeypatch)
     monkeypatch.setattr(decode_workers, "POLL_S", 0.05)
     loader = Loader(beton, 8, train=False, size=16, threads=2)
-    loader._read_ahead.do(lambda: gate(None, {"index": [0]}))
+    monkeypatch.setattr(
+        planner, "advise_willneed", lambda file, samples, *_: samples["index"][0] and gate.wait()
+    )
 
     def tire() -> None:
         gate.await_arrivals(3)
-        loader._crew._patience.stall_s = 0.1
+        loader._workers._watchdog.stall_s = 0.1
 
     threading.Thread(target=tire).start()
     with pytest.raises(LoaderStalled, match="epoch 0, step 0 was waited for"):
         next(iter(loader))
     assert len(warnings) == GIVE_UP - 1
-    for close in (loader._crew.close, loader._read_ahead.close, loader.close):
+    for close in (loader._workers.close, loader._planner.close, loader.close):
         with pytest.raises(LoaderStalled, match="the end of its thread .* was waited for"):
             close()
     assert len(warnings) == GIVE_UP - 1, "it was given up at the first look"
     gate.open()
-    loader._crew._patience.stall_s = WAIT_S
+    loader._workers._watchdog.stall_s = WAIT_S
     loader.close()
 
 
@@ -169,7 +178,7 @@ def test_whatever_ends_a_decoding_thread_reaches_the_consumer(
     def fail(*arguments: Any) -> Any:
         raise failure
 
-    monkeypatch.setattr(decode_workers, "decode", fail)
+    monkeypatch.setattr(Decoder, "decode_batch", fail)
     with Loader(beton, 8, train=False, size=16, threads=2) as loader:
         with pytest.raises(RuntimeError, match="a decoding thread failed") as caught:
             list(loader)
@@ -177,7 +186,7 @@ def test_whatever_ends_a_decoding_thread_reaches_the_consumer(
 
 
 def test_a_thread_that_ends_without_a_word_is_named(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_workers.DecodeWorkers, "_work", lambda self, activity, bell: None)
+    monkeypatch.setattr(decode_workers.DecodeWorkers, "_work", lambda self, stats, wake: None)
     with (
         Loader(beton, 8, train=False, size=16, threads=1) as loader,
         pytest.raises(RuntimeError, match="the decoding thread decode-0 has ended"),

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_fast.common import page_cache
+from alexnet_fast.decode.decoder import Decoder
 from alexnet_fast.decode.kernel import SAMPLE_DTYPE, sample_table
-from alexnet_fast.loader import decode_workers
 from alexnet_fast.models import MODELS
 from alexnet_fast.profile import decoding as decoding
 from alexnet_fast.profile import profiler
@@ -63,13 +63,13 @@ class SlowDisk:
         self.bytes_per_s, self.cached_samples = bytes_per_s, cached_samples
         self.cached: OrderedDict[int, None] = OrderedDict()
         self.lock, self.unread = threading.Lock(), count(4, 4)
-        decode = decode_workers.decode
+        decode = Decoder.decode_batch
 
-        def read_and_decode(file: np.ndarray, samples: np.ndarray, *rest: Any) -> Any:
+        def read_and_decode(decoder: Decoder, file: np.ndarray, samples: np.ndarray, *rest: Any) -> None:
             self.read(samples)
-            return decode(file, samples, *rest)
+            decode(decoder, file, samples, *rest)
 
-        monkeypatch.setattr(decode_workers, "decode", read_and_decode)
+        monkeypatch.setattr(Decoder, "decode_batch", read_and_decode)
         monkeypatch.setattr(decoding, "touch", lambda beton, places: self.read(sample_table(beton)[places]))
         monkeypatch.setattr(page_cache, "resident_share", lambda path: 0.0)
         monkeypatch.setattr(page_cache, "disk_rate", lambda path: page_cache.Rate(self.rate(), 1))

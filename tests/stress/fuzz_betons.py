@@ -32,9 +32,10 @@ import numpy as np
 from alexnet_fast import Loader
 from alexnet_fast.beton.reader import Beton, sidecar_path
 from alexnet_fast.common.cli import file_path
-from alexnet_fast.decode import decoder, turbojpeg
+from alexnet_fast.decode import decoder
 from alexnet_fast.decode.crop import CropOptions
-from alexnet_fast.decode.kernel import SAMPLE_DTYPE, Scratch, sample_table
+from alexnet_fast.decode.decoder import Decoder
+from alexnet_fast.decode.kernel import SAMPLE_DTYPE, sample_table
 from alexnet_fast.errors import UserError, exit_code
 
 from . import beton_mutations, jpeg_mutations
@@ -71,33 +72,31 @@ class Result:
     findings: list[str] = field(default_factory=list)
 
 
-class Decoder:
-    """A decoder that has been left full of another image: its tables in libjpeg, and one byte all over the scratch."""
+class PoisonedDecoder(Decoder):
+    """A decoder that has been left full of another image: its tables in libjpeg, and one byte all over its memory."""
 
     def __init__(self, poison: bytes, leavings: int) -> None:
-        self.handle, self.leavings = decoder.open_handle(), leavings
+        super().__init__(SIZE)
+        self.leavings, self.start = leavings, self.scratch
         self.poison = np.frombuffer(poison, np.uint8)
         self.sample = np.array([(0, len(poison), *jpeg_mutations.frame_size(poison), 0, 0, 0)], SAMPLE_DTYPE)
         self.out, self.status = guarded((1, 3, SIZE, SIZE)), guarded(1)
-        self.scratch: Scratch = decoder.first_scratch(self.handle, SIZE)
 
-    def decode(self, file: np.ndarray, samples: np.ndarray, train: bool) -> tuple[int, np.ndarray | None]:
+    def attempt(self, file: np.ndarray, samples: np.ndarray, train: bool) -> tuple[int, np.ndarray | None]:
         """(status, pixels) of one sample."""
-        self._decode(self.poison, self.sample, train)
+        self._attempt(self.poison, self.sample, train)
         if len(self.scratch.planes) > 16 << 20:  # filling it would take longer than decoding
-            self.scratch = decoder.first_scratch(self.handle, SIZE)
+            self.scratch = self.start
         fill(self.scratch, self.leavings)
         self.out[...] = self.leavings
-        self._decode(file, samples, train)
+        self._attempt(file, samples, train)
         status = int(self.status[0])
         return status, None if status else self.out.copy()
 
-    def _decode(self, file: np.ndarray, samples: np.ndarray, train: bool) -> None:
+    def _attempt(self, file: np.ndarray, samples: np.ndarray, train: bool) -> None:
         cropping = CropOptions(train, SIZE, 73, np.uint64(1), (0.08, 1.0), (3 / 4, 4 / 3), 0.5)
         self.status[0] = 255
-        self.scratch = decoder.decode(
-            file, samples, 0, cropping, self.handle, self.scratch, self.out, self.status
-        )
+        self.decode_batch(file, samples, 0, cropping, self.out, self.status)
 
 
 def same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
@@ -105,7 +104,7 @@ def same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 
 
 def attack_one(
-    onlookers: Onlookers, decoders: tuple[Decoder, Decoder], thoroughly: bool
+    onlookers: Onlookers, decoders: tuple[PoisonedDecoder, PoisonedDecoder], thoroughly: bool
 ) -> tuple[str, int, int]:
     """("loaded" or "refused", samples, broken ones).
 
@@ -123,7 +122,7 @@ def attack_one(
         assert "\n" not in beton.source(index), "a name of two lines"
         assert len(beton.payload(index)) == beton.sizes[index]
         for train in (True, False):
-            first, second = (each.decode(beton.map, samples[index : index + 1], train) for each in decoders)
+            first, second = (each.attempt(beton.map, samples[index : index + 1], train) for each in decoders)
             assert first[0] == second[0] < 255, f"sample {index}: status {first[0]}, then {second[0]}"
             assert same(first[1], second[1]), f"sample {index} has another image's pixels"
             broken += bool(first[0]) and train
@@ -140,13 +139,12 @@ def attack_one(
 
 def work(photos: Path, seed: int, numbers: range, *, with_ffcv: bool) -> None:
     """A worker: one line of JSON before and one after each file."""
-    turbojpeg.load()
     vars(decoder)["make_scratch"] = guarded_scratch
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
         files = beton_mutations.Files(photos, seed, Path(name), with_ffcv=with_ffcv)
         onlookers = Onlookers(Path(name), files.jpegs[0], beton_mutations.COUNT)
         path = onlookers.path
-        decoders = Decoder(files.jpegs[0], 0x00), Decoder(files.jpegs[11], 0xFF)
+        decoders = PoisonedDecoder(files.jpegs[0], 0x00), PoisonedDecoder(files.jpegs[11], 0xFF)
         path.write_bytes(beton_mutations.laid_out([beton_mutations.Sample.of(jpeg) for jpeg in files.jpegs]))
         became = attack_one(onlookers, decoders, True)  # everything is compiled by now
         assert became == ("loaded", len(files.jpegs), 0), f"undamaged samples: {became}"

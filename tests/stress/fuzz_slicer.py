@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from alexnet_fast.common.cli import file_path
-from alexnet_fast.decode import jpeg_header, jpeg_tiles, kernel, planes, turbojpeg
-from alexnet_fast.decode.decoder import open_handle
+from alexnet_fast.decode import jpeg_header, jpeg_tiles, kernel, planes
+from alexnet_fast.decode.decoder import Decoder
 from alexnet_fast.decode.status import OK
 from alexnet_fast.errors import UserError, exit_code
 
@@ -52,10 +52,10 @@ class Oracle:
     """Tells of any bytes whether parser and slicer treat them as they should."""
 
     def __init__(self) -> None:
-        turbojpeg.load()
+        self.decoder = Decoder(64)
         self.header = python_form(jpeg_header, I64=int)
         self.tiles = python_form(jpeg_tiles, I64=int, U=same, copy_bytes=copied)
-        self.scratch = guarded_scratch(open_handle(), MAX_BYTES, SIDE, SIDE, 64)
+        self.scratch = guarded_scratch(self.decoder.scratch.handle, MAX_BYTES, SIDE, SIDE, 64)
         self.reached: Counter[str] = Counter()
 
     def check(self, data: bytes) -> None:

@@ -67,7 +67,7 @@ def remains(path: Path) -> Remains:
 
 
 def loaders_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith(("decode-", "read-ahead"))]
+    return [thread for thread in threading.enumerate() if thread.name.startswith(("decode-", "planner"))]
 
 
 def break_and_close(open_: Open, rng: random.Random) -> None:

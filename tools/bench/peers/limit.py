@@ -6,16 +6,14 @@ on one thread: what remains between this and the loader is what resampling, colo
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.decode import turbojpeg
 from alexnet_fast.decode.crop import CROP_DTYPE, CropOptions, draw_crops
-from alexnet_fast.decode.decoder import CHUNK, START_PX, grown, open_handle
-from alexnet_fast.decode.kernel import fits, make_scratch, sample_table
+from alexnet_fast.decode.decoder import CHUNK, Decoder
+from alexnet_fast.decode.kernel import fits, sample_table
 from alexnet_fast.decode.planes import CropAxis, decode_jpeg_planes
 from alexnet_fast.decode.status import MEANING, OK, TOO_LARGE
 from alexnet_fast.loader.sampler import epoch_permutation
@@ -43,13 +41,11 @@ def decode_to_planes(file, samples, boxes, size, scratch):
 
 class Limit(Peer):
     def __init__(self, task: Task) -> None:
-        turbojpeg.load()
         self.batch_size = task.batch_size
         self.beton = Beton(task.input)
         self.samples = sample_table(self.beton)
         self.cropping = CropOptions(True, SIZE_PX, SIZE_PX, np.uint64(SEED), SCALE, RATIO, FLIP)
-        self.handle = open_handle()
-        self.scratch: Any = make_scratch(self.handle, 1 << 16, START_PX, START_PX, SIZE_PX)
+        self.decoder = Decoder(SIZE_PX)
 
     def prepare(self, first_epoch: int) -> None:
         self.epoch = first_epoch
@@ -68,10 +64,10 @@ class Limit(Peer):
         boxes = np.empty(len(samples), CROP_DTYPE)
         draw_crops(samples, np.uint64(epoch), self.cropping, boxes)
         while len(samples):
-            done, status = decode_to_planes(self.beton.map, samples, boxes, SIZE_PX, self.scratch)
+            done, status = decode_to_planes(self.beton.map, samples, boxes, SIZE_PX, self.decoder.scratch)
             samples, boxes = samples[done:], boxes[done:]
             if status == TOO_LARGE:
-                self.scratch = grown(self.scratch, samples[0], self.handle, SIZE_PX)
+                self.decoder.reserve(samples[:1])
             elif status != OK:
                 raise RuntimeError(f"{self.beton.source(int(samples['index'][0]))}: {MEANING[status]}")
 

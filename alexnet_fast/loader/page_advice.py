@@ -1,0 +1,61 @@
+"""madvise: asks the kernel for pages of the mapped file before they are touched.
+
+A shuffled epoch touches a file one sample here and one there.  Where the file is not in the page cache, a
+decoding thread waits for the disk at every other page, one request at a time, and the kernel's own
+read-ahead, which guesses that the neighbours come next, reads much that is thrown away.  The planner knows what
+comes next: it is asked for early and in many requests at once, which is what disks are fast at.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+from numba import types
+
+from ..kernel_cache import kernel
+
+U64 = np.uint64
+PAGE = U64(mmap.PAGESIZE)
+WILLNEED = np.int32(mmap.MADV_WILLNEED)
+
+# address, bytes, advice; 0 = ok. Of a mapped file it starts reading what is not in memory, and returns.
+madvise = types.ExternalFunction("madvise", types.int32(types.uint64, types.uint64, types.int32))
+
+
+@kernel
+def advise_willneed(file, samples, page, advice):
+    """Ask for the bytes of samples that will be read soon, neighbours in one request; returns the number of requests.
+
+    Advice and no more: where a file system cannot follow it, the pages are read when they are touched.
+    One call for many samples, so that the thread asks for the GIL once.
+
+    Args:
+        file: (file size,) uint8, the memory map.
+        samples: (n,) kernel.SAMPLE_DTYPE.
+        page: bytes of a page of memory.
+        advice: MADV_WILLNEED.
+    """
+    base = U64(file.ctypes.data)
+    requests = 0
+    begin = end = U64(0)  # whole pages that are wanted and not yet asked for
+    for k in range(len(samples)):
+        first = base + U64(samples[k].ptr)
+        last = first + U64(samples[k].size)
+        first = first // page * page
+        if begin <= first <= end:
+            end = max(end, last)
+            continue
+        if end > begin:
+            madvise(begin, end - begin, advice)
+            requests += 1
+        begin, end = first, last
+    if end > begin:
+        madvise(begin, end - begin, advice)
+        requests += 1
+    return requests
+
+
+def bytes_of(samples: np.ndarray) -> int:
+    """Bytes of the payloads of samples, (n,) kernel.SAMPLE_DTYPE."""
+    return int(samples["size"].sum())
