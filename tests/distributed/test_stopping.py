@@ -22,10 +22,10 @@ import torch
 
 import betons
 from alexnet_fast import train as command
-from alexnet_fast import trainer
 from alexnet_fast.distributed.stop_signals import StopSignals
 from alexnet_fast.distributed.world import ENVIRONMENT, World
 from alexnet_fast.engine import evaluate, train_state
+from alexnet_fast.engine.meter import Meter
 from alexnet_fast.models import MODELS
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from alexnet_fast.recipe_toml import dump, load
@@ -144,8 +144,8 @@ def strike(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int, *n
 @pytest.mark.parametrize(
     ("number", "owner", "name", "call", "stands_at"),
     [
-        (signal.SIGINT, trainer.Meter, "add", 1, (0, 1)),
-        (signal.SIGTERM, trainer.Meter, "add", STEPS, (0, STEPS)),
+        (signal.SIGINT, Meter, "add", 1, (0, 1)),
+        (signal.SIGTERM, Meter, "add", STEPS, (0, STEPS)),
         (signal.SIGINT, evaluate, "count_top_k", 2, (0, STEPS)),
         (signal.SIGTERM, checkpoint, "write_partial", 1, (1, 1)),
     ],
@@ -174,7 +174,7 @@ def test_a_signal_during_anything_saves_and_the_run_goes_on_to_the_bit(
 def test_without_checkpoints_a_stop_says_that_nothing_is_saved(
     main: Main, folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strike(monkeypatch, trainer.Meter, "add", 2, signal.SIGTERM, signal.SIGTERM)
+    strike(monkeypatch, Meter, "add", 2, signal.SIGTERM, signal.SIGTERM)
     assert main("checkpoint.every_epochs=0") == 143
     first, second = capfd.readouterr().err.splitlines()
     assert first.startswith("SIGTERM: the run stops, and saves nothing; ")
@@ -190,7 +190,7 @@ def test_where_checkpoints_are_asked_for_by_steps_alone_a_stop_a_best_epoch_and_
 ) -> None:
     by_steps = "checkpoint.every_epochs=0", "checkpoint.every_steps=3", "checkpoint.keep=9"
     with monkeypatch.context() as patched:
-        strike(patched, trainer.Meter, "add", 2, signal.SIGTERM)
+        strike(patched, Meter, "add", 2, signal.SIGTERM)
         assert main(*by_steps) == 143
     assert "step 2: saved, --resume auto goes on" in capfd.readouterr().err
     assert cursor(folder / LAST) == (0, 2)
@@ -353,7 +353,7 @@ def test_a_run_that_begins_anew_says_whose_checkpoints_it_replaces_and_mixes_no_
     (folder / "checkpoint_last.pt.partial").write_bytes(b"what a killed run was writing")
     capfd.readouterr()
     with monkeypatch.context() as patched:
-        strike(patched, trainer.Meter, "add", 2, signal.SIGTERM)
+        strike(patched, Meter, "add", 2, signal.SIGTERM)
         assert main("checkpoint.keep=9") == 143
     assert "is of an earlier run, whose report goes now" in capfd.readouterr().out
     assert numbered(folder) == [] and cursor(folder / LAST) == (0, 2)
@@ -481,7 +481,7 @@ def test_what_was_left_out_before_a_stop_is_told_after_it(
     assert main(*skipping, "run.name=whole") == 0
     for at in (3, STEPS + 3):  # in either epoch
         with monkeypatch.context() as patched:
-            strike(patched, trainer.Meter, "add", at, signal.SIGTERM)
+            strike(patched, Meter, "add", at, signal.SIGTERM)
             assert main(*skipping, f"run.name=stopped{at}") == 143
         assert main(*skipping, f"run.name=stopped{at}", "--resume", "auto") == 0
         assert left_out(tmp_path / f"stopped{at}") == left_out(tmp_path / "whole")
@@ -534,8 +534,8 @@ def test_weights_that_are_no_numbers_stop_the_run_where_it_would_save_them(
     main: Main, folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, range(5, 6), weights=True)
-    real = trainer.Meter.add
-    monkeypatch.setattr(trainer.Meter, "add", lambda self, loss, *rest: real(self, loss.nan_to_num(), *rest))
+    real = Meter.add
+    monkeypatch.setattr(Meter, "add", lambda self, loss, *rest: real(self, loss.nan_to_num(), *rest))
     assert main("schedule.warmup_epochs=0") == 2
     assert "error: the weights are no longer finite: stopped" in capfd.readouterr().err
     assert cursor(folder / LAST) == (1, 0) and all(tensor.isfinite().all() for tensor in weights(folder))
