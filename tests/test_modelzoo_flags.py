@@ -475,9 +475,7 @@ def test_its_checkpoints_evaluate_to_what_their_weights_do(
 
 
 @pytest.mark.usefixtures("torch_npu_saves")
-def test_a_checkpoint_saved_from_npu_tensors_loads_where_no_torch_npu_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_saved_from_npu_tensors_loads_where_no_torch_npu_is(tmp_path: Path) -> None:
     weights = AlexNet(CLASSES).state_dict()
     on_npu = {f"module.{key}": tensor.as_subclass(OnNpu) for key, tensor in weights.items()}
     best = torch.tensor([57.8]).as_subclass(OnNpu)
@@ -485,7 +483,9 @@ def test_a_checkpoint_saved_from_npu_tensors_loads_where_no_torch_npu_is(
         {"epoch": 90, "arch": "alexnet", "state_dict": on_npu, "best_acc1": best}, tmp_path / "npu.pth.tar"
     )
     for name in [name for name in sys.modules if name.partition(".")[0] == "torch_npu"]:
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[
+            name
+        ]  # the fixture puts everything back; to undo it here would leave the fakes to the tests that follow
     loaded = checkpoint.load(tmp_path / "npu.pth.tar")
     assert loaded["epoch"] == 90 and float(loaded["best_acc1"]) == pytest.approx(57.8)
     assert all(torch.equal(loaded["state_dict"][key], weights[key]) for key in weights)
@@ -567,7 +567,7 @@ def test_full_batches_count_the_same_samples_for_any_batch_and_ranks(
     barrier = threading.Barrier(world_size, timeout=20)
 
     class Threaded(World):
-        def sum(self, value: torch.Tensor) -> torch.Tensor:
+        def all_reduce_sum(self, value: torch.Tensor) -> torch.Tensor:
             values[self.rank] = value.clone()
             barrier.wait()
             total = torch.stack(values).sum(0)

@@ -60,7 +60,7 @@ def test_a_set_that_is_written_over_while_it_is_profiled_gets_no_verdict(
 ) -> None:
     monkeypatch.setitem(MODELS, "alexnet", NARROW)
     path = Path(shutil.copy(photo_beton, tmp_path / "train.beton"))
-    monkeypatch.setattr(profiler.modes, "measure", lambda *arguments: os.utime(path))
+    monkeypatch.setattr(profiler.repack, "measure", lambda *arguments: os.utime(path))
     arguments = [f"--set=data.train={path}", f"--set=run.out={tmp_path}", "--set=run.device=cpu"]
     more = [
         "--set=run.name=it",
