@@ -25,6 +25,7 @@ from alexnet_fast.recipe_toml import dump, load
 from alexnet_fast.run import checkpoint
 from called_as_ranks import launch
 from components import ROOT
+from stress.narrow_model import NarrowAlexNet
 
 STEPS = 20
 NARROW = "tests/stress/narrow_model.py"  # the command with a model whose sums of gradients take no time
@@ -96,7 +97,7 @@ def test_three_ranks_count_exactly_what_one_counts(
         recipes.append(small(f"eval{samples}", **{"data.val": str(path), "eval.global_batch_size": 64}))
     torch.manual_seed(0)
     saved, results = str(tmp_path / "weights.pt"), {}
-    torch.save(ranked.NarrowAlexNet(10).state_dict(), saved)
+    torch.save(NarrowAlexNet(10).state_dict(), saved)
     for nproc in (1, 3):
         assert launch(LaunchConfig(nproc), ranked.evaluate_each, recipes, nproc, saved) == 0, (
             capfd.readouterr().err
