@@ -16,26 +16,10 @@ from alexnet_fast.engine.precision import LARGEST_SCALE, Precision, fused_or_for
 from alexnet_fast.errors import UserError
 from alexnet_fast.models.alexnet import AlexNet
 from poison import poisoned_memory
+from small_network import small_batch, small_net
 
 CPU = resolve("cpu")
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-4, fused=True)
-
-
-def small_net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(32, 10),
-    )
-
-
-def small_batch() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(16, 3, 12, 12, generator=generator), torch.randint(0, 10, (16,), generator=generator)
 
 
 def make(level: Any, **options: Any) -> Precision:

@@ -20,43 +20,27 @@ from alexnet_fast.engine.precision import Precision, fused_or_foreach
 from alexnet_fast.engine.train_state import PARTS, TrainState
 from alexnet_fast.run import checkpoint
 from alexnet_fast.run.checkpoint import ResumeState
+from small_network import small_batch, small_net
 
 CPU = resolve("cpu")
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-4)
 
 
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(32, 10),
-    )
-
-
-def batch() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(16, 3, 12, 12, generator=generator), torch.randint(0, 10, (16,), generator=generator)
-
-
 def make(level: Any = "O0", make_optimizer: Any = None, **options: Any) -> TrainState:
     make_optimizer = make_optimizer or fused_or_foreach(SGD, CPU)
-    precision = Precision(net(), make_optimizer, level=level, device=CPU, **options)
+    precision = Precision(small_net(), make_optimizer, level=level, device=CPU, **options)
     return TrainState(precision, Meter(CPU.torch_device), label_smoothing=0.1)
 
 
 def step(state: TrainState, factor: float = 1.0) -> None:
-    images, labels = batch()
+    images, labels = small_batch()
     state.train_step((images * factor).to(state.precision.dtype), labels)
 
 
 def test_steps_are_plain_torchs_to_the_bit_with_a_learning_rate_of_each_ones_own() -> None:
-    model = net().to(memory_format=torch.channels_last)
+    model = small_net().to(memory_format=torch.channels_last)
     optimizer = SGD(model.parameters(), fused=True)
-    state, (images, labels) = make(), batch()
+    state, (images, labels) = make(), small_batch()
     for k in range(6):
         rate = 0.1 / (k + 1)  # numbers that are none in float32
         optimizer.param_groups[0]["lr"] = rate
