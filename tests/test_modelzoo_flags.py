@@ -221,7 +221,7 @@ def test_env_names_hosts_by_the_environment_unless_torchrun_did(
             "--world-size 2 --rank 2 --addr h",
             "--rank 2 is no host's number: with --world-size 2 they go from 0 to 1",
         ),
-        ("--world-size 2 --rank 1", "distributed.address = '' cannot be met at by 2 hosts"),
+        ("--world-size 2 --rank 1", "distributed.address = '' is not an address for 2 hosts"),
         ("--world-size 2 --dist-url file:///x", "--dist-url file:///x: expected tcp://host:port or env://"),
         ("--world-size 2 --dist-url tcp://h:port", "expected tcp://host:port or env://"),
         ("--world-size 2 --dist-url env://", "MASTER_ADDR"),

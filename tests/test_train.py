@@ -237,7 +237,7 @@ def refused(capsys: Any, *arguments: str) -> str:
             "has a label 2, but model.num_classes = 2 leaves 0 to 1: set model.num_classes = 3",
         ),
         ("data.global_batch_size=14", "13 samples, fewer than one batch of 14"),
-        ("distributed.hosts=2", "distributed.address = '' cannot be met at by 2 hosts"),
+        ("distributed.hosts=2", "distributed.address = '' is not an address for 2 hosts"),
         ("run.device=gpu", "run.device = 'gpu' is no device"),
         ("data.scale=[0.5, 2]", "scale = (0.5, 2.0)"),
         ("eval.size=32", "eval.size = 32 is too small"),

@@ -1,15 +1,16 @@
-"""Start this host's ranks, watch them, and say in one message why a run ended early.
+"""Starts this host's ranks, watches them, and reports in one message why a run ended early.
 
     launcher --+-- rank 0: the same command line; RANK=0, WORLD_SIZE=2, ... in its environment
                +-- rank 1: the same command line; RANK=1, WORLD_SIZE=2, ...
 
-The ranks share a folder that lives as long as the run: there each leaves a record of how it ended, and those of one host
-meet.  Several hosts meet at a store that the launcher of host 0 keeps.  Each rank has a session of its own, so that Ctrl-C
-reaches the launcher alone.
+The ranks share a temporary folder.  Each writes a record there of how it ended, and on a single host they rendezvous through a
+file in it.  Several hosts rendezvous at a store that the launcher of host 0 runs.  Each rank has its own session, so that
+Ctrl-C reaches the launcher alone.
 
-The first signal is passed on to the ranks, which have `LaunchConfig.stop_s` to save and end.  From then on SIGTERM changes
-nothing, and any other ends them at once, without a save: the rule of stop_signals.py.  Ranks whose launcher is killed have
-SIGTERM of the system.  When a rank fails, the others have LOST_GRACE_S to say that they lost it, and are killed.
+The launcher forwards the first signal to the ranks, which have `LaunchConfig.stop_s` to save and end.  After that, SIGTERM
+changes nothing, and any other signal ends the ranks at once, without a save: the rule of stop_signals.py.  If the launcher is
+killed, the kernel sends SIGTERM to its ranks.  When a rank fails, the others have LOST_GRACE_S to report that they lost it;
+then they are killed.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from ..errors import StoppedBySignal, UserError, escaped, escaped_lines
 from .exit_records import EndedRank, ExitRecord, explain, own_error, stack_file, stop_of
 from .world import RANKS_FOLDER, is_joined, is_torchruns
 
-LOST_GRACE_S = 4.0  # within which ranks that lost another say so
+LOST_GRACE_S = 4.0  # time for ranks that lost another rank to report it
 POLL_S = 0.02
 GATHERING_S = 900  # how long hosts wait for each other at the start
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # that end a run
@@ -51,7 +52,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 class LaunchConfig:
     """`nproc` ranks on this host, which is number `node_rank` of `nnodes`; host 0 listens at `address`.
 
-    stop_s: how long ranks that are told to stop may take to end.
+    stop_s: seconds that ranks may take to end after a signal.
     """
 
     nproc: int = 1
@@ -61,7 +62,7 @@ class LaunchConfig:
     stop_s: int = 60
 
     def __post_init__(self) -> None:
-        """Raise UserError for hosts that could not meet."""
+        """Raises UserError for a host number out of range or an unusable address."""
         if self.node_rank >= self.nnodes:
             raise UserError(
                 f"distributed.host = {self.node_rank} is out of range: distributed.hosts = {self.nnodes} are numbered "
@@ -69,8 +70,8 @@ class LaunchConfig:
             )
         if self.nnodes > 1 and not (re.fullmatch(r".+:\d{1,5}", self.address) and self.endpoint[1] < 2**16):
             raise UserError(
-                f"distributed.address = {self.address!r} cannot be met at by {self.nnodes} hosts: give host 0's "
-                "name or address and a free port, as 10.0.0.1:29500"
+                f"distributed.address = {self.address!r} is not an address for {self.nnodes} hosts: give host 0's "
+                "name or IP address and a free port, as 10.0.0.1:29500"
             )
 
     @property
@@ -87,18 +88,21 @@ class LaunchConfig:
 def launch(
     config: LaunchConfig, entry: Callable[[], Any], command: Sequence[str] | None = None, shared: str = ""
 ) -> int:
-    """Run `entry()` as each of this host's ranks; the exit code.
+    """Run `entry()` in each of this host's ranks; returns the exit code.
 
-    One rank alone runs in this process.  Several are processes of their own, which run `command` and come to this call
-    again: there, and in a rank that torchrun has started, it runs `entry`.
+    A single rank runs in this process.  Several ranks are child processes, which run `command` and reach this call again:
+    there, as in a rank that torchrun started, it runs `entry`.
 
     Args:
         command: what each rank runs, by default the command line of this process.
-        shared: a text that the ranks can read by `shared_text`.
+        shared: a text that the ranks can read with `shared_text`.
 
-    Raises what the user can fix (UserError) or what stopped the run (StoppedBySignal, which says whether it saved;
-    KeyboardInterrupt where SIGINT ended it at once), from whichever rank it came.  A rank that failed otherwise is named on
-    stderr with its error, and the exit code is 1.
+    Raises, whichever rank it came from:
+        UserError: the user can fix it.
+        StoppedBySignal: a signal stopped the run; says whether it saved.
+        KeyboardInterrupt: SIGINT ended it at once.
+
+    For any other failure it prints the rank and its error on stderr, and returns 1.
     """
     if is_joined():
         return _run_as_rank(entry)
@@ -114,70 +118,70 @@ def launch(
             for local_rank in range(config.nproc):
                 place = _place(config, counts, local_rank) | {RANKS_FOLDER: name}
                 ranks.append(_Rank(command or (sys.executable, *sys.orig_argv[1:]), place))
-            told, failed = _watch(ranks, folder, caught, config.stop_s)
+            received, failed = _watch(ranks, folder, caught, config.stop_s)
         finally:
             for rank in ranks:
                 rank.process.kill()
                 rank.process.wait()
-            del store  # the hosts' meeting place goes with its last reference
-        if told:
-            return _end_of_stopped(ranks, folder, told[-1])
+            del store  # the last reference: this closes the store
+        if received:
+            return _end_of_stopped(ranks, folder, received[-1])
         if failed:
             silent = [rank.number for rank in ranks if rank.code is None]
-            _complain(explain(failed, silent, folder, config.nnodes))
+            _print_error(explain(failed, silent, folder, config.nnodes))
         return 1 if failed else 0
 
 
 def shared_text() -> str | None:
-    """What the launcher of this rank shares with all its ranks; None in other processes, torchrun's ranks among them."""
+    """The text that this rank's launcher shares with all its ranks; None in other processes, such as torchrun's ranks."""
     folder = os.environ.get(RANKS_FOLDER)
     return None if folder is None else (Path(folder) / "shared").read_text(encoding="utf-8")
 
 
 class _Rank:
-    """A rank of this host: its process, and what its launcher has seen of it.
+    """A rank of this host: its process, and its state when the launcher last looked.
 
-    has_begun: it has come to `launch`: it answers to signals, and may have something to save.
-    code: its exit code; None while it runs, and where its launcher has killed it.
+    has_started: it has reached `launch`: it handles signals, and may have something to save.
+    code: its exit code; None while it runs, and if its launcher killed it.
     """
 
     def __init__(self, command: Sequence[str], place: dict[str, str]) -> None:
-        # What torch's C++ warns of a lost rank is said here once; the other is what torchrun gives its ranks.
+        # The launcher itself reports a lost rank, so torch's C++ warnings of it are off; the second is set by torchrun too.
         defaults = {"TORCH_CPP_LOG_LEVEL": "ERROR", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
-        self.number, self.has_begun = int(place["RANK"]), False
+        self.number, self.has_started = int(place["RANK"]), False
         self.code: int | None = None
         self.process = subprocess.Popen(
             command, env=defaults | os.environ | place, stdin=subprocess.DEVNULL, start_new_session=True
         )
 
     def look(self, folder: Path) -> None:
-        """See whether it has begun and ended."""
+        """Update `has_started` and `code`."""
         self.code = self.process.poll()
-        self.has_begun = self.has_begun or _begun_file(folder, self.number).exists()
+        self.has_started = self.has_started or _start_marker(folder, self.number).exists()
 
     @property
     def has_failed(self) -> bool:
-        """Whether it ended badly, or well without having been a rank, as a command that reads its script from stdin."""
-        return self.code is not None and (self.code != 0 or not self.has_begun)
+        """Whether it exited with an error, or with 0 but never ran as a rank, as a command that reads its script from stdin."""
+        return self.code is not None and (self.code != 0 or not self.has_started)
 
 
 def _watch(
     ranks: Sequence[_Rank], folder: Path, caught: list[signal.Signals], stop_s: float
 ) -> tuple[list[signal.Signals], list[EndedRank]]:
-    """Return when all ranks have ended or are to be killed: the signals that counted, and who failed, the first first."""
-    told, failed, deadline = list[signal.Signals](), list[EndedRank](), math.inf
+    """Wait until all ranks have ended or must be killed; returns the signals acted on, and the ranks that failed, earliest first."""
+    received, failed, deadline = list[signal.Signals](), list[EndedRank](), math.inf
     while alive := [rank for rank in ranks if rank.code is None]:
         while caught:
-            number, is_first = caught.pop(0), not told
+            number, is_first = caught.pop(0), not received
             if number == signal.SIGTERM and not is_first:
                 continue
-            told.append(number)
+            received.append(number)
             for rank in ranks:
-                rank.look(folder)  # it may have begun before the signal and after the last look
-            if is_first and all(rank.has_begun for rank in ranks):
+                rank.look(folder)  # it may have started before the signal and after the last look
+            if is_first and all(rank.has_started for rank in ranks):
                 _send(alive, number)
                 deadline = min(deadline, time.monotonic() + stop_s)
-            else:  # before all have begun there is nothing to save
+            else:  # before all have started there is nothing to save
                 deadline = 0.0
         if time.monotonic() > deadline:
             break
@@ -191,26 +195,26 @@ def _watch(
         if failed and not had_failed:
             deadline = min(deadline, time.monotonic() + LOST_GRACE_S)
             if any(record.kind == "lost" for record in ExitRecord.all_in(folder)):
-                _send([rank for rank in alive if rank.has_begun], signal.SIGUSR1)  # for their stacks
-    return told, failed
+                _send([rank for rank in alive if rank.has_started], signal.SIGUSR1)  # for their stacks
+    return received, failed
 
 
 def _send(ranks: Sequence[_Rank], number: signal.Signals) -> None:
     for rank in ranks:
-        rank.process.send_signal(number)  # unless it has ended
+        rank.process.send_signal(number)  # does nothing if it has ended
 
 
 def _end_of_stopped(ranks: Sequence[_Rank], folder: Path, last: signal.Signals) -> int:
-    """The exit code of a run that a signal has struck; raises what ended it."""
+    """The exit code of a run that received a signal; raises what ended it."""
     records = ExitRecord.all_in(folder)
     if (stopped := stop_of(records)) is not None:
         raise stopped
     if (failure := own_error(records)) is not None:
-        _complain(failure)
+        _print_error(failure)
         return 1
     done = {record.rank for record in records if record.kind == "done"}
-    if all(rank.number in done or (rank.code == 0 and rank.has_begun) for rank in ranks):
-        return 0  # it came after the last step that looks for it
+    if all(rank.number in done or (rank.code == 0 and rank.has_started) for rank in ranks):
+        return 0  # the signal came after the last step that checks for one
     if last == signal.SIGINT:
         raise KeyboardInterrupt
     raise StoppedBySignal(last, "without a save")
@@ -218,13 +222,13 @@ def _end_of_stopped(ranks: Sequence[_Rank], folder: Path, last: signal.Signals) 
 
 @contextmanager
 def _caught_signals() -> Iterator[list[signal.Signals]]:
-    """Signals that came while the body runs, but for those that are ignored, as nohup and a shell's & arrange."""
+    """A list of the signals received while the body runs.  Signals that are ignored (by nohup or a shell's &) stay ignored."""
     caught = list[signal.Signals]()
-    is_main = threading.current_thread() is threading.main_thread()  # nobody else may set handlers
-    heeded = [number for number in SIGNALS if is_main and signal.getsignal(number) is not signal.SIG_IGN]
+    is_main = threading.current_thread() is threading.main_thread()  # only the main thread may set handlers
+    handled = [number for number in SIGNALS if is_main and signal.getsignal(number) is not signal.SIG_IGN]
     before = {
         number: signal.signal(number, lambda number, _: caught.append(signal.Signals(number)))
-        for number in heeded
+        for number in handled
     }
     try:
         yield caught
@@ -234,7 +238,7 @@ def _caught_signals() -> Iterator[list[signal.Signals]]:
 
 
 def _place(config: LaunchConfig, counts: Sequence[int], local_rank: int) -> dict[str, str]:
-    """The variables by which a rank knows its place.  counts: how many ranks each host has."""
+    """The environment variables that give a rank its place.  counts: how many ranks each host has."""
     place: dict[str, object] = {
         "RANK": sum(counts[: config.node_rank]) + local_rank,
         "LOCAL_RANK": local_rank,
@@ -247,14 +251,14 @@ def _place(config: LaunchConfig, counts: Sequence[int], local_rank: int) -> dict
 
 
 def _meet(config: LaunchConfig) -> tuple[Any, list[int]]:
-    """Wait for the other hosts: the store where their ranks will meet, and how many ranks each host has."""
+    """Wait for the other hosts; returns the store where their ranks will rendezvous, and how many ranks each host has."""
     if config.nnodes == 1:
         return None, [config.nproc]
     us, where = f"host {config.node_rank} of {config.nnodes}", config.address
     print(f"{us} waits for the others at {where}", file=sys.stderr, flush=True)
     keeps_store, deadline, store = config.node_rank == 0, time.monotonic() + GATHERING_S, None
     names = [f"host {number}" for number in range(config.nnodes)]
-    while True:  # a second at a time, since nobody can interrupt a wait of torch's
+    while True:  # a second at a time, since a wait in torch cannot be interrupted
         try:
             if store is None:
                 if not keeps_store:
@@ -268,60 +272,65 @@ def _meet(config: LaunchConfig) -> tuple[Any, list[int]]:
             if cannot_listen or time.monotonic() > deadline:
                 why = next(iter(str(error).strip().splitlines()), type(error).__name__)
                 raise UserError(
-                    f"{us} did not meet the others at distributed.address = {where!r} ({why}): see that all hosts "
-                    "were started, that host 0 can be reached there and that the port is free"
+                    f"{us} could not connect to the others at distributed.address = {where!r} ({why}): check that all "
+                    "hosts were started, that host 0 can be reached there and that the port is free"
                 ) from error
             time.sleep(0.2)
 
 
 def _run_as_rank(entry: Callable[[], Any]) -> int:
-    """A rank's whole life: what it runs, and how it ended, for our launcher in a record, for torchrun's user here."""
+    """Run `entry` as a rank, and report how it ended: in a record if our launcher started it, on stderr if torchrun did."""
     rank, folder = int(os.environ["RANK"]), None
     if not is_torchruns():
         folder = Path(os.environ[RANKS_FOLDER])
         _end_with_launcher(folder)
         faulthandler.register(signal.SIGUSR1, os.open(stack_file(folder, rank), os.O_WRONLY | os.O_CREAT))
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # the launcher says the word
-        _begun_file(folder, rank).touch()
+            signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            )  # without a traceback: the launcher prints the message
+        _start_marker(folder, rank).touch()
     with suppress(OSError):
-        Path("/proc/self/comm").write_text(f"rank {rank}")  # what ps and top call it
+        Path("/proc/self/comm").write_text(f"rank {rank}")  # its name in ps and top
     try:
         entry()
     except (Exception, StoppedBySignal) as error:
         record = ExitRecord.of(rank, error)
         if folder is None:
-            _tell(record, error)
+            _report_to_torchrun(record, error)
         else:
             try:
                 record.write(folder)
             except OSError:  # the temporary folder is full, or was cleared during a long run
-                _complain(f"rank {rank}: {record.text}")
+                _print_error(f"rank {rank}: {record.text}")
         with suppress(OSError):
             sys.stdout.flush()
         code = {"user": 2, "stopped": 128 + record.number}.get(record.kind, 1)
-        os._exit(code)  # no clean-up that may wait for ranks that are gone
+        os._exit(code)  # no clean-up: it could wait for ranks that have ended
     if folder is not None:
-        sys.stdout.flush()  # before it says that it is done: a signal may end it from then on
+        sys.stdout.flush()  # before the record says "done": from then on a signal may end this process
         with suppress(OSError):
             ExitRecord(rank, "done", "", time.time()).write(folder)
     return 0
 
 
 def _end_with_launcher(folder: Path) -> None:
-    """Have the system send SIGTERM to this rank when its launcher is gone, so that it saves and ends."""
+    """Have the kernel send SIGTERM to this rank when its launcher ends, so that it saves and ends."""
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM))
-    if os.getppid() != int((folder / "launcher").read_text()):  # it went before
+    if os.getppid() != int((folder / "launcher").read_text()):  # it had ended already
         os._exit(1)
 
 
-def _begun_file(folder: Path, rank: int) -> Path:
+def _start_marker(folder: Path, rank: int) -> Path:
     return folder / f"{rank}.begun"
 
 
-def _tell(record: ExitRecord, error: BaseException) -> None:
-    """Say how a rank of torchrun ended, once a host where all end the same, and have its closing table show an error."""
+def _report_to_torchrun(record: ExitRecord, error: BaseException) -> None:
+    """Print how a rank that torchrun started ended, and give the error to torchrun's closing table.
+
+    What all ranks of a host report alike (a user's mistake, a stop) is printed by one of them.
+    """
     if isinstance(error, Exception):
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
@@ -329,17 +338,17 @@ def _tell(record: ExitRecord, error: BaseException) -> None:
         handler.initialize()
         handler.record_exception(error)
     if record.kind in ("user", "stopped"):
-        if _speaks_for_host():
+        if _is_first_on_host():
             text = escaped(str(error))
             print(f"error: {text}" if record.kind == "user" else text, file=sys.stderr, flush=True)
         return
     if record.kind == "lost":
-        time.sleep(LOST_GRACE_S)  # torchrun's first to end is to be the one at fault
-    _complain(f"rank {record.rank} on {socket.gethostname()} failed:\n{record.text}")
+        time.sleep(LOST_GRACE_S)  # torchrun blames the first rank to end: let the rank at fault be it
+    _print_error(f"rank {record.rank} on {socket.gethostname()} failed:\n{record.text}")
 
 
-def _speaks_for_host() -> bool:
-    """True in the first of torchrun's local ranks that asks; they share the folder of its error files."""
+def _is_first_on_host() -> bool:
+    """True for the first of torchrun's local ranks to call this; they share the folder of torchrun's error files."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path is None:
         return True
@@ -352,6 +361,6 @@ def _speaks_for_host() -> bool:
     return True
 
 
-def _complain(text: str) -> None:
-    """Print an error, which may hold names that others chose, and a traceback of several lines."""
+def _print_error(text: str) -> None:
+    """Print an error, escaped line by line: it may hold names from others, and a traceback of several lines."""
     print(f"error: {escaped_lines(text)}", file=sys.stderr, flush=True)

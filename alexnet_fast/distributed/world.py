@@ -1,6 +1,7 @@
-"""The processes that train together: who this one is, what they sum and say to each other.
+"""The processes that train together: the place of this one, and their collectives.
 
-A rank learns its place from the variables that its launcher sets, be it ours (launcher.py) or torchrun's.  Tensors on the device are summed by the device's backend, everything else by gloo on the hosts.
+A rank reads its place from the environment variables that its launcher sets: ours (launcher.py) or torchrun.  Tensors on the
+device are reduced by the device's backend, everything else by gloo on the host.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ ENVIRONMENT = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_A
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train together.
+    """This process's place among those that train together.
 
     rank: 0 .. world_size - 1 over all hosts; only rank 0 writes and prints.
     local_rank: 0 .. local_world_size - 1 on this host; the index of the rank's device.
-    threads: how many threads the rank may keep busy; None = all that the process is allowed.
+    threads: how many threads the rank may keep busy; None = all that the process may use.
     """
 
     rank: int = 0
@@ -63,7 +64,7 @@ class World:
         return float(largest)
 
     def gather_object(self, value: Any) -> list[Any] | None:
-        """Every rank's `value` in the order of ranks, on rank 0; None on the others."""
+        """On rank 0, every rank's `value` in rank order; None on the others."""
         if self.world_size == 1:
             return [value]
         values: list[Any] | None = [None] * self.world_size if self.is_rank0 else None
@@ -71,7 +72,7 @@ class World:
         return values
 
     def assert_same(self, values: dict[str, Any]) -> None:
-        """Raise UserError on every rank, naming one and what it has otherwise, unless `values` are all equal."""
+        """Check that all ranks have equal `values`; otherwise every rank raises the same UserError, naming one rank and its value."""
         if self.world_size == 1:
             return
         everyones: list[Any] = [None] * self.world_size
@@ -81,12 +82,12 @@ class World:
             for name, value in others.items():
                 if value != expected[name]:
                     raise UserError(
-                        f"the ranks begin differently: rank {rank} on {other_host} has {name} {value}, rank 0 on "
+                        f"the ranks start differently: rank {rank} on {other_host} has {name} {value}, rank 0 on "
                         f"{host} has {expected[name]}; give every host the same files and the same command"
                     )
 
     def batch_size(self, global_batch_size: int, key: str = "data.global_batch_size") -> int:
-        """This rank's share of a batch; raises UserError where it does not divide."""
+        """This rank's share of a batch; raises UserError if the batch is not divisible by the number of ranks."""
         if global_batch_size % self.world_size:
             raise UserError(
                 f"{key} = {global_batch_size} does not divide over {self.world_size} ranks: "
@@ -96,20 +97,22 @@ class World:
 
 
 def is_joined() -> bool:
-    """Whether this process was started as one rank of several or of one, by our launcher or by torchrun."""
+    """Whether our launcher or torchrun started this process as a rank, of several or of one."""
     return RANKS_FOLDER in os.environ or is_torchruns()
 
 
 def is_torchruns() -> bool:
-    """Whether torchrun, and not our launcher, started this process as a rank."""
+    """Whether torchrun started this process as a rank, not our launcher."""
     return RANKS_FOLDER not in os.environ and all(name in os.environ for name in ENVIRONMENT)
 
 
 def from_environment(world_size: int) -> World:
-    """The world that this process was started into, kept to its share of the cores; a world of one otherwise.
+    """This process's place, from the environment; a world of one if it was not started as a rank.
 
-    world_size: how many ranks the recipe asks for.  Raises UserError where nobody started them; where a
-    launcher did, its number counts.
+    Binds one of several local ranks to its share of the cores.
+
+    world_size: how many ranks the recipe asks for.  Raises UserError if that is several and no launcher started this process;
+    with a launcher, the launcher's number counts.
     """
     if not is_joined():
         if world_size > 1:
@@ -127,9 +130,9 @@ def from_environment(world_size: int) -> World:
 def process_group(
     world: World, device: Device, backend: str = "auto", timeout_s: float = 600
 ) -> Iterator[None]:
-    """The process group of `world` while the body runs; nothing for a world of one.
+    """The process group of `world` while the body runs; does nothing for a world of one.
 
-    backend: "auto" is the device's own.  timeout_s: how long a rank waits for the others in one collective.
+    backend: "auto" is the device's own.  timeout_s: how long a rank waits for the others in one collective, in seconds.
     Raises UserError for a backend that the device cannot use.
     """
     if world.world_size == 1:
@@ -138,7 +141,7 @@ def process_group(
     name = device.collective_backend if backend == "auto" else backend
     if name not in device.facts.backends:
         raise UserError(
-            f"distributed.backend = {name!r} does not serve {device.kind}: give auto or {device.collective_backend}"
+            f"distributed.backend = {name!r} does not work with {device.kind}: give auto or {device.collective_backend}"
         )
     both = name if name == "gloo" else f"cpu:gloo,{device.kind}:{name}"
     timeout = timedelta(seconds=timeout_s)
@@ -150,7 +153,7 @@ def process_group(
 
 
 def _store(world: World, timeout: timedelta) -> Store | None:
-    """Where our launcher's ranks find each other: a file in their folder, or what it keeps for several hosts; None = torchrun's."""
+    """Where our launcher's ranks rendezvous: a file in their folder, or for several hosts the store of host 0's launcher; None: torchrun's."""
     folder = os.environ.get(RANKS_FOLDER)
     if folder is None:
         return None
@@ -163,31 +166,33 @@ def _store(world: World, timeout: timedelta) -> Store | None:
 
 
 def seed_per_rank(world: World) -> None:
-    """Give each of several ranks a random stream of its own; where one trains alone, its stream goes on.
+    """Seed torch's generator differently on each of several ranks; a single rank's generator is not changed.
 
-    Every rank's generator stands at the same place, behind the initial weights, and draws the same seeds.
+    Before this call the generators of all ranks have the same state, after drawing the initial weights, so all ranks draw
+    the same list of seeds.
     """
     if world.world_size > 1:
         torch.manual_seed(int(torch.randint(2**62, (world.world_size,))[world.rank]))
 
 
 def wrap_ddp(model: nn.Module, world: World, reduce: Literal["half", "float32"]) -> nn.Module:
-    """The model with its gradients averaged over the ranks, bucket by bucket while the backward pass runs.
+    """Wrap the model in DDP, which averages gradients over the ranks, bucket by bucket, during the backward pass.
 
     reduce: "half" averages gradients in their own precision; "float32" sums halves in float32, at twice the traffic.
-    The model itself keeps its parameters and its state-dict keys.
+    The wrapped model keeps its parameters and its state-dict keys.  A world of one returns the model itself.
     """
     if world.world_size == 1:
         return model
     parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
     if reduce == "float32":
-        # DDP wants annotations that are classes, or none: ours are texts.
+        # A lambda has no annotations.  DDP checks those of its hooks and needs classes, but ours are strings
+        # (from __future__ import annotations).
         parallel.register_comm_hook(world.world_size, lambda size, bucket: average_in_float32(size, bucket))
     return parallel
 
 
 def average_in_float32(world_size: int, bucket: Any) -> torch.futures.Future[torch.Tensor]:
-    """DDP's hook: a bucket (torch.distributed.GradBucket) of gradients cast to float32, averaged over the ranks, and cast back in place."""
+    """DDP hook: casts a bucket (torch.distributed.GradBucket) of gradients to float32, averages it over the ranks, and casts back in place."""
     gradients = bucket.buffer()
     total = gradients.to(torch.float32, copy=True).div_(world_size)
     work = dist.all_reduce(total, async_op=True)

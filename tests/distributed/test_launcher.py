@@ -1,4 +1,4 @@
-"""Starting ranks: what becomes of a run in which one of them fails, and how it is told."""
+"""Starting ranks: what happens to a run in which one of them fails, and how it is reported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_ranks_agree_on_sums_weights_overflows_and_what_differs(capfd: Any) -> N
 
 
 @pytest.mark.parametrize(
-    ("entry", "told"),
+    ("entry", "reported"),
     [
         (
             ranks_that_end.raises_on,
@@ -48,20 +48,20 @@ def test_ranks_agree_on_sums_weights_overflows_and_what_differs(capfd: Any) -> N
         (ranks_that_end.leaves_with_3_on, ["rank 1 on", "ended with exit code 3"]),
         (
             ranks_that_end.hangs_on,
-            ["rank 1 on", "did not answer rank 0", "Rank 1 was here", "in gone_fishing"],
+            ["rank 1 on", "did not respond to rank 0", "Stack of rank 1", "in gone_fishing"],
         ),
     ],
 )
 def test_the_rank_at_fault_is_named_with_its_error_and_nothing_is_left(
-    entry: Any, told: list[str], capfd: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    entry: Any, reported: list[str], capfd: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     started, before = time.monotonic(), children()
     assert launch(TWO, entry, 1) == 1
     error = capfd.readouterr().err
-    assert all(words in error for words in told), error
-    assert error.startswith("error: ") and error.count("error: rank") == 1, "told once"
-    assert "rank 0 on" not in error, "the one that merely lost the other is not blamed"
+    assert all(words in error for words in reported), error
+    assert error.startswith("error: ") and error.count("error: rank") == 1, "reported once"
+    assert "rank 0 on" not in error, "the rank that only lost the other is not blamed"
     assert not list(tmp_path.iterdir())
     assert children() <= before
     assert time.monotonic() - started < 60
@@ -83,8 +83,8 @@ def test_ctrl_c_ends_every_rank_with_130_and_one_word(when: str, tmp_path: Path)
     await_their_end(pids)
 
 
-def test_ctrl_c_between_the_halves_of_a_ranks_beginning_is_one_word_too(tmp_path: Path) -> None:
-    """The rank is there, and its launcher has not yet taken note of it."""
+def test_ctrl_c_while_a_rank_is_being_started_is_one_word_too(tmp_path: Path) -> None:
+    """The rank's process exists, but Popen has not returned in its launcher."""
     launcher = launched(
         tmp_path,
         "waits",
@@ -101,7 +101,7 @@ def test_ctrl_c_between_the_halves_of_a_ranks_beginning_is_one_word_too(tmp_path
     assert (launcher.returncode, out, error) == (130, "", "interrupted\n")
 
 
-def test_under_nohup_ranks_outlive_their_terminal_and_a_sigterm_behind_the_last_step_is_no_failure(
+def test_under_nohup_ranks_outlive_their_terminal_and_a_sigterm_after_the_last_step_is_no_failure(
     tmp_path: Path,
 ) -> None:
     launcher = launched(
@@ -115,7 +115,7 @@ def test_under_nohup_ranks_outlive_their_terminal_and_a_sigterm_behind_the_last_
     assert (launcher.returncode, out, error) == (0, "", "")
 
 
-def test_what_keeps_a_rank_from_saving_as_it_is_stopped_is_told(tmp_path: Path) -> None:
+def test_what_keeps_a_rank_from_saving_as_it_is_stopped_is_reported(tmp_path: Path) -> None:
     launcher = launched(tmp_path, "cannot_save_at_sigterm")
     await_ranks(tmp_path, launcher)
     launcher.terminate()
@@ -123,10 +123,10 @@ def test_what_keeps_a_rank_from_saving_as_it_is_stopped_is_told(tmp_path: Path) 
     assert (launcher.returncode, out, error) == (2, "", "error: there is no room: make some\n")
 
 
-TOLD = "the run saves what it has and stops; Ctrl-C from now on ends it at once, without a save\n"
+SAVES = "the run saves what it has and stops; Ctrl-C from now on ends it at once, without a save\n"
 
 
-def test_ranks_that_save_are_left_to_by_any_number_of_sigterms(tmp_path: Path) -> None:
+def test_any_number_of_sigterms_leaves_ranks_that_save_alone(tmp_path: Path) -> None:
     launcher = launched(tmp_path, "saves_when_it_may")
     pids = await_ranks(tmp_path, launcher)
     launcher.terminate()  # as timeout does: twice at once, to its child and to the group of both
@@ -138,12 +138,12 @@ def test_ranks_that_save_are_left_to_by_any_number_of_sigterms(tmp_path: Path) -
     assert all(lives(pid) for pid in pids)
     (tmp_path / "may_save").touch()
     out, error = launcher.communicate(timeout=120)
-    assert (launcher.returncode, out, error) == (143, "", f"SIGTERM: {TOLD}stopped by SIGTERM in order\n")
+    assert (launcher.returncode, out, error) == (143, "", f"SIGTERM: {SAVES}stopped by SIGTERM in order\n")
     assert len(list(tmp_path.glob("*.saved"))) == 2
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
-def test_ctrl_c_behind_either_signal_ends_ranks_that_save_at_once(
+def test_ctrl_c_after_either_signal_ends_ranks_that_save_at_once(
     first: signal.Signals, tmp_path: Path
 ) -> None:
     launcher = launched(tmp_path, "saves_when_it_may")
@@ -155,13 +155,13 @@ def test_ctrl_c_behind_either_signal_ends_ranks_that_save_at_once(
     assert all(lives(pid) for pid in pids)
     os.killpg(launcher.pid, signal.SIGINT)
     out, error = launcher.communicate(timeout=TWO.stop_s - 10)  # they are not waited for
-    assert (launcher.returncode, out, error) == (130, "", f"{first.name}: {TOLD}interrupted\n")
+    assert (launcher.returncode, out, error) == (130, "", f"{first.name}: {SAVES}interrupted\n")
     assert not list(tmp_path.glob("*.saved"))
     await_their_end(pids)
 
 
 def ignores(pid: int, number: signal.Signals) -> bool:
-    """Whether a process lives and ignores a signal."""
+    """Whether a process is running and ignores a signal."""
     status = Path(f"/proc/{pid}/status").read_text()
     mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn"))
     return lives(pid) and bool(int(mask, 16) >> (number - 1) & 1)
@@ -196,14 +196,14 @@ def test_where_ctrl_c_is_ignored_as_by_a_shells_background_ranks_of_a_killed_lau
 
 
 def await_their_end(pids: list[int]) -> None:
-    """Of ranks whose launcher has ended."""
+    """Wait for ranks whose launcher has ended to end."""
     deadline = time.monotonic() + 120
     while any(lives(pid) for pid in pids):
         assert time.monotonic() < deadline, "processes outlive their launcher"
         time.sleep(0.05)
 
 
-def test_a_host_that_is_told_to_stop_stops_the_others_after_the_same_step(tmp_path: Path) -> None:
+def test_a_host_that_is_signalled_stops_the_others_after_the_same_step(tmp_path: Path) -> None:
     hosts = two_hosts(tmp_path, "saves_when_it_may", tmp_path)
     pids = await_ranks(tmp_path, hosts[0])
     hosts[1].terminate()
@@ -219,28 +219,28 @@ def test_of_two_hosts_each_says_where_the_rank_at_fault_is(tmp_path: Path) -> No
     hosts = two_hosts(tmp_path, "raises_on", 1)
     (_, first), (_, second) = (host.communicate(timeout=120) for host in hosts)
     assert [host.returncode for host in hosts] == [1, 1]
-    assert f"error: rank 0 on {socket.gethostname()} lost a rank on another host, which tells why" in first
+    assert f"error: rank 0 on {socket.gethostname()} lost a rank on another host, whose output gives" in first
     assert "error: rank 1 on" in second and "LookupError: the cat sat on the cable" in second
 
 
-def test_a_place_that_another_program_listens_at_is_named(capfd: Any) -> None:
+def test_an_address_at_which_another_program_listens_is_named(capfd: Any) -> None:
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(
-            UserError, match=r"^host 0 of 2 did not meet the others .* that the port is free$"
+            UserError, match=r"^host 0 of 2 could not connect to the others .* that the port is free$"
         ):
             launch(LaunchConfig(nnodes=2, address=address), ranks_that_end.raises_on, 0)
 
 
-def test_a_command_that_ends_well_and_was_no_rank_is_a_failure(capfd: Any) -> None:
+def test_a_command_that_exits_with_0_but_never_ran_as_a_rank_is_a_failure(capfd: Any) -> None:
     assert launcher.launch(TWO, list, (sys.executable, "-c", "")) == 1
     assert "ended with exit code 0" in capfd.readouterr().err
 
 
 def two_hosts(folder: Path, entry: str, argument: object) -> list[subprocess.Popen[str]]:
-    """The launchers of two hosts of a rank each, which run a function of ranks_that_end.py."""
+    """The launchers of two hosts with one rank each, which run a function of ranks_that_end.py."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -251,7 +251,7 @@ def two_hosts(folder: Path, entry: str, argument: object) -> list[subprocess.Pop
 def launched(
     folder: Path, entry: str, first: str = "", config: str = "LaunchConfig(2)", argument: object = None
 ) -> subprocess.Popen[str]:
-    """A process that runs `first`, then, as two ranks, a function of ranks_that_end.py with an argument: `folder`, if no other."""
+    """A process that runs `first`, then, as two ranks, a function of ranks_that_end.py with an argument (default: `folder`)."""
     code = (
         "import sys\nfrom functools import partial\nfrom pathlib import Path, PosixPath\nimport ranks_that_end\n"
         "from alexnet_fast.distributed.launcher import LaunchConfig, launch\nfrom alexnet_fast.errors import exit_code\n"
@@ -275,7 +275,7 @@ def launched(
     ("config", "sentence"),
     [
         ({"nnodes": 2, "node_rank": 2, "address": "a:1"}, "distributed.host = 2 is out of range"),
-        ({"nnodes": 2}, "distributed.address = '' cannot be met at by 2 hosts"),
+        ({"nnodes": 2}, "distributed.address = '' is not an address for 2 hosts"),
         ({"nnodes": 2, "address": "10.0.0.1"}, "as 10.0.0.1:29500"),
         ({"nnodes": 2, "address": "10.0.0.1:65536"}, "as 10.0.0.1:29500"),
     ],
@@ -285,17 +285,19 @@ def test_hosts_that_could_not_meet_are_refused(config: dict[str, Any], sentence:
         LaunchConfig(nproc=2, **config)
 
 
-def test_a_host_that_waits_in_vain_says_for_whom_and_where(monkeypatch: Any, capfd: Any) -> None:
+def test_a_host_whose_wait_times_out_says_for_whom_and_where_it_waited(monkeypatch: Any, capfd: Any) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setattr(launcher, "GATHERING_S", 2)
-    with pytest.raises(UserError, match=r"^host 1 of 2 did not meet the others at distributed.address = "):
+    with pytest.raises(
+        UserError, match=r"^host 1 of 2 could not connect to the others at distributed.address = "
+    ):
         launch(LaunchConfig(nproc=1, nnodes=2, node_rank=1, address=address), ranks_that_end.raises_on, 0)
     assert capfd.readouterr().err.startswith(f"host 1 of 2 waits for the others at {address}\n")
 
 
-def test_a_collective_that_fails_is_known_from_an_error_of_ones_own() -> None:
+def test_a_failed_collective_is_distinguished_from_an_error_of_the_rank_itself() -> None:
     for text in (
         "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1",
         "NCCL error: remote process exited or there was a network error",
@@ -308,7 +310,7 @@ def test_a_collective_that_fails_is_known_from_an_error_of_ones_own() -> None:
 
 
 def await_ranks(folder: Path, launcher: subprocess.Popen[str]) -> list[int]:
-    """Process ids of the two ranks, once each has left its file."""
+    """Process ids of the two ranks, once each has written its file."""
     await_files(folder, "*.waiting", launcher)
     deadline = time.monotonic() + 120
     while not all(found := [path.read_text() for path in folder.glob("*.waiting")]):
@@ -318,7 +320,7 @@ def await_ranks(folder: Path, launcher: subprocess.Popen[str]) -> list[int]:
 
 
 def await_files(folder: Path, pattern: str, launcher: subprocess.Popen[str]) -> None:
-    """Return when both ranks have made theirs."""
+    """Return when both ranks have created theirs."""
     deadline = time.monotonic() + 120
     while len(list(folder.glob(pattern))) < 2:
         assert time.monotonic() < deadline and launcher.poll() is None, launcher.communicate()
@@ -326,7 +328,7 @@ def await_files(folder: Path, pattern: str, launcher: subprocess.Popen[str]) -> 
 
 
 def await_processes(launcher: subprocess.Popen[str]) -> list[int]:
-    """Process ids of the two ranks as soon as they are there: they import torch then, or Python itself."""
+    """Process ids of the two ranks as soon as they exist: they import torch then, or Python still starts."""
     deadline = time.monotonic() + 120
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
     while len(found := children.read_text().split()) < 2:
@@ -336,7 +338,7 @@ def await_processes(launcher: subprocess.Popen[str]) -> list[int]:
 
 
 def lives(pid: int) -> bool:
-    """Whether it runs: one that ended stays in the table until its parent, or whoever took it over, looks."""
+    """Whether it runs: one that ended stays in the process table until its parent, or the process that adopted it, waits for it."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -345,9 +347,9 @@ def lives(pid: int) -> bool:
 
 
 def children() -> set[int]:
-    """This process's own, whichever of its threads has started them."""
+    """This process's children, whichever of its threads started them."""
     found: set[int] = set()
     for table in Path("/proc/self/task").glob("*/children"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
             found.update(map(int, table.read_text().split()))
     return found

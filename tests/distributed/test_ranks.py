@@ -1,4 +1,4 @@
-"""Several ranks by the command: the same training as one rank's, exact evaluations, hosts, and a killed rank."""
+"""Several ranks, started by the command: the same training as with one rank, exact evaluations, hosts, and a killed rank."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from components import ROOT
 from stress.narrow_model import NarrowAlexNet
 
 STEPS = 20
-NARROW = "tests/stress/narrow_model.py"  # the command with a model whose sums of gradients take no time
+NARROW = "tests/stress/narrow_model.py"  # the command with a model whose gradients take no time to average
 RECIPES = ROOT / "recipes"
 
 
@@ -79,7 +79,7 @@ def test_two_ranks_train_as_one_does(one_rank: Recipe, small: Callable[..., Reci
     recipe = small("two", **{"distributed.nproc": 2})
     assert launch(LaunchConfig(2), ranked.train_each, [recipe], 2) == 0, capfd.readouterr().err
     out = capfd.readouterr().out
-    assert "on 2 x cpu" in out and out.count("Epoch: [0]") == STEPS, "one rank speaks"
+    assert "on 2 x cpu" in out and out.count("Epoch: [0]") == STEPS, "one rank prints"
     assert losses(recipe) == pytest.approx(losses(one_rank), abs=1e-5)
     assert losses(recipe, "train_acc1") == losses(one_rank, "train_acc1")
     for key, tensor in weights(one_rank).items():
@@ -110,7 +110,7 @@ def test_three_ranks_count_exactly_what_one_counts(
         assert together["loss"] == pytest.approx(alone["loss"], rel=1e-5)
 
 
-def test_two_ranks_of_which_one_is_told_to_stop_stop_together_and_end_with_the_same_bits(
+def test_two_ranks_of_which_one_is_signalled_stop_together_and_end_with_the_same_bits(
     small: Callable[..., Recipe], capfd: Any
 ) -> None:
     changes = {
@@ -146,7 +146,7 @@ def test_two_hosts_of_two_ranks_under_torchrun_train_as_one_rank_does(
     first, second = (host.communicate(timeout=300) for host in hosts)
     assert [host.returncode for host in hosts] == [0, 0], first[1] + second[1]
     assert "on 4 x cpu" in first[0] and first[0].count("Epoch: [0]") == 3
-    assert second[0] == "", "only rank 0 speaks"
+    assert second[0] == "", "only rank 0 prints"
     assert losses(recipe) == pytest.approx(losses(alone), abs=1e-5)
 
 
@@ -165,12 +165,12 @@ def test_two_hosts_of_one_rank_and_of_three_train_as_one_rank_does(small: Callab
     first, second = (host.communicate(timeout=300) for host in hosts)
     assert [host.returncode for host in hosts] == [0, 0], first[1] + second[1]
     assert "on 4 x cpu" in first[0] and first[0].count("Epoch: [0]") == 3
-    assert second[0] == "", "only rank 0 speaks"
+    assert second[0] == "", "only rank 0 prints"
     assert second[1] == f"host 1 of 2 waits for the others at {address}\n"
     assert losses(recipe) == pytest.approx(losses(alone), abs=1e-5)
 
 
-def test_a_killed_rank_ends_the_run_within_30_s_by_name_and_leaves_no_process(
+def test_a_killed_rank_is_named_ends_the_run_within_30_s_and_leaves_no_process(
     small: Callable[..., Recipe],
 ) -> None:
     recipe = small("killed", **{"schedule.epochs": 1000, "distributed.nproc": 2})
@@ -219,7 +219,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def rank_of(pid: int) -> str | None:
-    """The rank that a process is, by what it calls itself."""
+    """The rank of a process, from its name."""
     try:
         name = Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:

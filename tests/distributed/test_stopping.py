@@ -1,4 +1,4 @@
-"""What a run keeps when it is told to stop, is killed, finds its checkpoint damaged or its loss no number."""
+"""What a run keeps when it is signalled or killed, or finds its checkpoint corrupt or its loss not finite."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def recipe_in(folder: Path, sets: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the run's results lie."""
+    """The folder of the run's results."""
     return tmp_path / "run"
 
 
@@ -128,17 +128,17 @@ def strike(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int, *n
     """Send this process signals as the function `name` is called for the `call`th time."""
     real, left = getattr(owner, name), [call]
 
-    def struck(*arguments: Any, **options: Any) -> Any:
+    def signalled(*arguments: Any, **options: Any) -> Any:
         left[0] -= 1
         if left[0] == 0:
             for number in numbers:
                 os.kill(os.getpid(), number)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(owner, name, struck)
+    monkeypatch.setattr(owner, name, signalled)
 
 
-# --- told to stop --------------------------------------------------------------------------------------------------
+# --- stopped by a signal -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -158,11 +158,11 @@ def test_a_signal_during_anything_saves_and_the_run_goes_on_to_the_bit(
     with monkeypatch.context() as patched:
         strike(patched, owner, name, call, number)
         assert main() == 128 + number
-    told = signal.Signals(number).name
+    shown = signal.Signals(number).name
     epoch, step = stands_at
     assert capfd.readouterr().err.splitlines() == [
-        f"{told}: the run saves what it has and stops; Ctrl-C from now on ends it at once, without a save",
-        f"stopped by {told} at epoch {epoch}, step {step}: saved, --resume auto goes on",
+        f"{shown}: the run saves what it has and stops; Ctrl-C from now on ends it at once, without a save",
+        f"stopped by {shown} at epoch {epoch}, step {step}: saved, --resume auto goes on",
     ]
     assert cursor(folder / LAST) == stands_at and not (folder / "report.json").exists()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -171,7 +171,7 @@ def test_a_signal_during_anything_saves_and_the_run_goes_on_to_the_bit(
     check_same(folder, let_alone)
 
 
-def test_without_checkpoints_a_stop_says_that_nothing_is_saved(
+def test_without_checkpoints_a_stopped_run_says_that_nothing_is_saved(
     main: Main, folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strike(monkeypatch, Meter, "add", 2, signal.SIGTERM, signal.SIGTERM)
@@ -228,52 +228,50 @@ def test_a_signal_that_is_ignored_as_under_nohup_stays_so() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def struck(*names: str, ignored: str = "", behind: str = "", **environment: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a process that the signals of those names strike while it is `StopSignals`.
+def signalled(*names: str, ignored: str = "", after: str = "", **environment: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a process that receives the named signals inside `StopSignals`.
 
-    ignored: one that it ignores.  behind: one that strikes behind it.
+    ignored: a signal that it ignores.  after: a signal that it receives after `StopSignals`.
     """
     code = (
         "import signal, sys\nfrom alexnet_fast.distributed.stop_signals import StopSignals\n"
-        "from alexnet_fast.distributed.world import World\nignored, behind, *names = sys.argv[1:]\n"
+        "from alexnet_fast.distributed.world import World\nignored, after, *names = sys.argv[1:]\n"
         "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
         "if ignored:\n    signal.signal(signal.Signals[ignored], signal.SIG_IGN)\n"
         "with StopSignals(World()) as stopping:\n    for name in names:\n"
         "        signal.raise_signal(signal.Signals[name])\n"
-        "if behind:\n    signal.raise_signal(signal.Signals[behind])\n"
+        "if after:\n    signal.raise_signal(signal.Signals[after])\n"
         "print('stops for', signal.Signals(stopping.agreed()).name)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, ignored, behind, *names],
+        [sys.executable, "-c", code, ignored, after, *names],
         cwd=ROOT, env=os.environ | environment, capture_output=True, text=True,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("first", ["SIGTERM", "SIGINT"])
-def test_behind_the_first_signal_sigterm_changes_nothing_and_ctrl_c_ends_at_once_though_no_line_of_python_runs(
+def test_after_the_first_signal_sigterm_changes_nothing_and_ctrl_c_ends_at_once_though_no_line_of_python_runs(
     first: str,
 ) -> None:
-    told = (
+    printed = (
         f"{first}: the run saves what it has and stops; Ctrl-C from now on ends it at once, without a save\n"
     )
-    assert struck(first, "SIGTERM", "SIGTERM") == (0, f"stops for {first}\n", told)
-    assert struck(first, "SIGTERM", "SIGINT") == (-signal.SIGINT, "", told)
+    assert signalled(first, "SIGTERM", "SIGTERM") == (0, f"stops for {first}\n", printed)
+    assert signalled(first, "SIGTERM", "SIGINT") == (-signal.SIGINT, "", printed)
 
 
-def test_ctrl_c_that_is_ignored_as_by_a_shells_background_stays_so_behind_a_sigterm() -> None:
-    told = "SIGTERM: the run saves what it has and stops\n"
-    assert struck("SIGTERM", "SIGINT", ignored="SIGINT", behind="SIGINT") == (0, "stops for SIGTERM\n", told)
+def test_ctrl_c_that_is_ignored_as_by_a_shells_background_stays_so_after_a_sigterm() -> None:
+    printed = "SIGTERM: the run saves what it has and stops\n"
+    done = signalled("SIGTERM", "SIGINT", ignored="SIGINT", after="SIGINT")
+    assert done == (0, "stops for SIGTERM\n", printed)
 
 
-def test_a_rank_of_torchrun_takes_notice_of_the_first_signal_alone_until_its_end() -> None:
+def test_a_rank_of_torchrun_reacts_to_the_first_signal_alone_until_its_end() -> None:
     rank = dict.fromkeys(ENVIRONMENT, "1")
-    told = "SIGTERM: the run saves what it has and stops\n"
-    assert struck("SIGTERM", "SIGINT", "SIGTERM", behind="SIGTERM", **rank) == (
-        0,
-        "stops for SIGTERM\n",
-        told,
-    )
+    printed = "SIGTERM: the run saves what it has and stops\n"
+    done = signalled("SIGTERM", "SIGINT", "SIGTERM", after="SIGTERM", **rank)
+    assert done == (0, "stops for SIGTERM\n", printed)
 
 
 def test_ctrl_c_while_torch_is_imported_leaves_no_traceback() -> None:
@@ -291,7 +289,7 @@ def test_ctrl_c_while_torch_is_imported_leaves_no_traceback() -> None:
     assert (process.returncode, out, error) == (-signal.SIGINT, "", "")
 
 
-def test_ctrl_c_that_ends_tee_as_well_saves_all_the_same(tmp_path: Path, sets: Path, folder: Path) -> None:
+def test_ctrl_c_that_also_ends_tee_still_saves(tmp_path: Path, sets: Path, folder: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "tests/stress/narrow_model.py", str(recipe_in(tmp_path, sets)), "--set", "schedule.epochs=9999",
          "--set", "checkpoint.every_epochs=9999", "--set", "eval.every=0"],
@@ -301,7 +299,7 @@ def test_ctrl_c_that_ends_tee_as_well_saves_all_the_same(tmp_path: Path, sets: P
     assert process.stdout is not None
     while b"Epoch: [1]" not in (line := process.stdout.readline()):
         assert line, "it ended"
-    process.stdout.close()  # tee's end of `2>&1 | tee log`
+    process.stdout.close()  # as when tee ends in `2>&1 | tee log`
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     assert cursor(folder / LAST) > (1, 0) and not list(folder.glob("*.partial"))
@@ -314,7 +312,7 @@ def numbered(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("checkpoint_e*.pt"))
 
 
-def test_the_last_keep_checkpoints_stay_and_each_is_one_to_go_on_from(
+def test_the_last_keep_checkpoints_stay_and_each_can_be_resumed(
     main: Main, folder: Path, let_alone: Path
 ) -> None:
     assert main("checkpoint.every_steps=1", "checkpoint.keep=4") == 0
@@ -345,7 +343,7 @@ def test_at_no_moment_does_the_last_checkpoint_know_of_a_better_one_than_the_bes
     assert seen
 
 
-def test_a_run_that_begins_anew_says_whose_checkpoints_it_replaces_and_mixes_no_two_pasts(
+def test_a_fresh_run_says_whose_checkpoints_it_replaces_and_never_mixes_those_of_two_runs(
     main: Main, folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main("checkpoint.every_steps=1", "checkpoint.keep=9") == 0
@@ -360,7 +358,7 @@ def test_a_run_that_begins_anew_says_whose_checkpoints_it_replaces_and_mixes_no_
     assert not list(folder.glob("*.partial"))
 
 
-def test_the_best_of_another_past_goes_with_it_and_ones_own_stays(main: Main, folder: Path) -> None:
+def test_the_best_checkpoint_of_another_run_is_deleted_and_its_own_is_kept(main: Main, folder: Path) -> None:
     assert main() == 0 and (folder / BEST).exists()
     more = f"schedule.epochs={EPOCHS + 1}", "eval.every=0"
     assert main(*more, "--resume", "auto") == 0 and (folder / BEST).exists()
@@ -368,20 +366,20 @@ def test_the_best_of_another_past_goes_with_it_and_ones_own_stays(main: Main, fo
     shutil.copy(folder / LAST, before)
     checkpoint.save(before, checkpoint.load(before) | {"best_acc1": 1.0})
     assert main(f"schedule.epochs={EPOCHS + 2}", "eval.every=0", "--resume", str(before)) == 0
-    assert not (folder / BEST).exists(), "this past knows of another"
+    assert not (folder / BEST).exists(), "the resumed checkpoint names another best"
     assert main() == 0 and (folder / BEST).exists()
     assert main("eval.every=0") == 0 and not (folder / BEST).exists()
 
 
 def flip(path: Path, share: float = 0.5) -> None:
-    """One bit of the file, in a tensor, into a file of its own."""
+    """Flip one bit of the file, in a tensor; a hard link to the old file keeps the old bytes."""
     content = bytearray(path.read_bytes())
     content[int(share * len(content))] ^= 16
     path.unlink()
     path.write_bytes(content)
 
 
-def test_a_flipped_bit_in_a_weight_is_noticed_and_the_checkpoint_before_taken_aloud(
+def test_a_flipped_bit_in_a_weight_is_detected_and_the_previous_checkpoint_taken_with_a_warning(
     main: Main, folder: Path, let_alone: Path, capfd: Any
 ) -> None:
     assert main("checkpoint.every_steps=3", "checkpoint.keep=3") == 0
@@ -416,7 +414,7 @@ def test_a_flipped_bit_in_a_weight_is_noticed_and_the_checkpoint_before_taken_al
 # --- another run in the folder -------------------------------------------------------------------------------------
 
 
-def test_two_runs_are_not_let_into_one_folder_and_the_second_names_the_first(
+def test_two_runs_cannot_share_a_folder_and_the_second_names_the_first(
     main: Main, folder: Path, capfd: Any
 ) -> None:
     folder.mkdir()
@@ -440,25 +438,25 @@ def test_an_evaluation_does_not_wait_for_a_run_that_trains(main: Main, folder: P
 def test_a_run_waits_for_its_predecessor_to_save_and_end(tmp_path: Path) -> None:
     with ExitStack() as predecessor:
         predecessor.enter_context(run_lock(tmp_path, 0, print))
-        said: list[str] = []
+        printed: list[str] = []
 
         def end(sentence: str) -> None:
-            said.append(sentence)
+            printed.append(sentence)
             predecessor.close()
 
         with run_lock(tmp_path, 600, end):
-            assert len(said) == 1 and (tmp_path / LOCK).exists()
-    assert not list(tmp_path.iterdir()), "the lock goes with its run"
+            assert len(printed) == 1 and (tmp_path / LOCK).exists()
+    assert not list(tmp_path.iterdir()), "the lock is deleted with its run's end"
 
 
-def test_a_lock_that_a_killed_run_left_behind_keeps_nobody_out(main: Main, folder: Path, capfd: Any) -> None:
+def test_the_lock_file_of_a_killed_run_stops_no_other_run(main: Main, folder: Path, capfd: Any) -> None:
     folder.mkdir()
     (folder / LOCK).write_text("process 1 on nowhere")
     assert main("schedule.epochs=1") == 0
     assert "in use" not in capfd.readouterr().out and not (folder / LOCK).exists()
 
 
-def test_where_the_file_system_has_no_locks_runs_go_on_without(
+def test_on_a_file_system_without_locks_runs_start_without_one(
     main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flock(file: int, how: int) -> None:
@@ -468,10 +466,10 @@ def test_where_the_file_system_has_no_locks_runs_go_on_without(
     assert main("schedule.epochs=1") == 0
 
 
-# --- samples that are left out -------------------------------------------------------------------------------------
+# --- samples that are skipped --------------------------------------------------------------------------------------
 
 
-def test_what_was_left_out_before_a_stop_is_told_after_it(
+def test_samples_that_were_skipped_before_a_stop_are_reported_after_the_resume(
     main: Main, tmp_path: Path, sets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jpegs = [encode_jpeg(betons.picture(72, 64, k), Encoding()) for k in range(18)]
@@ -484,24 +482,24 @@ def test_what_was_left_out_before_a_stop_is_told_after_it(
             strike(patched, Meter, "add", at, signal.SIGTERM)
             assert main(*skipping, f"run.name=stopped{at}") == 143
         assert main(*skipping, f"run.name=stopped{at}", "--resume", "auto") == 0
-        assert left_out(tmp_path / f"stopped{at}") == left_out(tmp_path / "whole")
-    samples, in_epochs = left_out(tmp_path / "whole")
+        assert skipped(tmp_path / f"stopped{at}") == skipped(tmp_path / "whole")
+    samples, in_epochs = skipped(tmp_path / "whole")
     assert {sample["index"] for sample in samples} <= {3, 7, 11} and samples
     assert all(0 < count <= 3 for count in in_epochs) and len(in_epochs) == EPOCHS
 
 
-def left_out(folder: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The samples that the report lists, and how many metrics.jsonl says of each epoch."""
+def skipped(folder: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The skipped samples that the report lists, and their number in each epoch by metrics.jsonl."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     counts = [line["skipped_in_epoch"] for line in lines if line["kind"] == "epoch"]
     return json.loads((folder / "report.json").read_text())["skipped_samples"], counts
 
 
-# --- a loss that is no number --------------------------------------------------------------------------------------
+# --- a loss that is not finite -------------------------------------------------------------------------------------
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, steps: range, weights: bool) -> None:
-    """Make the loss of those steps of the run infinite, or with it the weights NaN."""
+    """Make the loss of those steps of the run infinite; or NaN, and with it the weights (`weights`)."""
     real, seen = train_state.functional.cross_entropy, [0]
 
     def cross_entropy(logits: Any, labels: Any, **options: Any) -> Any:
@@ -516,7 +514,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: range, weights: bool) -> None
     monkeypatch.setattr(train_state.functional, "cross_entropy", cross_entropy)
 
 
-def test_a_loss_that_stays_no_number_stops_the_run_and_leaves_the_last_good_checkpoint(
+def test_a_loss_that_stays_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
     main: Main, folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, range(5, 99), weights=False)
@@ -530,7 +528,7 @@ def test_a_loss_that_stays_no_number_stops_the_run_and_leaves_the_last_good_chec
     assert cursor(folder / LAST) == (1, 1) and not list(folder.glob("*.partial"))
 
 
-def test_weights_that_are_no_numbers_stop_the_run_where_it_would_save_them(
+def test_weights_that_are_not_finite_stop_the_run_when_it_would_save_them(
     main: Main, folder: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, range(5, 6), weights=True)
@@ -549,7 +547,7 @@ def test_an_epoch_that_cannot_be_kept_is_not_the_best(
     assert cursor(folder / BEST) == (EPOCHS, 0)
 
 
-def test_a_loss_that_recovers_or_is_let_be_goes_on(
+def test_a_run_whose_loss_recovers_or_is_not_checked_continues(
     main: Main, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
@@ -558,4 +556,4 @@ def test_a_loss_that_recovers_or_is_let_be_goes_on(
     with monkeypatch.context() as patched:
         poison(patched, range(5, 99), weights=True)
         assert main("schedule.nonfinite_steps=0") == 0
-    assert cursor(folder / LAST) == (1, 0), "what is no number is kept by nobody"
+    assert cursor(folder / LAST) == (1, 0), "no checkpoint is saved while the loss or a weight is not finite"

@@ -1,4 +1,4 @@
-"""Who this rank is, by its environment."""
+"""A rank's place, from its environment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def test_alone_it_is_a_world_of_one_that_says_nothing_to_anyone() -> None:
+def test_a_process_that_no_launcher_started_is_a_world_of_one_without_collectives() -> None:
     world = ranks.from_environment(1)
     assert world == World() and world.is_rank0 and world.gather_object("me") == ["me"]
     world.assert_same({"samples": 1})
@@ -44,7 +44,9 @@ def test_several_ranks_that_nobody_started_are_refused() -> None:
 def test_a_backend_that_the_device_cannot_use_is_refused() -> None:
     world = World(rank=0, world_size=2)
     with (
-        pytest.raises(UserError, match=r"distributed.backend = 'nccl' does not serve cpu: give auto or gloo"),
+        pytest.raises(
+            UserError, match=r"distributed.backend = 'nccl' does not work with cpu: give auto or gloo"
+        ),
         ranks.process_group(world, CPU, "nccl"),
     ):
         pass
