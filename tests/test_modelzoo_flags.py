@@ -200,7 +200,7 @@ def test_env_names_hosts_by_the_environment_unless_torchrun_did(
         ("--batchsize=3", "unknown flag --batchsize; did you mean --batch-size?"),
         ("--data-pth x", "unknown flag --data-pth; did you mean --data-path?"),
         ("--xyzzy", "unknown flag --xyzzy: see --help"),
-        ("--pretrained", "--pretrained is not known: give the weights with --set model.weights=PATH"),
+        ("--pretrained", "unknown flag --pretrained: give the weights with --set model.weights=PATH"),
         ("--start-epoch 3", "--resume PATH goes on at the epoch"),
         ("--epochs three", "argument --epochs: invalid int value: 'three'"),
         ("--epochs", "argument --epochs: expected one argument"),

@@ -408,7 +408,7 @@ def test_an_output_that_cannot_be_a_folder_is_refused(pack: Pack, data: Path, tm
         ("--on-error", "ignore", "invalid choice: 'ignore'"),
         ("--nonsense", "1", "unknown flag --nonsense"),
         ("--qualty", "90", "error: unknown flag --qualty; did you mean --quality?"),
-        ("--fresh", "x", "error: x is one argument too many"),
+        ("--fresh", "x", "error: unexpected argument x"),
     ],
 )
 def test_a_value_out_of_range_is_refused(

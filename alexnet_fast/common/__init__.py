@@ -1,1 +1,1 @@
-"""What every room uses: text and files of others, command lines, the console, this machine's cores and page cache."""
+"""What every room uses: untrusted text and files, command lines, the console, this machine's cores and page cache."""

@@ -1,10 +1,10 @@
-"""What the public constructors are given: the value as it is used, or one sentence that names it and what was expected.
+"""Checks of the public constructors' arguments: each returns the value as it is used, or raises one sentence.
 
-Numpy's numbers and truth values count as Python's, a list as a tuple. What only looks alike does not: a bool is no
-number, since ``flip=True`` would flip every image; a text is no truth value, since ``"False"`` is true.
+Numpy's numbers and bools are accepted like Python's, and a list like a tuple. A bool is not accepted as a number, since
+``flip=True`` would flip every image; a str is not accepted as a bool, since ``"False"`` is true.
 
-Each function takes the argument's name, what was given, what is expected in words, and whether a value is ``good``. It
-returns the value as the type that it is used as, or raises UserError.
+Each function takes the argument's name, the value given, the expectation in words, and ``good``, which tests a value. It
+returns the value in the type that is used, or raises UserError, which says what was given and what was expected.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def whole(name: str, given: object, expected: str, good: Callable[[int], bool]) 
 
 
 def number(name: str, given: object, expected: str, good: Callable[[float], bool]) -> float:
-    """A number. NaN is good for nothing."""
+    """A number. NaN is never accepted."""
     if not _is_number(given):
         raise _of_wrong_type(name, given, f"a number, {expected}")
     value = _float(given)
@@ -50,14 +50,14 @@ def pair(
     is_list = isinstance(given, (tuple, list)) or (isinstance(given, np.ndarray) and given.ndim == 1)
     both = list(given) if is_list else []  # type: ignore[call-overload]
     if len(both) != 2 or not all(map(_is_number, both)):
-        raise UserError(f"{_told(name, given)} is no pair of numbers, expected {expected}")
+        raise UserError(f"{_shown(name, given)} is not a pair of numbers, expected {expected}")
     first, second = map(_float, both)
     check(name, given, expected, good(first, second))
     return first, second
 
 
 def flag(name: str, given: object) -> bool:
-    """True or False; 1 and 0 are taken for them, as scripts' flags are."""
+    """True or False; 1 and 0 are accepted too, since many scripts pass those."""
     if not isinstance(given, (bool, np.bool_, int, np.integer)):
         raise _of_wrong_type(name, given, "True or False")
     check(name, given, "True or False", given in (0, 1))
@@ -72,7 +72,7 @@ def choice(name: str, given: object, choices: tuple[str, ...]) -> None:
 
 
 def seed_of(name: str, given: object) -> int:
-    """A seed of the package's random numbers."""
+    """A seed of the package's random numbers, a uint64."""
     return whole(name, given, "0 to 2^64 - 1", lambda n: 0 <= n < 1 << 64)
 
 
@@ -81,17 +81,17 @@ def probability(name: str, given: object) -> float:
 
 
 def crop_scale(name: str, given: object) -> tuple[float, float]:
-    """The least and the most share of an image that a random crop takes."""
+    """The minimum and maximum share of an image's area that a random crop takes."""
     return pair(name, given, "0 < least <= most <= 1", lambda least, most: 0 < least <= most <= 1)
 
 
 def crop_ratio(name: str, given: object) -> tuple[float, float]:
-    """The least and the most width / height of a random crop."""
+    """The minimum and maximum width / height of a random crop."""
     return pair(name, given, "0 < least <= most", lambda least, most: 0 < least <= most < math.inf)
 
 
 def path_of(name: str, given: object) -> Path:
-    """A path: a str or what os.fspath makes one of."""
+    """A path: a str, or an object that os.fspath converts to one."""
     text = os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
     if not isinstance(text, str):
         raise _of_wrong_type(name, given, "a path, as a str or an os.PathLike")
@@ -100,7 +100,7 @@ def path_of(name: str, given: object) -> Path:
 
 
 def field_of(name: str, given: object) -> str | None:
-    """The name of a beton's field, or None for the only one that can be meant."""
+    """The name of a beton's field; None if only one field is possible."""
     if given is not None and not isinstance(given, str):
         raise _of_wrong_type(name, given, "the name of a field, as a str, or None")
     return given
@@ -109,14 +109,14 @@ def field_of(name: str, given: object) -> str | None:
 def check(name: str, given: object, expected: str, good: bool) -> None:
     """Raise UserError unless ``given`` is good."""
     if not good:
-        raise UserError(f"{_told(name, given)} is out of range, expected {expected}")
+        raise UserError(f"{_shown(name, given)} is out of range, expected {expected}")
 
 
 def _of_wrong_type(name: str, given: object, expected: str) -> UserError:
-    return UserError(f"{_told(name, given)} is of type {type(given).__name__}, expected {expected}")
+    return UserError(f"{_shown(name, given)} is of type {type(given).__name__}, expected {expected}")
 
 
-def _told(name: str, given: object) -> str:
+def _shown(name: str, given: object) -> str:
     return f"{name} = {printable(' '.join(repr(given).split()))}"
 
 

@@ -1,4 +1,4 @@
-"""What the command lines have in common: complaints of one sentence, the nearest flag, and defaults that say something."""
+"""What the command lines share: errors of one sentence, the nearest flag for an unknown one, and defaults in the help."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .paths import given_path
 
 
 def file_path(text: str) -> Path:
-    """A path argument: the ``type`` of every flag that takes one."""
+    """A path argument: the ``type`` of every flag that takes a path."""
     return Path(path_text(text))
 
 
 def path_text(text: str) -> str:
-    """The same as text."""
+    """A path argument as a str: the ``type`` of a flag that keeps the text."""
     try:
         return given_path(text)
     except UserError as error:
@@ -26,10 +26,10 @@ def path_text(text: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose every complaint is one sentence; an unknown flag is answered with the nearest.
+    """A parser whose every error is one sentence; for an unknown flag it names the nearest one.
 
     Attributes:
-        instead: flags that people expect and that are not there -> what to do instead.
+        instead: flags that people expect but that do not exist -> what to do instead.
     """
 
     instead: ClassVar[Mapping[str, str]] = {}
@@ -45,16 +45,16 @@ class Parser(argparse.ArgumentParser):
         arguments, unknown = self.parse_known_intermixed_args(argv)
         for flag in (text.partition("=")[0] for text in unknown):
             if not flag.startswith("-"):
-                self.error(f"{flag} is one argument too many: see --help")
+                self.error(f"unexpected argument {flag}: see --help")
             if flag in self.instead:
-                self.error(f"{flag} is not known: {self.instead[flag]}")
+                self.error(f"unknown flag {flag}: {self.instead[flag]}")
             near = difflib.get_close_matches(flag, self._option_string_actions, 1, 0.5)
             self.error(f"unknown flag {flag}" + (f"; did you mean {near[0]}?" if near else ": see --help"))
         return arguments
 
 
 class Defaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that tells defaults, but for None and False: those say nothing."""
+    """Help that shows defaults, except None and False, which carry no information."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or action.default is False
@@ -62,13 +62,13 @@ class Defaults(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def add_field_flags(parser: argparse.ArgumentParser, only: str = "") -> None:
-    """Add --image-field and --label-field, for files of several fields of one type.
+    """Add --image-field and --label-field, for files with several fields of one type.
 
-    only: with what they count, before their help.
+    only: a text before their help, on when they apply.
     """
     for name, kind in (("image", "RGB image"), ("label", "int")):
         parser.add_argument(
             f"--{name}-field",
             metavar="NAME",
-            help=f"{only}the field that is the {name}, as the file stores its name; needed where it has several of type {kind}",
+            help=f"{only}the field that is the {name}, as the file stores its name; needed if it has several of type {kind}",
         )

@@ -1,4 +1,4 @@
-"""What long work speaks on."""
+"""The console on which long work prints."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ..errors import escaped_lines, mute
 
 
 class Console(Plain):
-    """A console for which no work ends: where it cannot be written to (its reader is gone, its disk full), it is quiet from then on.
+    """A console that never stops the work: once it cannot be written (reader gone, disk full), it becomes quiet.
 
-    Text is printed as it stands, but for what a terminal would obey: a name with [bold] or :cat: in it is no markup.
+    Text is printed as it is (a name with [bold] or :cat: in it is no markup), but control characters are escaped.
     """
 
     def __init__(self, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""How many cores this process may really use, and which of them are one rank's."""
+"""How many cores this process may use, and which of them belong to a rank."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def allowed_cores(cgroup_root: Path = CGROUP) -> int:
-    """Cores this process may use: its affinity mask, cut by the cgroup's CPU quota (at least 1).
+    """Cores this process may use: its affinity mask, limited by the cgroup's CPU quota (at least 1).
 
-    The count of processors misleads in containers and under job schedulers, where it names the
-    whole machine: threads beyond the quota only take turns being throttled.
+    The processor count is wrong in containers and under job schedulers, where it is that of the complete machine: threads
+    beyond the quota only throttle each other.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cut_by_quota(affinity, cgroup_root)
 
 
 def cut_by_quota(cores: int, cgroup_root: Path = CGROUP, processes: int = 1) -> int:
-    """How many of `cores` a process may keep busy where `processes` share the cgroup's quota (at least 1)."""
+    """How many of `cores` a process may keep busy if `processes` share the cgroup's quota (at least 1)."""
     quota = cgroup_quota(cgroup_root)
     return cores if quota is None else max(1, min(cores, math.floor(quota / processes)))
 
 
 def cgroup_quota(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> float | None:
-    """The tightest CPU quota of the cgroups that this process lies in, in cores, or None where there is none."""
+    """The smallest CPU quota of this process's cgroups, in cores; None if there is none."""
     quotas = [folder_quota(folder) for folder in cgroup_folders("cpu", root, membership)]
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
 def folder_quota(folder: Path) -> float | None:
-    """The CPU quota of one cgroup in cores, or None where it has none (v2 first, then v1)."""
+    """The CPU quota of one cgroup in cores; None if it has none (v2 first, then v1)."""
     with suppress(OSError, ValueError):  # ValueError: "max"
         quota_us, period_us = (folder / "cpu.max").read_text().split()
         return int(quota_us) / int(period_us)
@@ -46,7 +46,7 @@ def folder_quota(folder: Path) -> float | None:
 
 
 def cgroup_folders(controller: str, root: Path = CGROUP, membership: Path = MEMBERSHIP) -> Iterator[Path]:
-    """The folders of this process's cgroups that may limit it, the outermost first: a limit holds for all below it.
+    """The folders of this process's cgroups that may limit it, from the outermost in: a limit holds for all below it.
 
     Args:
         controller: "cpu" or "memory".
@@ -59,7 +59,7 @@ def cgroup_folders(controller: str, root: Path = CGROUP, membership: Path = MEMB
     for _, controllers, path in [*lines, ["", controller, "/"], ["", "", "/"]]:
         if controllers and controller not in controllers.split(","):
             continue
-        # Within a container the path is the host's, and what is mounted is the container's own folder.
+        # In a container the path is the host's, but the mounted folder is the container's own.
         parts = [part for part in path.split("/") if part]
         for base in {root / (controllers or "unified"), root / controller, root}:
             for depth in range(len(parts) + 1):
@@ -71,10 +71,10 @@ def cgroup_folders(controller: str, root: Path = CGROUP, membership: Path = MEMB
 def bind_rank(
     local_rank: int, local_world_size: int, *, system: Path = SYSTEM, cgroup_root: Path = CGROUP
 ) -> int:
-    """Keep this process to its rank's share of the host's cores; how many threads it may keep busy there.
+    """Bind this process to its rank's share of the host's cores; returns how many threads it may keep busy there.
 
-    Threads started later inherit the binding, so this comes before any are.  A process that is already bound
-    otherwise than the one that started it (by numactl, by torchrun's --numa-binding) stays as it is.
+    Threads inherit the binding when they start, so call this before any does.  A process that is bound otherwise than its
+    parent (by numactl, by torchrun's --numa-binding) keeps its binding.
     """
     if not hasattr(os, "sched_setaffinity"):
         return max(1, (os.cpu_count() or 1) // local_world_size)
@@ -88,15 +88,15 @@ def bind_rank(
 def rank_cores(
     allowed: Iterable[int], local_rank: int, local_world_size: int, system: Path = SYSTEM
 ) -> list[int]:
-    """The cores among `allowed` that are this local rank's: as many as every other's, and near each other.
+    """The cores among `allowed` for this local rank: the same number for each rank (plus or minus one), near each other.
 
-    Cores are dealt out NUMA node by node and hyperthreads beside their twin, so that ranks that divide the
-    nodes, or nodes that divide the ranks, keep each rank within a node.  Where there are more ranks than
-    cores, some share one.
+    Cores are assigned NUMA node by NUMA node, and the two hyperthreads of a physical core one after the other.  So each rank
+    stays within a node if the nodes are a multiple of the ranks, or the ranks of the nodes.  With more ranks than cores,
+    some share a core.
     """
     cores = _by_place(allowed, system)
-    begin, end = (len(cores) * rank // local_world_size for rank in (local_rank, local_rank + 1))
-    return cores[begin : max(end, begin + 1)]
+    start, end = (len(cores) * rank // local_world_size for rank in (local_rank, local_rank + 1))
+    return cores[start : max(end, start + 1)]
 
 
 def _by_place(cores: Iterable[int], system: Path) -> list[int]:
@@ -115,7 +115,7 @@ def _by_place(cores: Iterable[int], system: Path) -> list[int]:
 
 
 def _listed(path: Path) -> list[int]:
-    """The numbers in a file like "0-3,8,10-11"; none where it cannot be read."""
+    """The numbers in a file like "0-3,8,10-11"; none if it cannot be read."""
     try:
         ranges = [part.partition("-") for part in path.read_text().strip().split(",") if part]
         return [core for first, _, last in ranges for core in range(int(first), int(last or first) + 1)]

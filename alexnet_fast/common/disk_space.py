@@ -8,21 +8,21 @@ from typing import NamedTuple
 
 from .text import size
 
-BYTES_PER_PARAMETER = 8  # of a checkpoint: the master and its momentum, both float32
+BYTES_PER_PARAMETER = 8  # in a checkpoint: the master weight and its momentum, both float32
 
 
 class Room(NamedTuple):
-    """What was found in a folder; remedy: what to do where it cannot be written or has no room, else empty."""
+    """found: the folder and its free space; remedy: what to do if it cannot be written or has no room, else empty."""
 
     found: str
     remedy: str
 
 
 def room_for_checkpoints(folder: Path, files: int, parameters: int) -> Room:
-    """Whether so many checkpoints of a model with so many parameters fit into `folder`, which need not exist yet.
+    """Whether N checkpoints (`files`) of a model with that many `parameters` fit into `folder`, which need not exist yet.
 
-    Checkpoints that are in the folder count as room: a run that resumes replaces them.
-    Raises OSError where the disk cannot be asked.
+    Checkpoints that are in the folder already count as free space: a run that resumes replaces them.
+    Raises OSError if the free space cannot be read.
     """
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):

@@ -1,4 +1,4 @@
-"""What the standard library leaves to us: names and texts that survive a power cut, and a lock that is waited for."""
+"""What the standard library lacks: file names and texts that survive a power cut, and a lock file to wait for."""
 
 from __future__ import annotations
 
@@ -11,26 +11,23 @@ from pathlib import Path
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` outlive a power cut: what was created, renamed or deleted there.
+    """Make the names in ``folder`` survive a power cut: what was created, renamed or deleted there.
 
     Raises:
-        OSError: it cannot be opened, or the disk has not kept it.
+        OSError: the folder cannot be opened, or the disk reports an error.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (
-            errno.EINVAL,
-            errno.ENOTSUP,
-        ):  # a file system that cannot, as some of a network
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot sync a folder
             raise
     finally:
         os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that `path` is at any moment the old one or the new one, also after a power cut."""
+    """Write a text file so that `path` is always the complete old file or the complete new one, even after a power cut."""
     partial = path.with_name(path.name + ".partial")
     with open(partial, "w", encoding="utf-8") as file:
         file.write(text)
@@ -41,12 +38,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def open_locked(path: Path, taken: Callable[[], object]) -> int:
-    """A descriptor of the file at ``path``, made where there is none, that no other process has at the same time.
+    """Create or open the file at ``path`` and lock it; returns its descriptor.  One process has the lock at a time.
 
-    The kernel drops the lock with the descriptor, however the process ends.  Whoever holds it may delete the file before.
+    The kernel releases the lock with the descriptor, however the process ends.  The holder may delete the file before that.
 
     Args:
-        taken: called where another has it; then it is waited for, unless ``taken`` raises.
+        taken: called if another process has the lock; then this waits for it, unless ``taken`` raises.
 
     Raises:
         OSError: the file cannot be written.
@@ -55,7 +52,7 @@ def open_locked(path: Path, taken: Callable[[], object]) -> int:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             _wait_for(file, taken)
-            # Whoever held it until now may have deleted it, and a third have made a new one.
+            # The previous holder may have deleted the file, and a third process may have created a new one.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file), os.stat(path)):
                     return file
@@ -67,7 +64,7 @@ def open_locked(path: Path, taken: Callable[[], object]) -> int:
 
 @contextmanager
 def hold_lock(path: Path, taken: Callable[[], object]) -> Iterator[None]:
-    """Hold the lock at ``path`` (see ``open_locked``); the file goes with it, however this ends."""
+    """Hold the lock at ``path`` (see ``open_locked``) while the body runs; deletes the file at the end, also after an error."""
     lock = open_locked(path, taken)
     try:
         yield
@@ -84,4 +81,4 @@ def _wait_for(file: int, taken: Callable[[], object]) -> None:
         taken()
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError:
-        pass  # a file system without locks: nobody waits there
+        pass  # a file system without locks: no process waits there

@@ -1,4 +1,4 @@
-"""Where libturbojpeg may be, for those who load it with numba (``decode.turbojpeg``) and those who must do without (the packer)."""
+"""Where libturbojpeg may be: for ``decode.turbojpeg``, which loads it with numba, and the packer, which must not import numba."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def candidates() -> Iterator[str]:
     if chosen := os.environ.get(ENVIRONMENT):
         yield chosen
         return
-    yield SONAME  # the loader's own search; find_library starts processes
+    yield SONAME  # by the dynamic linker's search path; find_library would start processes
     try:
         yield from (str(f.locate()) for f in files("turbojpeg") or () if f.name.startswith("libturbojpeg"))
     except PackageNotFoundError:

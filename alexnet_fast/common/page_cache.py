@@ -1,4 +1,4 @@
-"""How much of a file lies in the page cache, and what its disk gives, without changing the one or trusting it for the other."""
+"""How much of a file is in the page cache, and how fast its disk reads: without changing the cache, or measuring it as the disk."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ import numpy as np
 
 PAGE = mmap.PAGESIZE
 WINDOW_PAGES = 1024
-WINDOWS = 4096  # 16 GiB in 4 KiB pages: a larger file is sampled, since each page costs some 45 ns
-BLOCK = 128 << 10  # about what a photo takes, and what a loader asks for at random
+WINDOWS = 4096  # 16 GiB in 4 KiB pages: a larger file is sampled, since each page costs about 45 ns
+BLOCK = 128 << 10  # about the size of an image, and so of a loader's random reads
 BUDGET_S, MIN_BYTES, MAX_BYTES, THREADS, TRIES = 1.0, 64 << 20, 256 << 20, 16, 256
 
 
 class Rate(NamedTuple):
-    """Random reads of BLOCK bytes, THREADS at a time, from the disk itself."""
+    """Speed of random reads of BLOCK bytes, THREADS at a time, from the disk and not from the page cache."""
 
     bytes_per_s: float
     read_bytes: int
 
 
 def resident_share(path: Path) -> float:
-    """The share of a file that lies in the page cache.
+    """The share of a file that is in the page cache, 0 to 1.
 
-    mincore(2), since Linux 5.2, calls every page of a file resident that the caller neither owns nor may write:
-    there TRIES pages are tried.
+    Since Linux 5.2, mincore(2) reports all pages as resident for a file that the caller neither owns nor may write.  For such
+    a file, TRIES pages are touched and their page faults counted; this caches them.
     """
     if not _may_know(path):
         return _share_by_trial(path)
@@ -43,11 +43,11 @@ def resident_share(path: Path) -> float:
 
 
 def disk_rate(path: Path) -> Rate | None:
-    """What the disk gives of a file, in at most about BUDGET_S seconds and MAX_BYTES; None where only its cached pages could be read.
+    """Measure how fast the disk reads a file, in about BUDGET_S seconds and MAX_BYTES at most; None if only cached pages could be read.
 
-    O_DIRECT goes around the page cache.  Where the file system has none, pages that are not cached are read, and
-    given back.  Blocks that are cached are left alone as long as there are MIN_BYTES of others, fewer of which say
-    little: some file systems drop them when they are read directly.
+    O_DIRECT bypasses the page cache.  On a file system without it, only uncached pages are read, and then dropped from the
+    cache again.  Cached blocks are not read if MIN_BYTES of uncached ones exist (fewer give no reliable figure): some file
+    systems drop cached blocks when they are read directly.
     """
     length = path.stat().st_size
     blocks = np.arange(length // BLOCK)
@@ -73,14 +73,14 @@ def disk_rate(path: Path) -> Rate | None:
 
 
 def _read(descriptor: int, offsets: list[int], give_back: bool) -> Rate:
-    """Read blocks on THREADS threads until they are all read or the time is over."""
+    """Read blocks on THREADS threads until all are read or BUDGET_S has passed."""
     if give_back:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # of this descriptor alone
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # for this descriptor alone
     queue, lock, total = iter(offsets), threading.Lock(), [0]
     started = time.perf_counter()
 
     def work() -> None:
-        buffer, done = mmap.mmap(-1, BLOCK), 0  # O_DIRECT wants page-aligned memory
+        buffer, done = mmap.mmap(-1, BLOCK), 0  # O_DIRECT needs page-aligned memory
         for offset in _shared(queue, lock):
             if time.perf_counter() - started > BUDGET_S:
                 break
@@ -108,7 +108,7 @@ def _shared(queue: Iterator[int], lock: threading.Lock) -> Iterator[int]:
 
 
 def _reads_directly(descriptor: int) -> bool:
-    """Some file systems open with O_DIRECT and then read nothing."""
+    """Whether O_DIRECT reads work: on some file systems the open succeeds and the read fails."""
     try:
         return os.preadv(descriptor, [mmap.mmap(-1, BLOCK)], 0) > 0
     except OSError:
@@ -116,20 +116,20 @@ def _reads_directly(descriptor: int) -> bool:
 
 
 def _cached_blocks(path: Path, length: int) -> np.ndarray:
-    """Which of a file's whole blocks hold a cached page, (blocks,) bool; those that were not looked at are taken to."""
+    """Which of a file's complete blocks hold a cached page, (blocks,) bool; True for blocks that were not checked."""
     cached = np.ones(length // BLOCK, bool)
     if _may_know(path):
         for first, pages in _resident(path):
             blocks = cached[first * PAGE // BLOCK :][: len(pages) * PAGE // BLOCK]
-            # A last page that is not full can make a block that is not whole look so.
-            whole = pages[: len(blocks) * (BLOCK // PAGE)]
-            blocks[:] = whole.reshape(len(blocks), BLOCK // PAGE).any(axis=1)
+            # Without the pages of a last, incomplete block.
+            complete = pages[: len(blocks) * (BLOCK // PAGE)]
+            blocks[:] = complete.reshape(len(blocks), BLOCK // PAGE).any(axis=1)
     return cached
 
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[mmap.mmap | None]:
-    """A file in memory, as long as it is now: another program may have changed that since; None where it is empty."""
+    """A file mapped at its current length, which another program may change; None if it is empty."""
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
             yield None
@@ -139,7 +139,7 @@ def _mapped(path: Path) -> Iterator[mmap.mmap | None]:
 
 
 def _resident(path: Path) -> Iterator[tuple[int, np.ndarray]]:
-    """(first page, which pages of a window are resident), all windows or WINDOWS of them spread evenly."""
+    """(first page, which pages are resident) of each window of WINDOW_PAGES pages: all windows, or WINDOWS of them spread evenly."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
     with _mapped(path) as mapped:
@@ -153,31 +153,35 @@ def _resident(path: Path) -> Iterator[tuple[int, np.ndarray]]:
             for k in range(min(windows, WINDOWS)):
                 first = (k * windows // WINDOWS if windows > WINDOWS else k) * WINDOW_PAGES
                 found = np.zeros(min(WINDOW_PAGES, pages - first), np.uint8)
-                begin = view.ctypes.data + first * PAGE
-                if libc.mincore(begin, min(len(found) * PAGE, length - first * PAGE), found.ctypes.data):
+                address = view.ctypes.data + first * PAGE
+                if libc.mincore(address, min(len(found) * PAGE, length - first * PAGE), found.ctypes.data):
                     raise OSError(ctypes.get_errno(), f"mincore of {path}")
                 yield first, (found & 1).astype(bool)
         finally:
-            del view  # a map with a view of it cannot be closed
+            del view  # a mapping that has a view cannot be closed
 
 
 def _may_know(path: Path) -> bool:
-    """Whether mincore tells this process the truth of a file."""
+    """Whether mincore reports the true state of a file to this process."""
     found = path.stat()
     return os.access(path, os.W_OK) or found.st_uid == os.geteuid()
 
 
 def _share_by_trial(path: Path) -> float:
-    """The share by touching pages here and there: those that were not cached cost a major fault, and then are cached."""
+    """The share by touching random pages: a page that was not cached costs a major fault, and is cached from then on."""
     misses = tried = 0
     end = time.perf_counter() + BUDGET_S
     with _mapped(path) as mapped:
         if mapped is None:
             return 1.0
         pages = -(-len(mapped) // PAGE)
-        mapped.madvise(mmap.MADV_RANDOM)  # no page but the one that is touched
-        for page in random.sample(range(pages), min(TRIES, pages)):  # others than those of the last look
-            if mapped.size() <= page * PAGE:  # cut short meanwhile: touched, it would end the process
+        mapped.madvise(mmap.MADV_RANDOM)  # no readahead: only the page that is touched
+        for page in random.sample(
+            range(pages), min(TRIES, pages)
+        ):  # other pages at each call, as those are cached now
+            if (
+                mapped.size() <= page * PAGE
+            ):  # the file was truncated: touching the page would kill the process
                 continue
             before = resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
             mapped[page * PAGE]

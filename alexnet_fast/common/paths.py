@@ -1,4 +1,4 @@
-"""Paths as people give them, on a command line or in a recipe: read in this one place."""
+"""Reads the paths that people give, on a command line or in a recipe."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from .untrusted import printable
 
 
 def given_path(text: str) -> str:
-    """The path that a user wrote, with ``~`` or ``~name`` in front as that user's home folder; any other as it stands.
+    """The path that a user wrote, with a leading ``~`` or ``~name`` replaced by that user's home folder; else unchanged.
 
-    A shell expands them itself, but not in quotes, behind ``--flag=`` or in a recipe.
+    A shell expands these too, but not in quotes, after ``--flag=`` or in a recipe.
 
     Raises:
-        UserError: it is empty, or no such user is known.
+        UserError: it is empty, or there is no such user.
     """
     if not text:
         raise UserError("an empty path: give one, such as . for the current folder")
@@ -25,16 +25,16 @@ def given_path(text: str) -> str:
             f"{user!r}, a user that this machine does not know" if user else "a user that it does not know"
         )
         raise UserError(
-            f"{text} is in the home folder of {whose}: give the whole path, or ./{text} for a name that begins so"
+            f"{text} is in the home folder of {whose}: give the full path, or ./{text} for a name that starts so"
         )
     return path
 
 
 def check_text(path: str, what: str) -> str:
-    """The path, which a recipe can hold.
+    """The path, if a recipe can hold it.
 
     Raises:
-        UserError: it is not UTF-8, which names on a disk need not be, but TOML and JSON are.
+        UserError: it is not UTF-8; file names need not be, but TOML and JSON must.
     """
     try:
         path.encode()

@@ -1,4 +1,4 @@
-"""Objects that keep what they were made with: an attribute that is set later, where nobody would read it, is an error."""
+"""Objects that keep the settings of their constructor: setting an attribute later that nothing would read is an error."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PACKAGE = __name__.partition(".")[0]
 
 
 class NoSetting(UserError, AttributeError):
-    """An attribute was set that nobody would read."""
+    """An attribute was set that nothing would read."""
 
 
 class Setting:
-    """An attribute that may be set at any time and is read from then on; checked where it is set.
+    """An attribute that may be set at any time and is read from then on; checked when it is set.
 
     Args:
-        check: (its name, what is given) -> the value, or UserError.
+        check: takes its name and the value given; returns the value to keep, or raises UserError.
     """
 
     def __init__(self, check: Callable[[str, Any], Any]) -> None:
@@ -43,12 +43,12 @@ class Setting:
 
 
 class Settled:
-    """Refuses what is set from ``_settled = True`` on, but for properties with a setter, ``Setting`` and private names.
+    """Once ``_settled`` is True, refuses to set attributes, except properties with a setter, ``Setting`` and private names.
 
-    A class that others derive from it may set attributes of its own: by names that this package does not use, or that
-    it declares itself.
+    A class that a user derives may set attributes of its own: names that this package does not use, or that the class
+    declares.
 
-    ``_instead`` tells what to do in place of setting an attribute, by its name.
+    ``_instead``: for an attribute's name, what to do instead of setting it.
     """
 
     __slots__ = ()
@@ -56,8 +56,8 @@ class Settled:
 
     def __setattr__(self, name: str, given: object) -> None:
         if not name.startswith("_") and getattr(self, "_settled", False) and not self._can_set(name):
-            said = printable(repr(given), 40)
-            raise NoSetting(f"{type(self).__name__}.{name} = {said} cannot be set: {self._why(name, said)}")
+            shown = printable(repr(given), 40)
+            raise NoSetting(f"{type(self).__name__}.{name} = {shown} cannot be set: {self._why(name, shown)}")
         super().__setattr__(name, given)
 
     def _can_set(self, name: str) -> bool:
@@ -69,14 +69,14 @@ class Settled:
         ours, theirs = _classes(self)
         return bool(theirs) and (name in _declared(theirs) or name not in _known(ours))
 
-    def _why(self, name: str, said: str) -> str:
+    def _why(self, name: str, shown: str) -> str:
         kind, (ours, _) = type(self).__name__, _classes(self)
         if name in self._instead:
             return self._instead[name]
         if name in _parameters(ours):
-            return f"it keeps what it was opened with, so open a new {kind} with {name}={said}"
+            return f"it keeps what it was opened with, so open a new {kind} with {name}={shown}"
         if name in _known(ours):
-            return "it only tells what was opened"
+            return "it only reports what was opened"
         near = difflib.get_close_matches(name, sorted(_known(ours)), 1, 0.5)
         return f"there is no such attribute{f'; did you mean {near[0]}?' if near else ''}"
 
@@ -85,13 +85,13 @@ Classes = list[type]
 
 
 def _classes(instance: Settled) -> tuple[Classes, Classes]:
-    """The classes of an object that are this package's, and those that others derived from them."""
+    """The classes of an object that belong to this package, and those that users derived from them."""
     ours = [each for each in type(instance).__mro__ if each.__module__.partition(".")[0] == PACKAGE]
     return ours, [each for each in type(instance).__mro__ if issubclass(each, ours[0]) and each not in ours]
 
 
 def _known(classes: Classes) -> set[str]:
-    """The public names that classes use."""
+    """The public names that these classes use."""
     return {name for name in _declared(classes) | _parameters(classes) if not name.startswith("_")}
 
 

@@ -9,7 +9,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for a reader: "24 GiB", "64 KiB", as `free -h` counts; speeds and files' sizes elsewhere are decimal."""
+    """Bytes in binary units, as `free -h` does: "24 GiB", "64 KiB".  Speeds and file sizes elsewhere are decimal."""
     unit = "bytes"
     for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
         if count < 1024 or unit == "TiB":

@@ -1,4 +1,4 @@
-"""Text that somebody else wrote: read within limits, taken apart as data, shown on one line."""
+"""Text from others: read up to a size limit, parsed as data only, shown on one line."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", sta
 
 
 def read_text(path: Path, max_bytes: int) -> str:
-    """The UTF-8 text of a regular file of at most so many bytes.
+    """The UTF-8 text of a regular file of at most ``max_bytes`` bytes; a byte-order mark is dropped.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file does not exist.
         OSError: it cannot be read.
-        ValueError: it is no regular file, too large, or no text.
+        ValueError: it is not a regular file, too large, or not UTF-8.
     """
     with open_regular(path) as file:
         content = file.read(max_bytes + 1)
@@ -30,7 +30,7 @@ def read_text(path: Path, max_bytes: int) -> str:
 
 
 def read_json(path: Path, max_bytes: int) -> dict[str, Any]:
-    """The object that a JSON file holds; raises as ``read_text`` does, and ValueError for what is no JSON object."""
+    """The object in a JSON file; raises as ``read_text`` does, and ValueError if it is not a JSON object."""
     try:
         document = json.loads(read_text(path, max_bytes))
     except RecursionError:
@@ -41,12 +41,12 @@ def read_json(path: Path, max_bytes: int) -> dict[str, Any]:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file to be read, if it is one: a pipe would be waited for, a device read for ever.
+    """Open a regular file to read it.  Opening a pipe would block, and reading a device might never end.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file does not exist.
         OSError: it cannot be opened.
-        ValueError: it is a folder, a pipe, a socket or a device, or its name holds a NUL.
+        ValueError: it is a folder, a pipe, a socket or a device, or its name contains a NUL.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -67,5 +67,5 @@ def kind_of(status: os.stat_result) -> str:
 
 
 def printable(text: str, most: int = 200) -> str:
-    """Text as it may stand in a one-line message: shortened, and with what a terminal would obey or not print escaped."""
+    """Text for a one-line message: cut after ``most`` characters, with control characters and unprintable ones escaped."""
     return escaped(text if len(text) <= most else f"{text[:most]}...")

@@ -360,8 +360,8 @@ def test_what_is_no_path_is_refused_by_name(given: Any) -> None:
     ("name", "said"),
     [
         ("path", "open a new Beton with path="),
-        ("labels", "it only tells what was opened"),
-        ("num_classes", "it only tells what was opened"),
+        ("labels", "it only reports what was opened"),
+        ("num_classes", "it only reports what was opened"),
         ("lables", "there is no such attribute; did you mean labels?"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Arguments of the public constructors: what is taken, and the sentence for what is not; test_loader.py has every one of the Loader's."""
+"""Arguments of the public constructors: what is accepted, and the sentence for what is not; test_loader.py covers the Loader's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def refused(function: Any, given: object, *more: Any) -> str:
     return str(caught.value)
 
 
-def test_a_number_comes_as_pythons() -> None:
+def test_a_number_is_returned_as_pythons() -> None:
     for given in (3, np.int8(3), np.uint64(3), np.array(3)):
         value = arguments.whole("name", given, "3", lambda n: n == 3)
         assert type(value) is int
@@ -35,7 +35,9 @@ def test_a_sentence_says_what_was_given_and_what_is_expected() -> None:
         "name = '8' is of type str, expected a whole number, at least 1"
     )
     assert refused(arguments.whole, 0, "at least 1", bool) == "name = 0 is out of range, expected at least 1"
-    assert refused(arguments.pair, (1,), "a < b", bool) == "name = (1,) is no pair of numbers, expected a < b"
+    assert (
+        refused(arguments.pair, (1,), "a < b", bool) == "name = (1,) is not a pair of numbers, expected a < b"
+    )
     assert refused(arguments.flag, "False") == "name = 'False' is of type str, expected True or False"
     assert refused(arguments.choice, "b", ("a", "c")) == 'name = \'b\' is out of range, expected "a" or "c"'
 
@@ -44,16 +46,16 @@ def test_a_number_beyond_all_floats_is_out_of_range() -> None:
     assert "is out of range" in refused(arguments.number, 10**400, "a probability", lambda p: p <= 1)
 
 
-def test_what_a_terminal_would_obey_is_shown_escaped_and_in_short() -> None:
+def test_control_characters_are_escaped_and_a_long_value_is_cut() -> None:
     class Loud:
         def __repr__(self) -> str:
             return "\x1b[2J\n" + "x" * 1000
 
-    said = refused(arguments.whole, Loud(), "at least 1", bool)
-    assert "\x1b" not in said and len(said) < 300
+    sentence = refused(arguments.whole, Loud(), "at least 1", bool)
+    assert "\x1b" not in sentence and len(sentence) < 300
 
 
-def test_a_path_is_a_str_or_what_stands_for_one(tmp_path: Path) -> None:
+def test_a_path_is_a_str_or_a_path_like(tmp_path: Path) -> None:
     class Bytes:
         def __fspath__(self) -> bytes:
             return b"a"

@@ -1,4 +1,4 @@
-"""What the command lines have in common: one sentence for what is no argument, and help whose defaults say something."""
+"""What the command lines share: one sentence for a wrong argument, and useful defaults in the help."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parser() -> Parser:
     parser = Example(prog="example", formatter_class=Defaults)
     parser.add_argument("file")
     parser.add_argument("--quality", type=int, default=0, help="of all")
-    parser.add_argument("--fresh", action="store_true", help="begin anew")
+    parser.add_argument("--fresh", action="store_true", help="start from scratch")
     parser.add_argument("--out", help="where to")
     return parser
 
@@ -30,13 +30,13 @@ def parser() -> Parser:
         (["a", "--qualty", "90"], "unknown flag --qualty; did you mean --quality?"),
         (["a", "--qual", "90"], "unknown flag --qual; did you mean --quality?"),
         (["a", "--zzz=1"], "unknown flag --zzz: see --help"),
-        (["a", "b"], "b is one argument too many: see --help"),
-        (["a", "--colour"], "--colour is not known: every image is RGB"),
+        (["a", "b"], "unexpected argument b: see --help"),
+        (["a", "--colour"], "unknown flag --colour: every image is RGB"),
         (["--fresh"], "the following arguments are required: file"),
         (["a", "--quality", "high"], "argument --quality: invalid int value: 'high'"),
     ],
 )
-def test_what_is_no_argument_is_told_in_one_sentence(
+def test_a_wrong_argument_is_an_error_of_one_sentence(
     parser: Parser, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -45,12 +45,12 @@ def test_what_is_no_argument_is_told_in_one_sentence(
     assert capsys.readouterr() == ("", f"error: {sentence}\n")
 
 
-def test_flags_may_stand_before_and_behind(parser: Parser) -> None:
+def test_flags_may_come_before_and_after_the_positional_arguments(parser: Parser) -> None:
     assert parser.parse(["--fresh", "a", "--quality", "3"]) == parser.parse(
         ["a", "--quality", "3", "--fresh"]
     )
 
 
-def test_help_tells_a_default_where_it_says_something(parser: Parser) -> None:
-    told = parser.format_help()
-    assert "of all (default: 0)" in told and "None" not in told and "False" not in told
+def test_help_shows_a_default_unless_it_is_none_or_false(parser: Parser) -> None:
+    shown = parser.format_help()
+    assert "of all (default: 0)" in shown and "None" not in shown and "False" not in shown

@@ -1,4 +1,4 @@
-"""How many cores may be used, by a made-up cgroup."""
+"""How many cores may be used, in a synthetic cgroup."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_quota_cuts_the_affinity_but_leaves_one(tmp_path: Path) -> None:
 
 
 def make_host(root: Path, nodes: list[str], twins_apart: int) -> Path:
-    """A /sys/devices/system: each node's cores as "0-3,8-11"; core i and i + `twins_apart` are one, if not 0."""
+    """A /sys/devices/system: each node's cores as "0-3,8-11"; cores i and i + `twins_apart` are hyperthreads of one core, if that is not 0."""
     for number, listed in enumerate(nodes):
         (root / f"node/node{number}").mkdir(parents=True)
         (root / f"node/node{number}/cpulist").write_text(listed + "\n")
@@ -79,13 +79,13 @@ def shares(allowed: range, ranks: int, system: Path) -> list[list[int]]:
     return [rank_cores(allowed, rank, ranks, system) for rank in range(ranks)]
 
 
-def test_ranks_keep_to_a_numa_node_and_hyperthreads_stay_beside_their_twin(tmp_path: Path) -> None:
+def test_ranks_stay_within_a_numa_node_and_the_hyperthreads_of_a_core_stay_together(tmp_path: Path) -> None:
     system = make_host(tmp_path, ["0-3,8-11", "4-7,12-15"], twins_apart=8)
     assert shares(range(16), 2, system) == [[0, 8, 1, 9, 2, 10, 3, 11], [4, 12, 5, 13, 6, 14, 7, 15]]
     assert shares(range(16), 4, system) == [[0, 8, 1, 9], [2, 10, 3, 11], [4, 12, 5, 13], [6, 14, 7, 15]]
 
 
-def test_two_nodes_are_one_ranks_where_there_are_fewer_ranks_than_nodes(tmp_path: Path) -> None:
+def test_a_rank_gets_two_nodes_if_there_are_half_as_many_ranks_as_nodes(tmp_path: Path) -> None:
     system = make_host(tmp_path, ["0,4", "1,5", "2,6", "3,7"], twins_apart=0)
     assert shares(range(8), 2, system) == [[0, 4, 1, 5], [2, 6, 3, 7]]
 
@@ -93,7 +93,7 @@ def test_two_nodes_are_one_ranks_where_there_are_fewer_ranks_than_nodes(tmp_path
 @pytest.mark.parametrize(
     ("allowed", "ranks"), [(range(7), 3), (range(2, 12), 4), (range(5), 5), (range(1), 1)]
 )
-def test_every_core_is_one_ranks_and_shares_differ_by_one_at_most(
+def test_every_core_belongs_to_one_rank_and_shares_differ_by_one_at_most(
     tmp_path: Path, allowed: range, ranks: int
 ) -> None:
     dealt = shares(allowed, ranks, tmp_path)
@@ -111,7 +111,7 @@ def test_ranks_divide_the_quota(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity is Linux's")
-def test_a_rank_is_bound_to_its_share_unless_somebody_bound_it_before(
+def test_a_rank_is_bound_to_its_share_unless_it_is_bound_already(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bound: list[set[int]] = []

@@ -1,4 +1,4 @@
-"""A lock that is waited for, and folders whose names outlive a power cut."""
+"""A lock to wait for, and folders whose file names survive a power cut."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 from alexnet_fast.common.files import hold_lock, open_locked, sync_folder
 
 
-def test_who_finds_a_lock_taken_is_told_and_waits_even_if_its_holder_deletes_the_file(tmp_path: Path) -> None:
-    path, told = tmp_path / "a.lock", threading.Event()
+def test_a_taken_lock_is_reported_and_waited_for_even_if_its_holder_deletes_the_file(tmp_path: Path) -> None:
+    path, reported = tmp_path / "a.lock", threading.Event()
     first = open_locked(path, pytest.fail)
     got: list[int] = []
-    second = threading.Thread(target=lambda: got.append(open_locked(path, told.set)))
+    second = threading.Thread(target=lambda: got.append(open_locked(path, reported.set)))
     second.start()
-    assert told.wait(10) and not got
+    assert reported.wait(10) and not got
     path.unlink()
     os.close(first)
     second.join(10)
@@ -26,7 +26,7 @@ def test_who_finds_a_lock_taken_is_told_and_waits_even_if_its_holder_deletes_the
     os.close(got[0])
 
 
-def test_who_does_not_want_to_wait_for_a_lock_raises_and_leaves_no_descriptor(tmp_path: Path) -> None:
+def test_a_caller_that_does_not_wait_for_a_lock_raises_and_leaks_no_descriptor(tmp_path: Path) -> None:
     first = open_locked(tmp_path / "a.lock", pytest.fail)
     before = set(os.listdir("/proc/self/fd"))
 
@@ -39,10 +39,10 @@ def test_who_does_not_want_to_wait_for_a_lock_raises_and_leaves_no_descriptor(tm
     os.close(first)
 
 
-def test_a_turn_leaves_no_file_however_it_ends(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="in the midst"), hold_lock(tmp_path / "a.lock", pytest.fail):
+def test_a_held_lock_leaves_no_file_however_it_ends(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="in the body"), hold_lock(tmp_path / "a.lock", pytest.fail):
         assert os.listdir(tmp_path) == ["a.lock"]
-        raise ValueError("in the midst")
+        raise ValueError("in the body")
     with hold_lock(tmp_path / "a.lock", pytest.fail):
         (tmp_path / "a.lock").unlink()
     assert os.listdir(tmp_path) == []

@@ -1,4 +1,4 @@
-"""A path means the same wherever it is given: on a command line, in a recipe, behind --set."""
+"""A path means the same wherever it is given: on a command line, in a recipe, after --set."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def test_a_tilde_in_front_is_the_home_folder_and_elsewhere_a_tilde(home: Path) -> None:
+def test_a_leading_tilde_is_the_home_folder_and_any_other_stays_a_tilde(home: Path) -> None:
     assert given_path("~") == str(home)
     assert given_path("~/a/~b") == f"{home}/a/~b"
     assert given_path("~root/x") == f"{os.path.expanduser('~root')}/x"
     for plain in ("a/~", "./~", "/x/~y", "a~", " ", "./data//train.beton", "runs/"):
-        assert given_path(plain) == plain, "no letter of any other path changes: a resumed run compares it"
+        assert given_path(plain) == plain, "any other path is unchanged: a resumed run compares it"
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "sentence"),
     [
         ("", "an empty path: give one"),
         (NOBODY, "'no-such-user-here', a user that this machine does not know"),
     ],
 )
-def test_an_empty_path_and_the_home_of_nobody_are_errors_wherever_they_are_given(
-    path: str, said: str
+def test_an_empty_path_and_the_home_of_an_unknown_user_are_errors_wherever_they_are_given(
+    path: str, sentence: str
 ) -> None:
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=sentence):
         given_path(path)
-    with pytest.raises(argparse.ArgumentTypeError, match=said):
+    with pytest.raises(argparse.ArgumentTypeError, match=sentence):
         file_path(path)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=sentence):
         validate({"run": {"out": path}})
 
 
@@ -72,7 +72,7 @@ def test_every_key_of_a_recipe_that_is_a_path_takes_a_tilde(home: Path, tmp_path
             assert getattr(getattr(recipe, section), key) == f"{home}/it"
         with pytest.raises(UserError, match=f"{name} = .* is not accepted: .* a user that this machine"):
             load(tmp_path / "a.toml", [f"{name}={NOBODY}"])
-    assert validate({"model": {"weights": ""}}).model.weights == "", "fresh ones"
+    assert validate({"model": {"weights": ""}}).model.weights == "", "empty: fresh weights"
 
 
 def test_a_recipe_holds_no_path_that_is_not_utf_8(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_recipe_holds_no_path_that_is_not_utf_8(tmp_path: Path) -> None:
     assert check_text("café", "it") == "café"
 
 
-def test_every_flag_that_takes_a_path_is_told_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_a_path_flag_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     parser = Parser(prog="example")
     parser.add_argument("--out", type=file_path)
     assert parser.parse(["--out", "a/b"]).out == Path("a/b")
@@ -94,5 +94,5 @@ def test_every_flag_that_takes_a_path_is_told_in_one_sentence(capsys: pytest.Cap
         parser.parse(["--out", NOBODY])
     assert capsys.readouterr().err == (
         f"error: argument --out: {NOBODY} is in the home folder of 'no-such-user-here', a user that this machine does not "
-        f"know: give the whole path, or ./{NOBODY} for a name that begins so\n"
+        f"know: give the full path, or ./{NOBODY} for a name that starts so\n"
     )

@@ -1,4 +1,4 @@
-"""How far a long work is: in a log a line now and then, with what is left."""
+"""Progress of long work: in a log, a line at intervals with the time left."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from alexnet_fast.common.console import Console
 from components import ROOT
 
 
-def test_a_log_gets_lines_with_rate_and_time_left_and_what_was_done_before_is_no_speed(
+def test_a_log_gets_lines_with_rate_and_time_left_and_earlier_work_does_not_count_for_the_rate(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 0.0
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now))
-    with progress.progress_bar("packing train", 1000) as told:
+    with progress.progress_bar("packing train", 1000) as report:
         for done in (400, 410, 700):
-            told(done)
+            report(done)
             now += 31.0
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
@@ -32,13 +32,13 @@ def test_a_log_gets_lines_with_rate_and_time_left_and_what_was_done_before_is_no
     ]
 
 
-def test_work_whose_log_cannot_be_written_goes_on() -> None:
+def test_work_whose_log_cannot_be_written_continues() -> None:
     code = (
         "from alexnet_fast.common import progress\n"
         "progress.LINE_EVERY_S = 0\n"
-        "with progress.progress_bar('packing', 9) as told:\n"
+        "with progress.progress_bar('packing', 9) as report:\n"
         "    for done in range(10):\n"
-        "        told(done)\n"
+        "        report(done)\n"
         "print(done)\n"
     )
     with open("/dev/full", "w") as full:
@@ -52,15 +52,15 @@ def test_work_whose_log_cannot_be_written_goes_on() -> None:
     assert (done.returncode, done.stdout) == (0, "9\n")
 
 
-def test_the_number_of_all_may_be_told_with_what_is_done(
+def test_the_number_of_all_images_may_be_given_with_the_number_done(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 0.0
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now))
-    with progress.progress_bar("verifying") as told:
-        told(1, 10)
+    with progress.progress_bar("verifying") as report:
+        report(1, 10)
         now = 40.0
-        told(5, 10)
+        report(5, 10)
     assert "verifying: 5 of 10, " in capsys.readouterr().err
 
 
@@ -68,6 +68,6 @@ def test_a_bars_name_may_hold_braces_markup_and_control_characters(monkeypatch: 
     out = io.StringIO()
     terminal = partial(Console, file=out, force_terminal=True, width=200)
     monkeypatch.setattr(progress, "Console", lambda stderr: terminal())
-    with progress.progress_bar("verifying {0}[bold]\x1b]0;x\x07.beton", 10) as told:
-        told(1)
+    with progress.progress_bar("verifying {0}[bold]\x1b]0;x\x07.beton", 10) as report:
+        report(1)
     assert r"verifying {0}[bold]\x1b]0;x\x07.beton" in out.getvalue()

@@ -607,7 +607,7 @@ def test_two_iterations_at_once_do_not_mix_their_pixels(ops: Any, ours: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"output_size": 224}, r"output_size = 224 is no pair of numbers, expected \(height, width\)"),
+        ({"output_size": 224}, r"output_size = 224 is not a pair of numbers, expected \(height, width\)"),
         ({"output_size": (224,)}, "output_size"),
         ({"output_size": (0, 224)}, "1 to 4096"),
         ({"output_size": (224, 5000)}, "1 to 4096"),
@@ -622,7 +622,7 @@ def test_two_iterations_at_once_do_not_mix_their_pixels(ops: Any, ours: Path) ->
         ({"output_size": (224, "224")}, "output_size"),
         ({"output_size": (True, True)}, "output_size"),
         ({"output_size": (224, float("inf"))}, "1 to 4096"),
-        ({"scale": None}, "scale = None is no pair of numbers"),
+        ({"scale": None}, "scale = None is not a pair of numbers"),
         ({"scale": ("a", "b")}, "scale"),
         ({"scale": (float("nan"), 1)}, "scale"),
         ({"ratio": (1.0, float("inf"))}, "ratio"),

@@ -353,10 +353,10 @@ def test_an_argument_that_is_set_later_is_an_error_that_says_what_to_do(beton: P
         ("on_errror", "did you mean on_error?"),
         ("qqq", "there is no such attribute$"),
         ("epoch", "call set_epoch with it"),
-        ("num_samples", "it only tells what was opened"),
-        ("wait_s", "it only tells what was opened"),
-        ("beton", "it only tells what was opened"),
-        ("set_epoch", "it only tells what was opened"),
+        ("num_samples", "it only reports what was opened"),
+        ("wait_s", "it only reports what was opened"),
+        ("beton", "it only reports what was opened"),
+        ("set_epoch", "it only reports what was opened"),
     ],
 )
 def test_any_other_attribute_that_nobody_reads_is_an_error(beton: Path, name: str, said: str) -> None:
