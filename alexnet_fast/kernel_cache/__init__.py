@@ -12,11 +12,11 @@ from .store import KernelCache
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile ``function`` when it is first called, without the GIL, and keep the machine code on disk (``store``).
+    """Compile ``function`` at its first call, to run without the GIL, and keep the machine code on disk (``store``).
 
     - nogil: kernels run on plain threads.
-    - numpy's error model: no test for division by zero, which would keep LLVM from vectorising loops.
-    - No fastmath: the same bits on every machine are worth more than the last percent.
+    - numpy's error model: no check for division by zero, which would stop LLVM from vectorising loops.
+    - No fastmath: the same bits on every machine are worth more than the last percent of speed.
     """
     dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
     if dispatcher is function:  # NUMBA_DISABLE_JIT
@@ -27,13 +27,13 @@ def kernel(function: Callable[..., Any]) -> Any:
         with compile_lock():
             return compile_for(signature)
 
-    # numba has no public way to bring a cache of one's own.
+    # numba has no public way to set a custom cache.
     dispatcher._cache = KernelCache(function)
     dispatcher.compile = compile_alone
     return dispatcher
 
 
 def is_cached(kernel: Any) -> bool:
-    """Whether a kernel's machine code for this machine lies on disk, so that its first call will load it and not compile."""
+    """Whether a kernel's machine code for this machine is on disk, so that its first call loads it and does not compile."""
     store = getattr(kernel, "_cache", None)
     return isinstance(store, KernelCache) and store.holds_any()

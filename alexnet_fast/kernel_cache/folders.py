@@ -1,4 +1,4 @@
-"""Folders in which compiled kernels may lie."""
+"""The folders in which compiled kernels may be kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("alexnet_fast")
 
 
 def search_path(source_folder: Path) -> Iterator[Path]:
-    """Where kernels that are defined in a folder may lie compiled, best first. A package that cannot be written may carry them."""
+    """Where to look for the compiled kernels of a source folder, best first. A package that is not writable may contain them."""
     yield from _lasting(source_folder)
     if (temporary := _temporary()) is not None and _is_private(temporary):
         yield temporary / _own_name(source_folder)
@@ -26,11 +26,11 @@ def search_path(source_folder: Path) -> Iterator[Path]:
 
 @cache
 def writable_folder(source_folder: Path) -> Path | None:
-    """The first of these folders that can be written, made if need be; says aloud when that is none that lasts."""
-    for lasting in (places := list(_lasting(source_folder))):
-        if _can_be_written(lasting):
-            return lasting
-    place = _made_temporary(source_folder)
+    """The first of these folders that can be written, created if needed; logs a warning if it is not a permanent one."""
+    for permanent in (places := list(_lasting(source_folder))):
+        if _can_be_written(permanent):
+            return permanent
+    place = _create_temporary(source_folder)
     logger.warning(
         "compiled kernels cannot be written to %s, so %s; set NUMBA_CACHE_DIR to a folder that can be written",
         " or ".join(map(str, places)),
@@ -45,23 +45,23 @@ def _lasting(source_folder: Path) -> Iterator[Path]:
         return
     yield source_folder / "__pycache__" / "kernels"  # for every user of this installation
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    if home.is_absolute():  # not where there is no home
+    if home.is_absolute():  # without a home, "~" stays
         yield home / "alexnet_fast" / _own_name(source_folder)
 
 
 def _own_name(source_folder: Path) -> str:
-    """Apart from those of another installation."""
+    """A name that no other installation uses."""
     return f"{source_folder.name}-{hashlib.sha256(bytes(source_folder)).hexdigest()[:12]}"
 
 
 def _temporary() -> Path | None:
     try:
         return Path(tempfile.gettempdir()) / f"alexnet_fast-{os.getuid()}"
-    except FileNotFoundError:  # not even that
+    except FileNotFoundError:  # no temporary folder can be written
         return None
 
 
-def _made_temporary(source_folder: Path) -> Path | None:
+def _create_temporary(source_folder: Path) -> Path | None:
     if (temporary := _temporary()) is None:
         return None
     with suppress(OSError):
@@ -71,7 +71,7 @@ def _made_temporary(source_folder: Path) -> Path | None:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether nobody else can have filled a folder that anybody could have made: what lies in it is run."""
+    """Whether only this user can write the folder. Anybody can create a folder in /tmp, and the code in it is run."""
     try:
         found = folder.lstat()
     except OSError:

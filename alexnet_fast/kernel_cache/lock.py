@@ -1,4 +1,4 @@
-"""One process compiles, the others wait and load: a lock file in the folder that they share."""
+"""One process compiles, the others wait and load its code: a lock file in the shared folder."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import TypeVar
 from numba.core.compiler_lock import global_compiler_lock
 
 POLL_S = 0.05
-PATIENCE_S = 2.0
-MAX_WAIT_S = 180.0  # a process that was stopped, by a debugger or a scheduler, keeps its turn
+PATIENCE_S = 2.0  # a longer wait is logged
+MAX_WAIT_S = 180.0  # a process that a debugger or a scheduler has suspended keeps the lock
 
 logger = logging.getLogger("alexnet_fast")
 T = TypeVar("T")
 
 
 class CompileLock:
-    """The right to compile into a folder, which one process has at a time; it ends with the process at the latest."""
+    """The right to compile into a folder, held by one process at a time; it ends with the process at the latest."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "compiling.lock"
@@ -31,17 +31,17 @@ class CompileLock:
         self._gave_up = False
 
     def wait(self, look: Callable[[], T | None]) -> T | None:
-        """What ``look`` finds as soon as another process has compiled it, or None when it is for us to compile."""
+        """Wait for the lock; returns what ``look`` finds once another process has compiled it, or None if this process must compile."""
         if self._has or self._gave_up:
             return None
-        started, told = time.monotonic(), False
+        started, warned = time.monotonic(), False
         while not self._take():
             time.sleep(POLL_S)
             if (found := look()) is not None:
                 return found
             waited_s = time.monotonic() - started
-            if waited_s > PATIENCE_S and not told:
-                told = True
+            if waited_s > PATIENCE_S and not warned:
+                warned = True
                 logger.warning("waiting for another process to compile the kernels; it holds %s", self._path)
             if waited_s > MAX_WAIT_S:
                 self._gave_up = True
@@ -49,14 +49,16 @@ class CompileLock:
                     "another process has held %s for %.0f s: compiling here too", self._path, waited_s
                 )
                 return None
-        return look()  # compiled just before the turn came to us?
+        return look()  # it may have been compiled just before we got the lock
 
     def release(self) -> None:
-        """Let the others compile."""
+        """Let other processes compile."""
         if self._file is not None:
             with suppress(OSError):
                 if self._has:
-                    fcntl.flock(self._file, fcntl.LOCK_UN)  # a forked child would keep what is only closed
+                    fcntl.flock(
+                        self._file, fcntl.LOCK_UN
+                    )  # closing alone is not enough: a forked child shares the lock
                 os.close(self._file)
         self._file, self._has = None, False
 
@@ -73,7 +75,7 @@ class CompileLock:
         return True
 
 
-# A child that was forked in the middle of a compilation would wait for ever for the thread that it does not have.
+# Forks wait until no compilation runs: a child forked during one would wait for ever for a lock held by a thread it does not have.
 os.register_at_fork(
     before=global_compiler_lock.acquire,
     after_in_parent=global_compiler_lock.release,
@@ -84,13 +86,13 @@ _depth = 0
 
 
 def lock_of(folder: Path) -> CompileLock:
-    """This process's place in the queue for a folder."""
+    """This process's lock for a folder."""
     return _locks.setdefault(folder, CompileLock(folder))
 
 
 @contextmanager
 def compile_lock() -> Iterator[None]:
-    """Around a compilation and those of the kernels inlined in it: when the outermost ends, the turn goes to the next process."""
+    """Around a compilation, with those of the kernels inlined in it: when the outermost ends, other processes may compile."""
     global _depth
     with global_compiler_lock:  # numba's own: one thread of a process is here at a time
         _depth += 1

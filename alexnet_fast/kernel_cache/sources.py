@@ -23,11 +23,11 @@ class Source(NamedTuple):
 
 @cache
 def version_of(module: str, path: Path) -> str | None:
-    """The module's name and a digest of its source and of what it imports, directly or not, from its own package or from ours.
+    """The module's name and a digest of its source and of all that it imports, directly or not, from its own package or ours.
 
-    Constants and functions of those files are inlined into its kernels. To be asked while the module is imported: an
-    editor may save a file later, and the old code must not be kept under the new file's digest. None for a module
-    whose source cannot be read.
+    Constants and functions of those files are inlined into its kernels. Call this while the module is imported: an editor
+    may save a file later, and the old code must not be kept under the new file's digest. None for a module whose source
+    cannot be read.
     """
     digest = hashlib.sha256()
     try:

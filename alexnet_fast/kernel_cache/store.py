@@ -1,8 +1,8 @@
 """Machine code on disk: a file for each kernel, signature and machine, compiled by one process and loaded by the others.
 
-It stands in for numba's own cache, which wants a folder that it can write, lets every rank compile for itself, knows
-changes of one source file alone, and keeps an index apart from the code, so that two processes of different CPUs that
-share a home folder can each end with the other's code behind its own entry.
+It replaces numba's own cache, which needs a writable folder, has every rank compile for itself, detects changes of one
+source file only, and keeps an index apart from the code: two processes on different CPUs that share a home folder can each
+end up with an index entry that points to the other's code.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ logger = logging.getLogger("alexnet_fast")
 
 
 class KernelCache(_Cache):  # type: ignore[misc]
-    """The machine code of one kernel, as numba's dispatcher asks for it; nothing here fails a kernel.
+    """The machine code of one kernel, with the interface of numba's caches; an error in here never makes a kernel fail.
 
-    A file is a SHA-256 sum and the pickle that it is of: (key, what numba makes of a compiled function).
+    A file holds a pickle, (key, numba's reduced form of a compiled function), after the pickle's SHA-256 sum.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -54,11 +54,11 @@ class KernelCache(_Cache):  # type: ignore[misc]
 
     @property
     def cache_path(self) -> str:
-        """Where it would best lie."""
+        """The best folder for it."""
         return str(next(folders.search_path(self._folder)))
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
-        """The compiled kernel, or None when it is for the caller to compile; waits for a process that compiles it already."""
+        """The compiled kernel, or None if the caller must compile it; waits for another process that is compiling it."""
         if self._version is None:
             return None
         target_context.refresh()
@@ -69,12 +69,14 @@ class KernelCache(_Cache):  # type: ignore[misc]
         return None if reduced is None else CompileResult._rebuild(target_context, *reduced)
 
     def save_overload(self, signature: Any, result: Any) -> None:
-        """Keep what was compiled, if there is a place for it."""
+        """Keep a compiled kernel on disk, if a folder can be written."""
         if self._version is None or result.lifted or result.library.has_dynamic_globals:
             cause = (
-                "its source cannot be read" if self._version is None else "it holds addresses of this process"
+                "its source cannot be read"
+                if self._version is None
+                else "it contains addresses of this process"
             )
-            logger.warning("each start compiles %s, for %s", self._label, cause)
+            logger.warning("each start compiles %s again, since %s", self._label, cause)
             return
         if (place := folders.writable_folder(self._folder)) is None:
             return
@@ -88,11 +90,11 @@ class KernelCache(_Cache):  # type: ignore[misc]
             if is_new:
                 with suppress(OSError):  # another process prunes too
                     _prune(place, self._version)
-        except OSError as error:  # a full disk, a mount that went
+        except OSError as error:  # a full disk, a lost mount
             logger.warning("%s could not be kept in %s: %s", self._label, folder, error.strerror or error)
 
     def flush(self) -> None:
-        """Forget this kernel: numba is about to compile it anew."""
+        """Delete this kernel's files: numba is about to compile it again."""
         for path in self._files():
             with suppress(OSError):
                 path.unlink()
@@ -104,11 +106,11 @@ class KernelCache(_Cache):  # type: ignore[misc]
         """Of numba's interface; a store is always enabled."""
 
     def holds_any(self) -> bool:
-        """Whether code for this machine lies on disk."""
+        """Whether code for this machine is on disk."""
         return any(True for _ in self._files())
 
     def _read(self, key: tuple[str, ...]) -> Any:
-        """What numba made of the compiled function, from the first file that is there and whole; else None."""
+        """numba's reduced form of the compiled function, from the first file that exists and is intact; else None."""
         for place in folders.search_path(self._folder):
             folder = place / str(self._version)
             try:
@@ -116,10 +118,10 @@ class KernelCache(_Cache):  # type: ignore[misc]
             except OSError:
                 continue
             if hashlib.sha256(content[SUM_BYTES:]).digest() != content[:SUM_BYTES]:
-                continue  # cut short by a full disk or a power failure: compiled and written anew
+                continue  # truncated by a full disk or a power failure: it is compiled and written again
             try:
                 found, reduced = pickle.loads(content[SUM_BYTES:])
-            except Exception:  # whatever the classes of another library's version may raise
+            except Exception:  # classes of another library version may raise anything
                 continue
             if found == key:
                 _mark_as_used(folder)
@@ -139,7 +141,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
 
     @cached_property
     def _machine(self) -> tuple[str, ...]:
-        """Whatever of the machine, the libraries, their settings and the function's closure is in the code."""
+        """Everything that the code depends on: the machine, the libraries, their settings and the function's closure."""
         processor = cpu_target.target_context.codegen().magic_tuple()  # triple, name, features
         python = (sys.implementation.cache_tag, getattr(sys, "abiflags", ""))
         settings = (config.OPT, config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT, config.LOOP_VECTORIZE)
@@ -155,7 +157,7 @@ def _short(key: tuple[str, ...]) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
+    """Write the complete file or nothing."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     try:
         partial.write_bytes(content)
@@ -165,13 +167,13 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _mark_as_used(version: Path) -> None:
-    with suppress(OSError):  # of a folder that is not ours to write
+    with suppress(OSError):  # a folder that this user may not write
         if time.time() - version.stat().st_mtime > DAY_S:
             os.utime(version)
 
 
 def _prune(place: Path, version: str) -> None:
-    """Remove all but the versions of a module's kernels that were used last. Who runs one has it in memory."""
+    """Delete all but the KEPT most recently used versions of a module's kernels. Processes that run one have it in memory."""
     others = place.glob(f"{version.rpartition('-')[0]}-*")
     by_use = sorted((path.stat().st_mtime, path) for path in others if path.name != version)
     for _, path in by_use[: 1 - KEPT]:

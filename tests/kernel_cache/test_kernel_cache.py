@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept, who compiles them, and when they are compiled anew."""
+"""Where compiled kernels are kept, which process compiles them, and when they are compiled again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_kernel_is_compiled_once_on_a_machine_and_loaded_at_every_later_start(
     assert len(stored(package / "__pycache__" / "kernels")) == 1
 
 
-def test_a_change_of_any_source_that_is_inlined_compiles_anew_and_a_change_of_another_does_not(
+def test_a_change_of_any_source_that_is_inlined_compiles_again_and_a_change_of_another_does_not(
     tmp_path: Path,
 ) -> None:
     package = write_package(tmp_path)
@@ -48,7 +48,7 @@ def test_a_change_of_any_source_that_is_inlined_compiles_anew_and_a_change_of_an
     assert (changed.cached_before, changed.misses, changed.value) == (False, 1, 18)
 
 
-def test_settings_that_change_the_code_have_code_of_their_own(tmp_path: Path) -> None:
+def test_settings_that_change_the_code_have_their_own_files(tmp_path: Path) -> None:
     package = write_package(tmp_path)
     run(package)
     assert run(package, env={"NUMBA_BOUNDSCHECK": "1"}).misses == 1
@@ -71,7 +71,7 @@ def test_of_processes_that_start_at_once_one_compiles_and_the_others_load(tmp_pa
     assert not any(one.said for one in found)
 
 
-def test_a_process_that_never_gives_up_its_turn_is_named_and_not_waited_for_for_ever(tmp_path: Path) -> None:
+def test_the_wait_for_a_process_that_never_releases_the_lock_is_logged_and_times_out(tmp_path: Path) -> None:
     package = write_package(tmp_path)
     place = package / "__pycache__" / "kernels"
     place.mkdir(parents=True)
@@ -85,31 +85,29 @@ def test_a_process_that_never_gives_up_its_turn_is_named_and_not_waited_for_for_
 
 
 def test_a_child_that_is_forked_during_a_compilation_can_compile() -> None:
-    """The thread that compiles is not in it, and would hold numba's lock there for ever."""
-    begun = threading.Event()
+    """The compiling thread does not exist in the child, where it would hold numba's lock for ever."""
+    started = threading.Event()
 
     def compiles() -> None:
         with lock.compile_lock():
-            begun.set()
+            started.set()
             time.sleep(0.3)
 
     compiler = threading.Thread(target=compiles)
     compiler.start()
-    begun.wait()
+    started.wait()
     child = os.fork()
     if child == 0:
-        signal.alarm(20)  # ends it, where it waits in vain
+        signal.alarm(20)  # ends it if it never gets the lock
         with lock.compile_lock():
             os._exit(lock._depth)
     compiler.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 
 
-def test_a_compilation_that_fails_gives_its_turn_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compilation_that_fails_releases_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    # Asked once a process for each folder of sources, and this one's holds other tests' kernels.
+    # Cached for each folder of sources, and this folder's holds other tests' kernels.
     monkeypatch.setattr(folders, "writable_folder", folders.writable_folder.__wrapped__)
 
     @kernel
@@ -134,7 +132,7 @@ def test_where_the_package_cannot_be_written_code_is_kept_in_the_users_cache(tmp
     assert len(stored(home / ".cache" / "alexnet_fast")) == 1
 
 
-def test_a_package_on_a_read_only_file_system_serves_the_code_it_carries_or_it_is_compiled_at_home(
+def test_a_package_on_a_read_only_file_system_uses_the_code_in_it_or_code_kept_at_home(
     tmp_path: Path,
 ) -> None:
     package, home = write_package(tmp_path), tmp_path / "home"
@@ -171,25 +169,25 @@ def test_code_in_a_temporary_folder_that_others_can_write_is_not_run(tmp_path: P
     assert "each process compiles them for itself" in found.said
 
 
-def test_a_place_by_environment_comes_first(tmp_path: Path) -> None:
+def test_a_folder_from_the_environment_comes_first(tmp_path: Path) -> None:
     package = write_package(tmp_path)
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "chosen")}
     assert [run(package, env=environment).misses for _ in range(2)] == [1, 0]
     assert len(stored(tmp_path / "chosen")) == 1 and not (package / "__pycache__").exists()
 
 
-def test_damaged_code_is_compiled_anew(tmp_path: Path) -> None:
+def test_corrupt_code_is_compiled_again(tmp_path: Path) -> None:
     package = write_package(tmp_path)
     run(package)
     (path,) = stored(package)
     content = path.read_bytes()
-    for damaged in (content[:-1], content[:100] + bytes([content[100] ^ 1]) + content[101:]):
-        path.write_bytes(damaged)
+    for corrupt in (content[:-1], content[:100] + bytes([content[100] ^ 1]) + content[101:]):
+        path.write_bytes(corrupt)
         assert run(package).misses == 1
     assert path.stat().st_size > len(content) // 2 and run(package).misses == 0
 
 
-def test_versions_that_were_not_used_for_longest_are_pruned(tmp_path: Path) -> None:
+def test_the_least_recently_used_versions_are_deleted(tmp_path: Path) -> None:
     package = write_package(tmp_path)
     place = package / "__pycache__" / "kernels"
     for age_days in range(1, KEPT + 3):
