@@ -470,7 +470,9 @@ def test_a_device_that_does_not_start_is_one_sentence(device: Device, monkeypatc
         raise RuntimeError("the driver is older than CANN\nC++ stack trace")
 
     monkeypatch.setattr(torch.accelerator, "set_device_index", fail)
-    with pytest.raises(UserError, match=":0 does not start .the driver is older than CANN.: see with .*-smi"):
+    with pytest.raises(
+        UserError, match=":0 does not start .the driver is older than CANN.: check with .*-smi"
+    ):
         device.use()
 
 

@@ -1,1 +1,1 @@
-"""All in which devices differ."""
+"""Everything in which devices differ: cpu, cuda and npu."""

@@ -1,4 +1,4 @@
-"""What torch offers alike for every accelerator: the part that cuda and npu share."""
+"""What torch offers for every accelerator: the part that cuda and npu share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .facts import FACTS
 
 @dataclass(frozen=True)
 class Accelerator(Device):
-    """A card with a memory, streams and a generator of its own; halves are float16."""
+    """A card with its own memory, streams and random generator; half precision is float16."""
 
     is_host: ClassVar[bool] = False
     torch_device: torch.device
@@ -28,12 +28,12 @@ class Accelerator(Device):
     @classmethod
     @abstractmethod
     def of(cls, torch_device: torch.device) -> Accelerator:
-        """The device, as this kind computes."""
+        """The device, with this kind's dtype and memory format."""
 
     @classmethod
     @abstractmethod
     def why_missing(cls) -> str:
-        """The one sentence that says why there is no usable device of this kind here, and what to do."""
+        """One sentence: why this machine has no usable device of this kind, and what to do."""
 
     @classmethod
     def open(cls, name: str, index: int) -> Accelerator:
@@ -44,7 +44,7 @@ class Accelerator(Device):
         if index >= count:
             raise UserError(
                 f"run.device = {name!r} asks for {kind}:{index}, but this machine shows {count} {kind} device(s): "
-                f"start fewer ranks, or see that {cls.facts.visible_variable} leaves enough of them"
+                f"start fewer ranks, or check that {cls.facts.visible_variable} does not hide some of them"
             )
         return cls.of(torch.device(kind, index))
 
@@ -64,11 +64,11 @@ class Accelerator(Device):
     def use(self, threads: int | None = None) -> None:
         try:
             torch.accelerator.set_device_index(self.torch_device.index or 0)
-            torch.zeros((), device=self.torch_device).item()  # a driver fails at the first use, not before
+            torch.zeros((), device=self.torch_device).item()  # a broken driver fails only at the first use
         except RuntimeError as error:
             raise UserError(
-                f"{self.torch_device} does not start ({first_line(error)}): see with {self.facts.tool} that it is "
-                "healthy, free, and served by a driver that fits this torch, or use run.device = 'cpu'"
+                f"{self.torch_device} does not start ({first_line(error)}): check with {self.facts.tool} that it is "
+                "healthy, free, and has a driver that fits this torch, or use run.device = 'cpu'"
             ) from error
 
     def synchronize(self) -> None:
@@ -91,9 +91,9 @@ class Accelerator(Device):
 
 
 def usable_kind() -> str | None:
-    """The kind of this machine's accelerator, if it is usable and one of ours."""
+    """The kind of this machine's accelerator, if it is usable and supported; else None."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a driver that fails warns; why_missing, or the log, says it
+        warnings.simplefilter("ignore")  # a driver that fails warns; why_missing, or the log, reports it
         try:
             accelerator = (
                 torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -104,16 +104,16 @@ def usable_kind() -> str | None:
 
 
 def why_unusable(kind: str) -> str:
-    """What the backend itself says, in brackets, as far as it is there to say anything."""
+    """The backend's own error or warning, in brackets; "" if this torch has no such backend, or it reports nothing."""
     if not hasattr(torch, kind):
         return ""
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             torch.zeros((), device=kind)
         except (RuntimeError, AssertionError) as error:
             return f" ({first_line(error)})"
-    return f" ({first_line(said[-1].message)})" if said else ""
+    return f" ({first_line(caught[-1].message)})" if caught else ""
 
 
 def first_line(error: object) -> str:

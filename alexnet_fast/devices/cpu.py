@@ -16,7 +16,7 @@ from .facts import CPU, DeviceFacts
 
 @dataclass(frozen=True)
 class Cpu(Device):
-    """Computes where the loader decodes: nothing is copied, and halves are bfloat16."""
+    """Computes where the loader decodes, so nothing is copied; half precision is bfloat16."""
 
     facts: ClassVar[DeviceFacts] = CPU
     is_host: ClassVar[bool] = True
@@ -39,7 +39,7 @@ class Cpu(Device):
         keep_freed_memory()
 
     def synchronize(self) -> None:
-        """Nothing is ever queued."""
+        """Does nothing: work on the CPU is never queued."""
 
     def peak_memory_bytes(self) -> int | None:
         return None
@@ -48,15 +48,15 @@ class Cpu(Device):
         return None
 
     def set_random_state(self, state: torch.Tensor | None) -> None:
-        """The CPU's own generator is saved apart."""
+        """Does nothing: the state of the CPU's generator is saved separately."""
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep freed blocks instead of returning each to the system; False where it is not glibc.
+    """Make glibc keep freed blocks instead of returning them to the kernel; returns False if the C library is not glibc.
 
-    A step frees and asks again for the same 100 MB gradients and activations.  By default each becomes a
-    mapping of its own and every page is faulted in anew: at 224 px and batch 64, 180,000 faults a step in
-    float32 and 40,000 at O2.  Kept blocks fault in the first three steps and never again.
+    Each step frees the gradients and activations, 100 MB blocks, and allocates them again.  By default each is a mapping of
+    its own, and every page faults again: at 224 px and batch 64, 180,000 faults a step in float32 and 40,000 at O2.  Kept
+    blocks fault only in the first three steps.
     """
     m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
     try:

@@ -13,7 +13,7 @@ from .facts import CUDA, DeviceFacts
 
 @dataclass(frozen=True)
 class Cuda(Accelerator):
-    """Halves are float16, in channels_last."""
+    """Half precision is float16, the memory format channels_last."""
 
     facts: ClassVar[DeviceFacts] = CUDA
 

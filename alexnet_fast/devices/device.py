@@ -1,6 +1,6 @@
-"""What a device is to the rest of the package: one protocol, behind which npu, cuda and cpu differ.
+"""The protocol by which the rest of the package uses a device, be it npu, cuda or cpu.
 
-Nothing else asks for a kind by its name, but to tell it to a person.
+No other room branches on a kind's name; they only print it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import torch
 
 from .facts import DeviceFacts
 
-POLL_S = 1e-4  # between two looks at an event: far less than a step, far more than a look costs
+POLL_S = 1e-4  # between two queries of an event: far shorter than a step, far longer than a query takes
 
 
 class Device(Protocol):
-    """One rank's device and what has to be known of it.
+    """One rank's device and its properties.
 
-    facts: of its kind.
-    is_host: True where batches already lie where the model computes, so nothing is copied.
-    half_dtype: what O1 and O2 compute in; float16 needs a loss scale, bfloat16 does not.
-    memory_format: how the model's weights and its images are laid out.
-    pin_memory: whether the loader's host slots are page-locked, so that copies run beside the step.
-    casts_while_computing: whether one kernel may read bytes and float32 and write halves.
+    facts: about its kind.
+    is_host: True if batches are already where the model computes, so that nothing is copied.
+    half_dtype: the dtype in which O1 and O2 compute; float16 needs a loss scale, bfloat16 does not.
+    memory_format: of the model's weights and of its images.
+    pin_memory: whether the loader's host buffers are page-locked, so that copies run concurrently with the step.
+    casts_while_computing: whether one kernel can read uint8 and float32 and write half precision.
     """
 
     facts: ClassVar[DeviceFacts]
@@ -37,9 +37,9 @@ class Device(Protocol):
 
     @classmethod
     def open(cls, name: str, index: int) -> Device:
-        """The device of this kind and index; name: what the user called it.
+        """The device of this kind and index.  name: the user's text, for messages.
 
-        Raises UserError, with what to install or check, where this machine has none.
+        Raises UserError, with what to install or check, if this machine has no such device.
         """
         ...
 
@@ -50,7 +50,7 @@ class Device(Protocol):
 
     @property
     def collective_backend(self) -> str:
-        """Torch.distributed's name of this kind's own collectives."""
+        """torch.distributed's name of this kind's own collective backend."""
         return self.facts.backends[0]
 
     @property
@@ -59,13 +59,13 @@ class Device(Protocol):
 
     @property
     def name(self) -> str:
-        """The product's name, for reports."""
+        """The product name, for reports."""
         ...
 
     def use(self, threads: int | None = None) -> None:
         """Make this the process's device; on a CPU, compute on `threads` cores (default: those allowed).
 
-        Raises UserError where the device does not start.
+        Raises UserError if the device does not start.
         """
         ...
 
@@ -73,41 +73,41 @@ class Device(Protocol):
         """Return when everything queued on the device is done."""
         ...
 
-    # Streams and events are torch's generic ones throughout: a backend's own events take no generic streams.
+    # All streams and events are torch's generic ones: a backend's own events do not accept generic streams.
 
     def stream(self) -> torch.Stream:
-        """A new stream beside the current one; as a context, work goes there.  Not to be asked of a CPU."""
+        """A new stream; used as a context, work inside is queued on it.  Do not call this on a CPU."""
         return torch.Stream(self.torch_device)
 
     def current_stream(self) -> torch.Stream:
-        """The stream that work goes to now, where nothing else is said."""
+        """The stream on which work is queued by default."""
         return torch.accelerator.current_stream(self.torch_device)
 
     def event(self) -> torch.Event:
-        """A new event: record(stream), and wait(stream) so that what is queued there from now on comes after it."""
+        """A new event: record(stream); then wait(stream) makes work that is queued there later run after it."""
         return torch.Event(self.torch_device, enable_timing=False)
 
     def wait_for(self, event: torch.Event) -> None:
         """Return when the host knows that `event` is done.
 
-        Asleep, since the cores decode: `event.synchronize()` spins on one of them for as long as the device is
-        the limit (CUDA by default, torch_npu while its task queue is behind).
+        It sleeps between queries, to leave the cores to decoding: `event.synchronize()` would spin on a core for as long as
+        the device is the limit (CUDA by default, torch_npu while its task queue lags).
         """
         while not event.query():
             time.sleep(POLL_S)
 
     def autocast(self, enabled: bool = True) -> AbstractContextManager[Any]:
-        """O1's region; `half_dtype` inside where `enabled`."""
+        """The autocast region of O1: computes in `half_dtype` inside if `enabled`."""
         return torch.autocast(self.kind, dtype=self.half_dtype) if enabled else nullcontext()
 
     def peak_memory_bytes(self) -> int | None:
-        """The most memory that tensors held so far on the device, or None where it is not counted."""
+        """Peak memory of tensors on the device so far, in bytes; None if it is not counted."""
         ...
 
     def random_state(self) -> torch.Tensor | None:
-        """The state of the device's own generator (the CPU's is saved apart); None where there is none."""
+        """The state of the device's own random generator (the CPU's is saved separately); None if it has none."""
         ...
 
     def set_random_state(self, state: torch.Tensor | None) -> None:
-        """Put back what `random_state` returned; None changes nothing."""
+        """Restore what `random_state` returned; None changes nothing."""
         ...

@@ -1,4 +1,4 @@
-"""When each piece of the engine's work ran: by events on the device's streams, or by the clock on a CPU."""
+"""When each piece of the engine's work ran: measured by events on the device's streams, or by the clock on a CPU."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ STEP, COPY = "step", "copy"  # lanes
 NORMALIZE = "normalize"  # a step's first part
 
 Stamp = float | torch.Event
-"""A moment: of the host's clock on a CPU, of a stream elsewhere."""
+"""A moment: of the host's clock on a CPU, else of a stream."""
 
 
 class Span(NamedTuple):
-    """A piece of work on one lane; begin and end in seconds of time.perf_counter; batch: its (epoch, step), where known."""
+    """A piece of work on one lane.  begin_s, end_s: in seconds of time.perf_counter.  batch: its (epoch, step), if known."""
 
     lane: str
     name: str
@@ -33,7 +33,7 @@ class Span(NamedTuple):
 
 
 class DeviceTimer:
-    """Collects spans while a run goes on; marking waits for nothing, reading does."""
+    """Collects spans during a run.  Recording a span never waits for the device; reading them does."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -48,18 +48,18 @@ class DeviceTimer:
     @contextmanager
     def span(self, lane: str, name: str) -> Iterator[None]:
         """What the body does, or queues on the current stream."""
-        begin = self.stamp()
+        start = self.stamp()
         yield
-        self._spans.append((lane, name, begin, self.stamp()))
+        self._spans.append((lane, name, start, self.stamp()))
 
     def read(self) -> list[Span]:
-        """The spans so far, which are then forgotten; waits for the device."""
+        """Return the spans so far and clear them; waits for the device."""
         self._device.synchronize()
         spans, self._spans = self._spans, []
-        return [Span(lane, name, self.when(begin), self.when(end)) for lane, name, begin, end in spans]
+        return [Span(lane, name, self.when(start), self.when(end)) for lane, name, start, end in spans]
 
     def stamp(self) -> Stamp:
-        """When what was queued on the current stream so far is done; `when` tells it once it is."""
+        """Marks the moment when all work queued on the current stream so far is done; `when` converts it once it is."""
         return time.perf_counter() if self._origin is None else self._event()
 
     def _event(self) -> torch.Event:
@@ -68,7 +68,7 @@ class DeviceTimer:
         return event
 
     def when(self, stamp: Stamp) -> float:
-        """Seconds of time.perf_counter of a stamp that is done."""
+        """Seconds of time.perf_counter of a stamp that has been reached."""
         if isinstance(stamp, float):
             return stamp
         assert self._origin is not None

@@ -1,4 +1,4 @@
-"""What is known of each kind of device without torch: for the doctor, the messages and the exit records."""
+"""Facts about each kind of device that need no torch: for the doctor, the messages and the exit records."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """One kind of device; empty text where it has no such thing.
+    """One kind of device; a field that does not apply is empty.
 
     kind: torch's name of it, and the recipe's.
-    vendor: who makes the card, as the doctor names what it finds on the bus.
-    package: what torch needs beside itself to use it.
+    vendor: the card's maker, as the doctor names it for a card on the bus.
+    package: the package that torch needs in addition to use it.
     tool: the command that shows such devices and whether they are healthy.
     visible_variable: the environment variable that hides some of them.
-    backends: torch.distributed's names of its collectives, its own first.
-    collective_error: a regular expression that finds its collectives' name in an error.
+    backends: torch.distributed's names of its collective backends, its own first.
+    collective_error: a regular expression that finds its collective backend's name in an error.
     """
 
     kind: str
@@ -47,4 +47,4 @@ COLLECTIVE_ERROR = re.compile(
     ),
     re.IGNORECASE,
 )
-"""Finds in a RuntimeError's text that a collective failed."""
+"""Matches the text of a RuntimeError of a failed collective."""

@@ -1,7 +1,7 @@
 """Huawei's Ascend NPUs, by torch_npu.
 
-The facts are from the sources of torch_npu 2.13: half precision is float16, `channels_last` does not exist ("Only
-c10::MemoryFormat::Contiguous is supported"), the collective backend is hccl, a fused SGD kernel does.
+The facts are from the sources of torch_npu 2.13: half precision is float16; `channels_last` does not exist ("Only
+c10::MemoryFormat::Contiguous is supported"); the collective backend is hccl; a fused SGD kernel exists.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .facts import NPU, DeviceFacts
 
 @dataclass(frozen=True)
 class Npu(Accelerator):
-    """Halves are float16, in NCHW; what is cast is cast by a kernel of its own."""
+    """Half precision is float16, the memory format contiguous NCHW; a cast takes a separate kernel."""
 
     facts: ClassVar[DeviceFacts] = NPU
 
@@ -35,5 +35,5 @@ class Npu(Accelerator):
             )
         return (
             f"run.device = 'npu' and {NPU.package} is installed, but it finds no usable NPU{why_unusable('npu')}: check "
-            f"{NPU.tool}, source CANN's set_env.sh, and see that TORCH_DEVICE_BACKEND_AUTOLOAD is not 0"
+            f"{NPU.tool}, source CANN's set_env.sh, and check that TORCH_DEVICE_BACKEND_AUTOLOAD is not 0"
         )

@@ -15,8 +15,8 @@ DEVICES: dict[str, type[Device]] = {"cpu": Cpu, "cuda": Cuda, "npu": Npu}
 def resolve(name: str, local_rank: int = 0) -> Device:
     """The device called `name`: "auto" (an accelerator if there is one, else the CPU), "cpu", "cuda", "npu".
 
-    An index may follow ("npu:1"); without one it is the rank's own, `local_rank`.
-    Raises UserError for a name that is none, or a device that is not there, with what to install.
+    An index may follow ("npu:1"); without one the index is `local_rank`.
+    Raises UserError for an unknown name, or for a device that this machine does not have, with what to install.
     """
     kind, _, given_index = name.partition(":")
     if kind == "auto" and not given_index:

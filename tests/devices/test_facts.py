@@ -1,4 +1,4 @@
-"""What is known of devices without torch agrees with what is said of them elsewhere."""
+"""The facts about devices that need no torch agree with the rest of the package."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ def test_facts_are_read_without_torch(run_cli: Any) -> None:
         ("mat1 and mat2 shapes cannot be multiplied", False),
     ],
 )
-def test_a_collective_is_known_by_its_error(text: str, is_collective: bool) -> None:
+def test_a_failed_collective_is_recognised_by_its_error(text: str, is_collective: bool) -> None:
     assert (COLLECTIVE_ERROR.search(text) is not None) == is_collective

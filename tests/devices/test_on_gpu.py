@@ -1,4 +1,4 @@
-"""What holds on every accelerator, on this machine's GPU, and what torch can check on GPUs alone."""
+"""The cases of every accelerator on this machine's GPU, and what torch can check only on GPUs."""
 
 from __future__ import annotations
 

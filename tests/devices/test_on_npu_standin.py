@@ -1,4 +1,4 @@
-"""What holds on every accelerator, on the stand-in NPU: each case of tests/accelerator_cases.py by its name."""
+"""The cases of every accelerator (tests/accelerator_cases.py) on the stand-in NPU, each by its name."""
 
 from __future__ import annotations
 

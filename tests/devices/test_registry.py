@@ -1,4 +1,4 @@
-"""Devices by name, and what a missing one says."""
+"""Devices by name, and the message for a missing one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_cpu_computes_in_bfloat16_and_channels_last_and_copies_nothing() -> 
     assert device.name and device.peak_memory_bytes() is None and device.random_state() is None
 
 
-def test_auto_takes_what_is_there() -> None:
+def test_auto_takes_an_accelerator_if_there_is_one() -> None:
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     expected = accelerator.type if accelerator is not None and accelerator.type in ("cuda", "npu") else "cpu"
     assert resolve("auto").kind == expected
