@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What the rest of the package knows of a network without importing it.
+    """What the rest of the package needs to know about a network without importing it.
 
     title: its name in messages.
-    network: "module:callable", called with `num_classes` (and `dropout`, where has_dropout); returns a network of float
+    network: "module:callable", called with `num_classes` (and `dropout`, if has_dropout); returns a module that maps float
         images (B, 3, H, W) to logits (B, num_classes).
-    min_size_px: smallest side of its images.
-    parameters: how many it has, by num_classes; its memory and its checkpoints are counted with it.
-    activation_bytes: memory of a training step for each pixel of its batch, on a CPU at O2.
+    min_size_px: smallest side of its images, in pixels.
+    parameters: function of num_classes; returns the number of parameters, from which memory and checkpoints are estimated.
+    activation_bytes: memory of a training step for each pixel of its batch, in bytes, on a CPU at O2.
     """
 
     title: str
@@ -33,14 +33,14 @@ class ModelSpec:
     has_dropout: bool = True
 
     def build(self, num_classes: int, dropout: float = 0.0) -> nn.Module:
-        """The network with fresh weights from torch's generator; `dropout` is for networks that have it.
+        """The network with fresh weights from torch's generator; `dropout` applies to networks that have it.
 
-        Raises UserError where the package that it comes from does not load.
+        Raises UserError if the network's package does not load.
         """
         module, _, name = self.network.partition(":")
         try:
             network = getattr(importlib.import_module(module), name)
-        except (ImportError, RuntimeError) as error:  # torchvision of another build raises the latter
+        except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision of another build than torch
             package, reason = module.partition(".")[0], str(error).partition("\n")[0]
             raise UserError(
                 f"{self.title} comes from {package}, which does not load ({reason}): install the {package} that "
@@ -58,7 +58,7 @@ MODELS = {
         "alexnet_fast.models.alexnet:AlexNet",
         min_size_px=63,
         parameters=lambda classes: 57_003_840 + 4097 * classes,
-        activation_bytes=80,  # 1.9 GB at batch 128 of 224 px, where the weights make 1.4
+        activation_bytes=80,  # a step takes 1.9 GB at batch 128 of 224 px, 1.4 GB of it for the weights
     ),
     "resnet18": ModelSpec(
         "ResNet-18",

@@ -1,4 +1,4 @@
-"""AlexNet in torchvision's layout, so that weights travel both ways by their state-dict keys.
+"""AlexNet in torchvision's layout, so that state dicts can be exchanged with torchvision in both directions.
 
 Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014 (arXiv:1404.5997).
 """
@@ -13,14 +13,14 @@ class AlexNet(nn.Module):
     """AlexNet: float images (B, 3, H, W) to logits (B, num_classes).
 
     61,100,840 parameters at 1,000 classes.  Keys, shapes and initial weights (torch's defaults) are
-    those of torchvision's ``alexnet``.  The smallest side is 63 px: below it the last pooling has
-    nothing left to pool.  Sides other than 224 px are brought to 6 x 6 by the adaptive pool.
+    those of torchvision's ``alexnet``.  The smallest side is 63 px: below it the input of the last
+    pooling is too small.  For sides other than 224 px the adaptive pool still gives 6 x 6.
     """
 
     def __init__(self, num_classes: int = 1000, dropout: float = 0.5) -> None:
         super().__init__()
-        # Pooling before the ReLU, where torchvision has it after: the largest of the rectified is the rectified
-        # largest, gradients included, to the bit, and the ReLU has a quarter as much memory to walk.
+        # torchvision pools after the ReLU, we pool before it: results and gradients are the same to the bit, since
+        # max(relu(x)) = relu(max(x)), and the ReLU reads and writes a quarter of the memory.
         self.features = nn.Sequential(
             nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=2),
             nn.MaxPool2d(kernel_size=3, stride=2),

@@ -8,10 +8,10 @@ from torch import nn
 
 @torch.no_grad()
 def initialise_he(model: nn.Module) -> None:
-    """He's initial weights (arXiv:1502.01852, equation 10), with zero biases and a quiet last layer.
+    """Set He's initial weights (arXiv:1502.01852, equation 10), zero biases, and a last layer of standard deviation 0.01.
 
-    Each layer then keeps the variance of what it is given.  torch's defaults shrink it about
-    sixfold a layer, which costs a fresh AlexNet hundreds of steps before the loss moves at all.
+    Each layer then keeps the variance of its input.  torch's defaults shrink it about
+    sixfold a layer, which costs a fresh AlexNet hundreds of steps before the loss changes at all.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     for layer in layers:

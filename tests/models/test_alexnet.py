@@ -27,7 +27,7 @@ def test_it_has_the_parameters_of_the_paper_at_1000_classes() -> None:
         assert sum(p.numel() for p in AlexNet(1000).parameters()) == 61_100_840
 
 
-def test_weights_travel_both_ways_and_outputs_are_equal(torchvision_models: ModuleType) -> None:
+def test_weights_load_in_both_directions_and_outputs_are_equal(torchvision_models: ModuleType) -> None:
     theirs = torchvision_models.alexnet(num_classes=7).eval()
     ours = AlexNet(7).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
@@ -37,7 +37,7 @@ def test_weights_travel_both_ways_and_outputs_are_equal(torchvision_models: Modu
         assert torch.equal(ours(images), theirs(images))
 
 
-def test_gradients_are_equal_to_the_bit_though_pooling_comes_before_the_relu(
+def test_gradients_are_equal_to_the_bit_although_pooling_comes_before_the_relu(
     torchvision_models: ModuleType,
 ) -> None:
     torch.manual_seed(0)
@@ -66,19 +66,19 @@ def test_other_image_sizes_give_logits_too(size: int) -> None:
         assert AlexNet(4)(torch.zeros(1, 3, size, size)).shape == (1, 4)
 
 
-def test_below_the_smallest_size_there_is_nothing_left_to_pool() -> None:
+def test_below_the_smallest_size_the_last_pooling_fails() -> None:
     size = MIN_SIZE_PX - 1
     with pytest.raises(RuntimeError, match="too small"):
         AlexNet(4)(torch.zeros(1, 3, size, size))
 
 
-def test_he_weights_keep_a_signal_alive_through_all_layers_where_torchs_starve_it() -> None:
+def test_he_weights_keep_the_variance_through_all_layers_and_torchs_defaults_do_not() -> None:
     torch.manual_seed(0)
     images = torch.randn(8, 3, 64, 64)
     torchs, hes = AlexNet(10, dropout=0.0), AlexNet(10, dropout=0.0)
     initialise_he(hes)
     with torch.no_grad():
-        starved, alive = (model.features(images).square().mean() for model in (torchs, hes))
-    assert alive > 0.3, "about the variance that came in"
-    assert starved < alive / 1000
+        shrunk, kept = (model.features(images).square().mean() for model in (torchs, hes))
+    assert kept > 0.3, "about the variance of the input"
+    assert shrunk < kept / 1000
     assert all(not layer.bias.any() for layer in hes.modules() if isinstance(layer, nn.Conv2d | nn.Linear))

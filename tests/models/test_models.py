@@ -1,4 +1,4 @@
-"""The registry of networks: what is known of each without torch, and that it is true of the network."""
+"""The registry of networks: what it says of each without torch, and that it is true of the network."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_network_takes_its_smallest_images(name: str) -> None:
         assert MODELS[name].build(4)(torch.zeros(2, 3, side, side)).shape == (2, 4)
 
 
-def test_he_weights_leave_a_network_finite_and_its_last_layer_quiet(name: str) -> None:
+def test_he_weights_give_finite_outputs_and_a_small_last_layer(name: str) -> None:
     torch.manual_seed(0)
     model = MODELS[name].build(4).eval()
     initialise_he(model)
@@ -68,9 +68,9 @@ def test_a_network_whose_package_is_missing_is_an_error_in_one_sentence() -> Non
     spec = replace(MODELS["resnet18"], network="no_such_package.models:resnet18")
     with pytest.raises(UserError) as caught:
         spec.build(10)
-    told = str(caught.value)
-    assert told.startswith("ResNet-18 comes from no_such_package, which does not load (No module named")
-    assert "set model.name to another network" in told and "\n" not in told
+    sentence = str(caught.value)
+    assert sentence.startswith("ResNet-18 comes from no_such_package, which does not load (No module named")
+    assert "set model.name to another network" in sentence and "\n" not in sentence
 
 
 def test_the_smallest_image_and_the_dropout_depend_on_the_network() -> None:
@@ -87,7 +87,7 @@ def test_the_smallest_image_and_the_dropout_depend_on_the_network() -> None:
         assert sentence in str(caught.value)
 
 
-def test_a_recipe_of_before_there_were_networks_to_choose_from_is_alexnets() -> None:
+def test_a_recipe_without_model_name_is_alexnets() -> None:
     now = validate({}).model_dump(mode="json")
     before = now | {"model": {key: value for key, value in now["model"].items() if key != "name"}}
     assert validate(before).model.name == "alexnet" and differences(before, now) == []
@@ -120,7 +120,7 @@ def test_resnet18_trains_evaluates_and_resumes_to_the_bit(
     whole = trainer.train(recipe("whole", 2))
     assert "whole: ResNet-18, 3 classes" in capsys.readouterr().out
     trainer.train(recipe("resumed", 1))
-    torch.manual_seed(99)  # whatever happens between the two must not matter
+    torch.manual_seed(99)  # what happens between the two runs must not matter
     resumed = trainer.train(recipe("resumed", 2), "auto")
     assert whole.accuracy is not None and whole.accuracy == resumed.accuracy and whole.accuracy.samples == 6
     states = [checkpoint.load(tmp_path / run / LAST)["state_dict"] for run in ("whole", "resumed")]
