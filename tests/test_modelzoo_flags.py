@@ -631,7 +631,7 @@ def test_a_data_path_that_no_recipe_can_hold_is_refused_before_it_is_packed(
     )
     given = ("--data_path", tmp_path / "utf-8", "--beton-dir", folder / "b", "--device", "cpu")
     assert "--beton-dir" in refused(capsys, *given)
-    assert "a holds no image" in refused(capsys, "--data_path", tmp_path / "utf-8", "--device", "cpu")
+    assert "a contains no image" in refused(capsys, "--data_path", tmp_path / "utf-8", "--device", "cpu")
 
 
 def test_a_path_of_odd_characters_comes_through_as_it_is(tmp_path: Path) -> None:

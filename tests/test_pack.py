@@ -316,7 +316,7 @@ def test_corrupt_images_are_counted_and_listed_or_errors(
     refused(
         run,
         "ant/text.JPEG is corrupt: ",
-        "pack with --on-error skip to leave it out, or without --on-corrupt error",
+        "pack with --on-error skip to skip it, or without --on-corrupt error",
     )
     run = pack(*command, "--out", tmp_path / "other", "--on-corrupt", "error", "--on-error", "skip")
     assert run.code == 0 and "skipped as unreadable: 1" in run.stdout and "corrupt, packed" not in run.stdout
@@ -367,7 +367,7 @@ def test_a_split_without_classes_is_refused(pack: Pack, tmp_path: Path) -> None:
 
 def test_a_class_without_images_is_refused(pack: Pack, tmp_path: Path) -> None:
     (tmp_path / "data/train/ant").mkdir(parents=True)
-    refused(pack("--data", tmp_path / "data", "--out", tmp_path), "ant holds no image")
+    refused(pack("--data", tmp_path / "data", "--out", tmp_path), "ant contains no image")
 
 
 def test_a_validation_class_unknown_to_training_is_refused_before_anything_is_packed(
@@ -505,7 +505,7 @@ def test_however_often_and_in_whatever_way_it_is_stopped_a_packing_says_so_and_g
     assert sorted(os.listdir(out)) == unfinished
 
     run = pack(*options, "--out", out, "--quality", 80, "--limit", 5)
-    refused(run, "quality was 90 and is 80, limit was None and is 5", "or begin anew with --fresh")
+    refused(run, "quality was 90 and is 80, limit was None and is 5", "or start from scratch with --fresh")
 
     # Ctrl-C and a scheduler's SIGTERM reach the packer and its workers alike.
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
@@ -631,12 +631,12 @@ def test_a_finished_file_is_not_replaced_unasked_and_the_difference_is_named(
     assert run.code == 0 and run.stdout.count("packed before") == 1
     assert pack(*options, "--quality", 95, "--fresh").code == 0
     for name, damage in (
-        ("val.beton.json", "without a val.beton.json that tells"),
-        ("val.beton", "is no whole beton"),
+        ("val.beton.json", "without a val.beton.json that says"),
+        ("val.beton", "is not a complete beton"),
     ):
         (out / name).unlink()
         (out / "val.beton").touch()
-        refused(pack(*options, "--quality", 95), f"{out}/val.beton is there already", damage, remedy)
+        refused(pack(*options, "--quality", 95), f"{out}/val.beton exists already", damage, remedy)
     assert pack(*options, "--quality", 95, "--fresh").code == 0
     assert pack("--verify", out, "--source", data, "--workers", 1).code == 0
 
@@ -698,7 +698,7 @@ def test_a_file_of_other_fields_where_one_is_to_be_packed_is_told_as_one(
 ) -> None:
     write(tmp_path / "train.beton", [jpeg(picture(90, 70))] * 3, more=[("index", [5, 6, 7])])
     run = pack("--data", data, "--out", tmp_path, "--split", "train")
-    assert run.code == 2 and "is there already, with other fields than this packer writes" in run.stderr
+    assert run.code == 2 and "exists already, with other fields than this packer writes" in run.stderr
 
 
 def labels_of(path: Path) -> dict[str, int]:
@@ -785,7 +785,7 @@ def test_a_flat_val_is_refused_with_its_remedy_before_anything_is_packed(
     shutil.rmtree(tmp_path / "data/val")
     shutil.copytree(data / "val/ant", tmp_path / "data/val")
     refused(
-        pack("--data", tmp_path / "data", "--out", tmp_path / "out"), "it holds 2 images itself", "valprep.sh"
+        pack("--data", tmp_path / "data", "--out", tmp_path / "out"), "it contains 2 images itself", "valprep.sh"
     )
     assert not (tmp_path / "out").exists()
 
@@ -819,7 +819,7 @@ def test_a_message_never_carries_what_a_terminal_obeys(pack: Pack, tmp_path: Pat
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"no image")
         run = pack("--data", tmp_path / "data", "--out", tmp_path / "out", "--workers", 1)
-        refused(run, "it is none of JPEG")
+        refused(run, "its format is none of JPEG")
         assert run.stderr.rstrip("\n").isprintable()
         (folder / name).unlink()
 

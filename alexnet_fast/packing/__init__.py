@@ -1,1 +1,1 @@
-"""The writing side of a beton: images in, one complete file out.  Starts without numba and torch."""
+"""The writing side of a beton: images in, one complete file out.  Imports neither numba nor torch."""

@@ -1,10 +1,9 @@
-"""What a data folder holds to train on: betons as they are, or those packed from its images, once.
+"""The betons of a data folder: betons in it are used as they are, images are packed once.
 
-    DATA/train.beton, DATA/val.beton        taken as they are
-    DATA/train/<class>/*, DATA/val/<class>/*   packed into DATA-beton/ beside it, or into another folder
+    DATA/train.beton, DATA/val.beton        used as they are
+    DATA/train/<class>/*, DATA/val/<class>/*   packed into DATA-beton/ next to it, or into another folder
 
-The second start finds what the first one packed.  However many processes ask at once, one packs and the
-others wait for it.
+A second start finds what the first one packed.  If several processes start at once, one packs and the others wait.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ from .errors import (
 from .image_folder import SPLITS, FolderDataset, FolderError, splits_in
 from .sources import Dataset, Source
 
-SHUFFLE_SEED = 0  # neighbours in the file are of mixed classes
+SHUFFLE_SEED = 0  # shuffled, so that neighbours in the file belong to different classes
 
 Say = Callable[[str], None]
 
 
 class BetonPaths(NamedTuple):
-    """The betons of a data folder; None where it has no such split."""
+    """The betons of a data folder; None for a split that it does not have."""
 
     train: Path | None
     val: Path | None
@@ -51,16 +50,16 @@ class BetonPaths(NamedTuple):
 def find_or_pack(
     data: Path, beton_dir: Path | None = None, wanted: Sequence[str] = SPLITS, say: Say = print
 ) -> BetonPaths:
-    """The betons of `data`, a folder of betons, one beton file or a folder of images, which is packed first.
+    """The betons of `data`: a folder of betons, a beton file, or a folder of images, which is packed first.
 
-    beton_dir: where what is packed goes; without it, beside the folder, in <folder>-beton.
+    beton_dir: where packed files go; default: <folder>-beton next to the folder.
     wanted: the splits that are needed; others are not packed.
-    say: told what was found or packed, a sentence at a time.
-    Raises UserError for a folder that is none of these, or a place that cannot be written.
+    say: called with a sentence for each file that was found or packed.
+    Raises UserError for anything else, or if the output cannot be written.
     """
-    data = Path(os.path.abspath(data))  # not resolved: beside a link is where its name stands
+    data = Path(os.path.abspath(data))  # not resolved: "next to" a link means next to the link itself
     if os.path.isfile(data) and data.suffix == ".beton":
-        return _beside(data)
+        return _next_to(data)
     if not os.path.isdir(data):
         raise UserError(
             f"--data_path {data} does not exist or cannot be read: expected a folder with train/<class>/* and val/<class>/*, or with "
@@ -73,7 +72,7 @@ def find_or_pack(
     if not there:
         raise UserError(
             f"--data_path {data} has neither train/ and val/ (folders of classes) nor train.beton and val.beton: give "
-            "the folder that holds them"
+            "the folder that contains them"
         )
     target = beton_dir or data.with_name(data.name + "-beton")
     packed = {split: target / f"{split}.beton" for split in there if split in wanted}
@@ -83,7 +82,7 @@ def find_or_pack(
         with _alone_in(target, say):
             missing = {split: path for split, path in packed.items() if not path.exists()}
             for split in packed.keys() - missing.keys():
-                _check(packed[split], data, split, classes)  # before hours are spent on the other
+                _check(packed[split], data, split, classes)  # before the other takes hours to pack
             folders = {split: dataset.open(split, classes).shuffled(SHUFFLE_SEED) for split in missing}
             for split, path in missing.items():
                 _pack(folders[split], split, path, data, say)
@@ -92,8 +91,8 @@ def find_or_pack(
     return BetonPaths(packed.get("train"), packed.get("val"))
 
 
-def _beside(beton: Path) -> BetonPaths:
-    """A beton file as the training set, with val.beton beside it; val.beton itself as the set to evaluate on."""
+def _next_to(beton: Path) -> BetonPaths:
+    """A beton file as the training set, with the val.beton next to it; val.beton itself as the set to evaluate on."""
     val = beton.with_name("val.beton")
     return BetonPaths(None, beton) if beton == val else BetonPaths(beton, val if val.exists() else None)
 
@@ -101,10 +100,10 @@ def _beside(beton: Path) -> BetonPaths:
 def shared_classes(
     dataset: Dataset, splits: Sequence[str], packed_dir: Path, say: Say = print
 ) -> list[str] | None:
-    """What labels mean in every split: the classes of the training split, be it there or packed in `packed_dir` before.
+    """The classes that labels of every split mean: those of the training split, from the dataset or from `packed_dir`.
 
-    splits: those that are to be packed.
-    Returns None where there is no training split: each split then numbers its own classes.
+    splits: the splits to pack.
+    Returns None if there is no training split: each split then numbers its own classes.
     Raises FolderError for a split with a class that the packed training split does not have.
     """
     train = SPLITS[0]
@@ -125,7 +124,7 @@ def shared_classes(
 def _pack(images: Source, split: str, path: Path, data: Path, say: Say) -> None:
     """Pack one split with the defaults of ``python -m alexnet_fast.pack``."""
     from ..beton.classes import without_images
-    from .encode import Encoding  # here: who does not pack needs no Pillow
+    from .encode import Encoding  # imported here: only packing needs Pillow
     from .journal import progress_sentence
     from .writer import left_aside, write_beton
 
@@ -153,17 +152,16 @@ def _pack(images: Source, split: str, path: Path, data: Path, say: Say) -> None:
 
 
 def _remedy(error: PackingError, data: Path, path: Path) -> str:
-    """What somebody can do who did not call the packer himself."""
+    """What to do about an error, for a user who did not start the packer directly."""
     from .partial_file import partial_path
 
-    begin_anew = f"remove {partial_path(path)} to begin anew"
     if isinstance(error, UnreadableImage):
         by_hand = f"python -m alexnet_fast.pack --data {data} --out {path.parent} --on-error skip"
-        return f"leave it out with '{by_hand}', which goes on there, or remove the image and {partial_path(path)}"
+        return f"skip it with '{by_hand}', which resumes there, or remove the image and {partial_path(path)}"
     if isinstance(error, InputChanged):
-        return f"put it back as it was to go on, or {begin_anew}"
+        return f"restore it to resume, or remove {partial_path(path)} to start from scratch"
     if isinstance(error, OutputExists):
-        return f"remove {path} to have it packed again, or name another folder with --beton-dir"
+        return f"remove {path} to pack it again, or name another folder with --beton-dir"
     if isinstance(error, OutputUnwritable):
         return "make room, or name another folder with --beton-dir"
     if isinstance(error, WorkerDied):
@@ -176,18 +174,20 @@ def _remedy(error: PackingError, data: Path, path: Path) -> str:
 
 
 def _check(path: Path, data: Path, split: str, classes: list[str]) -> str:
-    """A sentence on a packed file that is about to be used; UserError where it was packed from something else."""
+    """A sentence on a packed file that is about to be used; raises UserError if it was packed from other classes."""
     from .encode import Encoding
 
     with Beton(path) as beton:
         sidecar, samples = beton.sidecar, beton.num_samples
     if sidecar is None:
-        return f"uses {path}: {samples:,} images (no {path.name}.json tells what it was packed from)"
+        return (
+            f"uses {path}: {samples:,} images (without a {path.name}.json that says what it was packed from)"
+        )
     settings = sidecar.get("settings")
     settings = settings if isinstance(settings, dict) else {}
     if settings.get("split", split) != split or sidecar.get("classes") != classes:
         raise UserError(
-            f"{path} was packed from other classes than {data / split} has now: remove it to have it packed again, or "
+            f"{path} was packed from other classes than {data / split} has now: remove it to pack it again, or "
             "name another folder with --beton-dir"
         )
     usual = {**asdict(Encoding()), "shuffle_seed": SHUFFLE_SEED, "limit": None}
@@ -204,7 +204,7 @@ def _check(path: Path, data: Path, split: str, classes: list[str]) -> str:
 
 @contextmanager
 def _alone_in(folder: Path, say: Say) -> Iterator[None]:
-    """Hold the folder's lock, waiting for whoever packs into it now; the lock goes when all is packed."""
+    """Hold the folder's lock while the body runs; first waits for a process that packs into the folder now."""
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""One image file -> the bytes of one sample: JPEG with restart markers and a tile table, made anew or lossless, or raw RGB."""
+"""One image file -> the bytes of one sample: JPEG with restart markers and a tile table, re-encoded or lossless, or raw RGB."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .pillow import prepared
 from .sources import NO_FILE, FileReader, Reader
 
 MCU_PX = (16, 16)  # width and height of an MCU in luma pixels at 4:2:0, the only subsampling we encode
-MAX_PX = 65_500  # a side of any image that libjpeg takes; the format's u2 holds little more
+MAX_PX = 65_500  # libjpeg's maximum side; the format's u2 allows little more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +45,17 @@ class Encoding:
     """
 
     mode: Literal["reencode", "raw", "lossless"] = "reencode"
-    """JPEGs made anew, raw RGB pixels, or the source JPEG's own coefficients at its own size (``max_resolution=0``)."""
+    """Re-encoded JPEGs, raw RGB pixels, or the source JPEG's own coefficients at its own size (``max_resolution=0``)."""
     max_resolution: int = 500
     """Longest side in pixels; larger images are shrunk, smaller ones kept; 0 = any."""
     min_side: int = 0
-    """Shortest side in pixels; larger images are shrunk to it; 0 = any. The smaller of the two results counts."""
+    """Shortest side in pixels; larger images are shrunk to it; 0 = any. With both limits, the smaller result is taken."""
     quality: int = 90
-    """JPEG quality, 1 to 100, of whatever is encoded; in mode lossless, of the few images that are no JPEG a loader decodes."""
+    """JPEG quality, 1 to 100; in mode lossless, for the few images that are not a JPEG that a loader can decode."""
     restart_mcus: int = 2
-    """MCUs between restart markers, as near as the width allows; 0 = no markers (then every crop decodes all)."""
+    """MCUs between restart markers, as near as the width allows; 0 = no markers (then every crop decodes the complete image)."""
     optimize: bool = False
-    """Huffman tables made for each image: 3.6 % fewer bytes, at a third more of the packer's time."""
+    """Huffman tables made for each image: 3.6 % fewer bytes, a third more packing time."""
 
     def __post_init__(self) -> None:
         if self.mode == "lossless" and (self.max_resolution or self.min_side):
@@ -74,13 +74,13 @@ class Sample:
     width: int
     height: int
     converted_from: str
-    """What the source was, where it was no RGB JPEG of its name: "L JPEG", "CMYK JPEG", "PNG named .JPEG"; else "".
+    """What the source was, if it was not an RGB JPEG by content and name: "L JPEG", "CMYK JPEG", "PNG named .JPEG"; else "".
 
-    In mode lossless: what was encoded anew, because its coefficients could not be kept."""
+    In mode lossless: for an image whose coefficients could not be kept, so that it was re-encoded."""
     corrupt: str = ""
-    """What its decoder warns of, so that some of its pixels are invented; else ""."""
+    """The decoder's warning, if some of the pixels are invented; else ""."""
     scaled: deep.Range | None = None
-    """Of more than 8 bits: which values became black and white."""
+    """For a source of more than 8 bits: the values that became black and white."""
 
 
 def encode_image(path: Path, encoding: Encoding) -> Sample:
@@ -92,12 +92,12 @@ def encode_item(reader: Reader, key: str, encoding: Encoding) -> Sample:
     """Read one image of a source and encode it.
 
     Raises:
-        UnreadableImage: naming the file and what its decoder said.
-        InputUnreadable: it may be whole, but its disk or network did not give it.
+        UnreadableImage: names the file and its decoder's error.
+        InputUnreadable: the disk or network failed; the file may be intact.
         JpegtranMissing: mode lossless without the program that it needs.
     """
     path = Path(reader.name(key))
-    said, words = "", list[str]()  # of what its decoders say, in place of Pillow's "decoder error -2"
+    fault, words = "", list[str]()  # what decoders report, which says more than Pillow's "decoder error -2"
     try:
         source = reader.read(key).image
         if not source:
@@ -107,7 +107,7 @@ def encode_item(reader: Reader, key: str, encoding: Encoding) -> Sample:
             try:
                 return keep_jpeg(source, frame, encoding)
             except NotKept as error:
-                said = str(error)
+                fault = str(error)
         with (
             prepared() as words,
             Image.open(io.BytesIO(source), formats=image_formats()) as image,
@@ -123,22 +123,22 @@ def encode_item(reader: Reader, key: str, encoding: Encoding) -> Sample:
                 raise ValueError(
                     f"{taken.rgb.width} x {taken.rgb.height} pixels are more than {MAX_PX} on a side; lower --max-resolution"
                 )
-            said = said or taken.corrupt or _libtiff(words)
-    except (InputUnreadable, JpegtranMissing, MemoryError):  # nothing is wrong with the image
+            fault = fault or taken.corrupt or _libtiff(words)
+    except (InputUnreadable, JpegtranMissing, MemoryError):  # the image is not at fault
         raise
-    except UnidentifiedImageError as error:  # its own words are of a buffer in memory
-        raise UnreadableImage(f"cannot read the image {path}: {said or _unidentified(source)}") from error
+    except UnidentifiedImageError as error:  # its message names a buffer in memory, not the file
+        raise UnreadableImage(f"cannot read the image {path}: {fault or _unidentified(source)}") from error
     except OSError as error:
-        if error.errno in (None, *NO_FILE):  # Pillow's own have no number
+        if error.errno in (None, *NO_FILE):  # Pillow's own errors have no errno
             raise UnreadableImage(
-                f"cannot read the image {path}: {said or _libtiff(words) or error}"
+                f"cannot read the image {path}: {fault or _libtiff(words) or error}"
             ) from error
         raise InputUnreadable(f"cannot read the image {path}: {error.strerror}") from error
-    except Exception as error:  # Pillow's parsers raise whatever a broken file trips them on
-        raise UnreadableImage(f"cannot read the image {path}: {said or error}") from error
+    except Exception as error:  # for a corrupt file, Pillow's parsers may raise anything
+        raise UnreadableImage(f"cannot read the image {path}: {fault or error}") from error
     mode = fmt.RAW if encoding.mode == "raw" else fmt.JPEG
     payload = taken.rgb.tobytes() if mode == fmt.RAW else encode_jpeg(taken.rgb, encoding)
-    return Sample(payload, mode, *taken.rgb.size, converted_from, said, taken.scaled)
+    return Sample(payload, mode, *taken.rgb.size, converted_from, fault, taken.scaled)
 
 
 def _libtiff(words: list[str]) -> str:
@@ -146,20 +146,20 @@ def _libtiff(words: list[str]) -> str:
 
 
 def _unidentified(source: bytes) -> str:
-    """Why Pillow does not open what it was given."""
+    """Why Pillow cannot open these bytes, in words."""
     for kind in image_formats():
-        opened, begins_so = Image.OPEN[kind]
-        if begins_so and begins_so(source[:16]) is True:
+        opened, accepts = Image.OPEN[kind]
+        if accepts and accepts(source[:16]) is True:
             try:
                 with prepared():
                     opened(io.BytesIO(source), "")
             except Exception as error:
-                return f"it begins as a {kind}, but Pillow says: {error}"
-    return f"it is none of {', '.join(image_formats())}"
+                return f"it starts like a {kind}, but Pillow says: {error}"
+    return f"its format is none of {', '.join(image_formats())}"
 
 
 def encoder_versions(encoding: Encoding) -> dict[str, str]:
-    """The programs whose versions may change a byte of what ``encode_image`` makes."""
+    """The programs whose versions may change the bytes that ``encode_image`` returns: name -> version."""
     versions = {"pillow": PIL.__version__, "libjpeg": str(features.version("jpg"))}
     if turbo := features.version_feature("libjpeg_turbo"):
         versions["libjpeg"] = f"libjpeg-turbo {turbo}"
@@ -169,10 +169,10 @@ def encoder_versions(encoding: Encoding) -> dict[str, str]:
 
 
 def keep_jpeg(source: bytes, frame: Frame, encoding: Encoding) -> Sample:
-    """A JPEG's own coefficients with markers and tile table.
+    """A JPEG's own coefficients, with restart markers and a tile table.
 
     Raises:
-        NotKept: they are not whole, as far as can be told, or jpegtran does not take them.
+        NotKept: the JPEG is corrupt, or jpegtran cannot read it.
         ValueError: the JPEG is too large for the loader.
     """
     check_pixels(frame.width, frame.height)
@@ -182,24 +182,24 @@ def keep_jpeg(source: bytes, frame: Frame, encoding: Encoding) -> Sample:
 
     def warning(of: bytes) -> str:
         nonlocal jpeg
-        jpeg, told = add_restart_markers(of, interval, optimize=encoding.optimize)
-        return f"jpegtran says: {told}" if told else ""
+        jpeg, words = add_restart_markers(of, interval, optimize=encoding.optimize)
+        return f"jpegtran says: {words}" if words else ""
 
-    said, _ = corrupt.persisting(source, warning)
-    if said:
-        raise NotKept(said)
+    fault, _ = corrupt.persisting(source, warning)
+    if fault:
+        raise NotKept(fault)
     return Sample(with_tile_table(jpeg) if interval else jpeg, fmt.JPEG, frame.width, frame.height, "")
 
 
 def check_pixels(width: int, height: int) -> None:
-    """See that the loader takes an image of such a size.
+    """Check that the loader takes an image of this size in pixels.
 
     Raises:
         ValueError: it does not.
     """
     if width * height > fmt.MAX_PIXELS:
         raise ValueError(
-            f"{width} x {height} pixels are more than {fmt.MAX_PIXELS:,}, the most that can be loaded"
+            f"{width} x {height} pixels are more than {fmt.MAX_PIXELS:,}, the maximum that can be loaded"
         )
 
 
@@ -219,7 +219,7 @@ def describe_conversion(image: Image.Image, path: Path) -> str:
 
 @dataclass
 class Taken:
-    """The pixels that were taken from a file, and what is to be told of them (see ``Sample``)."""
+    """The pixels of a file, and what to report of them (see ``Sample``)."""
 
     rgb: Image.Image
     corrupt: str = ""
@@ -230,8 +230,8 @@ def take(source: bytes, frame: Frame | None, image: Image.Image, encoding: Encod
     """The pixels of a file as RGB, at the size that the encoding asks for.
 
     Args:
-        frame: the file's, where it is a JPEG.
-        image: the file, as Pillow has opened it and not yet read it.
+        frame: the file's frame, if it is a JPEG.
+        image: the file, opened by Pillow and not yet read.
     """
     size = target_size(image.width, image.height, encoding)
     if deep.is_deep_grey(image):
@@ -241,48 +241,51 @@ def take(source: bytes, frame: Frame | None, image: Image.Image, encoding: Encod
         eight_bits, scaled = deep.scaled_colour(to_rgb(image), source)
         return Taken(_resized(eight_bits, size), scaled=scaled)
     if image.format in ("JPEG", "MPO"):
-        rgb, said = read_jpeg(source, frame, image, size)
-        return Taken(_resized(rgb, size), said)
+        rgb, fault = read_jpeg(source, frame, image, size)
+        return Taken(_resized(rgb, size), fault)
     return Taken(_resized(to_rgb(image), size))
 
 
 def read_jpeg(
     source: bytes, frame: Frame | None, image: Image.Image, size: tuple[int, int]
 ) -> tuple[Image.Image, str]:
-    """The pixels of a JPEG as RGB, near a size to be shrunk to, and what says that some are invented, or "".
+    """The pixels of a JPEG as RGB, near the size to shrink to; and what shows that some are invented, or "".
 
-    They are Pillow's to the bit, whichever library decodes.
+    They are equal to Pillow's to the bit, whichever library decodes.
     """
     (width, height), scale = image.size, _draft(image, size)
-    whole = frame and not corrupt.unwarned(source)
-    if frame and whole and (pixels := libjpeg.pixels(source, frame.factors, image, scale)):
+    complete = frame and not corrupt.unwarned(source)
+    if frame and complete and (pixels := libjpeg.pixels(source, frame.factors, image, scale)):
         return to_rgb(pixels), ""
 
     def warning(jpeg: bytes) -> str:
-        told = libjpeg.warning(jpeg, width, height, image.mode)
-        return f"libjpeg says: {told}" if told else ""
+        words = libjpeg.warning(jpeg, width, height, image.mode)
+        return f"libjpeg says: {words}" if words else ""
 
-    said, _ = corrupt.persisting(source, warning)
+    fault, _ = corrupt.persisting(source, warning)
     try:
-        return to_rgb(image), said
+        return to_rgb(image), fault
     except OSError:
-        if said or not libjpeg.library():
+        if fault or not libjpeg.library():
             raise
-    # Whole but for its end, which Pillow asks for and no pixel needs.
+    # Complete except for its end marker, which Pillow requires although no pixel depends on it.
     with Image.open(io.BytesIO(source + bytes([0xFF, EOI])), formats=("JPEG",)) as ended:
         _draft(ended, size)
         return to_rgb(ended), ""
 
 
 def shrunk(image: Image.Image, encoding: Encoding) -> Image.Image:
-    """An image of 8 bits as RGB at the size that the encoding asks for (never enlarged), by Pillow alone."""
+    """An 8-bit image as RGB at the size that the encoding asks for (never enlarged), by Pillow alone."""
     size = target_size(image.width, image.height, encoding)
     _draft(image, size)
     return _resized(to_rgb(image), size)
 
 
 def _draft(image: Image.Image, size: tuple[int, int]) -> int:
-    """Have libjpeg shrink by a power of two while it decodes, for nothing; twice the target leaves the filter its work.  Returns that power."""
+    """Let libjpeg shrink by a power of two while it decodes, at no cost; returns that power.
+
+    It stops at twice the target size or more, so that the filter still has pixels to average.
+    """
     if size == image.size:
         return 1
     width, drafted = image.width, image.draft(None, (2 * size[0], 2 * size[1]))
@@ -290,8 +293,8 @@ def _draft(image: Image.Image, size: tuple[int, int]) -> int:
 
 
 def _resized(rgb: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """By Pillow's Hamming filter: as sharp as its bicubic one at less than half the price of Lanczos, which
-    took a fourth of the packer's time for the eighth of the photos that are larger than 500 px.
+    """Resized by Pillow's Hamming filter: as sharp as its bicubic one, at less than half the time of Lanczos, which
+    took a fourth of the packing time for the eighth of the images that are larger than 500 px.
     """
     return rgb if rgb.size == size else rgb.resize(size, Image.Resampling.HAMMING)
 
@@ -307,7 +310,7 @@ def target_size(width: int, height: int, encoding: Encoding) -> tuple[int, int]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any of Pillow's modes of 8 bits as RGB, as torchvision's folder loader does it (alpha is dropped)."""
+    """An image in any of Pillow's 8-bit modes as RGB, as torchvision's ImageFolder does it (alpha is dropped)."""
     if image.mode == "RGB":
         image.load()
         return image
@@ -315,7 +318,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def encode_jpeg(rgb: Image.Image, encoding: Encoding) -> bytes:
-    """A baseline 4:2:0 JPEG and, where markers are asked for, its tile table."""
+    """A baseline 4:2:0 JPEG, with a tile table if restart markers are asked for."""
     interval = restart_interval(rgb.width, rgb.height, encoding.restart_mcus)
     buffer = io.BytesIO()
     rgb.save(
@@ -325,7 +328,7 @@ def encode_jpeg(rgb: Image.Image, encoding: Encoding) -> bytes:
         subsampling="4:2:0",
         optimize=encoding.optimize,
         restart_marker_blocks=interval,
-        comment=b"",  # else Pillow copies the source's, which may be any text of any length
+        comment=b"",  # else Pillow copies the source's comment, which may be any text of any length
     )
     jpeg = buffer.getvalue()
     return with_tile_table(jpeg) if interval else jpeg
@@ -334,8 +337,8 @@ def encode_jpeg(rgb: Image.Image, encoding: Encoding) -> bytes:
 def restart_interval(width: int, height: int, wanted_mcus: int, mcu_px: tuple[int, int] = MCU_PX) -> int:
     """MCUs between restart markers: the divisor of the MCUs per row nearest (by ratio) to the wanted count.
 
-    A divisor makes tiles that line up in columns, so that a crop can leave out the tiles beside it.
-    Images of so many tiles that their table would not fit into one segment get the next divisor that does.
+    With a divisor, tiles line up in columns, so that a crop can skip the tiles to its left and right.
+    Only divisors count with which the tile table fits into one segment.
 
     Args:
         width, height: of the image, in pixels.
@@ -351,10 +354,10 @@ def restart_interval(width: int, height: int, wanted_mcus: int, mcu_px: tuple[in
 
 
 def with_tile_table(jpeg: bytes) -> bytes:
-    """The same JPEG with its tile lengths in an application segment behind SOI (see ``format``).
+    """The same JPEG with its tile lengths in an application segment after SOI (see ``format``).
 
-    Returned unchanged where a tile or the table is too large for the table's 16-bit fields; the
-    loader then finds the markers by itself.
+    Returned unchanged if a tile or the table is too large for the table's 16-bit fields; then the loader searches for the
+    markers itself.
     """
     lengths = tile_lengths(jpeg)
     if len(lengths) > fmt.MAX_TILES or lengths.max() > 0xFFFF:
@@ -364,7 +367,7 @@ def with_tile_table(jpeg: bytes) -> bytes:
 
 
 def tile_lengths(jpeg: bytes) -> np.ndarray:
-    """Bytes of each restart interval of a one-scan JPEG, the marker that ends it included. (tiles,) int64."""
+    """Bytes of each restart interval of a one-scan JPEG, including the marker that ends it. (tiles,) int64."""
     scan = np.frombuffer(jpeg, np.uint8)[scan_start(jpeg) :]
     # In entropy-coded data FF is followed by 00 or is a marker, so an RST cannot be mistaken (T.81, B.1.1.5).
     after = np.flatnonzero(scan[:-1] == 0xFF) + 1

@@ -1,4 +1,4 @@
-"""What can be wrong with a beton, and what can stop a packing: such an error says what happened and, apart from that, what to do."""
+"""Errors that stop a packing.  Each keeps what happened and what to do about it separately."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from ..errors import UserError
 
 
 class PackingError(UserError):
-    """A packing that cannot begin or go on.
+    """A packing cannot start or continue.
 
     Attributes:
         what: what happened.
-        remedy: what to do, in words of ``python -m alexnet_fast.pack``.  Whoever packs in its stead says it in its own.
+        remedy: what to do, in terms of ``python -m alexnet_fast.pack``.  Other callers of the packer replace it.
     """
 
     def __init__(self, what: str, remedy: str) -> None:
@@ -18,51 +18,51 @@ class PackingError(UserError):
         self.what, self.remedy = what, remedy
 
     def __reduce__(self) -> tuple[type[PackingError], tuple[str, str]]:
-        return type(self), (self.what, self.remedy)  # it comes out of a worker process
+        return type(self), (self.what, self.remedy)  # worker processes pickle it
 
 
 class UnreadableImage(PackingError):
-    """A source file that no decoder takes, or that ends before its pixels do."""
+    """A source file that no decoder can read, or that ends before its pixels do."""
 
     def __init__(
         self,
         what: str,
-        remedy: str = "pack with --on-error skip to leave it out, or mend it and begin anew with --fresh",
+        remedy: str = "pack with --on-error skip to skip it, or fix it and start from scratch with --fresh",
     ) -> None:
         super().__init__(what, remedy)
 
 
 class CorruptImage(UnreadableImage):
-    """A source file whose decoder warns of pixels that it invented, where that is an error."""
+    """A source file whose decoder warns that it invented pixels, if the packer was asked to treat that as an error."""
 
     def __init__(
         self,
         what: str,
-        remedy: str = "pack with --on-error skip to leave it out, or without --on-corrupt error to pack it as its decoder reads it",
+        remedy: str = "pack with --on-error skip to skip it, or without --on-corrupt error to pack it as its decoder reads it",
     ) -> None:
         super().__init__(what, remedy)
 
 
 class InputUnreadable(PackingError):
-    """A source file that may be whole was not given by its disk or network, or the program that it needs could not run."""
+    """The disk or network could not read a source file, which may be intact, or the program that it needs could not run."""
 
-    def __init__(self, what: str, remedy: str = "mend that first") -> None:
+    def __init__(self, what: str, remedy: str = "fix that first") -> None:
         super().__init__(what, remedy)
 
 
 class InputChanged(PackingError):
-    """An interrupted packing cannot go on: it was begun otherwise, or from another folder."""
+    """An interrupted packing cannot resume, since its settings or its images differ; or an image changed during a packing."""
 
 
 class OutputExists(PackingError):
-    """Where the file is to go another stands: of other settings or images, or one that cannot be known again."""
+    """The output file already exists, with other settings or images, or of unknown origin."""
 
     def __init__(self, what: str, remedy: str = "give another --out, or --fresh to replace it") -> None:
         super().__init__(what, remedy)
 
 
 class OutputUnwritable(PackingError):
-    """The disk is full, or the place cannot be written."""
+    """The disk is full, or the output cannot be written."""
 
 
 class OutputLocked(PackingError):
@@ -70,4 +70,4 @@ class OutputLocked(PackingError):
 
 
 class WorkerDied(PackingError):
-    """A worker process ended before its work did."""
+    """A worker process ended before its work was done, or ran out of memory."""

@@ -1,4 +1,4 @@
-"""What stands where a beton is to go: the very file, and nothing is left to do, or another, which is not replaced unasked."""
+"""The file that exists where a beton is to be written: the same one, so that nothing is to do, or another, which is kept."""
 
 from __future__ import annotations
 
@@ -17,68 +17,68 @@ from .partial_file import partial_path
 
 
 def finished(path: Path, plan: Manifest, source: str) -> dict[str, Any] | None:
-    """The sidecar of the beton at ``path`` that is what ``plan`` makes, as far as settings, images and times tell.
+    """The sidecar of the beton at ``path``, if that is the file of ``plan`` by its settings, images and times.
 
-    None where nothing is there, or what is there was given up before: a packing was begun over it and interrupted.
+    None if there is no file, or if a packing that was to replace it was started and interrupted.
 
     Args:
-        source: what messages call the plan's images.
+        source: the name of the plan's images in messages.
 
     Raises:
-        OutputExists: another file is there; the difference is named.
+        OutputExists: another file exists; the message names the difference.
     """
     interrupted = partial_path(path).exists() and journal_path(path).exists()
     if not os.path.exists(path) or interrupted:
         return None
-    told = _told(path)
-    was, now = told["settings"], plan.settings
+    sidecar = _sidecar(path)
+    was, now = sidecar["settings"], plan.settings
     if keys := differing(was, now):
-        parts = [f"{printable(key)} = {_said(was.get(key))}, asked for {_said(now.get(key))}" for key in keys]
+        parts = [
+            f"{printable(key)} = {_shown(was.get(key))}, asked for {_shown(now.get(key))}" for key in keys
+        ]
         raise OutputExists(f"{path} is finished with {', and '.join(parts)}")
-    if other := _other_images(path, told, plan):
+    if other := _other_images(path, sidecar, plan):
         raise OutputExists(f"{path} is finished, and {source} is not what it was packed from: {other}")
-    return told
+    return sidecar
 
 
-def _told(path: Path) -> dict[str, Any]:
-    """The sidecar of a beton, with settings in it."""
+def _sidecar(path: Path) -> dict[str, Any]:
+    """The sidecar of a beton; raises OutputExists if it has no settings."""
     try:
         beton = Beton(path)
     except FieldError:
-        raise OutputExists(f"{path} is there already, with other fields than this packer writes") from None
+        raise OutputExists(f"{path} exists already, with other fields than this packer writes") from None
     except BetonError:
-        raise OutputExists(f"{path} is there already and is no whole beton") from None
+        raise OutputExists(f"{path} exists already and is not a complete beton") from None
     with beton:
         try:
-            told = beton.sidecar
-        except BetonError:  # damaged, or another file's
-            told = {}
-    sidecar = sidecar_path(path).name
-    if told is None:
-        raise OutputExists(f"{path} is there already, without a {sidecar} that tells what it was packed from")
-    if not isinstance(told.get("settings"), dict):
-        raise OutputExists(
-            f"{path} is there already, and its {sidecar} does not tell what it was packed from"
-        )
-    return told
+            sidecar = beton.sidecar
+        except BetonError:  # corrupt, or of another file
+            sidecar = {}
+    name = sidecar_path(path).name
+    if sidecar is None:
+        raise OutputExists(f"{path} exists already, without a {name} that says what it was packed from")
+    if not isinstance(sidecar.get("settings"), dict):
+        raise OutputExists(f"{path} exists already, and its {name} does not say what it was packed from")
+    return sidecar
 
 
-def _other_images(path: Path, told: Mapping[str, Any], plan: Manifest) -> str:
-    """What is different about the folder, in words; "" where nothing is."""
+def _other_images(path: Path, sidecar: Mapping[str, Any], plan: Manifest) -> str:
+    """How the folder's images differ, in words; "" if they do not."""
     modified_ns = path.stat().st_mtime_ns
     touched = [image for image, changed in zip(plan.paths, plan.changed_ns) if changed > modified_ns]
-    same = told.get("source_digest") == plan.source_digest()
+    same = sidecar.get("source_digest") == plan.source_digest()
     if same:
         return f"{listed(touched)} modified since" if touched else ""
-    was, now = {*names(told, "paths"), *names(told, "skipped")}, set(plan.paths)
+    was, now = {*names(sidecar, "paths"), *names(sidecar, "skipped")}, set(plan.paths)
     added, removed = [image for image in plan.paths if image not in was], sorted(was - now)
     changes = ((added, "added"), (removed, "removed"), (touched, "modified since"))
     parts = [f"{printable(listed(images))} {what}" for images, what in changes if images]
     if not parts:
-        classes = told.get("classes") != plan.classes
-        parts = ["its classes are others" if classes else "images have another size or order"]
+        classes = sidecar.get("classes") != plan.classes
+        parts = ["its classes differ" if classes else "images have another size or order"]
     return ", ".join(parts)
 
 
-def _said(value: object) -> str:
+def _shown(value: object) -> str:
     return "none" if value is None else printable(str(value))

@@ -1,4 +1,4 @@
-"""A folder of classes as a source: which files, in which order, of which classes."""
+"""A folder of classes as a source: its image files, their order and their classes."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ CLASS_FOLDERS = "one folder per class in it, each with that class's images"
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images of one split: paths relative to ``root``, their labels, and the names of the classes."""
+    """The images of one split: their paths relative to ``root``, their labels, and the names of the classes."""
 
     root: Path
     paths: list[str]
     labels: list[int]
     classes: list[str]
     ignored: Ignored = field(default_factory=Ignored)
-    """What else lies below the root."""
+    """What else is below the root."""
     in_several_classes: list[str] = field(default_factory=list)
-    """Images that links put into more than one class."""
+    """Images that are in more than one class through links."""
 
     @property
     def keys(self) -> list[str]:
@@ -50,7 +50,7 @@ class ImageFolder:
         return FileReader(self.root, str(self.root))
 
     def shuffled(self, seed: int) -> ImageFolder:
-        """The same images in an order of mixed classes."""
+        """The same images in a random order."""
         order = list(range(len(self.paths)))
         random.Random(seed).shuffle(order)
         return replace(self, paths=[self.paths[i] for i in order], labels=[self.labels[i] for i in order])
@@ -100,13 +100,13 @@ class FolderDataset:
 def scan_folder(root: Path, classes: list[str] | None = None) -> ImageFolder:
     """List ``root/<class>/*`` as torchvision's ImageFolder does: classes in sorted order are labels 0, 1, ...
 
-    Hidden files and folders, and those that other programs leave beside photos, are no images and no classes.
+    Ignores hidden files and folders, and those that other programs create next to images.
 
     Args:
-        classes: the labels to use, where another split has named them; a class beyond them is an error.
+        classes: the classes to use, if another split has defined them; any other class is an error.
 
     Raises:
-        FolderError: no folder, no class in it, a class without images or one that is not in ``classes``; or see ``Listing``.
+        FolderError: there is no folder, no class in it, a class without images or one that is not in ``classes``; or see ``Listing``.
     """
     check_folder(root, CLASS_FOLDERS)
     ignored = Ignored()
@@ -125,9 +125,9 @@ def scan_folder(root: Path, classes: list[str] | None = None) -> ImageFolder:
         paths += images
         labels += [label[name]] * len(images)
     if empty:
-        more = f", and {len(empty) - 1:,} more classes hold none" if len(empty) > 1 else ""
+        more = f", and {len(empty) - 1:,} more classes contain none" if len(empty) > 1 else ""
         raise FolderError(
-            f"{root / empty[0]} holds no image; expected files ending in {', '.join(sorted(SUFFIXES))}{more}"
+            f"{root / empty[0]} contains no image; expected files ending in {', '.join(sorted(SUFFIXES))}{more}"
         )
     return ImageFolder(root, paths, labels, classes, ignored, listing.in_several_classes())
 
@@ -136,7 +136,7 @@ def splits_in(data: Path) -> list[str]:
     """Which of train/ and val/ a folder has.
 
     Raises:
-        FolderError: one is there and is no folder, or cannot be looked at.
+        FolderError: one exists and is not a folder, or cannot be accessed.
     """
     there = [split for split in SPLITS if is_there(data / split)]
     for split in there:
@@ -145,25 +145,25 @@ def splits_in(data: Path) -> list[str]:
 
 
 def check_folder(path: Path, expected: str) -> None:
-    """See that there is a folder.
+    """Check that a folder exists.
 
     Raises:
-        FolderError: there is none, or nobody may look; it tells what was ``expected``.
+        FolderError: it does not, or cannot be accessed; the message gives what was ``expected``.
     """
     try:
-        is_folder, said = stat.S_ISDIR(os.stat(path).st_mode), ""
+        is_folder, why = stat.S_ISDIR(os.stat(path).st_mode), ""
     except OSError as error:
-        is_folder, nothing = False, error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-        said = "" if nothing else f" ({error.strerror})"
+        is_folder, missing = False, error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+        why = "" if missing else f" ({error.strerror})"
     if not is_folder:
-        raise FolderError(f"{path} is not a folder{said}; expected {expected}")
+        raise FolderError(f"{path} is not a folder{why}; expected {expected}")
 
 
 def is_there(path: Path) -> bool:
-    """Whether anything has that name, be it a link to nowhere.
+    """Whether anything of that name exists, even a broken link.
 
     Raises:
-        FolderError: nobody may look.
+        FolderError: access is not allowed, or the disk failed.
     """
     try:
         os.lstat(path)

@@ -1,4 +1,4 @@
-"""Which files are images: by their suffix, or by their first bytes where they have none; and whose decoders read them."""
+"""Which files are images: by their suffix, or by their first bytes if they have none; and which formats Pillow may try."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SUFFIXES = (
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 """Pillow's names for them."""
 BUILT_WITH = {"avif": ("AVIF", (".avif",)), "jpg_2000": ("JPEG2000", (".jp2", ".j2k", ".jpf", ".jpx"))}
-"""What some builds of Pillow read: the feature to ask for -> its name, its suffixes."""
+"""Formats that only some builds of Pillow read: Pillow's feature -> its format name, its suffixes."""
 
 HEAD_BYTES = 16
 MAGIC = (
@@ -27,23 +27,23 @@ MAGIC = (
     (0, b"\xff\x4f\xff\x51", "JPEG2000"),
     *((0, b"P%d\n" % digit, "PPM") for digit in range(1, 7)),
 )
-"""(offset, bytes there, Pillow's name).  BMP's two letters also begin words: see ``format_of``."""
+"""(offset, bytes there, Pillow's name).  BMP is not here, since a text may start with its two letters: see ``format_of``."""
 
 
 @cache
 def image_formats() -> tuple[str, ...]:
-    """Pillow's names for what is read.  It must try no other, whatever a file is called: for an EPS it would start Ghostscript."""
+    """Pillow's names of the formats that we read.  It must try no other, whatever a file's name: for an EPS it would start Ghostscript."""
     return (*FORMATS, *(BUILT_WITH[feature][0] for feature in _features()))
 
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """The suffixes of these, in small letters."""
+    """The suffixes of these formats, in lower case."""
     return frozenset((*SUFFIXES, *(suffix for feature in _features() for suffix in BUILT_WITH[feature][1])))
 
 
 def format_of(head: bytes) -> str:
-    """Pillow's name for an image that begins with these ``HEAD_BYTES``, if it is one that is read; else ""."""
+    """Pillow's name for the format of an image that starts with these ``HEAD_BYTES``, if we read it; else ""."""
     for at, magic, name in MAGIC:
         if head.startswith(magic, at) and name in image_formats():
             return name
@@ -53,8 +53,8 @@ def format_of(head: bytes) -> str:
 
 @cache
 def _features() -> tuple[str, ...]:
-    from PIL import features  # here: who does not pack needs no Pillow
+    from PIL import features  # imported here: only packing needs Pillow
 
-    # An older Pillow does not know what it was not built with, and warns.
+    # Only names that this Pillow knows: an older one warns when asked for another.
     known = {**features.modules, **features.codecs}
     return tuple(name for name in BUILT_WITH if name in known and features.check(name))

@@ -1,6 +1,6 @@
-"""Where in the file each payload goes, and the header, metadata and table that say so.
+"""The offset of each payload in the file, and the header, metadata and allocation table.
 
-A pure function of the payloads' sizes in order: whoever knows these can go on where another stopped.
+A pure function of the payload sizes in order: with these, an interrupted packing can resume.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from ..beton import format as fmt
 from .errors import PackingError
 
 ENTRY = np.dtype([("size", "<u4"), ("checksum", "<u4"), ("width", "<u2"), ("height", "<u2"), ("mode", "u1")])
-"""One image of the folder as it was packed: payload bytes, their CRC-32, pixels, ``format.RGB_IMAGE.mode``. size 0: left out."""
+"""One packed image: payload bytes, their CRC-32, width and height in pixels, ``format.RGB_IMAGE.mode``. size 0: skipped."""
 
 
 class BetonLayout:
-    """Lays payloads out in pages, behind a header and metadata that are known last.
+    """Lays out payloads in pages, after room for the header and the metadata, which are written last.
 
     Attributes:
         page_size: in bytes; grows with the largest sample.
-        at: offset behind the last payload.
+        at: offset of the end of the last payload.
         count: payloads so far.
-        payload_bytes: their sum.
+        payload_bytes: the sum of their sizes.
     """
 
     def __init__(self, max_samples: int) -> None:
@@ -32,10 +32,10 @@ class BetonLayout:
         self.at = fmt.page_align(self.data_start, self.page_size)
 
     def add(self, entry: np.void, label: int) -> int:
-        """Find the place of one more payload: its offset.  One that does not fit into the rest of its page begins the next.
+        """Place one more payload; returns its offset.  One that does not fit into the rest of its page starts the next page.
 
-        For one that is larger than a page, pages double until it fits.  What lies in the file already still crosses
-        none: every edge of the new pages was one of the old.
+        If it is larger than a page, the page size doubles until it fits.  Earlier payloads still cross no page boundary, since
+        every boundary of the larger pages was one of the smaller pages too.
         """
         size = int(entry["size"])
         while size > self.page_size:
@@ -56,7 +56,7 @@ class BetonLayout:
         return ptr
 
     def repeat(self, samples: int) -> None:
-        """Have the samples so far stand for ``samples`` in all, again and again in their order: their payloads are stored once."""
+        """Fill the file up to ``samples`` samples by repeating those so far in their order; their payloads are stored once."""
         for rows in (self._records, self._table):
             rows[self.count : samples] = np.resize(rows[: self.count], samples - self.count)
         self._table["sample_id"] = np.arange(len(self._table))
@@ -68,16 +68,16 @@ class BetonLayout:
 
     @property
     def data_start(self) -> int:
-        """Offset behind the metadata of all samples that there may be: no payload lies before it."""
+        """Offset of the end of the metadata of ``max_samples`` samples: all payloads come after it."""
         return fmt.metadata_offset(2) + self._records.nbytes
 
     @property
     def file_bytes(self) -> int:
-        """Length of the file, were this the last payload."""
+        """Length of the file in bytes if no payload is added."""
         return fmt.page_align(self.at, self.page_size) + self.count * fmt.ALLOCATION.itemsize
 
     def ends(self) -> list[tuple[int, bytes]]:
-        """What remains to be written, as (offset, bytes): the fill of the last page and the table; metadata; last of all the header."""
+        """What must still be written, as (offset, bytes) in order: padding of the last page and the table; the metadata; the header last."""
         fill = -self.at % self.page_size
         table = self._table[: self.count].tobytes()
         return [(self.at, bytes(fill) + table), (fmt.HEADER.itemsize, self._metadata()), (0, self._header())]

@@ -1,10 +1,11 @@
-"""JPEG pixels together with libjpeg's warnings, by libturbojpeg: Pillow has the same decoder and keeps its warnings to itself.
+"""JPEG pixels together with libjpeg's warnings, by libturbojpeg: Pillow has the same decoder but does not report its warnings.
 
-A warning means pixels that were invented.  To look for one by a decode at an eighth of the size costs 1.0 ms beside the 3.4 that an
-ImageNet photo takes to pack; to take that library's pixels in place of Pillow's costs nothing (Zen 5, 125 photos, medians of 12).
-So they are taken wherever they have proven to be the same ones, and a file's bytes do not depend on who decoded.
+A warning means that some pixels are invented.  An extra decode at an eighth of the size, only for the warnings, costs 1.0 ms per
+image, where packing an ImageNet image takes 3.4 ms; using this library's pixels instead of Pillow's costs nothing (Zen 5, 125
+images, medians of 12).  So its pixels are used wherever they were proven equal to Pillow's, and a file's bytes do not depend on
+which of the two decoded.
 
-By ctypes, and not by ``decode.turbojpeg``: worker processes start without numba.
+It uses ctypes and not ``decode.turbojpeg``, since worker processes must not import numba.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Factors = tuple[tuple[int, int], ...]
 RGB, GREY, CMYK = 0, 6, 11  # TJPF_*
 WARNING = 0  # TJERR_WARNING
 SCALES = (1, 2, 4, 8)
-MAX_PX = 1 << 25  # of an image that is decoded here: its pixels lie in memory twice for a moment
+MAX_PX = 1 << 25  # of an image that is decoded here: its pixels are in memory twice for a moment
 PROOF_PX = (203, 149)
 SUBSAMPLINGS: dict[str, Factors] = {
     "4:4:4": ((1, 1), (1, 1), (1, 1)),
@@ -35,7 +36,7 @@ SUBSAMPLINGS: dict[str, Factors] = {
 
 
 def warning(jpeg: bytes, width: int, height: int, mode: str) -> str:
-    """What libjpeg warns of first when it decodes a JPEG; "" for nothing, for what it cannot decode, and without libturbojpeg.
+    """libjpeg's first warning for a JPEG; "" if there is none, if it cannot be decoded, or without libturbojpeg.
 
     Args:
         width, height: of the image, in pixels.
@@ -45,21 +46,23 @@ def warning(jpeg: bytes, width: int, height: int, mode: str) -> str:
         return ""
     kind, channels = (CMYK, 4) if mode == "CMYK" else (GREY, 1)
     width, height = -(-width // 8), -(-height // 8)
-    failed, code, told = _decompress(jpeg, bytearray(width * height * channels), width, height, kind)
-    return told if failed and code == WARNING else ""
+    failed, code, text = _decompress(jpeg, bytearray(width * height * channels), width, height, kind)
+    return text if failed and code == WARNING else ""
 
 
 def pixels(jpeg: bytes, factors: Factors, image: Image.Image, scale: int) -> Image.Image | None:
-    """The pixels of a JPEG, the same as Pillow's; None where there is a warning, or no proof that they are the same.
+    """The pixels of a JPEG, equal to Pillow's; None if there is a warning, or no proof that they are equal.
 
     Args:
         factors: sampling factors (across, down) of each component.
-        image: the JPEG, as Pillow has opened it and not yet read it, in its draft's size.
+        image: the JPEG, opened by Pillow and not yet read, with the draft's size.
         scale: the draft's: 1, 2, 4 or 8.
     """
     mode, (width, height) = image.mode, image.size
     channels = {"L": 1, "RGB": 3}.get(mode, 0)
-    enough = scale == 1 or max(width, height) >= 16  # else another scale rounds to the same size
+    enough = (
+        scale == 1 or max(width, height) >= 16
+    )  # for a smaller one, another scale rounds to the same size
     if not channels or not enough or width * height > MAX_PX or (mode, factors) not in proven():
         return None
     return _pixels(jpeg, mode, width, height)
@@ -73,7 +76,7 @@ def _pixels(jpeg: bytes, mode: str, width: int, height: int) -> Image.Image | No
 
 @cache
 def proven() -> frozenset[tuple[str, Factors]]:
-    """(mode, factors) of the JPEGs that this process's libturbojpeg decodes to the very pixels that its Pillow does, at every scale."""
+    """(mode, factors) of the JPEGs that this process's libturbojpeg decodes to the same pixels as its Pillow, at every scale."""
     if not library():
         return frozenset()
     ways = [("RGB", factors, {"subsampling": name}) for name, factors in SUBSAMPLINGS.items()]
@@ -100,7 +103,7 @@ def _same(mode: str, options: dict[str, str]) -> bool:
 
 @cache
 def library() -> Any | None:
-    """libturbojpeg 2.0 or later; None where there is none."""
+    """libturbojpeg 2.0 or later; None if it is not available."""
     for name in candidates():
         try:
             found: Any = ctypes.CDLL(name)
@@ -120,12 +123,12 @@ def _decompress(jpeg: bytes, buffer: bytearray, width: int, height: int, kind: i
     """Decode at the largest scale that fits; returns (whether it failed, the error's code, its text)."""
     turbo = library()
     assert turbo is not None
-    handle = turbo.tjInitDecompress()  # 10 us, and nothing is left of the image before
+    handle = turbo.tjInitDecompress()  # takes 10 us, and keeps no state from another image
     if not handle:
         raise MemoryError
     try:
-        place = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-        failed = turbo.tjDecompress2(handle, jpeg, len(jpeg), place, width, 0, height, kind, 0)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+        failed = turbo.tjDecompress2(handle, jpeg, len(jpeg), address, width, 0, height, kind, 0)
         return (
             bool(failed),
             turbo.tjGetErrorCode(handle),

@@ -1,4 +1,4 @@
-"""What lies in a folder of classes: each real folder listed once, whatever links lead to it, and nothing left out unsaid."""
+"""Lists a folder of classes: each real folder once, whatever links point to it; everything that is skipped is reported."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ TOOLS = frozenset(
         *("__macosx", "$recycle.bin", "system volume information", "lost+found"),
     )
 )
-"""Folders that other programs make beside photos, in small letters.  Those that begin with a dot are hidden anyway."""
+"""Folders that other programs create next to images, in lower case.  Those that start with a dot are hidden anyway."""
 MAX_LISTED = 10_000
-"""Files left aside that a sidecar names; all are counted.  A million would make it larger than its reader takes."""
+"""Maximum number of ignored files that a sidecar names; all are counted.  A million names would exceed the size that its reader accepts."""
 MAX_KINDS = 50
-NOWHERE = "link to nowhere"
+BROKEN_LINK = "broken link"
 
 
 class FolderError(UserError):
@@ -33,14 +33,14 @@ class FolderError(UserError):
 
 @dataclass
 class Ignored:
-    """What lies in a folder of classes and is not packed, and why: kind -> how many.
+    """What is in a folder of classes and is not packed, and why: kind -> how many.
 
     A kind is a suffix (".txt"), or words ("hidden", "no suffix", "pipe", "link that leads back").
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     paths: list[str] = field(default_factory=list)
-    """Below the folder; the first ``MAX_LISTED``."""
+    """Paths below the folder; the first ``MAX_LISTED``."""
 
     def add(self, path: str, kind: str) -> None:
         self.counts[kind if kind in self.counts or len(self.counts) < MAX_KINDS else "other"] += 1
@@ -49,10 +49,10 @@ class Ignored:
 
 
 def entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, by name.
+    """The entries of a folder, sorted by name.
 
     Raises:
-        FolderError: it cannot be listed, to its end.
+        FolderError: it cannot be listed completely.
     """
     try:
         with os.scandir(folder) as found:
@@ -62,13 +62,13 @@ def entries(folder: str | Path) -> list[os.DirEntry[str]]:
 
 
 def class_names(root: Path, ignored: Ignored | None = None) -> list[str]:
-    """The folders of classes in a split's folder, in the order in which labels count them.
+    """The names of the class folders in a split's folder, in the order of labels.
 
     Args:
-        ignored: told what else is there.
+        ignored: receives everything else in the folder.
 
     Raises:
-        FolderError: ``root`` cannot be listed, holds no such folder, or a link in it leads nowhere.
+        FolderError: ``root`` cannot be listed, contains no folder of a class, or contains a broken link.
     """
     ignored = Ignored() if ignored is None else ignored
     names = []
@@ -78,10 +78,10 @@ def class_names(root: Path, ignored: Ignored | None = None) -> list[str]:
         elif (kind := _kind(entry)) == "folder":
             names.append(entry.name)
             continue
-        elif kind == NOWHERE and _suffix(entry.name) not in image_suffixes():
-            raise _nowhere(entry.path)
-        elif kind in ("file", NOWHERE):
-            kind = f"{_suffix(entry.name)} beside the class folders"
+        elif kind == BROKEN_LINK and _suffix(entry.name) not in image_suffixes():
+            raise _broken_link(entry.path)
+        elif kind in ("file", BROKEN_LINK):
+            kind = f"{_suffix(entry.name)} next to the class folders"
         ignored.add(entry.name, kind)
     if not names:
         raise FolderError(f"{root} has no class folders; expected {root}/<class>/<image>{_flat(ignored)}")
@@ -91,21 +91,21 @@ def class_names(root: Path, ignored: Ignored | None = None) -> list[str]:
 class Listing:
     """The images of the classes below ``root``.
 
-    Links to files and folders are followed, but each real folder is listed once: real ones before links, links by name.
+    Links to files and folders are followed, but each real folder is listed once: real folders before links, links by name.
 
     Args:
-        ignored: told what is not listed.
+        ignored: receives what is not listed.
 
     Raises:
-        FolderError: a folder cannot be listed; two classes have a folder in common; a link leads nowhere, unless its name is an image's,
-            which whoever reads it reports.
+        FolderError: a folder cannot be listed; two classes share a folder; a link is broken, unless it has the name of an image:
+            then the error comes when the image is read.
     """
 
     def __init__(self, root: Path, classes: list[str], ignored: Ignored) -> None:
         self._root, self._real_root, self._ignored = os.fspath(root), os.path.realpath(root), ignored
         self._suffixes = image_suffixes()
         self._taken: dict[str, str] = {}
-        """Real path of each folder that was listed, or is a class's -> its path below the root."""
+        """Real path of each folder that was listed, and of each class -> its path below the root."""
         for name in classes:
             real = os.path.realpath(f"{self._root}/{name}")
             if self._leads_back(real):
@@ -118,7 +118,7 @@ class Listing:
         self._linked: set[int] = set()
 
     def of_class(self, name: str) -> list[str]:
-        """Paths of a class's images below the root, in order."""
+        """Paths of a class's images below the root, sorted."""
         found = sorted(self._walk(name))
         paths = [path for path, _ in found]
         self._paths += paths
@@ -126,7 +126,7 @@ class Listing:
         return paths
 
     def in_several_classes(self) -> list[str]:
-        """Those of the images listed so far that links put into more than one class."""
+        """The images listed so far that are in more than one class through links."""
         if not self._linked:
             return []
         groups = defaultdict(list)
@@ -136,7 +136,7 @@ class Listing:
         return [path for group in groups.values() for path in self._shared(group)]
 
     def _shared(self, paths: list[str]) -> list[str]:
-        """Those of these paths whose file another of another class leads to: inodes may be equal on two disks."""
+        """Those of these paths whose file is also in another class; compares files, since inodes of two disks may be equal."""
         shared = []
         for path in paths:
             others = (other for other in paths if _class(other) != _class(path))
@@ -172,7 +172,7 @@ class Listing:
                     folders.append((path, f"{real.rstrip('/')}/{entry.name}"))
 
     def _take(self, real: str, path: str) -> bool:
-        """Whether a folder is to be listed under this path: not where it was, under another of the same class."""
+        """Whether to list a folder under this path: not if it is listed under another path of the same class."""
         if (other := self._taken.setdefault(real, path)) == path:
             return True
         if _class(other) != _class(path):
@@ -184,22 +184,22 @@ class Listing:
         return False
 
     def _leads_back(self, real: str) -> bool:
-        """Whether the root lies in a folder, or is it."""
+        """Whether the root is this folder, or is below it."""
         return os.path.commonpath((real, self._real_root)) == real
 
     def _is_image(self, path: str, kind: str) -> bool:
-        """Whether what lies there is to be read as one; what is named so and is none is its reader's to report."""
+        """Whether to read this path as an image.  A path with an image's suffix counts; if it is none, its reader reports it."""
         suffix = _suffix(path)
         if suffix in self._suffixes:
             return True
-        if kind == "file" and suffix == "no suffix" and self._begins_as_image(path):
+        if kind == "file" and suffix == "no suffix" and self._starts_as_image(path):
             return True
-        if kind == NOWHERE:
-            raise _nowhere(f"{self._root}/{path}")
+        if kind == BROKEN_LINK:
+            raise _broken_link(f"{self._root}/{path}")
         self._ignored.add(path, suffix if kind == "file" else kind)
         return False
 
-    def _begins_as_image(self, path: str) -> bool:
+    def _starts_as_image(self, path: str) -> bool:
         try:
             with open_regular(Path(f"{self._root}/{path}")) as file:
                 return bool(format_of(file.read(HEAD_BYTES)))
@@ -209,7 +209,7 @@ class Listing:
             return False
 
     def _inode(self, entry: os.DirEntry[str], kind: str) -> int:
-        """The file's inode; 0 where there is none, or no file."""
+        """The file's inode; 0 if it is not a file."""
         if kind != "file":
             return 0
         if not entry.is_symlink():
@@ -219,13 +219,13 @@ class Listing:
 
 
 def _flat(ignored: Ignored) -> str:
-    """What to do about images that lie where classes should; "" where there are none."""
+    """What to do about images that are next to the class folders; "" if there are none."""
     count = sum(count for kind, count in ignored.counts.items() if kind.partition(" ")[0] in image_suffixes())
     if not count:
         return ""
     return (
-        f", but it holds {count:,} images itself: move each into the folder of its class; for ImageNet's validation photos "
-        "the known script valprep.sh does that"
+        f", but it contains {count:,} images itself: move each into the folder of its class; for ImageNet's validation images "
+        "the well-known script valprep.sh does that"
     )
 
 
@@ -238,14 +238,14 @@ def _suffix(path: str) -> str:
 
 
 def _passed_over(name: str) -> str:
-    """Why an entry of that name is nobody's photo or class; "" where it may be one."""
+    """Why an entry of that name is not an image or a class; "" if it may be one."""
     if name.startswith("."):
         return "hidden"
     return "folder of another program" if name.lower() in TOOLS else ""
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """ "file", "folder", "pipe", "socket" or "device", wherever a link leads, or ``NOWHERE``."""
+    """ "file", "folder", "pipe", "socket" or "device", for a link that of its target, or ``BROKEN_LINK``."""
     try:
         if entry.is_dir():
             return "folder"
@@ -254,17 +254,17 @@ def _kind(entry: os.DirEntry[str]) -> str:
         return kind_of(entry.stat())
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return NOWHERE
+            return BROKEN_LINK
         raise cannot(f"look at {entry.path}", error) from error
 
 
-def _nowhere(path: str) -> FolderError:
-    """The error for a link behind which a class, or half of one, may have been: as where a disk is not there."""
-    return FolderError(f"{path} is a link to nowhere; bring back what it leads to, or remove it")
+def _broken_link(path: str) -> FolderError:
+    """The error for a broken link that may have been a class or a part of one, as when a disk is not mounted."""
+    return FolderError(f"{path} is a broken link; restore its target, or remove it")
 
 
 def cannot(what: str, error: OSError) -> FolderError:
-    """The error for what the system does not let be seen."""
+    """The error for a file or folder that the system does not let us read."""
     return FolderError(
-        f"cannot {what}: {error.strerror or error}; see that you may read it and that its disk or network is there, or move it away"
+        f"cannot {what}: {error.strerror or error}; check that you may read it and that its disk or network is available, or move it away"
     )

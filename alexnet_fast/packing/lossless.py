@@ -1,14 +1,13 @@
-"""A JPEG -> the same coefficients behind restart markers, by libjpeg-turbo's own lossless transform, ``jpegtran``.
+"""A JPEG -> the same coefficients with restart markers, by libjpeg-turbo's own lossless transform, ``jpegtran``.
 
-The quantised DCT coefficients are decoded and written anew: no pixel is computed, none changes.  What
-changes is the entropy coding (one sequential scan, whatever the source had) and what is told beside the
-pixels: profiles, EXIF and comments go.
+The quantised DCT coefficients are decoded and written again; no pixel is computed, so none changes.  Two things change: the
+entropy coding (always one sequential scan), and the metadata (profiles, EXIF and comments are dropped).
 
-Why a program and not the library: TurboJPEG's transform sets restart markers from libjpeg-turbo 3.1 on (3.0.0 takes
-``TJPARAM_RESTARTBLOCKS`` and ignores it, 2.1.5, which Debian 12 has, knows no such thing), and the structs of the older
-libjpeg API differ from build to build.  jpegtran is packaged wherever libjpeg-turbo is, for x86-64 and aarch64
-alike.  It costs 4.1 ms of a core for a photo of 110 kB, 1 of them for the process; ``tj3Transform`` of 3.0.0 inside this process
-took 1.6, without markers (Zen 4, 200 photos, medians of 3).
+Why a program and not the library: TurboJPEG's transform sets restart markers only from libjpeg-turbo 3.1 on (3.0.0 accepts
+``TJPARAM_RESTARTBLOCKS`` and ignores it; 2.1.5, the version of Debian 12, does not have it), and the structs of the older
+libjpeg API differ from build to build.  jpegtran is packaged wherever libjpeg-turbo is, for x86-64 and aarch64.  It costs
+4.1 ms of a core for an image of 110 kB, 1 ms of that to start the process; ``tj3Transform`` of 3.0.0 inside this process
+took 1.6 ms, without markers (Zen 4, 200 images, medians of 3).
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ from .errors import InputUnreadable
 
 SOI, EOI, SOS = 0xD8, 0xD9, 0xDA
 WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))  # TEM, RST0 to RST7, SOI
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 but DHT, JPG and DAC
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15, without DHT, JPG and DAC
 DCT_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # sequential and progressive, Huffman and arithmetic
 BLOCK_PX = 8
-MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # RST and FF 00 are a scan's (T.81, B.1.1.5)
-MAX_SCANNED = 1 << 33  # pixels times scans: some seconds (decode.jpeg_header has the same bound)
-NO_MEMORY = b"Insufficient memory"  # libjpeg of a malloc that failed
+MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # RST and FF 00 belong to a scan (T.81, B.1.1.5)
+MAX_SCANNED = 1 << 33  # pixels times scans: some seconds of work (decode.jpeg_header has the same bound)
+NO_MEMORY = b"Insufficient memory"  # libjpeg's error when malloc fails
 WARNED = 2  # jpegtran's exit code, EXIT_WARNING
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 
 
 class NotKept(ValueError):
-    """A JPEG whose coefficients cannot be kept: they are not whole, or jpegtran has no way to read them."""
+    """A JPEG whose coefficients cannot be kept: it is corrupt, or jpegtran cannot read it."""
 
 
 class JpegtranMissing(UserError):
@@ -46,22 +45,22 @@ class JpegtranMissing(UserError):
 
 @dataclass(frozen=True)
 class Frame:
-    """What a JPEG's header says of its image."""
+    """What a JPEG's header says about its image."""
 
     width: int
     height: int
     mcu_px: tuple[int, int]
-    """(width, height) in pixels of an MCU of an interleaved scan; of one component, of its only block."""
+    """(width, height) in pixels of an MCU of an interleaved scan; with one component, of a block."""
     factors: tuple[tuple[int, int], ...]
-    """Sampling factors (across, down) of each component; of only one, (1, 1), for then they mean nothing."""
+    """Sampling factors (across, down) of each component; (1, 1) for a single component, where they have no meaning."""
     obstacle: str
-    """Why the loader could not decode these coefficients, as the packer tells it: "CMYK JPEG"; "" where it can."""
+    """Why the loader cannot decode these coefficients, as the packer reports it: "CMYK JPEG"; "" if it can."""
 
 
 def segments(jpeg: bytes, *, whole: bool = False) -> Iterator[tuple[int, int, int]]:
-    """(marker, offset of its content, offset behind it) of each segment up to the first SOS, which is the last; or of the ``whole`` JPEG.
+    """(marker, offset of its content, offset of its end) of each segment: up to and including the first SOS, or of the ``whole`` JPEG.
 
-    Passes over fill bytes and bytes that belong to no segment, as libjpeg does; ends early where the JPEG does.
+    Skips fill bytes and bytes outside segments, as libjpeg does.  Ends early if the JPEG does.
     """
     at = 2
     while (at := jpeg.find(b"\xff", at)) >= 0 and at + 4 <= len(jpeg):
@@ -86,14 +85,14 @@ def segments(jpeg: bytes, *, whole: bool = False) -> Iterator[tuple[int, int, in
 
 
 def scan_end(jpeg: bytes, start: int) -> int:
-    """Where the entropy-coded data that begin at an offset end: at the next marker that does not belong to them."""
+    """Offset of the end of the entropy-coded data that start at ``start``: the next marker that does not belong to them."""
     following = MARKER.search(jpeg, start)
     return following.start() if following else len(jpeg)
 
 
 def read_frame(jpeg: bytes) -> Frame | None:
-    """The frame of a JPEG; None for bytes that are no JPEG or end before its first scan."""
-    if jpeg[:3] != bytes([0xFF, SOI, 0xFF]):  # as Pillow has it
+    """The frame of a JPEG; None for bytes that are not a JPEG or end before its first scan."""
+    if jpeg[:3] != bytes([0xFF, SOI, 0xFF]):  # the same test as Pillow's
         return None
     process, sof, jfif, adobe_transform = 0, b"", False, None
     for marker, start, end in segments(jpeg):
@@ -116,7 +115,7 @@ def read_frame(jpeg: bytes) -> Frame | None:
     ids, factors = bytes(sof[6::3][:components]), [(f >> 4, f & 15) for f in sof[7::3][:components]]
     widest, tallest = (max((f[side] for f in factors), default=0) for side in (0, 1))
     mcu_px = (BLOCK_PX * widest, BLOCK_PX * tallest) if components > 1 else (BLOCK_PX, BLOCK_PX)
-    # As libjpeg tells stored RGB from YCbCr (jdapimin.c, default_decompress_parms).
+    # libjpeg distinguishes stored RGB from YCbCr in the same way (jdapimin.c, default_decompress_parms).
     stores_rgb = (
         components == 3 and not jfif and (ids == b"RGB" if adobe_transform is None else adobe_transform == 0)
     )
@@ -135,45 +134,42 @@ def read_frame(jpeg: bytes) -> Frame | None:
 
 
 def check_scans(jpeg: bytes, width: int, height: int) -> None:
-    """See that a JPEG decodes in seconds: a scan of 199 bytes can hold a core for 0.14 s, and there is room for any number.
+    """Check that a JPEG decodes in seconds: a scan of 199 bytes can take a core 0.14 s, and a JPEG may have any number of scans.
 
-    A bound on what is to be done, not on the time it takes, which would have a busy machine leave out other images.
+    The bound is on the work, not on the time: with a bound on time, a busy machine would skip other images.
 
     Raises:
         ValueError: it does not.
     """
-    scans = jpeg.count(bytes([0xFF, SOS]))  # those of a thumbnail too, and there are few
+    scans = jpeg.count(bytes([0xFF, SOS]))  # also counts the few of a thumbnail
     if scans * width * height > MAX_SCANNED:
         raise ValueError(
-            f"{scans:,} scans of {width} x {height} pixels are more than {MAX_SCANNED // (width * height):,}, no photo's"
+            f"{scans:,} scans of {width} x {height} pixels are more than the maximum of {MAX_SCANNED // (width * height):,}"
         )
 
 
 def _decodable(factors: list[tuple[int, int]]) -> bool:
-    """Whether these are 4:4:4, 4:2:2, 4:2:0, 4:4:0 or 4:1:1, which the loader knows (``decode.jpeg_header.read_header``)."""
+    """Whether these are 4:4:4, 4:2:2, 4:2:0, 4:4:0 or 4:1:1, which the loader supports (``decode.jpeg_header.read_header``)."""
     luma, *chroma = factors
-    if chroma == [
-        luma,
-        luma,
-    ]:  # equal factors mean 4:4:4; one scan holds at most ten blocks an MCU (T.81, B.2.3)
+    if chroma == [luma, luma]:  # equal factors mean 4:4:4; an MCU has at most ten blocks (T.81, B.2.3)
         return luma in ((1, 1), (2, 1), (1, 2), (3, 1), (1, 3))
     return chroma == [(1, 1)] * 2 and luma in ((2, 1), (2, 2), (1, 2), (4, 1))
 
 
 @cache
 def jpegtran() -> str:
-    """Where libjpeg-turbo's jpegtran is.
+    """The path of libjpeg-turbo's jpegtran.
 
     Raises:
-        JpegtranMissing: there is none, or it is of another make (mozjpeg's writes progressive JPEGs, which cannot be cut).
+        JpegtranMissing: there is none, or it is another library's (mozjpeg's writes progressive JPEGs, which have no tiles).
     """
     found = shutil.which("jpegtran")
-    told = _version(found) if found else ""
-    if found and "libjpeg-turbo" in told:
+    version = _version(found) if found else ""
+    if found and "libjpeg-turbo" in version:
         return found
     raise JpegtranMissing(
         (
-            f"{found} says that it is {told.splitlines()[0] if told else 'of no version'!r}, and --mode lossless needs libjpeg-turbo's"
+            f"{found} says that it is {version.splitlines()[0] if version else 'of no version'!r}, and --mode lossless needs libjpeg-turbo's"
             if found
             else "--mode lossless needs libjpeg-turbo's program jpegtran, which was not found"
         )
@@ -183,31 +179,31 @@ def jpegtran() -> str:
 
 
 def jpegtran_version() -> str:
-    """What jpegtran says of itself: "libjpeg-turbo version 2.1.5 (build 20230203)"."""
+    """jpegtran's version line: "libjpeg-turbo version 2.1.5 (build 20230203)"."""
     return _version(jpegtran()).splitlines()[0]
 
 
 def _version(program: str) -> str:
-    told = subprocess.run(
+    done = subprocess.run(
         [program, "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
-    return (told.stderr + told.stdout).strip()
+    return (done.stderr + done.stdout).strip()
 
 
 def add_restart_markers(jpeg: bytes, interval: int, *, optimize: bool) -> tuple[bytes, str]:
     """The coefficients of a JPEG in one sequential scan with a restart marker every ``interval`` MCUs (0 = none).
 
     Args:
-        optimize: Huffman tables made for the image; else the standard's own (T.81, K.3).
+        optimize: use Huffman tables made for the image; else those of the standard (T.81, K.3).
 
     Returns:
-        The JPEG, and jpegtran's first warning of the source, or "": see ``corrupt``.
+        The JPEG, and jpegtran's first warning about the source, or "": see ``corrupt``.
 
     Raises:
         JpegtranMissing: see ``jpegtran``.
-        NotKept: jpegtran does not take it.
+        NotKept: jpegtran cannot read the JPEG.
         ValueError: jpegtran crashed.
-        MemoryError: it was killed, or says that it has none.
+        MemoryError: it was killed, or reports that memory ran out.
         InputUnreadable: it could not be started.
     """
     command = [jpegtran(), "-copy", "none", "-restart", f"{interval}B", *(["-optimize"] if optimize else [])]
@@ -215,12 +211,14 @@ def add_restart_markers(jpeg: bytes, interval: int, *, optimize: bool) -> tuple[
         done = subprocess.run(command, input=jpeg, capture_output=True, check=False)
     except OSError as error:
         raise InputUnreadable(f"cannot run {command[0]}: {error.strerror or error}") from error
-    killed = done.returncode < 0 and -done.returncode not in CRASHES  # by the kernel, which makes room so
+    killed = (
+        done.returncode < 0 and -done.returncode not in CRASHES
+    )  # most likely by the kernel, out of memory
     if killed or NO_MEMORY in done.stderr:
         raise MemoryError
-    if not done.returncode:  # words alone may be a remark, such as one on coarse tables
+    if not done.returncode:  # with exit code 0, text on stderr is only a remark, such as one on coarse tables
         return done.stdout, ""
-    told = done.stderr.decode("ascii", "replace").splitlines() or [f"it ended with {done.returncode}"]
+    lines = done.stderr.decode("ascii", "replace").splitlines() or [f"it ended with {done.returncode}"]
     if done.returncode == WARNED:
-        return done.stdout, told[0]
-    raise (ValueError if done.returncode < 0 else NotKept)(f"jpegtran says: {told[0]}")
+        return done.stdout, lines[0]
+    raise (ValueError if done.returncode < 0 else NotKept)(f"jpegtran says: {lines[0]}")

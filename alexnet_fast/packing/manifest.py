@@ -1,4 +1,4 @@
-"""What a packing sets out to do: the settings and the images, so that an interrupted one goes on only with the same."""
+"""The plan of a packing: its settings and images; an interrupted packing resumes only with the same plan."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .errors import InputChanged
 from .listing import Ignored
 from .sources import Identity, Reader, Source
 
-TOLD_ONLY = ("ignored", "in_several_classes")
-"""Fields that no byte of the file depends on, so that the journal does without."""
+REPORTED_ONLY = ("ignored", "in_several_classes")
+"""Fields on which no byte of the file depends, so the journal does not keep them."""
 
 
 class Image(NamedTuple):
-    """One image to be packed: its key, and what it was when that was planned."""
+    """One image to pack: its key, and its size in bytes and modification time when the packing was planned."""
 
     key: str
     size: int
@@ -31,35 +31,37 @@ class Image(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that the bytes of the finished file depend on."""
+    """Everything on which the bytes of the finished file depend."""
 
     settings: dict[str, Any]
     encoder: dict[str, str]
-    """The programs whose versions may change a byte."""
+    """The programs whose versions may change the bytes: name -> version."""
     classes: list[str]
     paths: list[str]
-    """Keys of the images; of a folder, their paths below it."""
+    """Keys of the images; for a folder, their paths below it."""
     labels: list[int]
     sizes: list[int]
     """Of the images, in bytes."""
     changed_ns: list[int]
     """When each image was last modified."""
     ignored: Ignored = field(default_factory=Ignored, compare=False)
-    """What the folder holds besides: told to the sidecar, and no reason not to resume."""
+    """What else the folder contains: reported in the sidecar; a change does not stop a resume."""
     in_several_classes: list[str] = field(default_factory=list, compare=False)
 
     @classmethod
     def of(cls, split: Source, encoding: Encoding, settings: Mapping[str, object]) -> Manifest:
-        """Looks at every image's size and time; raises InputUnreadable where that fails."""
+        """The plan for a split; reads every image's size and time.  Raises InputUnreadable if that fails."""
         sizes, changed_ns, reader = [], [], split.reader
         for key in split.keys:
             size, modified_ns = reader.identity(key)
             sizes.append(size)
             changed_ns.append(modified_ns)
-        told = json.loads(json.dumps({**asdict(encoding), **settings}))  # as the journal will give them back
+        as_read = json.loads(
+            json.dumps({**asdict(encoding), **settings})
+        )  # in the form that a journal returns
         encoder = encoder_versions(encoding)
         return cls(
-            told,
+            as_read,
             encoder,
             split.classes,
             split.keys,
@@ -71,50 +73,55 @@ class Manifest:
         )
 
     def to_json(self) -> bytes:
-        """As the journal keeps it."""
-        kept = {name: value for name, value in vars(self).items() if name not in TOLD_ONLY}
+        """The form in the journal."""
+        kept = {name: value for name, value in vars(self).items() if name not in REPORTED_ONLY}
         return json.dumps(kept, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, document: bytes) -> Manifest:
-        """As the journal kept it."""
+        """The plan of a form that ``to_json`` returned."""
         return cls(**json.loads(document))
 
     def source_digest(self) -> str:
-        """Names the images by path, label and size, in their order; not by time, which a copy of the folder changes."""
+        """A digest of the images' paths, labels and sizes, in their order; not of their times, which a copy of the folder changes."""
         listed = json.dumps([self.classes, self.paths, self.labels, self.sizes], separators=(",", ":"))
         return hashlib.blake2b(listed.encode(), digest_size=16).hexdigest()
 
     def check_same(self, now: Manifest, place: str, source: str) -> None:
-        """See that a packing that was begun with this plan may go on with ``now``.
+        """Check that a packing that was started with this plan may resume with ``now``.
+
+        Args:
+            place: the output's name in messages.
+            source: the images' name in messages.
 
         Raises:
-            InputChanged: naming the difference.
+            InputChanged: names the difference.
         """
-        anew = "or begin anew with --fresh"
+        or_fresh = "or start from scratch with --fresh"
         if other := _differing(self.settings, now.settings):
             raise InputChanged(
-                f"the packing into {place} was interrupted and began with other settings: {other}",
-                f"give the same ones to go on, {anew}",
+                f"the packing into {place} was interrupted and was started with other settings: {other}",
+                f"give the same ones to resume, {or_fresh}",
             )
         if other := _differing(self.encoder, now.encoder):
             raise InputChanged(
-                f"the packing into {place} was interrupted and began with another encoder, which may write other bytes: {other}",
-                f"install the same one to go on, {anew}",
+                f"the packing into {place} was interrupted and was started with another encoder, which may write other bytes: {other}",
+                f"install the same one to resume, {or_fresh}",
             )
         if other := self._other_images(now):
             raise InputChanged(
                 f"{source} has changed since the packing into {place} was interrupted: {other}",
-                f"put it back to go on, {anew}",
+                f"restore it to resume, {or_fresh}",
             )
 
     def check_unchanged(self, reader: Reader) -> None:
-        """See that the images are those that were planned with, now that all are read.
+        """Check, after all images were read, that they are still those of the plan.
 
-        Whoever finds the finished file later cannot know that its pixels are older than a photo that is older than the file.
+        Later this could not be detected: an image that changed after it was read, and before the file was finished, is older than
+        the file.
 
         Raises:
-            InputChanged: naming those that are not.
+            InputChanged: names the images that changed.
             InputUnreadable: see ``Reader.identity``.
         """
         planned = zip(self.paths, zip(self.sizes, self.changed_ns))
@@ -122,7 +129,7 @@ class Manifest:
             raise changed_meanwhile(reader.place, changed)
 
     def _other_images(self, now: Manifest) -> str:
-        """What is different about the folder, in words; "" where nothing is."""
+        """How the images of ``now`` differ, in words; "" if they do not."""
         if self == now:
             return ""
         was = dict(zip(self.paths, zip(self.sizes, self.changed_ns)))
@@ -147,17 +154,17 @@ class Manifest:
         ]
         if not parts and self.classes != now.classes:
             differing = sorted(set(self.classes) ^ set(now.classes))
-            parts = [f"its classes are others{f' ({differing[0]!r})' if differing else ''}"]
+            parts = [f"its classes differ{f' ({differing[0]!r})' if differing else ''}"]
         if not parts and (self.paths, self.labels) != (now.paths, now.labels):
             parts = ["its images have another order"]
         return ", ".join(parts)
 
 
 def changed_meanwhile(place: str, paths: list[str]) -> InputChanged:
-    """The error for images of which it is not known any more which pixels were packed."""
+    """The error for images that changed, so that it is not known which of their pixels were packed."""
     return InputChanged(
         f"{listed(paths)} of {place} changed while the folder was packed",
-        "let nothing write into it, and begin again with --fresh",
+        "let nothing write into it, and start from scratch with --fresh",
     )
 
 

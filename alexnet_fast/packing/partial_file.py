@@ -1,4 +1,4 @@
-"""A beton that is being written: payloads go into ``<name>.partial``, and its journal says which ones it holds."""
+"""A beton that is being written: payloads go into ``<name>.partial``, and its journal lists them."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from .manifest import Image, Manifest
 from .sidecar_writer import PARTIAL, File, compose, write_whole
 from .sources import Reader
 
-LOG_EVERY_S = 0.2  # the most that a kill costs
-SYNC_EVERY_S = 5.0  # what a power cut may cost
-PROVE_AT_LEAST = 16  # images whose checksums are compared however safe they are said to be
+LOG_EVERY_S = 0.2  # a kill loses at most this much work
+SYNC_EVERY_S = 5.0  # a power cut loses about this much work
+PROVE_AT_LEAST = 16  # images whose checksums are always compared, even if the journal says that they are safe
 
 
 def partial_path(path: Path) -> Path:
-    """What a beton is called until it is whole."""
+    """The name of a beton until it is complete."""
     return path.with_name(path.name + PARTIAL)
 
 
 class PartialFile:
-    """The file and the journal of one packing, begun or taken up where another was interrupted.
+    """The file and the journal of one packing, a new one or an interrupted one that resumes.
 
-    As a context it keeps, on any exception, what was done; the next of the same plan goes on there.
+    As a context manager it keeps, on any exception, what was done; the next packing with the same plan resumes there.
 
     Attributes:
-        count: images done, in the plan's order; those left out are counted.
-        resumed: how many of them were done before.
+        count: images done, in the plan's order, including skipped ones.
+        resumed: how many of them an earlier packing did.
         payload_bytes: of all images kept so far.
 
     Raises:
         OutputLocked: another process packs into the same file.
-        InputChanged: what was interrupted here was begun otherwise, or its file does not hold what its journal says.
-        OSError: the place cannot be written.
+        InputChanged: the packing interrupted here had another plan, or its file does not contain what its journal says.
+        OSError: the output cannot be written.
     """
 
     def __init__(self, path: Path, plan: Manifest, reader: Reader, *, fresh: bool) -> None:
@@ -60,28 +60,27 @@ class PartialFile:
         self._named = False
         self._journal = Journal(path)
         self._file = -1
-        begun_here = fresh or self._journal.empty
+        is_new = fresh or self._journal.empty
         try:
             self._file = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             found = None
-            if not begun_here and os.fstat(self._file).st_size:
+            if not is_new and os.fstat(self._file).st_size:
                 found = self._journal.read()
             if found:
                 found[0].check_same(plan, str(path), reader.place)
-                self._take_up(found[1])
+                self._resume(found[1])
             else:
-                begun_here = True
+                is_new = True
                 os.ftruncate(self._file, 0)
                 self._journal.begin(plan)
                 sync_folder(path.parent)
         except BaseException:
-            if begun_here:
+            if is_new:
                 self.forget()
             self._close()
             raise
-        self._syncer = ThreadPoolExecutor(
-            1, "sync-beton"
-        )  # a disk that takes seconds to sync holds nobody up
+        # A thread of its own: the packing does not wait for a disk that takes seconds to sync.
+        self._syncer = ThreadPoolExecutor(1, "sync-beton")
 
     @property
     def payload_bytes(self) -> int:
@@ -93,35 +92,34 @@ class PartialFile:
         return len(self._plan.paths)
 
     def rest(self) -> list[Image]:
-        """The images that are to be done yet, in the plan's order."""
-        plan, begin = self._plan, self.count
-        return list(map(Image, plan.paths[begin:], plan.sizes[begin:], plan.changed_ns[begin:]))
+        """The images that are not done yet, in the plan's order."""
+        plan, start = self._plan, self.count
+        return list(map(Image, plan.paths[start:], plan.sizes[start:], plan.changed_ns[start:]))
 
     def bytes_missing(self) -> int:
-        """About how many bytes more than the disk has the rest needs: as many an image as those so far."""
-        rest = (self.total - self.count) * (
-            self.payload_bytes / max(1, self.kept) + 48
-        )  # a record and an entry of the table
+        """About how many bytes the disk lacks for the remaining images, by the mean size of those so far."""
+        # 48: a record and an entry of the table.
+        rest = (self.total - self.count) * (self.payload_bytes / max(1, self.kept) + 48)
         system = os.statvfs(self.path.parent)
         return max(0, int(rest) + self._pages.page_size - system.f_bavail * system.f_frsize)
 
     @property
     def kept(self) -> int:
-        """Samples so far: images done, less those left out."""
+        """Samples so far: images done, less those skipped."""
         return self._pages.count
 
     def add(self, entry: tuple[int, int, int, int, int], payload: bytes, note: Note) -> None:
-        """Store one more image (``pages.ENTRY``), or leave it out (size 0)."""
+        """Store one more image (``layout.ENTRY``), or record that it is skipped (size 0)."""
         i = self.count
         record = np.array([entry], ENTRY)[0]
         if payload:
-            behind = self._pages.at
+            at = self._pages.at
             ptr = self._pages.add(record, self._plan.labels[i])
-            write_at(self._file, bytes(ptr - behind) + payload if ptr > behind else payload, behind)
+            write_at(self._file, bytes(ptr - at) + payload if ptr > at else payload, at)
         self._entries[i] = record
         if any(note):
             self._notes[i] = note
-        self.count = i + 1  # only now: an interruption before this leaves bytes that nobody claims
+        self.count = i + 1  # last: an interruption before this leaves bytes that the journal does not claim
         now = time.monotonic()
         if now - self._logged_at >= LOG_EVERY_S:
             self._log()
@@ -131,37 +129,37 @@ class PartialFile:
             self._synced_at = now
 
     def left_out(self) -> dict[int, str]:
-        """Images that were left out so far, by their place in the plan, and what was wrong with each."""
+        """The images skipped so far: position in the plan -> what was wrong with it."""
         return {
             i: self._notes[i].text for i in np.flatnonzero(self._entries["size"][: self.count] == 0).tolist()
         }
 
     def finish(self) -> tuple[PackedSoFar, int]:
-        """Write what remains, and give the file and its sidecar their names.
+        """Write the rest of the file, and rename it and its sidecar to their final names.
 
-        The sidecar goes first: whoever finds the file finds its sidecar, and whoever finds an older file beside this
-        sidecar is told so by the reader.
+        The sidecar is renamed first: so a file with its final name always has a sidecar, and the reader detects an older file next to
+        this sidecar.
 
         Returns:
-            What was packed, and the bytes of the file.
+            What was packed, and the size of the file in bytes.
 
         Raises:
-            InputChanged: an image is not any more what it was when the packing began.
+            InputChanged: an image has changed since the packing was planned.
         """
         self._log()
         if self._syncing is not None:
-            self._syncing.result()  # it tells of a failed disk, and Linux tells an open file of that once
+            self._syncing.result()  # raises for a failed disk: Linux reports that to an open file only once
         for at, content in self._pages.ends():
             write_at(self._file, content, at)
         os.fsync(self._file)
         done = PackedSoFar([], self._entries[: self.count], self._notes)
-        with Beton(self.partial) as beton:  # checked as every reader will, before it gets its name
+        with Beton(self.partial) as beton:  # makes the checks of every reader, before the file is renamed
             file = File(len(beton.map), beton.index_checksum())
-        # Behind the last write, so that a photo that changes from here on is newer than the file.
+        # After the last write, so that an image that changes later is newer than the file.
         self._plan.check_unchanged(self._reader)
         write_whole(sidecar_path(self.path), compose(self._plan, done, file))
         sync_folder(self.path.parent)
-        self._named = True  # before it is: an interruption may come between any two steps
+        self._named = True  # set before the rename: an interruption may come between any two steps
         os.replace(self.partial, self.path)
         sync_folder(self.path.parent)
         self._journal.remove()
@@ -169,7 +167,7 @@ class PartialFile:
 
     def forget(self) -> None:
         """Delete the file and the journal."""
-        with suppress(OSError):  # whatever is in the way is not ours
+        with suppress(OSError):  # something else has that name
             self.partial.unlink()
         self._journal.remove()
 
@@ -192,27 +190,27 @@ class PartialFile:
         self._journal.close()
 
     def _keep(self) -> None:
-        """Log what is not logged yet; where nothing was done, leave nothing; what may be the finished file, leave as it is."""
+        """Log what is not logged yet.  If nothing was done, delete both files; if the file may be finished, change nothing."""
         if self._named:
             return
         if self.count == 0:
             self.forget()
             return
-        with suppress(OSError):  # no room even for the journal: the last fraction of a second is packed again
-            os.ftruncate(self._file, self._pages.at)  # less a payload of which a full disk took a part
+        with suppress(OSError):  # no room even for the journal: the last LOG_EVERY_S of work is done again
+            os.ftruncate(self._file, self._pages.at)  # drops a payload that a full disk took only in part
             self._log()
 
     def _log(self) -> None:
         if self.count > self._logged:
-            begin, end = self._logged, self.count
-            notes = {i: self._notes[i] for i in range(begin, end) if i in self._notes}
-            self._journal.enter(self._entries[begin:end], notes, self._safe)
+            start, end = self._logged, self.count
+            notes = {i: self._notes[i] for i in range(start, end) if i in self._notes}
+            self._journal.enter(self._entries[start:end], notes, self._safe)
             self._logged = end
 
     def _sync(self) -> None:
         if self._syncing is None or self._syncing.done():
             if self._syncing is not None:
-                self._safe = self._syncing.result()  # some file systems tell of a full disk only here
+                self._safe = self._syncing.result()  # some file systems report a full disk only here
             self._syncing = self._syncer.submit(self._synced, self.count)
 
     def _synced(self, count: int) -> int:
@@ -220,8 +218,8 @@ class PartialFile:
         self._journal.sync()
         return count
 
-    def _take_up(self, done: PackedSoFar) -> None:
-        """Go on behind what is done and proven."""
+    def _resume(self, done: PackedSoFar) -> None:
+        """Continue after what is done and proven."""
         pages = self._laid_out(done)
         if (proven := self._proven(done, pages)) < len(done.entries):
             done.cut(proven)
@@ -233,7 +231,7 @@ class PartialFile:
         self._safe = min(done.safe, self.count)
         self._journal.go_on(done)
         os.ftruncate(self._file, pages.at)
-        if any(read_at(self._file, fmt.HEADER.itemsize, 0)):  # it was finished but for its name
+        if any(read_at(self._file, fmt.HEADER.itemsize, 0)):  # it was finished except for the rename
             write_at(self._file, bytes(pages.data_start), 0)
 
     def _laid_out(self, done: PackedSoFar) -> BetonLayout:
@@ -244,8 +242,8 @@ class PartialFile:
         return pages
 
     def _proven(self, done: PackedSoFar, pages: BetonLayout) -> int:
-        """How many of the images that the journal claims the file proves to hold."""
-        # So that what is read is what the disk has, not what it failed to take.
+        """How many of the images in the journal the file contains, by their checksums."""
+        # Drop cached pages, so that the disk is read: the cache may hold data that the disk failed to write.
         os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
         suspect = max(0, min(done.safe, len(done.entries) - PROVE_AT_LEAST))
         for k, i in enumerate(np.flatnonzero(done.entries["size"]).tolist()):
@@ -256,7 +254,7 @@ class PartialFile:
                 if i >= done.safe:
                     return i
                 raise InputChanged(
-                    f"{self.partial} does not hold what its journal says: it was changed, or is another's",
-                    "begin anew with --fresh",
+                    f"{self.partial} does not contain what its journal says: it was changed, or is of another packing",
+                    "start from scratch with --fresh",
                 )
         return len(done.entries)

@@ -1,4 +1,4 @@
-"""Writing the json beside a beton: what it was packed from, how, and the checksum of every sample."""
+"""Writes the json next to a beton: what it was packed from, how, and the checksum of every sample."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ PARTIAL = ".partial"
 
 @dataclass(frozen=True)
 class File:
-    """The finished beton, as its sidecar knows it again."""
+    """The facts by which a sidecar recognises its beton."""
 
     bytes: int
     index_crc32: int
-    """Of all that is not payload: see ``Beton.index_checksum``."""
+    """CRC-32 of everything except the payloads: see ``Beton.index_checksum``."""
 
 
 def compose(plan: Manifest, done: PackedSoFar, file: File) -> dict[str, Any]:
-    """The sidecar of a packing that is done: a function of what was packed, not of how often it was interrupted."""
+    """The sidecar of a finished packing; it depends on what was packed, not on interruptions."""
     kept = np.flatnonzero(done.entries["size"]).tolist()
     notes = {plan.paths[i]: done.notes[i] for i in kept if i in done.notes}
     converted = {path: note.text for path, note in notes.items() if note.text}
@@ -49,13 +49,13 @@ def compose(plan: Manifest, done: PackedSoFar, file: File) -> dict[str, Any]:
             "per_class": dict(zip(plan.classes, per_class.tolist())),
             "converted": dict(sorted(Counter(converted.values()).items())),
         },
-        # One string, eight hex digits a sample: a list of numbers takes half as much again, and seconds to read.
+        # One string, eight hex digits a sample: a list of numbers would be half as large again, and take seconds to read.
         "crc32": done.entries["checksum"][kept].astype(">u4").tobytes().hex(),
         "classes": plan.classes,
         "converted": converted,
-        # What their decoders warn of; null where nobody looked.
+        # Their decoders' warnings; null if they were not looked for.
         "corrupt": corrupt if corrupt or looks_for_corrupt(plan.settings) else None,
-        # Of more than 8 bits: the values that became black and white.
+        # Images of more than 8 bits: the values that became black and white.
         "scaled": {path: note.scaled for path, note in notes.items() if note.scaled},
         "skipped": [plan.paths[i] for i in np.flatnonzero(done.entries["size"] == 0).tolist()],
         **_left_aside(plan),
@@ -64,25 +64,25 @@ def compose(plan: Manifest, done: PackedSoFar, file: File) -> dict[str, Any]:
 
 
 def _left_aside(plan: Manifest) -> dict[str, Any]:
-    """What else the folder held, where it held anything: the files of ordinary folders are version 0.1's to the byte."""
-    told: dict[str, Any] = {}
+    """What else the folder contained; without that no keys, so that the sidecars of ordinary folders equal version 0.1's to the byte."""
+    found: dict[str, Any] = {}
     if plan.ignored.counts:
-        told["ignored"] = {
+        found["ignored"] = {
             "counts": dict(sorted(plan.ignored.counts.items())),
             "paths": sorted(plan.ignored.paths),
         }
     if plan.in_several_classes:
-        told["in_several_classes"] = sorted(plan.in_several_classes)[:MAX_LISTED]
-    return told
+        found["in_several_classes"] = sorted(plan.in_several_classes)[:MAX_LISTED]
+    return found
 
 
 def looks_for_corrupt(settings: Mapping[str, Any]) -> bool:
-    """Whether a packing here finds corrupt JPEGs: libturbojpeg tells of them, or, in mode lossless, jpegtran."""
+    """Whether a packing on this machine detects corrupt JPEGs: libturbojpeg reports them or, in mode lossless, jpegtran."""
     return settings.get("mode") == "lossless" or libjpeg.library() is not None
 
 
 def write_whole(path: Path, document: Mapping[str, Any]) -> None:
-    """Replace the sidecar at ``path``, at once or not at all."""
+    """Replace the sidecar at ``path`` by a complete one, or leave it unchanged."""
     partial = path.with_name(path.name + PARTIAL)
     try:
         with open(partial, "w") as file:

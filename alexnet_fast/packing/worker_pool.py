@@ -1,4 +1,4 @@
-"""Worker processes that do one thing to many items, in order, and whose death is noticed at once and named."""
+"""Worker processes that apply a function to many items, in order; the death of a worker is detected at once and reported by name."""
 
 from __future__ import annotations
 
@@ -24,31 +24,29 @@ from .errors import WorkerDied
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-CHUNK = 8  # items a message: large enough to hide the way to the worker, small enough that all end together
-IN_HAND = 2 * CHUNK  # of a worker at most: one chunk to work on and one to begin without a wait
+CHUNK = 8  # items a message: large enough to hide the cost of a message, small enough that all workers end together
+MAX_ASSIGNED = 2 * CHUNK  # items of a worker: one chunk to work on and one to start without a wait
 AHEAD = (
     3 * CHUNK
-)  # results for each worker that may wait for an earlier one: bounds memory, however slow one item is
+)  # results per worker that may wait for an earlier one: bounds memory, however slow one item is
 
-FILES_A_WORKER = 3  # that its owner holds open: the pipe, and forkserver's two
-FILES_TO_START = (
-    6  # forkserver's own, and what a start takes for a moment (of 8 workers 37 files were enough, 36 not)
-)
+FILES_A_WORKER = 3  # open files of this process for each worker: the pipe, and two of forkserver
+FILES_TO_START = 6  # forkserver's own, and those open only during a start (for 8 workers 37 files were enough, 36 were not)
 
 
 def ordered_map(
     work: Callable[[Item], Result], items: Sequence[Item], workers: int, *, doing: Callable[[Item], str]
 ) -> Generator[Result, None, None]:
-    """``work(item)`` of each item, in order, made ahead by ``workers`` processes (1: by this one).
+    """Yields ``work(item)`` of each item, in order, computed ahead by ``workers`` processes (1: by this process).
 
-    Close it to have no process left; the end of this process, whatever ends it, ends its workers too.
+    Closing the generator ends all workers; they also end with this process, however it ends.
 
     Args:
-        work: can be pickled.  What it raises is raised here.
+        work: must be picklable.  What it raises is raised here.
         doing: what ``work`` does to an item, in words: "encoding a/b.JPEG".
 
     Raises:
-        WorkerDied: naming its process, the signal and what it was doing.
+        WorkerDied: names the worker's process, the signal and what it was doing.
     """
     if workers <= 1:
         for item in items:
@@ -58,16 +56,16 @@ def ordered_map(
                 raise WorkerDied(f"memory ran out while {doing(item)}", "free some") from None
             yield result
         return
-    team: _WorkerPool[Item, Result] = _WorkerPool(items, doing)
+    pool: _WorkerPool[Item, Result] = _WorkerPool(items, doing)
     try:
-        team.start(work, min(workers, -(-len(items) // CHUNK)))
-        yield from team.results()
+        pool.start(work, min(workers, -(-len(items) // CHUNK)))
+        yield from pool.results()
     finally:
-        team.end()
+        pool.end()
 
 
 class _Worker:
-    """One process, the pipe to it, and the places of the items that it has been given and not returned."""
+    """One process, the pipe to it, and the positions of the items that it was given and has not returned."""
 
     def __init__(self, context: ForkServerContext, work: Callable) -> None:
         self.pipe, theirs = context.Pipe()
@@ -75,7 +73,7 @@ class _Worker:
         with _light_main():
             self.process.start()
         theirs.close()
-        self.hand: deque[int] = deque()
+        self.assigned: deque[int] = deque()
 
 
 class _WorkerPool(Generic[Item, Result]):
@@ -88,9 +86,9 @@ class _WorkerPool(Generic[Item, Result]):
 
     def start(self, work: Callable[[Item], Result], workers: int) -> None:
         _check_open_files(workers)
-        # forkserver: a fork of this process would copy the locks of its threads.
+        # forkserver, not fork: a fork would copy locks that this process's threads hold.
         context = multiprocessing.get_context("forkserver")
-        function = getattr(work, "func", work)  # of a functools.partial
+        function = getattr(work, "func", work)  # work may be a functools.partial
         context.set_forkserver_preload([function.__module__])
         try:
             for _ in range(workers):
@@ -111,32 +109,32 @@ class _WorkerPool(Generic[Item, Result]):
             yield self._results.pop(place)
 
     def end(self) -> None:
-        """Leave no process behind."""
+        """End all workers."""
         for worker in self._workers:
-            worker.process.kill()  # what it has in hand is of no use any more
+            worker.process.kill()  # its results are not needed
             worker.pipe.close()
         for worker in self._workers:
             worker.process.join()
         self._selector.close()
 
     def _give(self, most: int) -> None:
-        """Let every worker have something to begin with when it is done with what it does."""
-        for worker in sorted(self._workers, key=lambda worker: len(worker.hand)):
+        """Send each worker its next items before it needs them, up to position ``most``."""
+        for worker in sorted(self._workers, key=lambda worker: len(worker.assigned)):
             end = min(self._given + CHUNK, most, len(self._items))
-            if self._given < end and len(worker.hand) <= IN_HAND - CHUNK:
+            if self._given < end and len(worker.assigned) <= MAX_ASSIGNED - CHUNK:
                 try:
                     worker.pipe.send(self._items[self._given : end])
-                except OSError:  # it died: what it had done before lies in the pipe, and behind that its end
+                except OSError:  # it died: _take first reads the results left in the pipe, then its end
                     continue
-                worker.hand.extend(range(self._given, end))
+                worker.assigned.extend(range(self._given, end))
                 self._given = end
 
     def _take(self, worker: _Worker) -> None:
         try:
             done, outcome = worker.pipe.recv()
-        except (EOFError, OSError, pickle.UnpicklingError):  # OSError: amidst an answer
+        except (EOFError, OSError, pickle.UnpicklingError):  # OSError: it died while it sent a result
             raise self._died(worker) from None
-        place = worker.hand.popleft()
+        place = worker.assigned.popleft()
         if isinstance(outcome, MemoryError):
             raise WorkerDied(
                 f"worker process {worker.process.pid} ran out of memory while {self._doing(self._items[place])}",
@@ -152,8 +150,8 @@ class _WorkerPool(Generic[Item, Result]):
         how = "ended"
         if code is not None:
             how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with code {code}"
-        hand = [self._doing(self._items[place]) for place in worker.hand]
-        during = f" while {hand[0]}" if hand else " before it had anything to do"
+        assigned = [self._doing(self._items[place]) for place in worker.assigned]
+        during = f" while {assigned[0]}" if assigned else " before it had anything to do"
         return WorkerDied(
             f"worker process {worker.process.pid} {how}{during}",
             "if nobody killed it, memory ran out: free some or use fewer --workers",
@@ -161,7 +159,7 @@ class _WorkerPool(Generic[Item, Result]):
 
 
 def _check_open_files(workers: int) -> None:
-    """See that so many processes can be started: one that is begun and not finished prints a traceback of its own."""
+    """Check that N processes can be started: a start that fails halfway prints a traceback."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = len(os.listdir("/proc/self/fd")) + FILES_A_WORKER * workers + FILES_TO_START
     if most != resource.RLIM_INFINITY and needed > most:
@@ -172,8 +170,8 @@ def _check_open_files(workers: int) -> None:
 
 
 def _serve(pipe: Connection, work: Callable) -> None:
-    """A worker's life: until the other end of the pipe is closed, by its owner or by the owner's death."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the owner decides
+    """The main function of a worker: runs until the owner closes its end of the pipe, or dies."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the complete process group; the owner decides
         signal.signal(number, signal.SIG_IGN)
     with suppress(EOFError, OSError):
         while True:
@@ -188,7 +186,7 @@ def _outcome(work: Callable[[Item], Result], item: Item) -> tuple[bool, Result |
         return False, error
     except (
         Exception
-    ) as error:  # our own fault: where it happened is worth more than its type, and always travels
+    ) as error:  # a bug of ours: its traceback says more than its type, and a str can always be pickled
         return False, RuntimeError("a worker process failed: " + "".join(traceback.format_exception(error)))
 
 
@@ -201,9 +199,9 @@ def _signal_name(number: int) -> str:
 
 @contextmanager
 def _light_main() -> Iterator[None]:
-    """Keep worker processes from importing this process's main module, as multiprocessing has them do.
+    """Keep worker processes from importing this process's main module, as multiprocessing makes them do.
 
-    Training's would load torch, seconds and hundreds of MB for each core.
+    The main module of a training loads torch: seconds and hundreds of MB for each worker.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

@@ -1,4 +1,4 @@
-"""A source of images -> a beton file and its sidecar, by worker processes, whole or not at all, however often it is interrupted."""
+"""A source of images -> a beton file and its sidecar, by worker processes: complete or not at all, despite any interruption."""
 
 from __future__ import annotations
 
@@ -32,45 +32,45 @@ from .worker_pool import ordered_map
 
 __all__ = ["FolderError", "ImageFolder", "PackResult", "check_place", "scan_folder", "write_beton"]
 
-MAX_TOLD = 6  # kinds of files that are not packed: a name such as scan.0001 makes one of its own
+MAX_KINDS_SHOWN = 6  # kinds of files that are not packed: each name such as scan.0001 has its own kind
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
 class PackResult:
-    """What a finished packing tells."""
+    """The result of a finished packing."""
 
     path: Path
     samples: int = 0
     resumed: int = 0
-    """Images of which an earlier, interrupted packing had already taken care."""
+    """Images that an earlier, interrupted packing had done."""
     payload_bytes: int = 0
     file_bytes: int = 0
     seconds: float = 0.0
     converted: dict[str, str] = field(default_factory=dict)
-    """Path of each image that was not what it is stored as -> what it was (``Sample.converted_from``)."""
+    """Path of each image that was converted -> what it was (``Sample.converted_from``)."""
     skipped: list[str] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
-    """What else the folder holds: kind -> count (``listing.Ignored``)."""
+    """What else the folder contains: kind -> count (``listing.Ignored``)."""
     in_several_classes: int = 0
-    """Images that links put into more than one class."""
+    """Images that are in more than one class through links."""
     corrupt: dict[str, str] = field(default_factory=dict)
-    """Path of each image that was packed though its decoder warns of it -> what it says (``Sample.corrupt``)."""
+    """Path of each image that was packed although its decoder warns of it -> the warning (``Sample.corrupt``)."""
     looked_for_corrupt: bool = True
-    """Whether they were looked for: that takes libturbojpeg."""
+    """Whether corrupt images were looked for: see ``sidecar_writer.looks_for_corrupt``."""
     scaled: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Path of each image of more than 8 bits -> the values that became black and white."""
 
 
 def left_aside(packed: PackResult) -> list[str]:
-    """What the folder holds and the file does not, and what it holds twice, in words: a line each; none where there is nothing."""
+    """One line on what the folder contains and the file does not, and one on images in several classes; no line for nothing."""
     listed, lines = f"listed in {packed.path}.json", []
     if packed.ignored:
-        rest = len(packed.ignored) - MAX_TOLD
-        kinds = sorted(packed.ignored.items(), key=lambda kind: (-kind[1], kind[0]))[:MAX_TOLD]
-        told = ", ".join(f"{count:,} {kind}" for kind, count in kinds)
+        rest = len(packed.ignored) - MAX_KINDS_SHOWN
+        kinds = sorted(packed.ignored.items(), key=lambda kind: (-kind[1], kind[0]))[:MAX_KINDS_SHOWN]
+        shown = ", ".join(f"{count:,} {kind}" for kind, count in kinds)
         more = f" and {rest:,} other kinds" if rest > 0 else ""
-        lines.append(f"not packed: {told}{more}; {listed}")
+        lines.append(f"not packed: {shown}{more}; {listed}")
     if packed.in_several_classes:
         lines.append(f"in several classes by links: {packed.in_several_classes:,} images; {listed}")
     return lines
@@ -83,12 +83,12 @@ def check_place(
     settings: Mapping[str, object],
     on_corrupt: Literal["pack", "error"] = "pack",
 ) -> None:
-    """See that ``write_beton`` of the same arguments would replace no finished file: for whoever packs several of them.
+    """Check that ``write_beton`` with the same arguments would replace no finished file; for callers that pack several files.
 
     Raises:
         OutputExists: it would.
     """
-    if os.path.exists(path):  # a plan looks at every image
+    if os.path.exists(path):  # else skip the plan, which takes a stat of every image
         finished(path, Manifest.of(split, encoding, _settings(settings, on_corrupt)), split.reader.place)
 
 
@@ -106,30 +106,31 @@ def write_beton(
 ) -> PackResult:
     """Encode every image of ``split`` and write them, in its order, to ``path`` and its sidecar.
 
-    The bytes depend on the split and the encoding alone: not on the number of workers, and not on interruptions.
-    Until it is whole the file is called ``<name>.partial``; what interrupts the packing, be it SIGKILL, leaves that
-    and ``<name>.journal``, and the next call with the same arguments goes on there.  Where one has finished already,
-    nothing is left to do; where another file is, it is not replaced unless ``fresh``.
+    The bytes depend only on the split and the encoding: not on the number of workers, and not on interruptions.
+    Until it is complete the file is called ``<name>.partial``.  An interruption, even SIGKILL, leaves that and
+    ``<name>.journal``, and the next call with the same arguments resumes there.  If the file is finished already, nothing is
+    done; another file at ``path`` is replaced only with ``fresh``.
 
     Args:
         workers: processes that decode and encode.
-        on_error: what an unreadable image does: end the packing, or be listed in the sidecar.
-        on_corrupt: what becomes of an image that its decoder reads and warns of: it is packed and listed in the sidecar, or counts
-            as unreadable.
+        on_error: what an unreadable image does: "raise" ends the packing, "skip" lists it in the sidecar.
+        on_corrupt: what happens to an image that its decoder reads with a warning: "pack" packs it and lists it in the sidecar,
+            "error" treats it as unreadable.
         settings: more settings to record in the sidecar.
-        fresh: begin anew, whatever was interrupted or finished there.
-        progress: called with the number of images done so far; first, where it goes on, with what was done before.
+        fresh: start from scratch, even if a packing was interrupted or finished there.
+        progress: called with the number of images done so far; a packing that resumes first calls it with what was done before.
 
     Raises:
-        UnreadableImage: with on_error "raise", naming the file; with on_corrupt "error" too a CorruptImage.
-        OutputExists: another finished file, or one that cannot be known again, is at ``path``.
-        InputChanged: a packing into ``path`` was interrupted that had other settings or another folder, or an image changed
-            while the folder was packed.
+        UnreadableImage: names the file, with on_error "raise"; a CorruptImage with on_corrupt "error".
+        OutputExists: another finished file, or one of unknown origin, is at ``path``.
+        InputChanged: the packing interrupted at ``path`` had other settings or images, or an image changed while the folder was
+            packed.
         OutputLocked: another process is packing into ``path``.
         OutputUnwritable: the disk is full or not writable.
         InputUnreadable: the images' disk or network failed.
-        WorkerDied: naming the process, what ended it and its image.
-        UserError: no image was readable, or one takes more than 2 GiB, or on_corrupt is "error" and nothing here finds such images.
+        WorkerDied: names the process, what ended it and its image.
+        PackingError: an image takes more than the largest page (``format.MAX_PAGE_SIZE``).
+        UserError: no image was readable, or on_corrupt is "error" and corrupt images cannot be detected here.
         JpegtranMissing: mode lossless without the program that it needs.
     """
     started = time.perf_counter()
@@ -137,7 +138,7 @@ def write_beton(
         jpegtran()  # before anything is written
     looked = looks_for_corrupt({"mode": encoding.mode})
     if on_corrupt == "error" and not looked:
-        raise UserError(f"corrupt JPEGs can be an error only where they are found: {MISSING}")
+        raise UserError(f"corrupt JPEGs can be an error only if they can be detected: {MISSING}")
     if path.is_dir():
         raise OutputUnwritable(f"cannot write {path}: it is a folder", "choose another --out")
     plan = Manifest.of(split, encoding, _settings(settings or {}, on_corrupt))
@@ -181,28 +182,28 @@ def write_beton(
 
 
 def _settings(settings: Mapping[str, object], on_corrupt: str) -> Mapping[str, object]:
-    """With what makes other bytes; as version 0.1 had them, where it does not, so that its packings resume."""
+    """The settings, with on_corrupt only if it changes the bytes: else as in version 0.1, so that its packings resume."""
     return settings if on_corrupt == "pack" else {**settings, "on_corrupt": on_corrupt}
 
 
 def _finished_before(path: Path, plan: Manifest, source: str) -> PackResult | None:
-    """What an earlier packing of the same finished, unless one was interrupted since."""
-    if (told := finished(path, plan, source)) is None:
+    """The result of an earlier packing that finished the same file; None if there is none, or another was interrupted since."""
+    if (sidecar := finished(path, plan, source)) is None:
         return None
     remove_stale_journal(path)
     return PackResult(
         path,
-        samples=told["counts"]["samples"],
+        samples=sidecar["counts"]["samples"],
         resumed=len(plan.paths),
-        payload_bytes=told["counts"]["payload_bytes"],
+        payload_bytes=sidecar["counts"]["payload_bytes"],
         file_bytes=path.stat().st_size,
-        converted=told["converted"],
-        skipped=told["skipped"],
+        converted=sidecar["converted"],
+        skipped=sidecar["skipped"],
         ignored=dict(plan.ignored.counts),
         in_several_classes=len(plan.in_several_classes),
-        corrupt=facts(told, "corrupt"),
-        looked_for_corrupt=isinstance(told.get("corrupt"), dict),
-        scaled=scaled if isinstance(scaled := told.get("scaled"), dict) else {},
+        corrupt=facts(sidecar, "corrupt"),
+        looked_for_corrupt=isinstance(sidecar.get("corrupt"), dict),
+        scaled=scaled if isinstance(scaled := sidecar.get("scaled"), dict) else {},
     )
 
 
@@ -216,8 +217,8 @@ def _encode_all(
     progress: Callable[[int], None],
 ) -> None:
     """Encode the images that are not in the file yet."""
-    if on_error == "raise" and (left_out := unfinished.left_out()):
-        raise UnreadableImage(next(iter(left_out.values())))
+    if on_error == "raise" and (skipped := unfinished.left_out()):
+        raise UnreadableImage(next(iter(skipped.values())))
     if unfinished.count:
         progress(unfinished.count)
     reader, rest = split.reader, unfinished.rest()
@@ -245,7 +246,7 @@ def encode_entry(
     """One image of a source, encoded, and the CRC-32 of its payload.
 
     Raises:
-        InputChanged: it is not what was planned with.
+        InputChanged: the image is not the one of the plan any more.
     """
     outcome: tuple[Sample, int] | UnreadableImage
     try:
@@ -255,17 +256,17 @@ def encode_entry(
             outcome = CorruptImage(f"the image {reader.name(image.key)} is corrupt: {sample.corrupt}")
     except UnreadableImage as error:
         outcome = error
-    if reader.identity(image.key) != image.identity:  # looked at behind the read: it was the same before
+    if reader.identity(image.key) != image.identity:  # checked after the read, so it was the same before it
         raise changed_meanwhile(reader.place, [image.key])
     return outcome
 
 
 def _cannot_write(path: Path, error: OSError, unfinished: PartialFile | None) -> OutputUnwritable:
-    said = error.strerror or str(error)
+    why = error.strerror or str(error)
     if unfinished is None or error.errno not in FULL:
-        return OutputUnwritable(f"cannot write {path}: {said}", "choose another --out or make room")
+        return OutputUnwritable(f"cannot write {path}: {why}", "choose another --out or make room")
     needed = unfinished.bytes_missing()
     return OutputUnwritable(
-        f"cannot write {path}: {said}, about {needed / 1e6:,.1f} MB more are needed; {progress_sentence(path, unfinished.total)}",
+        f"cannot write {path}: {why}, about {needed / 1e6:,.1f} MB more are needed; {progress_sentence(path, unfinished.total)}",
         "make room first",
     )

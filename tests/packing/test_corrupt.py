@@ -1,4 +1,4 @@
-"""JPEGs whose decoder warns: what is harmless is packed as if it were not there, what is corrupt is listed, in every mode."""
+"""JPEGs whose decoder warns: harmless faults have no effect, corrupt images are listed, in every mode."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EOI = b"\xff\xd9"
 
 @pytest.fixture(autouse=True, scope="module")
 def tool() -> None:
-    """The program that mode lossless stands on."""
+    """The program that mode lossless needs."""
     try:
         lossless.jpegtran()
     except JpegtranMissing as error:
@@ -56,7 +56,7 @@ def before(marker: int, junk: bytes) -> Callable[[bytes], bytes]:
 
 
 def adobe(transform: int) -> Callable[[bytes], bytes]:
-    """In place of JFIF's segment Adobe's."""
+    """Replace JFIF's segment by Adobe's."""
     segment = b"\xff\xee\x00\x0eAdobe\x00\x64" + bytes(4) + bytes([transform])
     return lambda source: source[:2] + segment + without_segment(source, 0xE0)[2:]
 
@@ -64,8 +64,8 @@ def adobe(transform: int) -> Callable[[bytes], bytes]:
 def with_scan_parameters(*values: int) -> Callable[[bytes], bytes]:
     def put(source: bytes) -> bytes:
         at, content = segments(source)[0xDA]
-        behind = at + 4 + len(content)
-        return source[: behind - 3] + bytes(values) + source[behind:]
+        end = at + 4 + len(content)
+        return source[: end - 3] + bytes(values) + source[end:]
 
     return put
 
@@ -106,9 +106,7 @@ def test_what_costs_no_coefficient_changes_nothing_that_is_stored(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_end_that_is_missing_is_no_fault_of_a_large_photo_that_is_shrunk(
-    tmp_path: Path, mode: Mode
-) -> None:
+def test_a_missing_end_marker_is_no_fault_of_a_large_image_that_is_shrunk(tmp_path: Path, mode: Mode) -> None:
     source = jpeg(picture(500, 375).resize((1600, 1200)))
     (tmp_path / "a.JPEG").write_bytes(source)
     (tmp_path / "b.JPEG").write_bytes(source[:-2])
@@ -132,7 +130,7 @@ def zeroed(source: bytes, count: int = 512) -> bytes:
 
 
 def scans(source: bytes, keep: int) -> bytes:
-    """A JPEG of its first scans, and its end."""
+    """A JPEG of only its first scans, and its end marker."""
     starts = [found.start() for found in re.finditer(rb"\xff\xda", source)]
     following = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]").search(source, starts[keep - 1] + 2)
     assert following
@@ -148,29 +146,31 @@ DATA = r"Corrupt JPEG data: (premature end of data segment|bad Huffman code|\d+ 
 CORRUPT: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "forty bits flipped": (DATA, lambda _: flipped(plain())),
     "512 bytes zeroed": (DATA, lambda _: zeroed(plain(quality=95))),
-    "512 bytes zeroed, and as many blocks as before": ("it holds 64 zeros in a row, which no picture has", lambda _: zeroed(plain())),
-    "zeroed, of grey": ("it holds 64 zeros in a row, which no picture has", lambda _: zeroed(jpeg(picture(*SIZE, 3).convert("L")), 64)),
+    "512 bytes zeroed, and as many blocks as before": ("it contains 64 zero bytes in a row, which no image has", lambda _: zeroed(plain())),
+    "zeroed, of grey": ("it contains 64 zero bytes in a row, which no image has", lambda _: zeroed(jpeg(picture(*SIZE, 3).convert("L")), 64)),
     "bytes of another image amidst": (DATA, lambda _: (source := plain())[:3000] + bytes(range(200)) + source[3200:]),
     "half of it and an end": (DATA, lambda _: plain()[: len(plain()) // 2] + EOI),
     "grey, half of it and an end": (DATA, lambda _: (source := jpeg(picture(*SIZE).convert("L")))[: len(source) // 2] + EOI),
     "a restart marker of another number": (r"Corrupt JPEG data: found marker 0xd\d instead of RST\d", lambda _: jpegtran(plain(), "-restart", "4B").replace(b"\xff\xd1", b"\xff\xd5", 1)),
-    "hidden behind bytes in the header": (DATA, lambda _: before(0xDB, bytes(5))(zeroed(plain(quality=95)))),
-    "hidden behind a scan's parameters": (DATA, lambda _: with_scan_parameters(0, 0, 0)(zeroed(plain(quality=95)))),
+    "hidden by bytes in the header": (DATA, lambda _: before(0xDB, bytes(5))(zeroed(plain(quality=95)))),
+    "hidden by a scan's parameters": (DATA, lambda _: with_scan_parameters(0, 0, 0)(zeroed(plain(quality=95)))),
     "another sampling than is proven": (DATA, lambda _: (source := cjpeg(picture(*SIZE), "-sample", "1x2"))[: len(source) // 2] + EOI),
-    "a progressive JPEG of its first scan": ("it is a progressive JPEG of which only the first 1 scan is there", lambda _: scans(plain(progressive=True), 1)),
-    "a progressive JPEG less its last scan": ("it is a progressive JPEG of which only the first 9 scans are there", lambda _: scans(plain(progressive=True), 9)),
-    "a scan a component, less the last": ("it is a JPEG of which only the first 2 scans are there", lambda folder: scans(of_components(plain(), folder), 2)),
+    "a progressive JPEG of its first scan": ("it is a progressive JPEG of which only the first 1 scan is present", lambda _: scans(plain(progressive=True), 1)),
+    "a progressive JPEG less its last scan": ("it is a progressive JPEG of which only the first 9 scans are present", lambda _: scans(plain(progressive=True), 9)),
+    "a scan a component, less the last": ("it is a JPEG of which only the first 2 scans are present", lambda folder: scans(of_components(plain(), folder), 2)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("what", CORRUPT)
-def test_a_corrupt_jpeg_is_packed_as_pillow_reads_it_and_told(tmp_path: Path, what: str, mode: Mode) -> None:
-    told, make = CORRUPT[what]
+def test_a_corrupt_jpeg_is_packed_as_pillow_reads_it_and_reported(
+    tmp_path: Path, what: str, mode: Mode
+) -> None:
+    expected, make = CORRUPT[what]
     source = make(tmp_path)
     sample = packed(tmp_path, source, mode)
-    who = "" if told.startswith("it ") else "jpegtran says: " if mode == "lossless" else "libjpeg says: "
-    assert re.fullmatch(who + told, sample.corrupt)
+    who = "" if expected.startswith("it ") else "jpegtran says: " if mode == "lossless" else "libjpeg says: "
+    assert re.fullmatch(who + expected, sample.corrupt)
     if mode == "raw":
         assert sample.payload == pixels(source).tobytes()
     else:
@@ -179,7 +179,7 @@ def test_a_corrupt_jpeg_is_packed_as_pillow_reads_it_and_told(tmp_path: Path, wh
     assert ("corrupt JPEG" in sample.converted_from) == (mode == "lossless")
 
 
-def test_a_corrupt_cmyk_jpeg_is_told(tmp_path: Path) -> None:
+def test_a_corrupt_cmyk_jpeg_is_reported(tmp_path: Path) -> None:
     source = jpeg(picture(*SIZE).convert("CMYK"))
     for mode in MODES:
         assert packed(tmp_path, source, mode).corrupt == ""
@@ -190,13 +190,15 @@ def test_a_corrupt_cmyk_jpeg_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.99])
-def test_what_ends_before_its_pixels_do_is_unreadable_still(tmp_path: Path, mode: Mode, part: float) -> None:
+def test_a_jpeg_that_ends_before_its_pixels_do_is_still_unreadable(
+    tmp_path: Path, mode: Mode, part: float
+) -> None:
     source = plain()
     with pytest.raises(UnreadableImage, match="truncated|Premature end of JPEG file"):
         packed(tmp_path, source[: int(part * len(source))], mode)
 
 
-def test_no_photo_is_called_corrupt() -> None:
+def test_no_intact_image_is_called_corrupt() -> None:
     for mode in MODES:
         for path in photo_paths(60):
             assert encode_image(path, Encoding(mode=mode, max_resolution=0)).corrupt == "", path
@@ -212,7 +214,7 @@ def test_no_kind_of_jpeg_is_called_corrupt_for_what_it_is(tmp_path: Path, option
 @pytest.mark.parametrize("optimize", [False, True])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_flat_picture_may_be_all_zeros(tmp_path: Path, optimize: bool, progressive: bool) -> None:
-    """Of tables made for it: the code of zeros is then that of a block's end."""
+    """With tables made for it: then the all-zero code is the end of a block."""
     drawn = Image.new("RGB", (800, 600), (250, 250, 250))
     drawn.paste(picture(64, 48), (700, 500))
     flat = Image.new("RGB", (800, 600), (9, 99, 200))
@@ -226,16 +228,16 @@ def test_a_flat_picture_may_be_all_zeros(tmp_path: Path, optimize: bool, progres
 
 @pytest.mark.parametrize(("zeros", "own"), [(1, 1), (2, 1), (2, 2), (9, 0), (9, 1), (9, 2)])
 def test_zeros_that_belong_to_a_scan_are_kept(zeros: int, own: int) -> None:
-    """A scan may end with some of its own, and a decoder that misses them says so."""
+    """A scan may end with zeros of its own, and a decoder that misses them warns."""
     tidy = next(corrupt.tidied(plain()))[:-2]
-    whole = tidy + bytes(own) + EOI
-    said, found = corrupt.persisting(plain()[:-2] + bytes(zeros) + EOI, lambda jpeg: "" if jpeg == whole else "a warning")  # fmt: skip
-    assert said == "" and found == whole
+    complete = tidy + bytes(own) + EOI
+    fault, found = corrupt.persisting(plain()[:-2] + bytes(zeros) + EOI, lambda jpeg: "" if jpeg == complete else "a warning")  # fmt: skip
+    assert fault == "" and found == complete
 
 
 @pytest.fixture
 def split(tmp_path: Path) -> ImageFolder:
-    """Two whole images and a corrupt one."""
+    """Two intact images and a corrupt one."""
     root = tmp_path / "images"
     root.mkdir()
     for k in range(3):
@@ -244,7 +246,7 @@ def split(tmp_path: Path) -> ImageFolder:
     return ImageFolder(root, [f"{k}.JPEG" for k in range(3)], [0, 0, 0], ["only"])
 
 
-SAID = "libjpeg says: Corrupt JPEG data: premature end of data segment"
+WARNING = "libjpeg says: Corrupt JPEG data: premature end of data segment"
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -254,22 +256,20 @@ def test_corrupt_images_are_packed_and_listed_unless_they_are_to_be_errors(
     done = write_beton(split, tmp_path / "a.beton", Encoding(), workers=workers)
     with Beton(done.path) as beton:
         assert beton.sidecar is not None and len(beton) == 3
-        assert beton.sidecar["corrupt"] == done.corrupt == {"1.JPEG": SAID}
+        assert beton.sidecar["corrupt"] == done.corrupt == {"1.JPEG": WARNING}
         assert beton.sidecar["skipped"] == [] and "on_corrupt" not in beton.sidecar["settings"]
     with pytest.raises(
-        CorruptImage, match=rf"the image .*1\.JPEG is corrupt: {SAID}; pack with --on-error skip"
+        CorruptImage, match=rf"the image .*1\.JPEG is corrupt: {WARNING}; pack with --on-error skip"
     ):
         write_beton(split, tmp_path / "b.beton", Encoding(), workers=workers, on_corrupt="error")
     done = write_beton(split, tmp_path / "b.beton", Encoding(), workers=workers, on_corrupt="error", on_error="skip")  # fmt: skip
     assert done.samples == 2 and done.skipped == ["1.JPEG"] and done.corrupt == {}
     again = write_beton(split, tmp_path / "a.beton", Encoding(), workers=workers)
-    assert again.resumed == 3 and again.corrupt == {"1.JPEG": SAID}
+    assert again.resumed == 3 and again.corrupt == {"1.JPEG": WARNING}
 
 
-def test_a_packing_resumes_only_with_the_same_word_on_corrupt_images(
-    split: ImageFolder, tmp_path: Path
-) -> None:
-    """Else its bytes would hang on where it was interrupted."""
+def test_a_packing_resumes_only_with_the_same_on_corrupt(split: ImageFolder, tmp_path: Path) -> None:
+    """Else its bytes would depend on where it was interrupted."""
 
     class Stop(BaseException):
         pass
@@ -282,10 +282,10 @@ def test_a_packing_resumes_only_with_the_same_word_on_corrupt_images(
         write_beton(split, tmp_path / "a.beton", Encoding(), workers=1, progress=stop)
     with pytest.raises(InputChanged, match="on_corrupt was None and is error"):
         write_beton(split, tmp_path / "a.beton", Encoding(), workers=1, on_corrupt="error")
-    assert write_beton(split, tmp_path / "a.beton", Encoding(), workers=1).corrupt == {"1.JPEG": SAID}
+    assert write_beton(split, tmp_path / "a.beton", Encoding(), workers=1).corrupt == {"1.JPEG": WARNING}
 
 
-def test_without_libturbojpeg_the_same_is_packed_and_nobody_claims_to_have_looked(
+def test_without_libturbojpeg_the_same_is_packed_and_reported_as_not_looked_for(
     split: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = write_beton(split, tmp_path / "a.beton", Encoding(), workers=1)
@@ -295,7 +295,7 @@ def test_without_libturbojpeg_the_same_is_packed_and_nobody_claims_to_have_looke
     assert looked.path.read_bytes() == done.path.read_bytes()
     assert looked.looked_for_corrupt and not done.looked_for_corrupt and done.corrupt == {}
     assert json.loads((tmp_path / "b.beton.json").read_text())["corrupt"] is None
-    with pytest.raises(UserError, match="only where they are found: libturbojpeg was not found; install it"):
+    with pytest.raises(UserError, match="only if they can be detected: libturbojpeg was not found; install it"):
         write_beton(split, tmp_path / "c.beton", Encoding(), workers=1, on_corrupt="error")
     with pytest.raises(UnreadableImage, match="truncated"):
         packed(tmp_path, plain()[:-2], "reencode")

@@ -1,4 +1,4 @@
-"""A folder of images is packed once, beside it or elsewhere; what is packed is taken as it is."""
+"""A folder of images is packed once, next to it or elsewhere; packed files are used as they are."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from betons import jpeg, picture
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """train/ of six and val/ of two images, two classes."""
+    """train/ with six images and val/ with two, of two classes."""
     generator = np.random.default_rng(0)
     for split, count in (("train", 6), ("val", 2)):
         for index in range(count):
@@ -42,7 +42,7 @@ def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
-    """Let a packing be interrupted as by Ctrl-C."""
+    """Interrupt a packing as by Ctrl-C."""
 
     @contextmanager
     def bar(*_: Any) -> Iterator[Any]:
@@ -63,21 +63,21 @@ def refusal(*arguments: Any) -> str:
     return str(caught.value)
 
 
-def test_a_raw_folder_is_packed_beside_it_and_a_second_start_finds_it(raw: Path) -> None:
-    said: list[str] = []
-    sets = find_or_pack(raw, say=said.append)
-    beside = raw.with_name("raw-beton")
-    assert sets == BetonPaths(beside / "train.beton", beside / "val.beton")
+def test_a_raw_folder_is_packed_next_to_it_and_a_second_start_finds_it(raw: Path) -> None:
+    sentences: list[str] = []
+    sets = find_or_pack(raw, say=sentences.append)
+    packed_dir = raw.with_name("raw-beton")
+    assert sets == BetonPaths(packed_dir / "train.beton", packed_dir / "val.beton")
     assert [Beton(path).num_samples for path in sets if path] == [6, 2]
-    assert "once: 6 images of 2 classes" in said[0]
-    written = {path.name: path.stat().st_mtime_ns for path in beside.iterdir()}
+    assert "once: 6 images of 2 classes" in sentences[0]
+    written = {path.name: path.stat().st_mtime_ns for path in packed_dir.iterdir()}
     assert sorted(written) == ["train.beton", "train.beton.json", "val.beton", "val.beton.json"]
 
-    said.clear()
-    assert find_or_pack(raw, say=said.append) == sets
-    assert {path.name: path.stat().st_mtime_ns for path in beside.iterdir()} == written
-    assert len(said) == 2 and all(
-        text.startswith("uses ") and "packed by alexnet_fast" in text for text in said
+    sentences.clear()
+    assert find_or_pack(raw, say=sentences.append) == sets
+    assert {path.name: path.stat().st_mtime_ns for path in packed_dir.iterdir()} == written
+    assert len(sentences) == 2 and all(
+        text.startswith("uses ") and "packed by alexnet_fast" in text for text in sentences
     )
 
 
@@ -94,21 +94,21 @@ def test_beton_dir_says_where_and_a_missing_split_alone_is_added(raw: Path, tmp_
 
 def test_labels_of_val_are_those_of_train(raw: Path) -> None:
     shutil.rmtree(raw / "val" / "a")
-    said: list[str] = []
-    sets = find_or_pack(raw, None, ("val",), say=said.append)
-    assert "once: 1 images of 2 classes; no image of 'a', of 2 classes" in said[0]
+    sentences: list[str] = []
+    sets = find_or_pack(raw, None, ("val",), say=sentences.append)
+    assert "once: 1 images of 2 classes; no image of 'a', of 2 classes" in sentences[0]
     assert sets.val is not None and Beton(sets.val).labels.tolist() == [1]
 
 
 def test_labels_of_a_val_alone_are_those_of_the_train_that_is_packed(raw: Path) -> None:
-    """As the packer's own command numbers them: both ask ``shared_classes``."""
+    """As the packer's own command numbers them: both call ``shared_classes``."""
     sets = find_or_pack(raw, None, ("train",), say=lambda _: None)
     shutil.rmtree(raw / "train")
     shutil.rmtree(raw / "val" / "a")
-    said: list[str] = []
-    val = find_or_pack(raw, say=said.append).val
+    sentences: list[str] = []
+    val = find_or_pack(raw, say=sentences.append).val
     assert val is not None and Beton(val).labels.tolist() == [1]
-    assert said[0] == f"{raw} has no train/: labels are numbered as in {sets.train}, of 2 classes"
+    assert sentences[0] == f"{raw} has no train/: labels are numbered as in {sets.train}, of 2 classes"
     val.unlink()
     (raw / "val/b").rename(raw / "val/c")
     sentence = refusal(raw)
@@ -133,17 +133,17 @@ def test_a_folder_without_val_has_a_training_set_alone(raw: Path) -> None:
     assert sets.train is not None and sets.val is None
 
 
-def test_what_was_packed_otherwise_is_used_and_said(raw: Path) -> None:
+def test_other_settings_of_a_packed_file_are_reported(raw: Path) -> None:
     sets = find_or_pack(raw, say=lambda _: None)
     assert sets.train is not None
     sidecar = sets.train.with_name("train.beton.json")
     sidecar.write_text(sidecar.read_text().replace('"quality": 90', '"quality": 75'))
-    said: list[str] = []
-    find_or_pack(raw, say=said.append)
-    assert "with quality = 75" in said[0] and "with" not in said[1]
+    sentences: list[str] = []
+    find_or_pack(raw, say=sentences.append)
+    assert "with quality = 75" in sentences[0] and "with" not in sentences[1]
 
 
-def test_what_was_packed_from_other_classes_is_refused(raw: Path) -> None:
+def test_a_file_packed_from_other_classes_is_refused(raw: Path) -> None:
     find_or_pack(raw, say=lambda _: None)
     (raw / "train" / "c").mkdir()
     sentence = refusal(raw)
@@ -162,7 +162,7 @@ def test_a_place_that_cannot_be_written_names_the_flag(raw: Path, monkeypatch: p
     assert "No space left on device" in sentence and "--beton-dir" in sentence and "--out" not in sentence
 
 
-def test_an_interrupted_packing_goes_on_at_the_next_start(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_packing_resumes_at_the_next_start(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = find_or_pack(raw, raw.with_name("alone"), say=lambda _: None)
     interrupt_after(monkeypatch, 4)
     with pytest.raises(
@@ -174,8 +174,8 @@ def test_an_interrupted_packing_goes_on_at_the_next_start(raw: Path, monkeypatch
     assert all(a and b and a.read_bytes() == b.read_bytes() for a, b in zip(sets, alone))
 
 
-def test_advice_names_what_who_trains_can_do(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No flag of the packer's own command line that training does not have."""
+def test_advice_is_for_the_user_of_the_training_command(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names no flag that only the packer's command line has."""
     interrupt_after(monkeypatch, 2)
     with pytest.raises(StoppedBySignal):
         find_or_pack(raw, say=lambda _: None)
@@ -183,12 +183,12 @@ def test_advice_names_what_who_trains_can_do(raw: Path, monkeypatch: pytest.Monk
     (raw / "train/a/4.png").write_bytes(b"no image")
     sentence = refusal(raw)
     assert "1 image (a/4.png) of another size" in sentence and "--fresh" not in sentence
-    assert sentence.endswith("train.beton.partial to begin anew")
+    assert sentence.endswith("train.beton.partial to start from scratch")
     (raw.with_name("raw-beton") / "train.beton.partial").unlink()
     sentence = refusal(raw)
     assert "cannot read the image" in sentence
     assert (
-        f"leave it out with 'python -m alexnet_fast.pack --data {raw} --out {raw}-beton --on-error skip'"
+        f"skip it with 'python -m alexnet_fast.pack --data {raw} --out {raw}-beton --on-error skip'"
         in sentence
     )
     monkeypatch.setattr(data_folder, "allowed_cores", lambda: 2)
@@ -209,14 +209,14 @@ def test_a_file_that_came_between_is_not_replaced(raw: Path) -> None:
         caught.value
     )
     assert str(caught.value).endswith(
-        f"; remove {sets.train} to have it packed again, or name another folder with --beton-dir"
+        f"; remove {sets.train} to pack it again, or name another folder with --beton-dir"
     )
 
 
 @pytest.mark.parametrize(
     ("name", "expected"), [("nowhere", "does not exist"), ("raw/train", "has neither train/")]
 )
-def test_a_folder_that_is_none_is_refused(raw: Path, name: str, expected: str) -> None:
+def test_what_is_not_a_data_folder_is_refused(raw: Path, name: str, expected: str) -> None:
     sentence = refusal(raw.parent / name)
     assert expected in sentence and "train.beton" in sentence
 
@@ -224,43 +224,43 @@ def test_a_folder_that_is_none_is_refused(raw: Path, name: str, expected: str) -
 def test_of_two_that_start_at_once_one_packs_and_the_other_waits(
     raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packs, begun, told = [], threading.Event(), threading.Event()
+    packs, started, reported = [], threading.Event(), threading.Event()
     pack = data_folder._pack
 
     def slow_pack(folder: Any, split: str, *rest: Any) -> None:
         packs.append(split)
-        begun.set()
-        assert told.wait(10)
+        started.set()
+        assert reported.wait(10)
         pack(folder, split, *rest)
 
     monkeypatch.setattr(data_folder, "_pack", slow_pack)
     first = threading.Thread(target=find_or_pack, args=(raw,), kwargs={"say": lambda _: None})
     first.start()
-    assert begun.wait(10)
-    said: list[str] = []
+    assert started.wait(10)
+    sentences: list[str] = []
 
     def say(sentence: str) -> None:
-        said.append(sentence)
-        told.set()
+        sentences.append(sentence)
+        reported.set()
 
     find_or_pack(raw, say=say)
     first.join()
-    assert packs == ["train", "val"] and "another process is packing" in said[0]
+    assert packs == ["train", "val"] and "another process is packing" in sentences[0]
     assert not (raw.with_name("raw-beton") / "packing.lock").exists()
 
 
-def test_both_splits_are_looked_at_before_hours_are_spent_on_the_first(raw: Path) -> None:
+def test_both_splits_are_checked_before_hours_are_spent_on_the_first(raw: Path) -> None:
     """ImageNet's own archive of val has no class folders."""
     for image in sorted((raw / "val").rglob("*.png")):
         image.rename(raw / "val" / f"{image.parent.name}-{image.name}")
     for folder in ("a", "b"):
         (raw / "val" / folder).rmdir()
     sentence = refusal(raw)
-    assert f"{raw}/val has no class folders" in sentence and "holds 2 images itself: move each" in sentence
+    assert f"{raw}/val has no class folders" in sentence and "contains 2 images itself: move each" in sentence
     assert not list(raw.parent.rglob("*.beton*"))
 
 
-def test_a_packed_split_is_looked_at_before_the_other_is_packed(raw: Path) -> None:
+def test_a_packed_split_is_checked_before_the_other_is_packed(raw: Path) -> None:
     find_or_pack(raw, None, ("train",), say=lambda _: None)
     (raw / "train/c").mkdir()
     assert "train.beton was packed from other classes" in refusal(raw)
@@ -269,7 +269,7 @@ def test_a_packed_split_is_looked_at_before_the_other_is_packed(raw: Path) -> No
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_split_that_is_no_folder_is_refused(raw: Path, split: str) -> None:
-    """An archive that is not unpacked, or a link to a disk that is not there: the other alone is not what was meant."""
+    """An archive that is not unpacked, or a link to a disk that is not mounted: the user did not mean the other split alone."""
     shutil.rmtree(raw / split)
     (raw / split).symlink_to("/nowhere/at/all")
     assert f"{raw}/{split} is not a folder; expected one folder per class" in refusal(raw)
@@ -278,15 +278,15 @@ def test_a_split_that_is_no_folder_is_refused(raw: Path, split: str) -> None:
     assert f"{raw}/{split} is not a folder; expected one folder per class" in refusal(raw)
 
 
-def test_what_is_not_packed_is_said(raw: Path) -> None:
+def test_what_is_not_packed_is_reported(raw: Path) -> None:
     (raw / "train/a/notes.txt").touch()
     (raw / "train/a/.hidden").touch()
-    said: list[str] = []
-    sets = find_or_pack(raw, say=said.append)
-    assert f"not packed: 1 .txt, 1 hidden; listed in {sets.train}.json" in said
+    sentences: list[str] = []
+    sets = find_or_pack(raw, say=sentences.append)
+    assert f"not packed: 1 .txt, 1 hidden; listed in {sets.train}.json" in sentences
 
 
-def test_a_tools_folder_is_no_class(raw: Path) -> None:
+def test_another_programs_folder_is_no_class(raw: Path) -> None:
     for name in ("@eaDir", ".git", "lost+found"):
         (raw / "train" / name).mkdir()
     sets = find_or_pack(raw, say=lambda _: None)
@@ -310,8 +310,8 @@ def test_a_folder_that_cannot_be_searched_is_not_one_without_splits(
 
 
 def test_corrupt_images_are_a_warning(raw: Path) -> None:
-    whole = jpeg(picture(203, 149))
-    (raw / "train/a/corrupt.JPEG").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
-    said: list[str] = []
-    sets = find_or_pack(raw, say=said.append)
-    assert f"warning: 1 of 7 images are corrupt, listed in {sets.train}.json" in said
+    intact = jpeg(picture(203, 149))
+    (raw / "train/a/corrupt.JPEG").write_bytes(intact[: len(intact) // 2] + b"\xff\xd9")
+    sentences: list[str] = []
+    sets = find_or_pack(raw, say=sentences.append)
+    assert f"warning: 1 of 7 images are corrupt, listed in {sets.train}.json" in sentences

@@ -1,4 +1,4 @@
-"""Grey and colour of more than 8 bits: which values become black and white, and that it is told."""
+"""Grey and colour of more than 8 bits: which values become black and white, and that this is reported."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def grey(top: float, kind: str = "u2") -> np.ndarray:
 
 
 def taken(folder: Path, content: bytes, name: str = "a") -> tuple[np.ndarray, Sample]:
-    """What is packed of a file: (height, width, 3) uint8, and the sample."""
+    """What is packed of a file: its pixels, (height, width, 3) uint8, and the sample."""
     (folder / name).write_bytes(content)
     sample = encode_image(folder / name, RAW)
     return np.frombuffer(sample.payload, np.uint8).reshape(sample.height, sample.width, 3), sample
@@ -87,7 +87,7 @@ def test_grey_that_uses_few_of_its_16_bits_becomes_as_bright_as_it_is(
 def test_white_is_that_of_the_usual_depth_which_holds_the_image(
     tmp_path: Path, most: int, white: int
 ) -> None:
-    """Not the image's own most, which would change the light from image to image of one camera."""
+    """Not the image's own maximum, with which the brightness of one camera's images would vary."""
     assert taken(tmp_path, png(grey(most)))[1].scaled == (0, white)
 
 
@@ -103,7 +103,7 @@ DECLARED: dict[str, tuple[bytes, tuple[float, float]]] = {
 
 
 @pytest.mark.parametrize("what", DECLARED)
-def test_what_a_file_declares_counts_whatever_its_values_use(tmp_path: Path, what: str) -> None:
+def test_a_files_declaration_decides_whatever_its_values_use(tmp_path: Path, what: str) -> None:
     content, (black, white) = DECLARED[what]
     pixels, sample = taken(tmp_path, content)
     assert sample.scaled == (black, white)
@@ -112,7 +112,7 @@ def test_what_a_file_declares_counts_whatever_its_values_use(tmp_path: Path, wha
     assert np.abs(pixels[..., 0] - expected).max() <= 1
 
 
-def test_a_declaration_that_cannot_be_is_not_believed(tmp_path: Path) -> None:
+def test_an_impossible_declaration_is_ignored(tmp_path: Path) -> None:
     assert taken(tmp_path, tiff(grey(4000), t340=9, t341=9))[1].scaled == (0, 4095)
     assert taken(tmp_path, png(grey(4000), significant=99))[1].scaled == (0, 4095)
 
@@ -141,7 +141,7 @@ def test_signed_long_and_float_grey_keeps_its_order_and_most_of_its_levels(
     tmp_path: Path, values: np.ndarray, scaled: tuple[float, float], order: str
 ) -> None:
     if (values.dtype.str[1:], order) == ("u4", ">"):
-        with pytest.raises(UnreadableImage, match="begins as a TIFF, but Pillow says: unknown pixel mode"):
+        with pytest.raises(UnreadableImage, match="starts like a TIFF, but Pillow says: unknown pixel mode"):
             taken(tmp_path, tiff(values, order=order))
         return
     pixels, sample = taken(tmp_path, tiff(values, order=order))
@@ -166,14 +166,14 @@ def test_floats_of_8_bits_are_packed_as_pillow_reads_them(tmp_path: Path) -> Non
     )
 
 
-def test_grey_that_stores_white_as_zero_is_inverted_and_told(tmp_path: Path) -> None:
+def test_grey_that_stores_white_as_zero_is_inverted_and_reported(tmp_path: Path) -> None:
     for values, most in ((grey(4095), 4095), (grey(1, "f4"), 1)):
         pixels, sample = taken(tmp_path, tiff(values, photometric=0))
         assert np.array_equal(pixels, 255 - taken(tmp_path, tiff(values))[0])
         assert sample.scaled == (most, 0) and sample.converted_from.startswith("white-is-zero ")
 
 
-def test_grey_that_stores_white_as_zero_is_read_alike_of_8_and_of_16_bits(tmp_path: Path) -> None:
+def test_grey_that_stores_white_as_zero_is_read_the_same_with_8_and_16_bits(tmp_path: Path) -> None:
     values = grey(255)
     of_8, of_16 = (taken(tmp_path, tiff(values.astype(kind), photometric=0))[0] for kind in ("u1", "u2"))
     assert np.array_equal(of_8, of_16) and np.array_equal(of_8[..., 0], 255 - values)

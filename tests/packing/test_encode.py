@@ -1,4 +1,4 @@
-"""One image -> one sample: the JPEG that carries markers and a table, and the conversions to RGB."""
+"""One image -> one sample: the JPEG with restart markers and a tile table, and the conversions to RGB."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_interval_divides_the_row_and_is_the_nearest_that_fits_the_table(
 def test_an_image_of_too_many_tiles_for_one_segment_still_loads_as_a_jpeg() -> None:
     payload = encode_jpeg(
         Image.new("RGB", (16 * 211, 16 * 211)), Encoding(restart_mcus=1)
-    )  # 211 is prime: 1 or whole rows
+    )  # 211 is prime: 1 or complete rows
     check_tiles(payload, 16 * 211, 16 * 211)
 
 
@@ -148,7 +148,7 @@ def test_images_are_shrunk_to_the_smaller_of_what_is_asked_and_never_enlarged(
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_shrinking_is_antialiased(tmp_path: Path, suffix: str) -> None:
-    """libjpeg's own halving, which the packer uses on the way, costs no visible difference."""
+    """libjpeg's own halving, which the packer uses first, makes no visible difference."""
     large = picture(2000, 1500)
     options = {"quality": 98, "subsampling": 0} if suffix == "jpg" else {"compress_level": 1}
     sample = encoded(tmp_path, f"a.{suffix}", large, Encoding(quality=98), **options)
@@ -190,9 +190,9 @@ CONVERSIONS = {
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # the reference's own opening
 @pytest.mark.parametrize("name", CONVERSIONS)
 def test_every_kind_of_image_becomes_rgb_and_says_what_it_was(tmp_path: Path, name: str) -> None:
-    told, make, options = CONVERSIONS[name]
+    expected, make, options = CONVERSIONS[name]
     sample = encoded(tmp_path, name, make(), Encoding(quality=95), **options)
-    assert sample.converted_from == told
+    assert sample.converted_from == expected
     with Image.open(tmp_path / name) as source:
         expected = np.asarray(source.convert("RGB"))
     assert difference(pixels(sample.payload), expected) < (12 if name == "one_bit.png" else 4)
@@ -230,7 +230,7 @@ def test_other_subsamplings_are_stored_as_4_2_0(tmp_path: Path) -> None:
         check_tiles(payload, 90, 70)
 
 
-def test_what_the_source_says_beside_its_pixels_is_not_stored(tmp_path: Path) -> None:
+def test_the_sources_metadata_is_not_stored(tmp_path: Path) -> None:
     """Comments, profiles and thumbnails would be read again for every crop."""
     source = jpeg(
         picture(90, 70), comment=b"hello" * 100, icc_profile=b"p" * 1000, exif=b"Exif\x00\x00" + bytes(50)
@@ -263,7 +263,7 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
         ("webpage.png", b"<html>404</html>"),
     ],
 )
-def test_an_unreadable_image_is_named_and_told_what_to_do_about(
+def test_an_unreadable_image_is_named_with_what_to_do_about_it(
     tmp_path: Path, name: str, content: bytes
 ) -> None:
     with pytest.raises(
@@ -286,12 +286,12 @@ def test_an_image_too_large_for_the_format_is_unreadable(tmp_path: Path, mode: s
 def test_a_progressive_jpeg_of_thousands_of_scans_is_unreadable_before_it_takes_hours(
     tmp_path: Path, mode: Literal["reencode", "lossless"]
 ) -> None:
-    """A scan that says of all blocks that they stay as they are takes a dozen bytes, again and again."""
+    """A scan that changes no block takes a dozen bytes, and there may be thousands."""
     source = jpeg(Image.new("L", (4000, 4000)), progressive=True)
     last = source.rfind(b"\xff\xda")
     bomb = source[:-2] + source[last:-2] * 600 + b"\xff\xd9"
     with pytest.raises(
-        UnreadableImage, match=r"a\.jpg: 60\d scans of 4000 x 4000 pixels are more than 536, no photo's"
+        UnreadableImage, match=r"a\.jpg: 60\d scans of 4000 x 4000 pixels are more than the maximum of 536"
     ):
         encoded(tmp_path, "a.jpg", bomb, Encoding(mode=mode, max_resolution=0))
 
@@ -306,8 +306,8 @@ def test_a_missing_file_a_folder_and_a_link_to_itself_are_unreadable(tmp_path: P
             encode_image(tmp_path / name, Encoding())
 
 
-def test_what_is_no_file_is_unreadable_and_not_waited_for(tmp_path: Path) -> None:
-    """A pipe is opened by nobody who writes; what was a file when the folder was listed may be one now."""
+def test_what_is_not_a_file_is_unreadable_and_never_blocks(tmp_path: Path) -> None:
+    """No process writes to this pipe; a path that was a file when the folder was listed may be a pipe later."""
     os.mkfifo(tmp_path / "pipe.JPEG")
     (tmp_path / "device.JPEG").symlink_to("/dev/zero")
     with socket.socket(socket.AF_UNIX) as listening:
@@ -324,22 +324,22 @@ def test_stored_rgb_jpegs_are_read_with_their_own_colours(tmp_path: Path) -> Non
         assert difference(pixels(encoded(tmp_path, "a.jpg", source).payload), np.asarray(picture(90, 70))) < 4
 
 
-NO_IMAGE = f"it is none of {', '.join(image_formats())}"
+NO_IMAGE = f"its format is none of {', '.join(image_formats())}"
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reason"),
     [
         (b"", "it is empty"),
         (b"text", NO_IMAGE),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", NO_IMAGE),
     ],
 )
-def test_what_is_no_image_is_said_in_words(tmp_path: Path, content: bytes, said: str) -> None:
+def test_why_a_file_is_no_image_is_said_in_words(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "a.JPEG").write_bytes(content)
     with pytest.raises(UnreadableImage) as caught:
         encode_image(tmp_path / "a.JPEG", Encoding())
-    assert caught.value.what == f"cannot read the image {tmp_path}/a.JPEG: {said}"
+    assert caught.value.what == f"cannot read the image {tmp_path}/a.JPEG: {reason}"
 
 
 @pytest.mark.parametrize("mode", ["reencode", "raw", "lossless"])
@@ -355,7 +355,7 @@ def test_an_image_of_more_pixels_than_the_loader_takes_is_unreadable(
             assert fits
         except UnreadableImage as error:
             assert (
-                not fits and f"a.JPEG: {width} x 70 pixels are more than 6,300, the most that" in error.what
+                not fits and f"a.JPEG: {width} x 70 pixels are more than 6,300, the maximum that" in error.what
             )
         except JpegtranMissing as error:
             pytest.skip(str(error))

@@ -1,4 +1,4 @@
-"""What of an image folder is packed, and in which order."""
+"""Which images of a folder are packed, and in which order."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def test_a_class_without_images_is_refused_by_name(folder: Path, tmp_path: Path)
     (tmp_path / "bee").mkdir()
     (tmp_path / "bee/readme.txt").write_text("none yet")
     (tmp_path / "bee/.hidden.JPEG").write_bytes(b"")
-    with pytest.raises(FolderError, match=r"bee holds no image; expected files ending in .*\.jpeg"):
+    with pytest.raises(FolderError, match=r"bee contains no image; expected files ending in .*\.jpeg"):
         scan_folder(tmp_path)
 
 
-def test_a_class_that_training_does_not_know_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_class_that_the_training_split_lacks_is_refused_by_name(tmp_path: Path) -> None:
     fill(tmp_path, {"ant": 1, "wasp": 1})
     with pytest.raises(FolderError, match="'wasp', which the training split does not have"):
         scan_folder(tmp_path, ["ant", "bee"])

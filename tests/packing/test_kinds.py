@@ -1,4 +1,4 @@
-"""Which files are images, by name and by first bytes, and which of Pillow's decoders may see them."""
+"""Which files are images, by name and by first bytes, and which of Pillow's decoders may read them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def saved(kind: str, image: Image.Image | None = None) -> bytes:
     return out.getvalue()
 
 
-def test_no_decoder_is_tried_but_those_of_the_suffixes_that_are_looked_for() -> None:
+def test_only_decoders_of_supported_suffixes_are_tried() -> None:
     built = [name for feature, (name, _) in BUILT_WITH.items() if features.check(feature)]
     assert image_formats() == (*FORMATS, *built)
     Image.init()
@@ -72,5 +72,5 @@ def test_what_pillow_reads_is_encoded_whatever_it_is_called(tmp_path: Path, name
 @pytest.mark.parametrize("kind", NOT_READ)
 def test_a_kind_that_is_not_read_is_unreadable_under_any_name(tmp_path: Path, kind: str) -> None:
     (tmp_path / "x.jpg").write_bytes(saved(kind))
-    with pytest.raises(UnreadableImage, match="it is none of JPEG, PNG, PPM, BMP, TIFF, WEBP, GIF"):
+    with pytest.raises(UnreadableImage, match="its format is none of JPEG, PNG, PPM, BMP, TIFF, WEBP, GIF"):
         encode_image(tmp_path / "x.jpg", Encoding())

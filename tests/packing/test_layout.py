@@ -1,4 +1,4 @@
-"""Where payloads lie: in pages, none across an edge."""
+"""Where payloads are: in pages, none across a page boundary."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from folders import listed
 
 
 def test_samples_never_cross_a_page(tmp_path: Path) -> None:
-    """Fourteen raw images of 750 kB: eleven fill a page, and the twelfth begins the next."""
+    """Fourteen raw images of 750 kB: eleven fill a page, and the twelfth starts the next."""
     (tmp_path / "images").mkdir()
     for k in range(14):
         picture(500, 500, k % 3).save(tmp_path / f"images/{k}.bmp")
     split = ImageFolder(tmp_path / "images", [f"{k}.bmp" for k in range(14)], [0] * 14, ["only"])
     write_beton(split, tmp_path / "a.beton", Encoding(mode="raw"), workers=1)
     with Beton(tmp_path / "a.beton") as beton:
-        begin = beton.images["data_ptr"].astype(np.int64)
-        end = begin + beton.sizes.astype(np.int64)
-        assert (begin // beton.page_size == (end - 1) // beton.page_size).all()
-        assert len(set((begin // beton.page_size).tolist())) == 2
+        start = beton.images["data_ptr"].astype(np.int64)
+        end = start + beton.sizes.astype(np.int64)
+        assert (start // beton.page_size == (end - 1) // beton.page_size).all()
+        assert len(set((start // beton.page_size).tolist())) == 2
         assert (
-            begin[0] % beton.page_size == 0
+            start[0] % beton.page_size == 0
             and (len(beton.map) - 14 * fmt.ALLOCATION.itemsize) % beton.page_size == 0
         )
         for k in range(14):
@@ -37,7 +37,7 @@ def test_samples_never_cross_a_page(tmp_path: Path) -> None:
 
 
 def test_pages_grow_for_an_image_that_is_larger_than_one(tmp_path: Path) -> None:
-    """Samples of 0.75, 9, 0.75 ... 27 and 0.75 MB: the pages become 16 MiB, then 32, and no sample crosses an edge of those."""
+    """Samples of 0.75, 9, 0.75 ... 27 and 0.75 MB: the pages become 16 MiB, then 32, and no sample crosses a boundary of those."""
     small, large, huge = (picture(100, 75).resize(size) for size in ((500, 500), (2000, 1500), (4000, 2250)))
     images = [small, large, *[small] * 20, huge, small]
     for k, image in enumerate(images):
@@ -46,10 +46,10 @@ def test_pages_grow_for_an_image_that_is_larger_than_one(tmp_path: Path) -> None
     write_beton(split, tmp_path / "a.beton", Encoding(mode="raw", max_resolution=0), workers=1)
     with Beton(tmp_path / "a.beton") as beton:
         assert beton.page_size == 1 << 25
-        begin = beton.images["data_ptr"].astype(np.int64)
-        end = begin + beton.sizes.astype(np.int64)
-        assert (begin // beton.page_size == (end - 1) // beton.page_size).all() and (
-            end[:-1] <= begin[1:]
+        start = beton.images["data_ptr"].astype(np.int64)
+        end = start + beton.sizes.astype(np.int64)
+        assert (start // beton.page_size == (end - 1) // beton.page_size).all() and (
+            end[:-1] <= start[1:]
         ).all()
         assert (len(beton.map) - len(images) * fmt.ALLOCATION.itemsize) % beton.page_size == 0
         for k, image in enumerate(images):

@@ -56,13 +56,15 @@ def test_every_usual_jpeg_of_any_size_has_pillows_pixels(
 @pytest.mark.parametrize("shrink", [2, 4, 8])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("size", [(17, 19), (40, 33), (203, 149), (500, 375)])
-def test_so_has_what_is_shrunk_while_it_is_decoded(size: tuple[int, int], sampling: str, shrink: int) -> None:
+def test_a_jpeg_that_is_shrunk_while_decoded_has_them_too(
+    size: tuple[int, int], sampling: str, shrink: int
+) -> None:
     for source in (jpeg(picture(*size), subsampling=sampling), jpeg(picture(*size).convert("L"))):
         ours, pillow = both(source, shrink)
         assert ours is None if max(pillow.size) < 16 else same(ours, pillow)
 
 
-def test_the_photos_have_pillows_pixels_and_no_warning() -> None:
+def test_real_images_have_pillows_pixels_and_no_warning() -> None:
     for path in photo_paths(60):
         ours, pillow = both(path.read_bytes())
         assert pillow.mode == "CMYK" or same(ours, pillow), path
@@ -95,8 +97,8 @@ def test_a_library_that_gives_other_pixels_is_not_trusted(
         libjpeg.proven.cache_clear()
 
 
-def test_a_fast_decoder_is_used_for_most_photos(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Else a look for corrupt ones would cost a decode of its own."""
+def test_the_fast_decoder_is_used_for_most_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else looking for corrupt ones would cost a second decode."""
     (tmp_path / "a.JPEG").write_bytes(jpeg(picture(203, 149)))
     libjpeg.proven()
     monkeypatch.setattr(libjpeg, "warning", None)
@@ -131,7 +133,7 @@ def test_without_the_library_a_packing_says_once_what_it_does_not_look_for(
     with_it, without = (
         run_cli(*command, "--out", tmp_path / name, env=env) for name, env in (("a", {}), ("b", absent))
     )
-    said = "corrupt JPEGs were not looked for: libturbojpeg was not found; install it: "
+    sentence = "corrupt JPEGs were not looked for: libturbojpeg was not found; install it: "
     assert with_it.code == without.code == 0, without.stderr
-    assert without.stdout.count(said) == 1 and said not in with_it.stdout
+    assert without.stdout.count(sentence) == 1 and sentence not in with_it.stdout
     assert (tmp_path / "a/train.beton").read_bytes() == (tmp_path / "b/train.beton").read_bytes()

@@ -1,4 +1,4 @@
-"""What lies in a folder of classes is packed, counted, or an error that names it; never left out unsaid."""
+"""Everything in a folder of classes is packed, counted, or an error that names it; nothing is skipped silently."""
 
 from __future__ import annotations
 
@@ -44,10 +44,12 @@ def test_a_folder_that_cannot_be_listed_is_an_error_that_names_it(
     monkeypatch.setattr(listing.os, "scandir", scan)
     with pytest.raises(FolderError) as caught:
         scan_folder(root)
-    assert str(caught.value).startswith(f"cannot list {refused}: {os.strerror(number)}; see that you may")
+    assert str(caught.value).startswith(f"cannot list {refused}: {os.strerror(number)}; check that you may")
 
 
-def test_a_folder_whose_list_breaks_off_is_an_error_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_whose_listing_fails_halfway_is_an_error_too(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scandir = os.scandir
 
     class Broken:
@@ -66,7 +68,7 @@ def test_a_folder_whose_list_breaks_off_is_an_error_too(root: Path, monkeypatch:
         scan_folder(root)
 
 
-def test_what_other_programs_leave_beside_photos_is_no_photo_and_no_class_and_is_counted(root: Path) -> None:
+def test_files_of_other_programs_next_to_images_are_no_images_or_classes_and_are_counted(root: Path) -> None:
     for name in (".git", ".ipynb_checkpoints", "@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN"):
         for folder in (root / name, root / "ant" / name):
             folder.mkdir()
@@ -195,15 +197,15 @@ def test_a_class_that_leads_back_is_an_error(root: Path, target: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["wasp", "ant/sub", "ant/deep/er"])
-def test_a_link_to_nowhere_that_may_have_been_a_folder_is_an_error(root: Path, name: str) -> None:
-    """As where a disk is not there: a class, or half of one, would be missing."""
+def test_a_broken_link_that_may_have_been_a_folder_is_an_error(root: Path, name: str) -> None:
+    """As when a disk is not mounted: a class, or a part of one, would be missing."""
     (root / name).parent.mkdir(exist_ok=True)
     (root / name).symlink_to("/nowhere/at all")
-    with pytest.raises(FolderError, match=f"train/{name} is a link to nowhere; bring back what it leads to"):
+    with pytest.raises(FolderError, match=f"train/{name} is a broken link; restore its target"):
         scan_folder(root)
 
 
-def test_a_photo_that_links_put_into_two_classes_is_told_and_one_that_is_twice_in_its_own_is_not(
+def test_an_image_that_links_put_into_two_classes_is_reported_and_one_that_is_twice_in_its_own_is_not(
     root: Path,
 ) -> None:
     (root / "ant/also.jpg").symlink_to("../bee/bee_1.JPEG")
@@ -214,7 +216,7 @@ def test_a_photo_that_links_put_into_two_classes_is_told_and_one_that_is_twice_i
     assert split.shuffled(1).limited(2).in_several_classes == split.in_several_classes
 
 
-def test_what_is_named_as_an_image_and_is_no_file_is_its_readers_to_report(root: Path) -> None:
+def test_what_has_the_name_of_an_image_and_is_no_file_is_reported_by_its_reader(root: Path) -> None:
     os.mkfifo(root / "ant/pipe.jpg")
     (root / "ant/gone.jpg").symlink_to("nowhere.jpg")
     os.mkfifo(root / "ant/control")
@@ -225,9 +227,9 @@ def test_what_is_named_as_an_image_and_is_no_file_is_its_readers_to_report(root:
     assert split.ignored.counts == {"pipe": 1, "socket": 1}
 
 
-def test_files_that_are_no_image_that_is_read_are_counted_by_kind_and_named(root: Path) -> None:
+def test_files_of_other_formats_are_counted_by_kind_and_named(root: Path) -> None:
     for name in ("ant/a.heic", "ant/b.HEIC", "ant/deep.txt", "bee/x.jpg.part", "bee/LICENSE", "list.txt"):
-        (root / name).write_text("whatever")
+        (root / name).write_text("any text")
     (root / "stray.jpg").write_bytes(jpeg(picture(40, 30)))
     split = scan_folder(root)
     assert split.paths == ORDINARY
@@ -236,13 +238,13 @@ def test_files_that_are_no_image_that_is_read_are_counted_by_kind_and_named(root
         ".txt": 1,
         ".part": 1,
         "no suffix": 1,
-        ".txt beside the class folders": 1,
-        ".jpg beside the class folders": 1,
+        ".txt next to the class folders": 1,
+        ".jpg next to the class folders": 1,
     }
     assert "ant/b.HEIC" in split.ignored.paths and "stray.jpg" in split.ignored.paths
 
 
-def test_a_file_without_a_suffix_is_an_image_where_it_begins_as_one(root: Path) -> None:
+def test_a_file_without_a_suffix_is_an_image_if_it_starts_as_one(root: Path) -> None:
     (root / "ant/n01440764_10026").write_bytes(jpeg(picture(40, 30)))
     (root / "ant/Makefile").write_text("all:")
     (root / "ant/empty").touch()
@@ -267,7 +269,7 @@ def test_a_file_without_a_suffix_that_cannot_be_read_is_an_error(
 def test_a_million_other_files_are_all_counted_and_some_named(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sidecar has a largest size that is read."""
+    """A sidecar is read only up to a maximum size."""
     monkeypatch.setattr(listing, "MAX_LISTED", 5)
     monkeypatch.setattr(listing, "MAX_KINDS", 3)
     for k in range(9):
@@ -277,18 +279,20 @@ def test_a_million_other_files_are_all_counted_and_some_named(
     assert split.ignored.paths == [f"ant/scan.{k:04d}" for k in range(5)]
 
 
-def test_images_themselves_where_classes_are_expected_are_told_what_to_do(tmp_path: Path) -> None:
-    """ImageNet's own archive of its validation photos."""
+def test_for_images_where_classes_are_expected_the_error_says_what_to_do(tmp_path: Path) -> None:
+    """As in ImageNet's own archive of its validation images."""
     for k in range(3):
         (tmp_path / f"ILSVRC2012_val_{k}.JPEG").write_bytes(jpeg(picture(40, 30)))
-    with pytest.raises(FolderError, match="but it holds 3 images itself: move each into .* valprep.sh"):
+    with pytest.raises(FolderError, match="but it contains 3 images itself: move each into .* valprep.sh"):
         scan_folder(tmp_path)
 
 
 def test_of_thousands_of_empty_classes_the_first_is_named_and_the_others_counted(root: Path) -> None:
     for k in range(2000):
         (root / f"n{k:04d}").mkdir()
-    with pytest.raises(FolderError, match=r"n0000 holds no image; .*, and 1,999 more classes hold none"):
+    with pytest.raises(
+        FolderError, match=r"n0000 contains no image; .*, and 1,999 more classes contain none"
+    ):
         scan_folder(root)
 
 

@@ -1,4 +1,4 @@
-"""Mode lossless: the source's own coefficients behind restart markers, and what becomes of images that have none to keep."""
+"""Mode lossless: the source's own coefficients with restart markers, and what happens to images that have none to keep."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ from betons import (
 from coefficients import coefficients, geometry, same_coefficients
 
 LOSSLESS = Encoding(mode="lossless", max_resolution=0, restart_mcus=4)
-SIZE = (203, 149)  # whole MCUs of no sampling
+SIZE = (203, 149)  # complete MCUs in no sampling
 NOTES = {0xE1: "EXIF", 0xE2: "profile", 0xED: "IPTC", 0xEE: "Adobe", 0xFE: "comment"}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def tool() -> None:
-    """The program that the mode stands on."""
+    """The program that the mode needs."""
     try:
         lossless.jpegtran()
     except JpegtranMissing as error:
@@ -73,7 +73,7 @@ def without_huffman_tables(source: bytes) -> bytes:
 
 
 def several_scans(image: Image.Image) -> bytes:
-    """One sequential scan a component: what cannot be cut as it is."""
+    """One sequential scan per component, which cannot be cut into tiles as it is."""
     with tempfile.NamedTemporaryFile("w") as script:
         script.write("0;\n1;\n2;\n")
         script.flush()
@@ -90,7 +90,7 @@ def made(*options: str) -> Callable[[Image.Image], bytes]:
     return lambda image: cjpeg(image, *options)
 
 
-# What a photo may be -> its MCU in pixels, and how to make one.
+# Kinds of JPEG -> its MCU in pixels, and how to make one.
 KEPT: dict[str, tuple[tuple[int, int], Callable[[Image.Image], bytes]]] = {
     "4:4:4": ((8, 8), saved(subsampling="4:4:4")),
     "4:2:2": ((16, 8), saved(subsampling="4:2:2")),
@@ -125,14 +125,14 @@ def stored(folder: Path, source: bytes, name: str = "a.JPEG", encoding: Encoding
 
 
 def kept(source: bytes) -> bytes:
-    """A source that carries our markers and table already."""
+    """A source that has our markers and table already."""
     frame = read_frame(source)
     assert frame is not None
     return keep_jpeg(source, frame, LOSSLESS).payload
 
 
 @pytest.mark.parametrize("optimize", [False, True])
-def test_every_photo_keeps_its_coefficients_size_and_quantisation(optimize: bool) -> None:
+def test_every_image_keeps_its_coefficients_size_and_quantisation(optimize: bool) -> None:
     encoding = Encoding(mode="lossless", max_resolution=0, optimize=optimize)
     for path in photo_paths(60):
         sample = encode_image(path, encoding)
@@ -171,7 +171,7 @@ def test_images_of_any_size_keep_their_coefficients(
     check_tiles(sample.payload, *size, KEPT[sampling][0])
 
 
-def test_a_photo_of_more_tiles_than_a_table_holds_gets_larger_ones(tmp_path: Path) -> None:
+def test_an_image_of_more_tiles_than_a_table_holds_gets_larger_ones(tmp_path: Path) -> None:
     source = jpeg(picture(1000, 750).resize((4000, 3000)), subsampling="4:4:4")
     sample = stored(tmp_path, source)
     assert same_coefficients(source, sample.payload)
@@ -180,7 +180,7 @@ def test_a_photo_of_more_tiles_than_a_table_holds_gets_larger_ones(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("wanted", "interval"), [(1, 1), (4, 4), (8, 8), (100, 24), (0, None)])
-def test_the_markers_stand_as_near_as_the_width_allows_to_what_was_asked(
+def test_the_interval_of_markers_is_as_near_to_what_was_asked_as_the_width_allows(
     tmp_path: Path, wanted: int, interval: int | None
 ) -> None:
     source = jpeg(picture(192, 64), subsampling="4:4:4")  # 24 MCUs a row
@@ -193,7 +193,7 @@ def test_the_markers_stand_as_near_as_the_width_allows_to_what_was_asked(
     assert same_coefficients(source, sample.payload)
 
 
-def test_huffman_tables_of_its_own_make_a_photo_smaller_and_change_no_coefficient(tmp_path: Path) -> None:
+def test_huffman_tables_of_its_own_make_an_image_smaller_and_change_no_coefficient(tmp_path: Path) -> None:
     source = jpeg(picture(*SIZE))
     plain, optimal = (
         stored(tmp_path, source, encoding=Encoding(mode="lossless", max_resolution=0, optimize=optimize)).payload
@@ -202,8 +202,8 @@ def test_huffman_tables_of_its_own_make_a_photo_smaller_and_change_no_coefficien
     assert len(optimal) < len(plain) and same_coefficients(plain, optimal)
 
 
-def test_one_coefficient_that_differs_is_noticed() -> None:
-    """The measure of these tests can fail."""
+def test_one_coefficient_that_differs_is_detected() -> None:
+    """The comparison that these tests use can fail."""
     source = jpeg(picture(*SIZE))
     other = picture(*SIZE).copy()
     other.putpixel((100, 100), (255, 0, 255))
@@ -225,20 +225,20 @@ CONVERTED: dict[str, tuple[str, Callable[[Image.Image], bytes]]] = {
 
 
 @pytest.mark.parametrize("kind", CONVERTED)
-def test_a_jpeg_that_no_loader_decodes_is_encoded_anew_at_its_own_size_and_told(
+def test_a_jpeg_that_no_loader_decodes_is_re_encoded_at_its_own_size_and_reported(
     tmp_path: Path, kind: str
 ) -> None:
-    told, make = CONVERTED[kind]
+    expected, make = CONVERTED[kind]
     source = make(picture(600, 449))
     sample = stored(tmp_path, source)
-    assert sample.converted_from == told
+    assert sample.converted_from == expected
     assert (sample.width, sample.height) == (600, 449)
     assert difference(pixels(sample.payload), pixels(source)) < 4
     check_tiles(sample.payload, 600, 449)
 
 
 @pytest.mark.parametrize("name", ["png.JPEG", "a.png", "a.bmp", "a.gif"])
-def test_an_image_of_another_format_is_encoded_anew_at_its_own_size_and_told(
+def test_an_image_of_another_format_is_encoded_at_its_own_size_and_reported(
     tmp_path: Path, name: str
 ) -> None:
     kind = "PNG" if name == "png.JPEG" else Path(name).suffix[1:].upper()
@@ -260,7 +260,7 @@ def test_what_is_kept_is_what_the_loader_can_decode(tmp_path: Path, kind: str) -
     assert header.table and header.cuttable == ("equal factors" not in kind)
 
 
-def test_the_loader_makes_the_same_pixels_of_tiles_as_of_the_whole_originals(tmp_path: Path) -> None:
+def test_the_loader_makes_the_same_pixels_of_tiles_as_of_the_complete_originals(tmp_path: Path) -> None:
     # Not those whose originals the loader has no decoder, or no tables, for.
     makers = [
         make for kind, (_, make) in KEPT.items() if "arithmetic" not in kind and "no Huffman" not in kind
@@ -269,13 +269,13 @@ def test_the_loader_makes_the_same_pixels_of_tiles_as_of_the_whole_originals(tmp
     sources += [path.read_bytes() for path in photo_paths(40)]
     payloads = [stored(tmp_path, source).payload for source in sources]
     for options in ({"train": True, "seed": 3, "epoch": 1}, {"train": False}):
-        whole, tiles = (
+        originals, tiles = (
             loaded(write(tmp_path / f"{name}.beton", entries), **options)
-            for name, entries in (("whole", sources), ("tiles", payloads))
+            for name, entries in (("originals", sources), ("tiles", payloads))
         )
-        assert whole.keys() == tiles.keys() and len(whole) == len(sources)
-        for k in whole:
-            assert np.array_equal(whole[k], tiles[k]), f"sample {k} {options}"
+        assert originals.keys() == tiles.keys() and len(originals) == len(sources)
+        for k in originals:
+            assert np.array_equal(originals[k], tiles[k]), f"sample {k} {options}"
 
 
 def test_ffcv_decodes_a_lossless_file_as_it_decodes_the_originals(
@@ -301,7 +301,7 @@ def test_ffcv_decodes_a_lossless_file_as_it_decodes_the_originals(
 
 
 @pytest.mark.parametrize("os_cache", [True, False])
-def test_ffcv_reads_a_file_whose_pages_grew_for_a_large_photo(
+def test_ffcv_reads_a_file_whose_pages_grew_for_a_large_image(
     tmp_path: Path, require: Callable[[str], Any], os_cache: bool
 ) -> None:
     require("ffcv")
@@ -335,7 +335,7 @@ def test_a_truncated_jpeg_is_unreadable(tmp_path: Path, kind: str, part: float) 
         stored(tmp_path, source[: int(part * len(source))])
 
 
-DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+FAULTS: dict[str, Callable[[bytes], bytes]] = {
     "bytes before a segment": lambda source: source[:2] + b"\x00" * 9 + source[2:],
     "no quantisation table": lambda source: without_segment(without_segment(source, 0xDB), 0xDB),
     "no picture": lambda source: source[: segments(source)[0][0]],
@@ -346,20 +346,20 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_jpeg_is_unreadable_and_named(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_corrupt_jpeg_is_unreadable_and_named(tmp_path: Path, fault: str) -> None:
     with pytest.raises(
         UnreadableImage, match=r"cannot read the image .*a\.JPEG: .+; pack with --on-error skip"
     ):
-        stored(tmp_path, DAMAGES[damage](jpeg(picture(*SIZE))))
+        stored(tmp_path, FAULTS[fault](jpeg(picture(*SIZE))))
 
 
-def test_bytes_behind_the_end_of_a_jpeg_do_not_matter(tmp_path: Path) -> None:
+def test_bytes_after_the_end_of_a_jpeg_do_not_matter(tmp_path: Path) -> None:
     source = jpeg(picture(*SIZE))
     assert same_coefficients(stored(tmp_path, source + b"trailer" * 100).payload, source)
 
 
-def test_a_size_to_shrink_to_has_no_place_in_this_mode() -> None:
+def test_a_size_to_shrink_to_is_an_error_in_this_mode() -> None:
     with pytest.raises(
         UserError,
         match="keeps every image's own size, so max_resolution 500 and min_side 0 cannot apply; give 0",
@@ -371,7 +371,7 @@ def test_a_size_to_shrink_to_has_no_place_in_this_mode() -> None:
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> ImageFolder:
-    """A folder of kept, converted and damaged images, with the labels 0, 1, 2, ..."""
+    """A folder of kept, converted and corrupt images, with the labels 0, 1, 2, ..."""
     (tmp_path / "images").mkdir()
     kinds = {**{f"kept{k}": make for k, (_, make) in enumerate(KEPT.values())}, **{f"made{k}": make for k, (_, make) in enumerate(CONVERTED.values())}}  # fmt: skip
     for name, make in kinds.items():
@@ -384,21 +384,21 @@ def mixed(tmp_path: Path) -> ImageFolder:
     )
 
 
-def test_the_sidecar_tells_the_mode_what_was_encoded_anew_and_what_was_left_out(
+def test_the_sidecar_lists_the_mode_what_was_re_encoded_and_what_was_skipped(
     mixed: ImageFolder, tmp_path: Path
 ) -> None:
     packed = write_beton(mixed, tmp_path / "a.beton", LOSSLESS, workers=1, on_error="skip")
-    told = Beton(packed.path).sidecar
-    assert told is not None
-    assert told["settings"] == {
+    sidecar = Beton(packed.path).sidecar
+    assert sidecar is not None
+    assert sidecar["settings"] == {
         "mode": "lossless", "max_resolution": 0, "min_side": 0, "quality": 90, "restart_mcus": 4, "optimize": False
     }  # fmt: skip
-    assert told["skipped"] == packed.skipped == ["zero.JPEG"]
+    assert sidecar["skipped"] == packed.skipped == ["zero.JPEG"]
     expected = {f"made{k}.JPEG": kind for k, (kind, _) in enumerate(CONVERTED.values())}
-    assert told["converted"] == packed.converted == {**expected, "png.JPEG": "PNG named .JPEG"}
-    assert told["counts"]["converted"]["JPEG that stores RGB"] == 2
+    assert sidecar["converted"] == packed.converted == {**expected, "png.JPEG": "PNG named .JPEG"}
+    assert sidecar["counts"]["converted"]["JPEG that stores RGB"] == 2
     with Beton(packed.path) as beton:
-        for k, name in enumerate(told["paths"]):
+        for k, name in enumerate(sidecar["paths"]):
             if name.startswith("kept"):
                 assert same_coefficients(beton.payload(k).tobytes(), (mixed.root / name).read_bytes()), name
 
@@ -411,7 +411,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(mixed: ImageFolder, tm
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_damaged_jpeg_ends_the_packing_unless_it_may_be_skipped(
+def test_a_corrupt_jpeg_ends_the_packing_unless_it_may_be_skipped(
     mixed: ImageFolder, tmp_path: Path, workers: int
 ) -> None:
     with pytest.raises(UnreadableImage, match=r"zero\.JPEG: jpegtran says: Premature end of JPEG file"):
@@ -437,7 +437,7 @@ def no_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("exit 1", "bin/jpegtran says that it is 'of no version'"),
     ],
 )  # fmt: skip
-def test_without_libjpeg_turbos_jpegtran_nothing_is_begun_and_what_to_install_is_told(
+def test_without_libjpeg_turbos_jpegtran_nothing_is_started_and_the_error_says_what_to_install(
     mixed: ImageFolder, no_tool: Path, tmp_path: Path, script: str | None, expected: str
 ) -> None:
     if script:
@@ -451,18 +451,18 @@ def test_without_libjpeg_turbos_jpegtran_nothing_is_begun_and_what_to_install_is
 
 
 @pytest.mark.parametrize(
-    ("script", "error", "said"),
+    ("script", "error", "sentence"),
     [
-        ("kill -9 $$", WorkerDied, r"memory ran out while encoding .*a\.JPEG; nothing of .* was packed yet; free some"),
-        ("ulimit -v 20000", WorkerDied, r"memory ran out while encoding .*a\.JPEG; nothing"),
-        ("rm $0", InputUnreadable, r"cannot run .*/jpegtran: No such file or directory; 1 of 2 images of .* are packed, .*; mend that first"),
+        ("kill -9 $$", WorkerDied, r"memory ran out while encoding .*a\.JPEG; no image of .* is packed yet; free some"),
+        ("ulimit -v 20000", WorkerDied, r"memory ran out while encoding .*a\.JPEG; no image"),
+        ("rm $0", InputUnreadable, r"cannot run .*/jpegtran: No such file or directory; 1 of 2 images of .* are packed, .*; fix that first"),
         ("kill -11 $$", UnreadableImage, r"cannot read the image .*a\.JPEG: jpegtran says: it ended with -11; pack with --on-error"),
     ],
 )  # fmt: skip
 def test_a_jpegtran_that_has_no_memory_or_cannot_start_is_no_bad_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, error: type[Exception], said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, error: type[Exception], sentence: str
 ) -> None:
-    """One that crashes is: of what else it read, nothing is known to be wrong with its image."""
+    """A crash is blamed on the image; out of memory or a failed start is not, since nothing shows that the image is bad."""
     large = jpeg(picture(500, 375).resize((4000, 3000)), progressive=True)
     (tmp_path / "a.JPEG").write_bytes(large)
     program = tmp_path / "jpegtran"
@@ -470,7 +470,7 @@ def test_a_jpegtran_that_has_no_memory_or_cannot_start_is_no_bad_image(
     program.chmod(0o755)
     monkeypatch.setattr(lossless, "jpegtran", lambda: str(program))
     skip: Literal["raise", "skip"] = "raise" if error is UnreadableImage else "skip"
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=sentence):
         write_beton(
             ImageFolder(tmp_path, ["a.JPEG", "a.JPEG"], [0, 0], ["only"]),
             tmp_path / "a.beton",

@@ -1,4 +1,4 @@
-"""A packing that is interrupted, at whatever point, goes on there, and its file is the one of a packing left alone."""
+"""A packing that is interrupted at any point resumes there, and its file equals that of an uninterrupted packing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from betons import jpeg, picture
 from folders import fill, listed
 
 SMALL = Encoding(max_resolution=64)
-WHOLE = ["a.beton", "a.beton.json"]
+COMPLETE = ["a.beton", "a.beton.json"]
 REST = ["a.beton.journal", "a.beton.partial"]
 
 
@@ -57,8 +57,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture(60, 40).convert("L").save(root / "ant/grey.JPEG")
     picture(60, 40).save(root / "bee/png.JPEG", "PNG")
     Image.fromarray(np.arange(4000, dtype=np.uint16).reshape(50, 80)).save(root / "cat/cat_1.JPEG", "PNG")
-    whole = (root / "bee/bee_1.JPEG").read_bytes()
-    (root / "bee/bee_1.JPEG").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    intact = (root / "bee/bee_1.JPEG").read_bytes()
+    (root / "bee/bee_1.JPEG").write_bytes(intact[: len(intact) // 2] + b"\xff\xd9")
     (root / "ant/ant_2a.JPEG").write_bytes(b"no image")
     (root / "cat/cat_3a.JPEG").write_bytes(jpeg(picture(90, 70))[:1500])
     return root
@@ -70,7 +70,7 @@ def split(folder: Path) -> ImageFolder:
 
 
 def pack(split: ImageFolder, out: Path, stop_at: int | None = None, **options: object) -> PackResult:
-    """Pack into ``out``/a.beton, and stop when so many images are done."""
+    """Pack into ``out``/a.beton, and stop when N images are done."""
 
     def progress(done: int) -> None:
         if done == stop_at:
@@ -89,26 +89,26 @@ def stopped(split: ImageFolder, out: Path, stop_at: int = 10, **options: object)
 
 
 def content(out: Path) -> list[bytes]:
-    assert listed(out) == WHOLE
-    return [(out / name).read_bytes() for name in WHOLE]
+    assert listed(out) == COMPLETE
+    return [(out / name).read_bytes() for name in COMPLETE]
 
 
 @pytest.fixture(scope="module")
 def alone(split: ImageFolder, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    """The file and the json of a packing left alone."""
+    """The file and the json of an uninterrupted packing."""
     out = tmp_path_factory.mktemp("alone")
     pack(split, out)
     return content(out)
 
 
 @pytest.mark.parametrize(("first", "then"), [(1, 1), (1, 3), (2, 1)])
-def test_it_goes_on_where_it_was_with_any_number_of_workers(
+def test_it_resumes_where_it_was_with_any_number_of_workers(
     split: ImageFolder, alone: list[bytes], tmp_path: Path, first: int, then: int
 ) -> None:
     stopped(split, tmp_path, workers=first)
-    told: list[int] = []
-    packed = pack(split, tmp_path, workers=then, progress=told.append)
-    assert told == list(range(10, 25)) and packed.resumed == 10
+    reported: list[int] = []
+    packed = pack(split, tmp_path, workers=then, progress=reported.append)
+    assert reported == list(range(10, 25)) and packed.resumed == 10
     assert content(tmp_path) == alone
 
 
@@ -141,7 +141,7 @@ ENDING = {"fsync": 4, "replace": 2, "open": 2}  # how often each is called; of o
 @pytest.mark.parametrize(
     ("function", "call"), [(name, call) for name, calls in ENDING.items() for call in range(calls)]
 )
-def test_an_end_that_is_cut_short_at_any_step_is_made_up_for(
+def test_a_finish_that_is_interrupted_at_any_step_is_repeated(
     split: ImageFolder,
     alone: list[bytes],
     tmp_path: Path,
@@ -149,7 +149,7 @@ def test_an_end_that_is_cut_short_at_any_step_is_made_up_for(
     function: str,
     call: int,
 ) -> None:
-    """The file is synced, the json written beside it and renamed, the folder synced, then the file renamed, the folder synced,
+    """The file is synced, the json written next to it and renamed, the folder synced, then the file renamed, the folder synced,
     the journal deleted."""
     stopped(split, tmp_path, 24)
     real, calls = getattr(os, function), 0
@@ -166,7 +166,7 @@ def test_an_end_that_is_cut_short_at_any_step_is_made_up_for(
         patch.setattr(os, function, dies)
         with pytest.raises(Stop):
             pack(split, tmp_path)
-        assert listed(tmp_path) != WHOLE
+        assert listed(tmp_path) != COMPLETE
     if (tmp_path / "a.beton").exists():
         with Beton(tmp_path / "a.beton") as beton:
             assert len(beton) == 22
@@ -174,7 +174,7 @@ def test_an_end_that_is_cut_short_at_any_step_is_made_up_for(
     assert content(tmp_path) == alone
 
 
-def test_an_interruption_behind_the_last_name_leaves_the_finished_file_as_it_is(
+def test_an_interruption_after_the_last_rename_leaves_the_finished_file_as_it_is(
     split: ImageFolder, alone: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.replace
@@ -187,12 +187,12 @@ def test_an_interruption_behind_the_last_name_leaves_the_finished_file_as_it_is(
     with monkeypatch.context() as patch, pytest.raises(Stop):
         patch.setattr(os, "replace", replace_and_die)
         pack(split, tmp_path)
-    assert [(tmp_path / name).read_bytes() for name in WHOLE] == alone
+    assert [(tmp_path / name).read_bytes() for name in COMPLETE] == alone
     assert pack(split, tmp_path).resumed == 24
     assert content(tmp_path) == alone
 
 
-def test_no_name_is_given_before_the_one_that_it_needs_is_on_the_disk(
+def test_no_file_is_renamed_before_the_one_that_it_needs_is_on_the_disk(
     split: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
@@ -226,7 +226,7 @@ def test_no_name_is_given_before_the_one_that_it_needs_is_on_the_disk(
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt(), OSError(errno.EIO, "Input/output error")])
-def test_what_goes_wrong_while_the_journal_is_read_costs_no_image(
+def test_an_error_while_the_journal_is_read_costs_no_image(
     split: ImageFolder,
     alone: list[bytes],
     tmp_path: Path,
@@ -246,22 +246,22 @@ def test_what_goes_wrong_while_the_journal_is_read_costs_no_image(
     assert content(tmp_path) == alone
 
 
-def test_what_is_told_of_an_image_outlives_an_interruption(split: ImageFolder, tmp_path: Path) -> None:
-    told = []
+def test_what_is_reported_of_an_image_survives_an_interruption(split: ImageFolder, tmp_path: Path) -> None:
+    reported = []
     for stop_at in (None, 23):
         if stop_at:
             stopped(split, tmp_path / "stopped", stop_at)
         packed = pack(split, tmp_path / ("stopped" if stop_at else "alone"))
         sidecar = json.loads(packed.path.with_name("a.beton.json").read_text())
-        told.append([packed.corrupt, packed.scaled, sidecar["corrupt"], sidecar["scaled"]])
-    assert told[0] == told[1]
-    assert list(told[0][0]) == ["bee/bee_1.JPEG"] and told[0][1] == {"cat/cat_1.JPEG": (0, 4095)}
+        reported.append([packed.corrupt, packed.scaled, sidecar["corrupt"], sidecar["scaled"]])
+    assert reported[0] == reported[1]
+    assert list(reported[0][0]) == ["bee/bee_1.JPEG"] and reported[0][1] == {"cat/cat_1.JPEG": (0, 4095)}
 
 
-def test_a_packing_that_version_0_1_began_is_taken_up(
+def test_a_packing_that_version_0_1_started_is_resumed(
     split: ImageFolder, alone: list[bytes], tmp_path: Path
 ) -> None:
-    """Its notes are texts, and nothing that it packed was looked at for more."""
+    """Its notes are texts: it did not look for anything else."""
     stopped(split, tmp_path, 24)
     log = (tmp_path / REST[0]).read_bytes()
     at, old = 0, b""
@@ -270,16 +270,16 @@ def test_a_packing_that_version_0_1_began_is_taken_up(
         body = log[at + journal.FRAME.size :][:size]
         if at:
             safe, images, notes = journal.COUNTS.unpack_from(body)
-            told = json.loads(body[-notes:]) if notes else {}
-            texts = {i: note if isinstance(note, str) else note[0] for i, note in told.items()}
-            told_then = json.dumps({i: text for i, text in texts.items() if text}).encode() if told else b""
+            found = json.loads(body[-notes:]) if notes else {}
+            texts = {i: note if isinstance(note, str) else note[0] for i, note in found.items()}
+            notes_then = json.dumps({i: text for i, text in texts.items() if text}).encode() if found else b""
             entries = body[journal.COUNTS.size : len(body) - notes]
-            body = journal.COUNTS.pack(safe, images, len(told_then)) + entries + told_then
+            body = journal.COUNTS.pack(safe, images, len(notes_then)) + entries + notes_then
         old += journal.FRAME.pack(journal.MAGIC, len(body), zlib.crc32(body)) + body
         at += journal.FRAME.size + size
     (tmp_path / REST[0]).write_bytes(old)
     packed = pack(split, tmp_path)
-    assert packed.resumed == 24 and (tmp_path / WHOLE[0]).read_bytes() == alone[0]
+    assert packed.resumed == 24 and (tmp_path / COMPLETE[0]).read_bytes() == alone[0]
     assert packed.corrupt == {} and packed.scaled == {}
     assert packed.converted["bee/png.JPEG"] == "PNG named .JPEG"
 
@@ -291,7 +291,7 @@ def _another_field(body: bytes) -> bytes:
 @pytest.mark.parametrize(
     "rewritten", [_another_field, lambda body: b"not compressed", lambda body: zlib.compress(b"not json")]
 )
-def test_a_packing_that_another_version_began_is_refused_and_kept(
+def test_a_packing_that_another_version_started_is_refused_and_kept(
     split: ImageFolder, alone: list[bytes], tmp_path: Path, rewritten: Callable[[bytes], bytes]
 ) -> None:
     stopped(split, tmp_path)
@@ -302,7 +302,7 @@ def test_a_packing_that_another_version_began_is_refused_and_kept(
     (tmp_path / REST[0]).write_bytes(journal.FRAME.pack(magic, len(body), zlib.crc32(body)) + body + rest)
     before = [(tmp_path / name).read_bytes() for name in REST]
     with pytest.raises(
-        InputChanged, match="begun by another version of the packer; .*begin anew with --fresh"
+        InputChanged, match="started by another version of the packer; .*start from scratch with --fresh"
     ):
         pack(split, tmp_path)
     assert [(tmp_path / name).read_bytes() for name in REST] == before
@@ -311,10 +311,10 @@ def test_a_packing_that_another_version_began_is_refused_and_kept(
     assert content(tmp_path) == alone
 
 
-def test_a_disk_that_fails_behind_our_back_gets_no_finished_file(
+def test_a_disk_that_fails_during_a_background_sync_gets_no_finished_file(
     split: ImageFolder, alone: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sync in the background fails when the last image is written, and the kernel tells nobody a second time."""
+    """The background sync fails when the last image is written, and the kernel reports that only once."""
     last = threading.Event()
 
     def fdatasync(_: int) -> None:
@@ -335,10 +335,10 @@ def test_a_disk_that_fails_behind_our_back_gets_no_finished_file(
     assert content(tmp_path) == alone
 
 
-def test_an_older_file_beside_the_new_ones_json_is_told_and_the_same_command_mends_it(
+def test_an_older_file_next_to_the_new_ones_json_is_detected_and_the_same_command_fixes_it(
     split: ImageFolder, alone: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash between the two names: the sidecar is new, the beton is not."""
+    """A crash between the two renames: the sidecar is new, the beton is not."""
     pack(split, tmp_path, encoding=Encoding(max_resolution=32))
     replace_now = os.replace
 
@@ -371,8 +371,8 @@ def test_a_journal_that_was_torn_anywhere_loses_no_more_than_its_end(
     for length in [0, 3, frames[1] - 1, frames[1], frames[1] + 5, frames[7] + 20, len(log) - 1]:
         (tmp_path / REST[0]).write_bytes(log[:length])
         (tmp_path / REST[1]).write_bytes(payload)
-        whole = sum(frame <= length for frame in [*frames[1:], len(log)]) - 1
-        assert pack(split, tmp_path).resumed == max(0, whole)
+        complete = sum(frame <= length for frame in [*frames[1:], len(log)]) - 1
+        assert pack(split, tmp_path).resumed == max(0, complete)
         assert content(tmp_path) == alone
         (tmp_path / "a.beton").unlink()
 
@@ -391,7 +391,7 @@ def test_what_the_journal_claims_and_the_file_lost_in_a_power_cut_is_packed_agai
 
 
 class AtOnce(ThreadPoolExecutor):
-    """An executor that has done what it is given before it returns."""
+    """An executor whose submit runs the work before it returns."""
 
     def submit(self, *given: Any, **options: Any) -> Future[Any]:
         future = super().submit(*given, **options)
@@ -399,7 +399,7 @@ class AtOnce(ThreadPoolExecutor):
         return future
 
 
-def test_what_was_synced_is_told_by_the_frames_behind_it(
+def test_what_was_synced_is_recorded_in_later_frames(
     split: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partial_file, "SYNC_EVERY_S", 0.0)
@@ -412,7 +412,7 @@ def test_what_was_synced_is_told_by_the_frames_behind_it(
     )  # when the 20th was logged, the sync after the 18th was known
 
 
-def test_a_file_that_lost_what_was_safe_on_the_disk_is_not_gone_on_with(
+def test_a_file_that_lost_what_was_safe_on_the_disk_does_not_resume(
     split: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partial_file, "SYNC_EVERY_S", math.inf)
@@ -425,13 +425,13 @@ def test_a_file_that_lost_what_was_safe_on_the_disk_is_not_gone_on_with(
     partial = tmp_path / REST[1]
     partial.write_bytes(bytes(partial.stat().st_size))
     with pytest.raises(
-        InputChanged, match="does not hold what its journal says: .*; begin anew with --fresh"
+        InputChanged, match="does not contain what its journal says: .*; start from scratch with --fresh"
     ):
         pack(split, tmp_path)
 
 
 @pytest.mark.parametrize("lost", REST)
-def test_of_a_file_without_journal_or_a_journal_without_file_nothing_is_believed(
+def test_a_file_without_journal_and_a_journal_without_file_are_ignored(
     split: ImageFolder, alone: list[bytes], tmp_path: Path, lost: str
 ) -> None:
     (stopped(split, tmp_path) / lost).unlink()
@@ -440,7 +440,7 @@ def test_of_a_file_without_journal_or_a_journal_without_file_nothing_is_believed
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "difference"),
     [
         ({"encoding": replace(SMALL, quality=80)}, "quality was 90 and is 80"),
         ({"encoding": replace(SMALL, max_resolution=32, restart_mcus=4)}, "max_resolution was 64 and is 32, restart_mcus was 2 and is 4"),
@@ -449,12 +449,13 @@ def test_of_a_file_without_journal_or_a_journal_without_file_nothing_is_believed
     ],
 )  # fmt: skip
 def test_other_settings_are_refused_and_named(
-    split: ImageFolder, tmp_path: Path, options: dict[str, object], said: str
+    split: ImageFolder, tmp_path: Path, options: dict[str, object], difference: str
 ) -> None:
     stopped(split, tmp_path)
     before = [(tmp_path / name).read_bytes() for name in REST]
     with pytest.raises(
-        InputChanged, match=f"{re.escape(said)}; give the same ones to go on, or begin anew with --fresh"
+        InputChanged,
+        match=f"{re.escape(difference)}; give the same ones to resume, or start from scratch with --fresh",
     ):
         pack(split, tmp_path, **options)
     assert [(tmp_path / name).read_bytes() for name in REST] == before
@@ -499,7 +500,7 @@ def _new_class(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "difference"),
     [
         (_add, "1 image (ant/new.JPEG) added"),
         (_remove, "2 images (ant/ant_0.JPEG and 1 more) removed"),
@@ -510,31 +511,31 @@ def _new_class(root: Path) -> None:
     ],
 )
 def test_another_folder_is_refused_and_the_difference_named(
-    tmp_path: Path, change: Callable[[Path], None], said: str
+    tmp_path: Path, change: Callable[[Path], None], difference: str
 ) -> None:
     root = fill(tmp_path / "images", {"ant": 3, "bee": 3, "cat": 3})
     stopped(scan_folder(root), tmp_path / "out", 2)
     change(root)
     with pytest.raises(
         InputChanged,
-        match=f"images has changed since .* interrupted: {re.escape(said)}; put it back to go on, or",
+        match=f"images has changed since .* interrupted: {re.escape(difference)}; restore it to resume, or",
     ):
         pack(scan_folder(root), tmp_path / "out")
     assert pack(scan_folder(root), tmp_path / "out", fresh=True).resumed == 0
-    assert listed(tmp_path / "out") == WHOLE
+    assert listed(tmp_path / "out") == COMPLETE
 
 
-def test_an_unreadable_image_that_ended_a_packing_is_left_out_when_it_goes_on_so(
+def test_an_unreadable_image_that_ended_a_packing_is_skipped_when_it_resumes_with_skip(
     split: ImageFolder, alone: list[bytes], tmp_path: Path
 ) -> None:
     with pytest.raises(UnreadableImage) as caught:
         pack(split, tmp_path, on_error="raise")
-    assert "; pack with --on-error skip to leave it out, or" in str(caught.value)
+    assert "; pack with --on-error skip to skip it, or" in str(caught.value)
     assert pack(split, tmp_path).resumed > 0
     assert content(tmp_path) == alone
 
 
-def test_an_image_that_was_left_out_is_an_error_when_it_goes_on_without_that_leave(
+def test_an_image_that_was_skipped_is_an_error_when_it_resumes_without_skip(
     split: ImageFolder, tmp_path: Path
 ) -> None:
     stopped(split, tmp_path, 23)
@@ -543,15 +544,15 @@ def test_an_image_that_was_left_out_is_an_error_when_it_goes_on_without_that_lea
     assert listed(tmp_path) == REST
 
 
-def test_what_has_finished_is_not_packed_again_unless_it_is_asked_for(
+def test_a_finished_file_is_not_packed_again_unless_asked_for(
     tmp_path: Path,
 ) -> None:
     split = scan_folder(fill(tmp_path / "images", {"ant": 3}))
     first = pack(split, tmp_path / "out")
     written = (tmp_path / "out/a.beton").stat().st_mtime_ns
-    told: list[int] = []
-    again = pack(split, tmp_path / "out", progress=told.append)
-    assert (again.resumed, again.seconds, told) == (3, 0.0, [3])
+    reported: list[int] = []
+    again = pack(split, tmp_path / "out", progress=reported.append)
+    assert (again.resumed, again.seconds, reported) == (3, 0.0, [3])
     assert replace(again, resumed=0) == replace(first, seconds=0.0)
     assert (tmp_path / "out/a.beton").stat().st_mtime_ns == written
     assert pack(split, tmp_path / "out", fresh=True).resumed == 0
@@ -562,25 +563,29 @@ def test_what_has_finished_is_not_packed_again_unless_it_is_asked_for(
     os.utime(tmp_path / "images/ant/ant_0.JPEG", ns=(2**62, 2**62))
     with pytest.raises(OutputExists, match=r"1 image \(ant/ant_0.JPEG\) modified since; give another --out"):
         pack(split, tmp_path / "out")
-    assert listed(tmp_path / "out") == WHOLE
+    assert listed(tmp_path / "out") == COMPLETE
     assert pack(split, tmp_path / "out", fresh=True).resumed == 0
 
 
-def test_a_packing_that_was_to_replace_a_finished_file_goes_on_to(split: ImageFolder, tmp_path: Path) -> None:
+def test_an_interrupted_packing_that_replaces_a_finished_file_resumes(
+    split: ImageFolder, tmp_path: Path
+) -> None:
     pack(split, tmp_path, encoding=Encoding(max_resolution=32))
     with pytest.raises(Stop):
         pack(split, tmp_path, 10, fresh=True)
     assert pack(split, tmp_path).resumed == 10
 
 
-def test_where_a_folder_is_in_the_way_nothing_is_begun(split: ImageFolder, tmp_path: Path) -> None:
+def test_if_a_folder_has_the_files_name_nothing_is_started(split: ImageFolder, tmp_path: Path) -> None:
     (tmp_path / "a.beton").mkdir()
     with pytest.raises(OutputUnwritable, match="a.beton: it is a folder"):
         pack(split, tmp_path, fresh=True)
     assert listed(tmp_path) == ["a.beton"]
 
 
-def test_two_at_once_are_one_too_many(split: ImageFolder, alone: list[bytes], tmp_path: Path) -> None:
+def test_a_second_packing_into_the_same_file_is_refused(
+    split: ImageFolder, alone: list[bytes], tmp_path: Path
+) -> None:
     stopped(split, tmp_path)
     with Journal(tmp_path / "a.beton"), pytest.raises(OutputLocked) as caught:
         pack(split, tmp_path)
@@ -593,10 +598,10 @@ def test_two_at_once_are_one_too_many(split: ImageFolder, alone: list[bytes], tm
 
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
 @pytest.mark.parametrize("change", ["replaced", "touched", "removed", "broken"])
-def test_an_image_that_changed_since_the_packing_began_ends_it_when_it_is_read(
+def test_an_image_that_changed_since_the_packing_started_ends_it_when_it_is_read(
     tmp_path: Path, change: str, on_error: str
 ) -> None:
-    """Else the file would hold a photo that its json does not tell of, and the next run refuse what --verify calls whole."""
+    """Else the file would contain an image that its json does not describe, and the next run would refuse a file that --verify accepts."""
     split = scan_folder(fill(tmp_path / "images", {"ant": 6}))
     victim = split.root / "ant/ant_4.JPEG"
 
@@ -624,10 +629,10 @@ def _change(image: Path, change: str) -> None:
 
 
 @pytest.mark.parametrize("change", ["replaced", "touched", "removed"])
-def test_an_image_that_changed_behind_its_reading_ends_the_packing_before_the_file_has_its_name(
+def test_an_image_that_changed_after_it_was_read_ends_the_packing_before_the_file_is_renamed(
     tmp_path: Path, change: str
 ) -> None:
-    """The finished file is newer than such a photo, so that no later run could know."""
+    """The finished file is newer than such an image, so no later run could detect it."""
     split = scan_folder(fill(tmp_path / "images", {"ant": 6}))
 
     def progress(done: int) -> None:
@@ -643,10 +648,10 @@ def test_an_image_that_changed_behind_its_reading_ends_the_packing_before_the_fi
     assert pack(split, tmp_path / "out", fresh=True).samples == len(split.paths)
 
 
-def test_an_image_whose_disk_does_not_tell_of_it_did_not_change(
+def test_an_image_whose_disk_does_not_respond_did_not_change(
     split: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A moment without the network must not cost a packing that is done but for its name."""
+    """A short network failure must not cost a packing that is done except for the rename."""
     status = os.stat
 
     def stale(path: Any, **options: Any) -> os.stat_result:
@@ -669,40 +674,40 @@ def test_an_image_whose_disk_does_not_tell_of_it_did_not_change(
 def test_a_journal_and_a_json_hold_what_version_0_1_wrote_and_more_where_there_is_more(
     tmp_path: Path,
 ) -> None:
-    """So that either version goes on with what the other left of an ordinary folder."""
+    """So that for an ordinary folder either version resumes the other's packing."""
     root = fill(tmp_path / "images", {"ant": 3, "bee": 3})
     keys_0_1 = ["settings", "encoder", "classes", "paths", "labels", "sizes", "changed_ns"]
     ordinary = manifest.Manifest.of(scan_folder(root), SMALL, {})
     assert list(json.loads(ordinary.to_json())) == keys_0_1
     pack(scan_folder(root), tmp_path / "out")
-    told = json.loads((tmp_path / "out/a.beton.json").read_text())
-    assert not {"ignored", "in_several_classes"} & set(told)
+    sidecar = json.loads((tmp_path / "out/a.beton.json").read_text())
+    assert not {"ignored", "in_several_classes"} & set(sidecar)
 
     before = (tmp_path / "out/a.beton").read_bytes()
     (root / "ant/notes.txt").write_text("of that day")
     (root / "bee/.hidden").touch()
     split = scan_folder(root)
     assert manifest.Manifest.of(split, SMALL, {}) == manifest.Manifest.from_json(ordinary.to_json()), (
-        "no reason not to go on"
+        "no reason not to resume"
     )
     packed = pack(split, tmp_path / "out", fresh=True)
     assert (tmp_path / "out/a.beton").read_bytes() == before
     assert packed.ignored == {".txt": 1, "hidden": 1}
-    told = json.loads((tmp_path / "out/a.beton.json").read_text())
-    assert told["ignored"] == {
+    sidecar = json.loads((tmp_path / "out/a.beton.json").read_text())
+    assert sidecar["ignored"] == {
         "counts": {".txt": 1, "hidden": 1},
         "paths": ["ant/notes.txt", "bee/.hidden"],
     }
-    assert pack(split, tmp_path / "out").ignored == packed.ignored, "told again by who finds it finished"
+    assert pack(split, tmp_path / "out").ignored == packed.ignored, "reported again for a finished file"
 
 
-def test_an_image_in_two_classes_by_links_is_told_in_the_json(tmp_path: Path) -> None:
+def test_an_image_in_two_classes_by_links_is_listed_in_the_json(tmp_path: Path) -> None:
     root = fill(tmp_path / "images", {"ant": 3, "bee": 3})
     (root / "ant/also.jpg").symlink_to("../bee/bee_1.JPEG")
     packed = pack(scan_folder(root), tmp_path / "out")
     assert (packed.samples, packed.in_several_classes) == (7, 2)
-    told = json.loads((tmp_path / "out/a.beton.json").read_text())
-    assert told["in_several_classes"] == ["ant/also.jpg", "bee/bee_1.JPEG"]
+    sidecar = json.loads((tmp_path / "out/a.beton.json").read_text())
+    assert sidecar["in_several_classes"] == ["ant/also.jpg", "bee/bee_1.JPEG"]
     assert left_aside(packed) == [
         f"in several classes by links: 2 images; listed in {tmp_path}/out/a.beton.json"
     ]

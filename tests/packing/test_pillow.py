@@ -1,4 +1,4 @@
-"""Pillow's settings and its libraries' words while images are packed, and that they are the user's again behind it."""
+"""Pillow's settings and its libraries' messages while images are packed, and that the user's settings are restored after it."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def bitmap_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
-def tiff(folder: Path, compression: str, begin: int, end: int) -> Path:
-    """A TIFF with some of its bytes turned."""
+def tiff(folder: Path, compression: str, start: int, end: int) -> Path:
+    """A TIFF with the bytes start to end changed."""
     path = folder / "x.tif"
     image = picture(203, 149)
     image = image.convert("1") if compression == "group4" else image
     image.save(path, "TIFF", compression=compression)
     content = bytearray(path.read_bytes())
-    for k in range(begin, end):
+    for k in range(start, end):
         content[k] ^= 0x5A
     path.write_bytes(content)
     return path
 
 
-def test_an_image_of_more_pixels_than_pillow_likes_is_packed_without_a_word(
+def test_an_image_of_more_pixels_than_pillow_allows_is_packed_without_a_warning(
     tmp_path: Path, run_cli: Callable[..., Any]
 ) -> None:
     (tmp_path / "data/train/a").mkdir(parents=True)
@@ -61,12 +61,12 @@ def test_an_image_of_more_pixels_than_ours_is_refused_before_it_is_decoded(
     (tmp_path / "x.png").write_bytes(bitmap_png(17_000, 16_000))
     monkeypatch.setattr(ImageFile.ImageFile, "load", None)
     with pytest.raises(
-        UnreadableImage, match="17000 x 16000 pixels are more than 268,435,456, the most that"
+        UnreadableImage, match="17000 x 16000 pixels are more than 268,435,456, the maximum that"
     ):
         encode_image(tmp_path / "x.png", Encoding())
 
 
-def test_the_users_own_limit_and_leniency_hold_before_and_behind_a_packing_and_not_in_it(
+def test_the_users_own_settings_hold_before_and_after_a_packing_and_not_during_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
@@ -114,7 +114,7 @@ def test_what_libtiff_says_of_an_error_is_the_reason_and_not_on_stderr(
     assert capfd.readouterr().err == ""
 
 
-def test_what_libtiff_reads_over_is_listed_as_corrupt_and_not_on_stderr(
+def test_an_error_from_which_libtiff_recovers_is_listed_as_corrupt_and_not_on_stderr(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     sample = encode_image(tiff(tmp_path, "group4", 20, 160), Encoding())
@@ -122,27 +122,27 @@ def test_what_libtiff_reads_over_is_listed_as_corrupt_and_not_on_stderr(
     assert capfd.readouterr().err == ""
 
 
-def test_libtiffs_words_are_those_of_the_image_that_a_thread_reads(tmp_path: Path) -> None:
+def test_libtiffs_messages_belong_to_the_image_that_the_thread_reads(tmp_path: Path) -> None:
     bad = tiff(tmp_path, "group4", 20, 160)
     picture(203, 149).convert("1").save(tmp_path / "good.tif", compression="group4")
-    told: dict[str, set[str]] = {"bad": set(), "good": set()}
+    found: dict[str, set[str]] = {"bad": set(), "good": set()}
 
     def read(path: Path, into: set[str]) -> None:
         for _ in range(20):
             into.add(encode_image(path, Encoding()).corrupt)
 
     threads = [
-        threading.Thread(target=read, args=(path, told[name]))
+        threading.Thread(target=read, args=(path, found[name]))
         for name, path in (("bad", bad), ("good", tmp_path / "good.tif"))
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert told["good"] == {""} and len(told["bad"]) == 1 and "" not in told["bad"]
+    assert found["good"] == {""} and len(found["bad"]) == 1 and "" not in found["bad"]
 
 
-def test_libtiff_speaks_again_behind_a_packing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_libtiff_prints_again_after_a_packing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tiff(tmp_path, "group4", 20, 160)
     encode_image(path, Encoding())
     with Image.open(path) as image:

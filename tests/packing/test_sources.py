@@ -27,7 +27,7 @@ SMALL = Encoding(max_resolution=64)
 
 @dataclass(frozen=True)
 class ZipReader:
-    """Images that are no files of their own."""
+    """Images that are not separate files."""
 
     archive: str
 
@@ -104,11 +104,11 @@ def test_a_reader_works_in_other_processes(folder: Path, tmp_path: Path) -> None
 
 
 def test_a_source_resumes_where_it_was_interrupted(zipped: ZipSource, tmp_path: Path) -> None:
-    pack(zipped, tmp_path / "whole/a.beton")
+    pack(zipped, tmp_path / "complete/a.beton")
     interrupt(zipped, tmp_path / "a.beton", 5)
     done = pack(zipped, tmp_path / "a.beton")
     assert done.resumed == 5 and done.samples == 13
-    assert (tmp_path / "a.beton").read_bytes() == (tmp_path / "whole/a.beton").read_bytes()
+    assert (tmp_path / "a.beton").read_bytes() == (tmp_path / "complete/a.beton").read_bytes()
     assert pack(zipped, tmp_path / "a.beton").resumed == 13  # finished before
 
 
@@ -127,7 +127,7 @@ def test_an_image_that_a_source_cannot_decode_is_named_as_the_source_names_it(
         archive.writestr("ant/text.JPEG", b"no image")
     broken = replace(zipped, keys=[*zipped.keys, "ant/text.JPEG"], labels=[*zipped.labels, 0])
     with pytest.raises(
-        UnreadableImage, match=r"cannot read the image .*images\.zip/ant/text\.JPEG: it is none of"
+        UnreadableImage, match=r"cannot read the image .*images\.zip/ant/text\.JPEG: its format is none of"
     ):
         pack(broken, tmp_path / "a.beton")
 
@@ -158,7 +158,7 @@ def same_files(one: Path, other: Path) -> None:
 
 
 def interrupt(source: Source, path: Path, images: int) -> None:
-    """Pack so many images, and be interrupted."""
+    """Pack N images, then be interrupted."""
 
     def progress(done: int) -> None:
         if done == images:

@@ -1,4 +1,4 @@
-"""Worker processes: in order, ahead within bounds, and never dead in silence."""
+"""Worker processes: results in order, ahead within bounds, and no death unreported."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def test_results_come_in_the_items_order(count: int) -> None:
     assert list(ordered_map(abs, [], count, doing=doing)) == []
 
 
-def test_a_slow_item_lets_others_be_done_ahead_but_not_without_end() -> None:
+def test_a_slow_item_lets_others_be_done_ahead_up_to_a_bound() -> None:
     """Results wait for the first item, which is slow; no more of them than the bound."""
     items = [2.0] + [0.0] * 300
     results = ordered_map(time.sleep, items, 2, doing=doing)
-    team_of = results.gi_frame
+    generator = results.gi_frame
     next(results)
-    team = team_of.f_locals["team"]
-    assert worker_pool.AHEAD < team._given <= 1 + 2 * worker_pool.AHEAD
+    pool = generator.f_locals["pool"]
+    assert worker_pool.AHEAD < pool._given <= 1 + 2 * worker_pool.AHEAD
     assert sum(1 for _ in results) == 300
 
 
 def test_a_worker_that_is_killed_is_named_with_its_signal_and_its_item() -> None:
-    """It kills itself when it comes to the third item, as the kernel does when memory runs out."""
+    """It kills itself at the third item, as the kernel does when memory runs out."""
     harmless = int(signal.SIGCHLD)
     items = [harmless] * 2 + [int(signal.SIGKILL)] + [harmless] * 40
     before = children()
@@ -67,11 +67,11 @@ def test_a_worker_that_is_killed_is_named_with_its_signal_and_its_item() -> None
     assert len(children() - before) <= 1  # the server that forks them stays
 
 
-def test_a_worker_that_is_killed_while_its_answer_is_on_the_way_is_named_too() -> None:
-    """64 MiB do not fit into the pipe: it has said how long its answer is, and a part of it."""
+def test_a_worker_that_is_killed_while_it_sends_a_result_is_named_too() -> None:
+    """64 MiB do not fit into the pipe: it has sent the length of its result, and a part of it."""
     results = ordered_map(bytes, [1, 1 << 26], 2, doing=doing)
     assert next(results) == b"\0"
-    (worker,) = results.gi_frame.f_locals["team"]._workers
+    (worker,) = results.gi_frame.f_locals["pool"]._workers
     there, patience = array.array("i", [0]), time.monotonic() + 120
     while there[0] < 1000:
         fcntl.ioctl(worker.pipe.fileno(), termios.FIONREAD, there)
@@ -127,7 +127,7 @@ def test_workers_do_not_import_the_program_that_starts_them() -> None:
 def test_too_few_open_files_for_the_workers_are_one_sentence_and_start_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A worker that was begun and not finished would print a traceback of its own."""
+    """A worker whose start fails halfway would print a traceback."""
     monkeypatch.setattr(worker_pool.resource, "getrlimit", lambda _: (40, 4096))
     monkeypatch.setattr(worker_pool._Worker, "__init__", lambda *_: pytest.fail("one was started"))
     with pytest.raises(

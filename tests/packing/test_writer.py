@@ -1,4 +1,4 @@
-"""An image folder -> a file: what is written, and that it is written whole or not at all."""
+"""An image folder -> a file: what is written, and that it is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def test_the_file_holds_every_image_with_its_label_in_the_splits_order(folder: P
             assert difference(pixels(beton.payload(i).tobytes()), pixels((folder / path).read_bytes())) < 3
 
 
-def test_the_sidecar_tells_classes_settings_counts_and_sources(folder: Path, tmp_path: Path) -> None:
+def test_the_sidecar_lists_classes_settings_counts_and_sources(folder: Path, tmp_path: Path) -> None:
     split = scan_folder(folder)
     write_beton(split, tmp_path / "a.beton", SMALL, workers=1, settings={"split": "train"})
-    told = json.loads((tmp_path / "a.beton.json").read_text())
-    assert told["packer"].startswith("alexnet_fast ")
-    assert told["classes"] == ["ant", "bee", "cat"]
-    assert told["settings"] == {
+    sidecar = json.loads((tmp_path / "a.beton.json").read_text())
+    assert sidecar["packer"].startswith("alexnet_fast ")
+    assert sidecar["classes"] == ["ant", "bee", "cat"]
+    assert sidecar["settings"] == {
         "mode": "reencode", "max_resolution": 64, "min_side": 0, "quality": 90, "restart_mcus": Encoding.restart_mcus, "optimize": False,
         "split": "train"
     }  # fmt: skip
-    assert told["counts"]["samples"] == 24
-    assert told["counts"]["per_class"] == {"ant": 8, "bee": 7, "cat": 9}
-    assert told["paths"] == split.paths and told["skipped"] == []
-    assert Beton(tmp_path / "a.beton").sidecar == told
+    assert sidecar["counts"]["samples"] == 24
+    assert sidecar["counts"]["per_class"] == {"ant": 8, "bee": 7, "cat": 9}
+    assert sidecar["paths"] == split.paths and sidecar["skipped"] == []
+    assert Beton(tmp_path / "a.beton").sidecar == sidecar
 
 
 @pytest.mark.parametrize("workers", [2, 3])
@@ -125,18 +125,18 @@ def test_what_was_converted_is_listed_and_counted_by_kind(tmp_path: Path) -> Non
     assert packed.converted == {
         "a/0.jpg": "L JPEG", "a/1.jpg": "L JPEG", "a/2.jpg": "CMYK JPEG", "a/5.JPEG": "PNG named .JPEG"
     }  # fmt: skip
-    told = json.loads((tmp_path / "a.beton.json").read_text())
-    assert told["counts"]["converted"] == {"L JPEG": 2, "CMYK JPEG": 1, "PNG named .JPEG": 1}
-    assert told["converted"] == packed.converted
+    sidecar = json.loads((tmp_path / "a.beton.json").read_text())
+    assert sidecar["counts"]["converted"] == {"L JPEG": 2, "CMYK JPEG": 1, "PNG named .JPEG": 1}
+    assert sidecar["converted"] == packed.converted
 
 
 def test_progress_counts_every_image(folder: Path, tmp_path: Path) -> None:
-    told: list[int] = []
-    write_beton(scan_folder(folder), tmp_path / "a.beton", SMALL, workers=2, progress=told.append)
-    assert told == list(range(1, 25))
+    reported: list[int] = []
+    write_beton(scan_folder(folder), tmp_path / "a.beton", SMALL, workers=2, progress=reported.append)
+    assert reported == list(range(1, 25))
 
 
-def test_until_it_is_whole_the_file_has_another_name_and_no_header(folder: Path, tmp_path: Path) -> None:
+def test_until_it_is_complete_the_file_has_another_name_and_no_header(folder: Path, tmp_path: Path) -> None:
     seen = []
 
     def progress(done: int) -> None:
@@ -169,23 +169,23 @@ def test_a_place_that_cannot_be_written_is_named(folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.EACCES])
-def test_an_image_that_its_disk_does_not_give_is_not_left_out_but_waited_for(
+def test_an_image_whose_disk_fails_ends_the_packing_and_is_not_skipped(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    split, said = scan_folder(folder), os.strerror(number)
+    split, why = scan_folder(folder), os.strerror(number)
     refused = folder / split.paths[9]
 
     def opened(path: Path) -> BinaryIO:
         if path == refused:
-            raise OSError(number, said, str(path))
+            raise OSError(number, why, str(path))
         return open_regular(path)
 
     with monkeypatch.context() as patch, pytest.raises(InputUnreadable) as caught:
         patch.setattr(sources, "open_regular", opened)
         write_beton(split, tmp_path / "a.beton", SMALL, workers=1, on_error="skip")
     assert str(caught.value) == (
-        f"cannot read the image {refused}: {said}; 9 of 24 images of {tmp_path}/a.beton are packed, and the same command goes "
-        "on there; mend that first"
+        f"cannot read the image {refused}: {why}; 9 of 24 images of {tmp_path}/a.beton are packed, and the same command "
+        "resumes there; fix that first"
     )
     packed = write_beton(split, tmp_path / "a.beton", SMALL, workers=1, on_error="skip")
     assert (packed.resumed, packed.samples, packed.skipped) == (9, 24, [])
