@@ -1,8 +1,8 @@
 """What labels mean, and whether they mean the same in two places: the training set, the set to evaluate on, a checkpoint.
 
-A label is a number; what it means stands in the sidecar that the packer wrote, or in the checkpoint of a run on such a
-set.  In a set that was packed alone, with one class missing, all later classes have one number less: a model that is
-always right scored 50 % on one.
+A label is a number; its class name is in the sidecar that the packer wrote, or in the checkpoint of a run on such a
+set.  If a set is packed alone and lacks a class, the label of every later class is one less: on such a set, a model that
+is always right scored 50 %.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .sidecar import names
 PACKED = "label"
 """The field whose classes our packer names."""
 FEW = 1 << 20
-"""Labels up to here are counted, which takes a tenth of the time of sorting them."""
+"""Labels below this are counted, which takes a tenth of the time of sorting them."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Classes:
     """The labels that occur in one place, and what they mean.
 
     Attributes:
-        whose: what has them, for a message.
+        whose: the file that has them, for messages.
         labels: (K,) int64, ascending, each once.
-        names: of labels 0, 1, ...; empty where nobody tells them.
-        trouble: why the names could not be had, though there is a sidecar.
+        names: of labels 0, 1, ...; empty if they are not known.
+        trouble: why the names are not available although there is a sidecar.
     """
 
     whose: str
@@ -44,9 +44,9 @@ class Classes:
 
     @classmethod
     def of(cls, beton: Beton, named: bool = True) -> Classes:
-        """Those of a file.
+        """The classes of a file.
 
-        named: whether its sidecar is read, which takes half a second for 1.28 million samples; it is not kept.
+        named: whether to read its sidecar, which takes half a second for 1.28 million samples; it is not kept.
         """
         found, trouble = list[str](), ""
         try:
@@ -57,34 +57,34 @@ class Classes:
 
     @property
     def count(self) -> int:
-        """How many classes there are; without names as far as labels tell, one more than the largest."""
+        """How many classes there are; without names, one more than the largest label."""
         return len(self.names) or int(self.labels[-1]) + 1
 
     def name(self, label: int) -> str | None:
-        """What a label means; None where nobody tells."""
+        """The name of a label's class; None if it is not known."""
         return self.names[label] if 0 <= label < len(self.names) else None
 
 
-def class_names(beton: Beton, told: Mapping[str, Any] | None) -> list[str]:
-    """What labels 0, 1, ... of a file mean by its sidecar; empty where it tells nothing of the field that is the label.
+def class_names(beton: Beton, sidecar: Mapping[str, Any] | None) -> list[str]:
+    """The class names of labels 0, 1, ... by a file's sidecar; empty if it has none for the field that is the label.
 
-    In a file of several ints it speaks of the one that our packer writes, and of no other.
+    In a file of several int fields the sidecar describes only the one that our packer writes.
     """
     ints = sum(field.type_id == fmt.INT_ID for field in beton.fields)
-    return names(told, "classes") if ints == 1 or beton.label_field == PACKED else []
+    return names(sidecar, "classes") if ints == 1 or beton.label_field == PACKED else []
 
 
 def packed_classes(path: Path) -> list[str] | None:
-    """The classes of a beton that was packed before; None where there is none that tells them."""
+    """The classes of a beton that was packed before; None if there is none, or its classes are not known."""
     with suppress(BetonError), Beton(path) as beton:
         return class_names(beton, beton.read_sidecar()) or None
     return None
 
 
 def difference(known: Classes, other: Classes) -> str:
-    """How labels of ``other`` mean something else than in ``known``: the first one, in words; "" where none is known to.
+    """The first label of ``other`` that means another class than in ``known``, in words; "" if none is known to.
 
-    That ``other`` lacks a class is no difference, as long as the others keep their numbers.
+    It is no difference if ``other`` lacks a class, as long as the other classes keep their labels.
     """
     differing = [label for label in other.labels.tolist() if _differs(known, other, label)]
     if not differing:
@@ -93,31 +93,31 @@ def difference(known: Classes, other: Classes) -> str:
     ours, theirs = known.name(first), other.name(first)
     more = f" ({len(differing):,} of {len(other.labels):,} labels differ)" if len(differing) > 1 else ""
     if ours is None:
-        which = f"a label {first}" + (f" ({_said(theirs)})" if theirs is not None else "")
+        which = f"a label {first}" + (f" ({_shown(theirs)})" if theirs is not None else "")
         return f"{other.whose} has {which}, but {known.whose} the classes 0 to {len(known.names) - 1}{more}"
-    return f"label {first} is {_said(theirs)} in {other.whose}, but {_said(ours)} in {known.whose}{more}"
+    return f"label {first} is {_shown(theirs)} in {other.whose}, but {_shown(ours)} in {known.whose}{more}"
 
 
 def doubt(known: Classes, other: Classes) -> str:
-    """What speaks against labels meaning the same where names are missing: that one side has more classes; else "".
+    """Why labels may not mean the same if names are missing: one side has more classes; else "".
 
-    Two files of as many classes each give no reason to warn: that would be said of all that FFCV wrote.
+    With the same number of classes there is no warning: else there would be one for every file that FFCV wrote.
     """
     if known.count == other.count or (known.names and other.names):
         return ""
     return (
-        f"{other.whose} has {other.count:,} classes and {known.whose} {known.count:,}, and no names tell whether the labels "
-        "mean the same"
+        f"{other.whose} has {other.count:,} classes and {known.whose} {known.count:,}, and no class names show whether the "
+        "labels mean the same"
     )
 
 
 def without_images(labels: Sequence[int], classes: Sequence[str]) -> str:
-    """Which classes have no image, in words; "" where each has one."""
+    """Which classes have no image, in words; "" if each has one."""
     empty = sorted(set(range(len(classes))) - set(labels))
     if not empty:
         return ""
     more = f" and {len(empty) - 1:,} more" if len(empty) > 1 else ""
-    return f"no image of {_said(classes[empty[0]])}{more}, of {len(classes):,} classes"
+    return f"no image of {_shown(classes[empty[0]])}{more}, of {len(classes):,} classes"
 
 
 def _differs(known: Classes, other: Classes, label: int) -> bool:
@@ -133,5 +133,5 @@ def _each_once(labels: np.ndarray) -> np.ndarray:
     return np.unique(labels)
 
 
-def _said(name: str | None) -> str:
+def _shown(name: str | None) -> str:
     return printable(repr(name), 60)

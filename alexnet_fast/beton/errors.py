@@ -1,4 +1,4 @@
-"""What can be wrong with a beton."""
+"""Errors of reading a beton."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from ..errors import UserError
 
 
 class BetonError(UserError):
-    """A file that is no beton, is cut short, says things about itself that cannot be true, or was changed while it was read."""
+    """A file that is not a beton, is truncated, has impossible metadata, or was changed while it was read."""
 
 
 class FieldError(BetonError):
-    """A file whose fields leave open which is the image and which the label, or that lacks one that is named: no fault of its."""
+    """A file with several possible image or label fields, or without a named one.  The file itself is intact."""

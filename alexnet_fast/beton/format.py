@@ -9,21 +9,21 @@ header                0                   one ``HEADER`` (24 bytes)
 field descriptors     24                  ``num_fields`` x ``FIELD`` (1041 bytes each)
 metadata              24 + 1041 F         ``num_samples`` records of ``record_dtype(type_ids)``
 padding                                   zeros up to a multiple of ``page_size``
-pages                                     whole pages of payloads, the last one zero-filled
+pages                                     complete pages of payloads, the last one zero-filled
 allocation table      ``alloc_table_ptr``  ``ALLOCATION`` entries up to the end of the file
 ====================  ==================  =====================================================
 
-- A payload's ``ptr`` is an offset from the start of the file.  Payloads are packed byte by byte and
-  never cross a page, so a page is the largest sample.  Pages are counted from the start of the file: where a
-  writer doubled them on meeting a large sample, the first payload need not lie at the start of one.
-- The allocation table alone holds a payload's size.  FFCV writes it in the order in which its
+- A payload's ``ptr`` is an offset from the start of the file.  Payloads follow each other without padding and never
+  cross a page boundary, so no sample is larger than a page.  Pages are counted from the start of the file: if a writer
+  doubled the page size for a large sample, the first payload need not be at the start of a page.
+- Only the allocation table holds a payload's size.  FFCV writes it in the order in which its
   workers ended: join it on ``ptr``.  Ours is in file order.
 - ``alloc_table_ptr == 0`` marks a file whose writing was interrupted.
 
-**Tile table.**  A JPEG that we pack places a restart marker every n MCUs, n a divisor of the MCUs in
+**Tile table.**  A JPEG that we pack has a restart marker every n MCUs, n a divisor of the MCUs in
 a row, so that its restart intervals are a grid of independent *tiles* (ITU-T T.81, E.1.4).  The
-byte length of each travels in the JPEG itself, in an application segment straight after SOI that
-other readers pass over::
+byte length of each is stored in the JPEG itself, in an application segment directly after SOI that
+other readers skip::
 
     FF EA | length, 2 bytes, big-endian | "TILES" 00 | version 01 | entry size 02 | u2 x tiles
 
@@ -42,7 +42,7 @@ MIN_PAGE_SIZE = 1 << 21
 DEFAULT_PAGE_SIZE = 1 << 23
 MAX_PAGE_SIZE = 1 << 31  # the largest power of two that the header's u4 holds
 
-MAX_PIXELS = 1 << 28  # of one image: the loader takes no more (decode.decoder)
+MAX_PIXELS = 1 << 28  # of one image: the loader's maximum (decode.decoder)
 MAX_SAMPLES = (1 << 31) - 1  # the kernels count them in int32
 
 HEADER = np.dtype(

@@ -1,7 +1,7 @@
-"""A file that is read through memory, and whether it is still as it was when it was opened.
+"""A memory-mapped file, and checks that it has not changed since it was opened.
 
-Another program may write a file over while it is read here: in place (``cp``, ``rsync --inplace``, ``open("r+b")``), which
-changes the bytes under our hands, or by a rename of another file to its name, which does not.  The first is an error, the second a warning.
+Another program may overwrite a file while we read it.  If it writes in place (``cp``, ``rsync --inplace``, ``open("r+b")``), the
+bytes that we read change: that is an error.  If it renames another file to this name, they do not: that is a warning.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ logger = logging.getLogger("alexnet_fast")
 
 
 class Witness:
-    """Keeps a file open, and sees whether it has been changed since.
+    """Keeps a file open, and detects whether it has changed since.
 
-    **What it sees.** A call that changes a file's bytes (write, truncate, fallocate ...) sets the file's modification time before it
-    touches them, so a check behind a read finds every one that the read can have seen.
-    **What it does not see.** A writer through a map of its own, of whose stores only some set the time; a writer that sets the time
-    back before the next check; on a network file system a writer on another host, until this host's cache of the times is renewed; and
+    **What it detects.** A call that changes a file's bytes (write, truncate, fallocate ...) sets the file's modification time before
+    it changes them, so a check after a read detects every change that the read can have met.
+    **What it does not detect.** A writer through a memory map, of whose stores only some set the time; a writer that resets the time
+    before the next check; on a network file system a writer on another host, until this host refreshes its cached times; and
     before Linux 6.13 a write in the same tick of the kernel's clock (1 to 10 ms) as the last one before the file was opened.
 
     Attributes:
         path: as it was given.
-        lost_its_name: whether another file, or none, has been seen at the path.  This one is read on, whole.
+        lost_its_name: whether a check found another file, or none, at the path.  The old file stays open and complete.
 
     Raises:
         OSError, ValueError: as ``untrusted.open_regular``.
@@ -54,61 +54,63 @@ class Witness:
         self._region: sigbus.Region | None = None
 
     def watch(self, keeper: object, address: int, size: int) -> None:
-        """Let no read of this file's map end the process (see ``sigbus``): ``check`` tells of it.
+        """Keep failed reads of this file's map from ending the process (see ``sigbus``); ``check`` reports them.
 
         Args:
-            keeper: what goes before the map does, and can be referred to weakly.
+            keeper: an object that is deleted before the map is unmapped, and can have weak references.
             address, size: of the map, in bytes.
         """
-        if "llvmlite" in sys.modules:  # as for all who decode: from now on
+        if (
+            "llvmlite" in sys.modules
+        ):  # loaded already, as in every process that decodes: install the handler now
             sigbus.install()
         self._region = sigbus.watch(address, size)
         weakref.finalize(keeper, self._region.forget).atexit = False
 
     @property
     def unchanged(self) -> Unchanged:
-        """For ``with``, around whatever reads the file; by any number of threads at a time.
+        """A context manager for code that reads the file; any number of threads may use it at a time.
 
-        Here the handler of ``sigbus`` is installed, where it can be: who only opens files needs no llvmlite.
+        It installs the handler of ``sigbus`` if possible: to open files only, llvmlite is not needed.
         """
         sigbus.install()
         return Unchanged(self)
 
     def check(self) -> None:
-        """See that what was read of the file so far is what it held when it was opened.
+        """Check that what was read so far is the content that the file had when it was opened.
 
-        It takes one fstat.  A file that has lost its name is told once, on the log "alexnet_fast".
+        It costs one fstat.  If another file, or none, has the file's name now, it logs one warning on "alexnet_fast".
 
         Raises:
-            BetonError: it was written over in place, shortened, lengthened or touched, or could not be read.
+            BetonError: the file was written over in place, shortened, lengthened or touched, or could not be read.
         """
         try:
             now = os.fstat(self._descriptor)
         except OSError as error:
             raise BetonError(
-                f"{self.path} cannot be looked at any more: {error.strerror or error}; see to its disk or network and start again"
+                f"{self.path} is no longer accessible: {error.strerror or error}; check its disk or network and start again"
             ) from error
         then = self._then
         if now.st_mtime_ns != then.st_mtime_ns or now.st_size != then.st_size:
             raise BetonError(
-                f"{self.path} was {_change(then, now)}; what is read of it now may be of two files: write a new file beside "
+                f"{self.path} was {_change(then, now)}; what is read of it now may mix two files: write a new file next to "
                 "it and rename that, as the packer does, and start again"
             )
         if self._region is not None and (lost_at := self._region.lost_at) is not None:
             raise BetonError(
-                f"{self.path} cannot be read any more: its disk or network did not give what lies at {lost_at:,} of its "
-                f"{then.st_size:,} bytes; see to that and start again"
+                f"{self.path} is no longer readable: its disk or network failed at byte {lost_at:,} of its "
+                f"{then.st_size:,}; fix that and start again"
             )
-        if now.st_ctime_ns != self._status_ns:  # its mode, its owner, another link: or its name
+        if now.st_ctime_ns != self._status_ns:  # its mode, its owner or its links changed, or its name
             self._status_ns = now.st_ctime_ns
-            self._look_for_its_name(now)
+            self._check_name(now)
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         self._close()
         self._descriptor = -1
 
-    def _look_for_its_name(self, now: os.stat_result) -> None:
+    def _check_name(self, now: os.stat_result) -> None:
         try:
             other = os.stat(self._absolute)
         except OSError:
@@ -120,8 +122,8 @@ class Witness:
         if not self.lost_its_name:
             self.lost_its_name = True
             logger.warning(
-                "%s %s while it was open: whoever has it open reads the old file on, which is whole; whoever opens it from now on, "
-                "as a resumed run does, does not",
+                "%s %s while it was open: processes that have it open still read the old file, which is complete; those that open it "
+                "from now on, as a resumed run does, do not",
                 self.path,
                 what,
             )
@@ -131,7 +133,8 @@ class Unchanged:
     """See ``Witness.unchanged``.
 
     Raises:
-        BetonError: as ``Witness.check``, at the begin and at the end, and there also in place of what the change made go wrong.
+        BetonError: as ``Witness.check``, at the start and at the end; at the end it replaces an Exception of the body, which the
+            change may have caused.
     """
 
     def __init__(self, witness: Witness) -> None:
@@ -143,18 +146,18 @@ class Unchanged:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or isinstance(error, Exception):  # an interruption stays one
+        if error is None or isinstance(error, Exception):  # KeyboardInterrupt and the like are not replaced
             self._witness.check()
 
 
 class MappedFile(Witness):
-    """A file in memory.
+    """A memory-mapped file.
 
     Attributes:
         bytes: (file size,) uint8, read-only; views of it keep it mapped.
 
     Raises:
-        ValueError: also where it is empty.
+        OSError, ValueError: as ``Witness``; ValueError also if the file is empty.
     """
 
     def __init__(self, path: Path) -> None:
@@ -166,10 +169,10 @@ class MappedFile(Witness):
         self.watch(self._pages, self.bytes.ctypes.data, len(self.bytes))
 
     def expect_random_access(self) -> None:
-        """Have the kernel read no more than the pages that are touched.
+        """Make the kernel read only the pages that are touched.
 
         Raises:
-            OSError: it does not take advice.
+            OSError: the kernel does not accept the advice.
         """
         self._pages.mapped.madvise(mmap.MADV_RANDOM)
 
@@ -179,7 +182,10 @@ class MappedFile(Witness):
 
 
 class _Pages:
-    """What every view of a map refers to, and what goes before the map does: of a ``mmap.mmap`` one hears when it is gone."""
+    """The object to which every view of a map refers, so that it is deleted just before the map.
+
+    A weak reference to the ``mmap.mmap`` itself would be too late: its callback runs after the memory is unmapped.
+    """
 
     def __init__(self, mapped: mmap.mmap) -> None:
         self.mapped = mapped

@@ -24,39 +24,39 @@ from .mapped import MappedFile, Unchanged
 __all__ = ["Beton", "BetonError", "FieldError", "max_sidecar_bytes", "sidecar_path"]
 
 PART = 1 << 16
-"""Samples that are checked at a time: all of ImageNet's at once took 30 MB more, and no less time."""
+"""Samples that are checked at a time: checking all of ImageNet at once took 30 MB more, and as long."""
 
 
 def max_sidecar_bytes(num_samples: int) -> int:
-    """The largest sidecar that is read: far beyond any that the packer writes (less than 100 bytes a sample)."""
+    """The maximum size of a sidecar in bytes: far above any that the packer writes (less than 100 bytes a sample)."""
     return (1 << 24) + 1024 * num_samples
 
 
 def sidecar_path(path: Path) -> Path:
-    """Where class names, settings and counts lie: ``train.beton`` -> ``train.beton.json``."""
+    """The file of class names, settings and counts: ``train.beton`` -> ``train.beton.json``."""
     return path.with_name(path.name + ".json")
 
 
 class Beton(Settled):
-    """The samples of a beton file: an RGB image and an int, the label, of each.
+    """The samples of a beton file: each an RGB image and an int, the label.
 
-    Where the file has several fields of one of these types, the one that is meant has to be named; other fields are ignored.
+    If the file has several fields of one of these types, the one to read must be named; other fields are ignored.
 
-    Everything that the file says of itself is checked here, once, before a pointer is followed:
-    after the constructor returns, every payload lies inside the map and is no larger than a page.  What that takes of
-    memory is bounded by the file's size: some 30 bytes for each sample whose metadata it holds.
+    The constructor checks all metadata once, before any pointer is used: after it returns, every payload is inside the map and
+    no larger than a page.  The memory that this takes is bounded by the file's size: about 30 bytes for each sample whose
+    metadata the file contains.
 
-    Pickled or copied, a Beton is its file's absolute path and the fields' names; the file is opened again.
+    A pickle or copy of a Beton is the file's absolute path and the names of the fields; the file is opened again.
 
     Args:
         path: the file.
-        image_field, label_field: names of the fields, as the file stores them; None = its only one of that type.
+        image_field, label_field: names of the fields, as the file stores them; None = the only one of that type.
 
     Attributes:
         path: the file.
         num_samples: N.
         fields: all fields of the file, in its order.
-        image_field, label_field: names of the two that are read.
+        image_field, label_field: names of the two fields that are read.
         images: (N,) structured ``format.RGB_IMAGE``: mode (0 JPEG, 1 raw RGB), width and height in
             pixels, data_ptr.
         labels: (N,) int64.
@@ -64,9 +64,9 @@ class Beton(Settled):
         map: (file size,) uint8, the memory map; read-only.
 
     Raises:
-        BetonError: the file is missing, no beton, unfinished, truncated or inconsistent.
+        BetonError: the file is missing, not a beton, unfinished, truncated or inconsistent.
         FieldError: it has no such field, or several; the text lists its fields and says what to pass.
-        UserError: ``path`` is no path; an attribute is set later, where nobody would read it.
+        UserError: ``path`` is not a path; or an attribute that nothing reads is set later.
     """
 
     path: Path
@@ -86,19 +86,19 @@ class Beton(Settled):
         image_field: str | None = None,
         label_field: str | None = None,
     ) -> None:
-        # There are no other variables yet: what another is opened with, where this is pickled.
+        # The arguments for a pickle or copy; no other local variables exist yet.
         self._arguments = {name: given for name, given in locals().items() if name != "self"}
         self.path = path_of("path", path)
         image_field, label_field = field_of("image_field", image_field), field_of("label_field", label_field)
         self._file = _open_map(self.path)
         self._arguments["path"] = os.path.abspath(self.path)
         self.map = self._file.bytes
-        with Unchanged(self._file):  # one that is being written now may hold anything
+        with Unchanged(self._file):  # a file that is being written may contain anything
             self._read_index(image_field, label_field)
         self._settled = True
 
     def _read_index(self, image_field: str | None, label_field: str | None) -> None:
-        """Read and check all that is not payload."""
+        """Read and check everything except the payloads."""
         header = self._header()
         self.num_samples = int(header["num_samples"])
         self.page_size = int(header["page_size"])
@@ -118,17 +118,17 @@ class Beton(Settled):
         return self.map[ptr : ptr + int(self.sizes[index])]
 
     def source(self, index: int) -> str:
-        """A name for sample ``index`` that a person can act on: its source file where the sidecar tells it."""
+        """A name of sample ``index`` for messages, with its source file if the sidecar has it."""
         path = self.source_path(index)
         return f"sample {index}{f' ({printable(path)})' if path is not None else ''} of {self.path}"
 
     def source_path(self, index: int) -> str | None:
-        """The path of sample ``index`` in the folder that was packed; None where the sidecar does not tell it."""
+        """The path of sample ``index`` in the folder that was packed; None if the sidecar does not have it."""
         try:
             paths = (self.sidecar or {}).get("paths")
-        except BetonError:  # the question was about the sample
+        except BetonError:  # the caller wants a name of a sample, not an error of the sidecar
             return None
-        # A list of another length was written beside another file.
+        # A list of another length belongs to another file.
         path = paths[index] if isinstance(paths, list) and len(paths) == self.num_samples else None
         return path if isinstance(path, str) else None
 
@@ -139,14 +139,14 @@ class Beton(Settled):
 
     @cached_property
     def sidecar(self) -> dict[str, Any] | None:
-        """What ``<name>.beton.json`` says, or None where there is none (FFCV writes none). Read when first asked for."""
+        """The content of ``<name>.beton.json``; None if there is none (FFCV writes none). Read at the first access."""
         return self.read_sidecar()
 
     def read_sidecar(self) -> dict[str, Any] | None:
-        """As ``sidecar``, for whoever needs a few words of it: of 1.28 million samples it would keep 120 MB.
+        """As ``sidecar``, but not kept, for callers that need little of it: that of 1.28 million samples takes 120 MB.
 
         Raises:
-            BetonError: it cannot be read, or is another file's.
+            BetonError: it cannot be read, or belongs to another file.
         """
         path = sidecar_path(self.path)
         try:
@@ -159,7 +159,7 @@ class Beton(Settled):
             raise BetonError(f"cannot read {path}: {error}; delete it or pack again") from error
 
     def index_checksum(self) -> int:
-        """CRC-32 of all that is not payload: header, field descriptors, metadata and, behind those, the allocation table."""
+        """CRC-32 of everything except the payloads: header, field descriptors, metadata, then the allocation table."""
         header = self.map[: fmt.HEADER.itemsize].view(fmt.HEADER)[0]
         records = self.map[
             : fmt.metadata_offset(int(header["num_fields"])) + self.images.strides[0] * self.num_samples
@@ -167,42 +167,42 @@ class Beton(Settled):
         return zlib.crc32(self.map[int(header["alloc_table_ptr"]) :].data, zlib.crc32(records.data))
 
     def _check_own(self, sidecar: dict[str, Any]) -> None:
-        """See that a sidecar was written with this file: a packing that ends between the two leaves the new one beside the old file."""
-        told = sidecar.get("file")
-        if told is not None and told != {
+        """Check that a sidecar was written for this file: a packing interrupted between the two renames leaves a new one next to an old file."""
+        facts = sidecar.get("file")
+        if facts is not None and facts != {
             "bytes": len(self.map),
             "index_crc32": f"{self.index_checksum():08x}",
         }:
             raise ValueError(
-                "it was written for another file than this, so a packing was interrupted as it ended, or one was copied alone"
+                "it was written for another file than this: a packing was interrupted at its end, or only one of the two was copied"
             )
 
     @property
     def unchanged(self) -> Unchanged:
-        """For ``with``, around whatever reads samples: BetonError where the file was written over, cut short or could not be read.
+        """A context manager for code that reads samples: raises BetonError if the file was written over, shortened or could not be read.
 
-        It is checked at the begin and at the end, at 4 us (one core, idle), so what was read in between is of the file that was opened; and a read that fails
-        there ends no process (SIGBUS).  ``mapped.Witness`` tells what cannot be seen.
+        It checks at the start and at the end, at 4 us (one core, idle), so what was read in between is from the file that was opened.
+        A read that fails inside does not end the process (SIGBUS).  ``mapped.Witness`` lists what cannot be detected.
         """
         return self._file.unchanged
 
     @property
     def lost_its_name(self) -> bool:
-        """Whether another file, or none, has been seen at the path, by ``unchanged``; this one is read on."""
+        """Whether ``unchanged`` found another file, or none, at the path; the old file stays open."""
         return self._file.lost_its_name
 
     def expect_random_access(self) -> None:
-        """Have the kernel read no more than the pages that are touched; by itself it reads their neighbours with them."""
-        with suppress(OSError):  # advice: whoever cannot take it goes on as before
+        """Make the kernel read only the pages that are touched; by default it reads their neighbours too."""
+        with suppress(OSError):  # only advice: without it, reading works as before
             self._file.expect_random_access()
 
     def close(self) -> None:
-        """Drop the map. Views handed out keep the memory mapped until they go."""
+        """Drop the map. Views that callers hold keep the memory mapped until they are deleted."""
         self._file.close()
         del self.map
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another is opened with where this is pickled or copied: a map is of one process."""
+        """The constructor's arguments: a memory map cannot be pickled."""
         return self._arguments
 
     def __setstate__(self, arguments: dict[str, Any]) -> None:
@@ -221,23 +221,23 @@ class Beton(Settled):
 
     def _header(self) -> np.void:
         if len(self.map) < fmt.HEADER.itemsize:
-            raise BetonError(f"{self.path} is no beton: {len(self.map)} bytes are too few for its header")
+            raise BetonError(f"{self.path} is not a beton: {len(self.map)} bytes are too few for its header")
         header = self.map[: fmt.HEADER.itemsize].view(fmt.HEADER)[0]
         version, page_size = int(header["version"]), int(header["page_size"])
         power_of_two = page_size >= fmt.MIN_PAGE_SIZE and page_size & (page_size - 1) == 0
         if version != fmt.VERSION or not power_of_two or not 1 <= header["num_fields"] <= 64:
             raise BetonError(
-                f"{self.path} is no beton of version {fmt.VERSION} (it begins with {self.map[:8].tobytes().hex(' ')}); "
+                f"{self.path} is not a beton of version {fmt.VERSION} (it starts with {self.map[:8].tobytes().hex(' ')}); "
                 "pack a folder with python -m alexnet_fast.pack"
             )
         if header["alloc_table_ptr"] == 0:
             raise BetonError(f"{self.path} is unfinished: its writer was interrupted; pack it again")
         if header["num_samples"] > fmt.MAX_SAMPLES:
             raise BetonError(
-                f"{self.path} is truncated or damaged: its header counts {header['num_samples']} samples; copy or pack it again"
+                f"{self.path} is truncated or corrupt: its header counts {header['num_samples']} samples; copy or pack it again"
             )
         if header["num_samples"] == 0:
-            raise BetonError(f"{self.path} holds no samples; pack a folder that has images")
+            raise BetonError(f"{self.path} contains no samples; pack a folder that has images")
         return header
 
     def _fields(self, header: np.void) -> tuple[Field, ...]:
@@ -247,7 +247,7 @@ class Beton(Settled):
         fields = fields_of(self.map[fmt.HEADER.itemsize : start].view(fmt.FIELD))
         if any(field.type_id not in fmt.METADATA for field in fields):
             raise BetonError(
-                f"{self.path} has a field of a kind we do not know: {listed(fields)}; types 0 to 6 can be read"
+                f"{self.path} has a field of an unknown type: {listed(fields)}; types 0 to 6 can be read"
             )
         if not {fmt.RGB_IMAGE_ID, fmt.INT_ID} <= {field.type_id for field in fields}:
             raise BetonError(
@@ -256,7 +256,7 @@ class Beton(Settled):
         return fields
 
     def _chosen(self, image_field: str | None, label_field: str | None) -> tuple[int, int]:
-        """The places of the image and the label among the fields."""
+        """The positions of the image and the label among the fields."""
         try:
             return (
                 choose(self.fields, fmt.RGB_IMAGE_ID, image_field),
@@ -281,10 +281,10 @@ class Beton(Settled):
             raise self._truncated(table_ptr)
         data_start = fmt.metadata_offset(num_fields) + self.num_samples * record_bytes
         table = self.map[table_ptr:].view(fmt.ALLOCATION)
-        # Before any of it is read: a pointer that is too small would make a table of all payloads.
+        # Checked before any of it is read: with a pointer that is too small, all payloads would be read as the table.
         if table_ptr < data_start or len(table) > self.num_samples * num_fields:
             raise BetonError(
-                f"{self.path}: its allocation table cannot begin at {table_ptr}; the header is damaged, so pack it again"
+                f"{self.path}: its allocation table cannot start at {table_ptr}; the header is corrupt, so pack it again"
             )
         sizes = self._joined(table)
         for part in self._parts():
@@ -293,16 +293,16 @@ class Beton(Settled):
 
     def _parts(self) -> Iterator[slice]:
         """All samples, PART at a time."""
-        return (slice(begin, begin + PART) for begin in range(0, self.num_samples, PART))
+        return (slice(start, start + PART) for start in range(0, self.num_samples, PART))
 
     def _check_samples(self, part: slice, sizes: np.ndarray, data_start: int, table_ptr: int) -> None:
-        """See that the metadata of some samples can be true."""
+        """Check that the metadata of some samples is possible."""
         images = self.images[part]
         ptrs = np.ascontiguousarray(images["data_ptr"])
         # Not ptr + size <= table_ptr: a hostile size would wrap around.
         inside = (data_start <= ptrs) & (ptrs <= table_ptr)
         inside &= sizes <= table_ptr - np.minimum(ptrs, table_ptr)
-        # No writer's payload crosses a page: who decodes one makes room for all of it.
+        # No writer lets a payload cross a page boundary, and a decoder allocates memory for a complete payload.
         inside &= sizes <= self.page_size
         pixels = images["width"].astype(np.uint64)
         pixels *= images["height"]
@@ -312,17 +312,17 @@ class Beton(Settled):
         if bad.any():
             i = int(np.argmax(bad))
             raise BetonError(
-                f"{self.path}: sample {part.start + i} cannot be: {dict(zip(fmt.RGB_IMAGE.names or (), images[i].item()))} "
-                f"with {int(sizes[i])} bytes in a file whose payloads lie between {data_start} and {table_ptr}, in pages of "
+                f"{self.path}: sample {part.start + i} is impossible: {dict(zip(fmt.RGB_IMAGE.names or (), images[i].item()))} "
+                f"with {int(sizes[i])} bytes in a file whose payloads are between {data_start} and {table_ptr}, in pages of "
                 f"{self.page_size}; pack it again"
             )
 
     def _joined(self, table: np.ndarray) -> np.ndarray:
-        """The sizes of the samples' payloads, which may stand in any order in the allocation table."""
+        """The sizes of the samples' payloads; the allocation table may have any order."""
         wanted = self.images["data_ptr"]
         if len(table) == len(wanted) and np.array_equal(table["ptr"], wanted):  # ours: in the samples' order
             return np.ascontiguousarray(table["size"])
-        if not table["size"].all():  # FFCV gives an empty bytes field the pointer of the payload behind it
+        if not table["size"].all():  # FFCV gives an empty bytes field the pointer of the next payload
             table = table[table["size"] > 0]
         order = np.argsort(table["ptr"], kind="stable")  # FFCV's: in the order in which its workers ended
         ptrs, sizes = table["ptr"][order], np.empty(len(wanted), np.uint64)
@@ -336,7 +336,7 @@ class Beton(Settled):
             if len(ptrs) == 0 or not np.array_equal(ptrs[place], wanted[part]):
                 missing = part.start + (int(np.argmax(ptrs[place] != wanted[part])) if len(ptrs) else 0)
                 raise BetonError(
-                    f"{self.path}: the allocation table does not hold sample {missing}; the file is truncated or damaged"
+                    f"{self.path}: the allocation table does not contain sample {missing}; the file is truncated or corrupt"
                 )
             sizes[part] = table["size"][order[place]]
         return sizes
@@ -352,16 +352,16 @@ def _open_map(path: Path) -> MappedFile:
         return MappedFile(path)
     except FileNotFoundError:
         raise BetonError(
-            f"{path} does not exist{_beside(path)}; pack one with python -m alexnet_fast.pack --data FOLDER --out FOLDER"
+            f"{path} does not exist{_others_there(path)}; pack one with python -m alexnet_fast.pack --data FOLDER --out FOLDER"
         ) from None
     except OSError as error:
         raise BetonError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise BetonError(f"{path} is no beton: {error}") from None
+        raise BetonError(f"{path} is not a beton: {error}") from None
 
 
-def _beside(path: Path) -> str:
-    """The betons that do exist there, for a reader."""
+def _others_there(path: Path) -> str:
+    """The betons that do exist in the same folder, for a message."""
     with suppress(OSError):
         if found := sorted(printable(other.name) for other in path.parent.glob("*.beton"))[:3]:
             return f", only {' and '.join(found)} there"

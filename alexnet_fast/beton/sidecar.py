@@ -1,4 +1,4 @@
-"""Reading the json beside a beton: what it was packed from, how, and the checksum of every sample."""
+"""Reads the json next to a beton: what it was packed from, how, and the checksum of every sample."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from .reader import Beton, BetonError, sidecar_path
 
 
 def checksums(document: Mapping[str, Any], beton: Beton) -> np.ndarray | None:
-    """CRC-32 of every sample's payload as the sidecar tells them: (N,) uint32; None where it does not.
+    """CRC-32 of every sample's payload by the sidecar: (N,) uint32; None if it has none.
 
     Raises:
-        BetonError: it tells them of another number of samples.
+        BetonError: they are not hex digits, or of another number of samples.
     """
-    told = document.get("crc32")
-    if told is None:
+    digits = document.get("crc32")
+    if digits is None:
         return None
     try:
-        found = np.frombuffer(bytes.fromhex(told), ">u4").astype(np.uint32)
+        found = np.frombuffer(bytes.fromhex(digits), ">u4").astype(np.uint32)
     except (TypeError, ValueError) as error:
         raise BetonError(
-            f"{sidecar_path(beton.path)}: its crc32 are no hex digits ({error}); pack again"
+            f"{sidecar_path(beton.path)}: its crc32 are not hex digits ({error}); pack again"
         ) from None
     if len(found) != beton.num_samples:
         raise BetonError(
@@ -33,13 +33,13 @@ def checksums(document: Mapping[str, Any], beton: Beton) -> np.ndarray | None:
 
 
 def names(document: Mapping[str, Any] | None, key: str) -> list[str]:
-    """The list of names that a sidecar has under ``key``; empty where it has none, or something else there."""
-    told = (document or {}).get(key)
-    return told if isinstance(told, list) and all(isinstance(name, str) for name in told) else []
+    """The list of names under ``key`` of a sidecar; empty if there is none, or something else."""
+    found = (document or {}).get(key)
+    return found if isinstance(found, list) and all(isinstance(name, str) for name in found) else []
 
 
 def facts(document: object, key: str) -> dict[str, Any]:
-    """The table that a part of a sidecar has under ``key``, as far as its values are plain: text, numbers, true, false, null."""
-    told = document.get(key) if isinstance(document, dict) else None
-    table = told if isinstance(told, dict) else {}
+    """The table under ``key`` of a part of a sidecar, without values that are lists or tables."""
+    found = document.get(key) if isinstance(document, dict) else None
+    table = found if isinstance(found, dict) else {}
     return {name: value for name, value in table.items() if not isinstance(value, (dict, list))}

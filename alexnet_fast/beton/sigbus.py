@@ -1,16 +1,16 @@
-"""A read of a mapped file that the file cannot answer is noted, and the process lives.
+"""A SIGBUS handler: a failed read of a mapped file is recorded and does not end the process.
 
-To touch a page of a map whose file was cut short, or whose disk or network fails, raises SIGBUS, which ends the process
-without a word.  A handler in Python cannot help: it runs when the thread next executes Python, and the instruction
-that failed runs again first, without end.  So this one is machine code, made by llvmlite in about 5 ms.  Where the address lies
-in a region that was told to ``watch``, it puts zeros in place of the rest of the region, notes that in the region and lets the
-instruction run again, so that the reader, who must expect anything of a file's bytes, soon comes to its end;
-then it asks ``Region.lost_at``, drops what it made, and raises an error.
+A read from a mapped page raises SIGBUS if its file was truncated, or if its disk or network fails; this ends the process
+without a message.  A Python handler cannot help: it would run when the thread next executes Python, but the failed
+instruction runs again first, for ever.  So this handler is machine code, compiled by llvmlite in about 5 ms.  If the address
+is in a region given to ``watch``, it maps zeros over the rest of the region, records that in the region and lets the
+instruction run again.  The reader, which must expect any bytes of a file, then soon finishes;
+it checks ``Region.lost_at``, drops its results, and raises an error.
 
-Every other SIGBUS is passed on as if this handler were not there: to the one that was installed before (the user's,
-faulthandler's), with its arguments, signal mask and flags, or to the system.  One that is installed later takes this one's place, as its
-owner means it to.  The handler calls mmap, signal and raise, keeps errno, and needs neither Python nor
-its lock; forked children have it too.  It stays for the life of the process: another may have been put in front of it by then.
+Every other SIGBUS is forwarded as if this handler did not exist: to the handler that was installed before (the user's,
+faulthandler's), with its arguments, signal mask and flags, or to the system.  A handler that is installed later replaces this one,
+as usual.  The handler calls mmap, signal and raise, preserves errno, and needs neither Python nor its lock; forked children
+have it too.  It is never removed, since another handler may have been installed over it.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ from collections import deque
 from itertools import count
 from typing import Any
 
-MOST = 4096  # regions at a time, more than betons can be open; one beyond them is as if this module did not exist
+MAX_REGIONS = (
+    4096  # at a time, more than the betons a process can have open; any further region is not protected
+)
 
-# The words (uint64) that the handler reads; MOST regions of three words follow.
+# The words (uint64) that the handler reads; MAX_REGIONS regions of three words follow.
 PREVIOUS, PREVIOUS_FLAGS, REGIONS = 0, 1, 2
-BEGIN, END, LOST = (
+START, END, LOST = (
     0,
     1,
     2,
-)  # of a region; END 0: of none.  LOST: 1 + the offset of the first byte that was not to be had
+)  # of a region; END 0: a free entry.  LOST: 1 + the offset of the first byte that could not be read
 
 # Of 64-bit Linux, glibc's and musl's, on x86-64 and aarch64.
 SI_CODE_AT, SI_ADDRESS_AT, BUS_ADRERR = 8, 16, 2
@@ -63,7 +65,7 @@ class Action(ctypes.Structure):
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.calloc.restype = ctypes.c_void_p
 _libc.calloc.argtypes = (ctypes.c_size_t, ctypes.c_size_t)
-_size = REGIONS + 3 * MOST
+_size = REGIONS + 3 * MAX_REGIONS
 _at: int = _libc.calloc(_size, 8)  # never freed: the handler outlives this module
 if not _at:
     raise MemoryError("no memory for the table of mapped files")
@@ -72,19 +74,19 @@ _numbers, _free = count(), deque[int]()
 
 
 class Region:
-    """Memory that a file is mapped to, from ``watch`` to ``forget``."""
+    """The memory of a mapped file, from ``watch`` to ``forget``."""
 
     def __init__(self, word: int | None) -> None:
         self._word = word
 
     @property
     def lost_at(self) -> int | None:
-        """Where in the region the first byte lies that was not to be had, or None; from there on it holds zeros by now."""
+        """Offset in the region of the first byte that could not be read, or None; from its page on the region is zeros now."""
         lost = 0 if self._word is None else _words[self._word + LOST]
         return lost - 1 if lost else None
 
     def forget(self) -> None:
-        """To be called before the memory is unmapped.  It takes no lock: the garbage collector may call it."""
+        """Call this before the memory is unmapped.  It takes no lock, since the garbage collector may call it."""
         word, self._word = self._word, None
         if word is not None:
             _words[word + END] = 0
@@ -92,24 +94,24 @@ class Region:
 
 
 def watch(address: int, size: int) -> Region:
-    """Have the handler look after ``size`` bytes of a mapped file at ``address``, the begin of a page.
+    """Let the handler protect ``size`` bytes of a mapped file at ``address``, the start of a page.
 
-    It does so from ``install`` on; to watch needs nothing beside the standard library.
+    The protection starts with ``install``; this call needs only the standard library.
     """
     try:
         word = _free.pop()
     except IndexError:
-        if (number := next(_numbers)) >= MOST:
+        if (number := next(_numbers)) >= MAX_REGIONS:
             return Region(None)
         word = REGIONS + 3 * number
     _words[word + LOST] = 0
-    _words[word + BEGIN] = address
+    _words[word + START] = address
     _words[word + END] = address + -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
     return Region(word)
 
 
 def install() -> bool:
-    """Put the handler in place, once a process; whether it is in place (not where the system or llvmlite is missing)."""
+    """Install the handler, once per process; returns whether it is installed (not on other systems, or without llvmlite)."""
     global _installed
     if _installed is None:
         with _lock:
@@ -123,7 +125,7 @@ _lock = threading.Lock()
 
 
 def _make_lock() -> None:
-    """In a forked child: another thread may have held the old one."""
+    """In a forked child, replace the lock: another thread may have held it at the fork."""
     global _lock
     _lock = threading.Lock()
 
@@ -157,7 +159,7 @@ def _compile() -> int:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(str(_module())), machine)
     engine.finalize_object()
     address = int(engine.get_function_address("on_sigbus"))
-    engine.detach()  # never freed, as the table
+    engine.detach()  # never freed, like the table
     return address
 
 
@@ -168,7 +170,7 @@ def _module() -> Any:
     byte_p = ir.IntType(8).as_pointer()
 
     def libc(name: str, result: ir.Type, *arguments: ir.Type) -> ir.Value:
-        """A function by its address, which needs no symbol to be found."""
+        """A C function by its address, so that no symbol must be resolved."""
         address = i64(ctypes.cast(getattr(_libc, name), ctypes.c_void_p).value)
         return block.inttoptr(address, ir.FunctionType(result, arguments).as_pointer())
 
@@ -192,27 +194,27 @@ def _module() -> Any:
     address = block.load(pointer(block.add(info_at, i64(SI_ADDRESS_AT))))
     block.cbranch(block.icmp_signed("==", code, i32(BUS_ADRERR)), search, foreign)
 
-    # Is it in one of the regions? 5 us to know that it is in none.
+    # Is it in one of the regions?  To search all takes 5 us.
     block.position_at_end(search)
     k = block.phi(i64)
     k.add_incoming(i64(0), entry)
-    block.cbranch(block.icmp_unsigned("<", k, i64(MOST)), region, foreign)
+    block.cbranch(block.icmp_unsigned("<", k, i64(MAX_REGIONS)), region, foreign)
 
     block.position_at_end(region)
     region_at = block.add(i64(_at + 8 * REGIONS), block.mul(k, i64(24)))
-    begin = block.load(pointer(block.add(region_at, i64(8 * BEGIN))))
+    start = block.load(pointer(block.add(region_at, i64(8 * START))))
     end = block.load(pointer(block.add(region_at, i64(8 * END))))
-    inside = block.and_(block.icmp_unsigned("<=", begin, address), block.icmp_unsigned("<", address, end))
+    inside = block.and_(block.icmp_unsigned("<=", start, address), block.icmp_unsigned("<", address, end))
     block.cbranch(inside, mine, following)
 
     block.position_at_end(following)
     k.add_incoming(block.add(k, i64(1)), following)
     block.branch(search)
 
-    # One call for all that follows, which where a file was cut short is lost too: one for each page would be thousands of maps.
+    # One call for the rest of the region, which is lost too if the file was truncated: one call per page would make thousands of maps.
     block.position_at_end(mine)
     lost = pointer(block.add(region_at, i64(8 * LOST)))
-    block.store(block.add(block.sub(address, begin), i64(1)), lost)
+    block.store(block.add(block.sub(address, start), i64(1)), lost)
     page = block.and_(address, i64(-mmap.PAGESIZE))
     errno_p = block.call(libc("__errno_location", i32.as_pointer()), ())
     errno = block.load(errno_p)
@@ -243,7 +245,7 @@ def _module() -> Any:
             with plain:
                 block.call(block.inttoptr(previous, ir.FunctionType(void, (i32,)).as_pointer()), (number,))
         block.ret_void()
-    # A signal that somebody sent can be ignored, and comes once; an instruction runs again, and then is the system's.
+    # A signal that a process sent can be ignored, and comes once.  A failed instruction runs again, and then the system ends the process.
     sent = block.icmp_signed("<=", code, i32(0))
     ignored = block.icmp_unsigned("==", previous, i64(SIG_IGN))
     with block.if_then(block.and_(sent, ignored)):

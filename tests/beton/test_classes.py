@@ -1,4 +1,4 @@
-"""What labels mean, compared: files with and without the names of their classes."""
+"""Compares what labels mean, for files with and without the names of their classes."""
 
 from __future__ import annotations
 
@@ -70,22 +70,20 @@ def test_a_label_beyond_the_known_classes_differs_with_a_name_and_without(
 
 def test_without_names_another_number_of_classes_is_a_doubt(train: Classes, tmp_path: Path) -> None:
     bare = a_set(tmp_path / "val.beton", [0, 1])
-    told = (
-        f"{bare.whose} has 2 classes and {train.whose} 3, and no names tell whether the labels mean the same"
-    )
-    assert (difference(train, bare), doubt(train, bare)) == ("", told)
+    expected = f"{bare.whose} has 2 classes and {train.whose} 3, and no class names show whether the labels mean the same"
+    assert (difference(train, bare), doubt(train, bare)) == ("", expected)
     assert difference(bare, train) == "" and "has 3 classes" in doubt(bare, train)
     assert doubt(train, a_set(tmp_path / "same.beton", [2, 0])) == ""
     assert doubt(train, a_set(tmp_path / "named.beton", [0], ["ant"])) == ""
 
 
-def test_labels_are_each_told_once_however_large_they_are(tmp_path: Path) -> None:
+def test_labels_are_each_listed_once_however_large_they_are(tmp_path: Path) -> None:
     for labels in ([5, 0, 5], [1 << 60, 3, 3], [-(1 << 60), 1 << 60]):
         assert a_set(tmp_path / "a.beton", labels).labels.tolist() == sorted(set(labels))
 
 
-def test_names_are_read_where_they_are_asked_for_and_kept_nowhere(tmp_path: Path) -> None:
-    """Of 1.28 million samples a sidecar takes 120 MB; ranks but the first never ask."""
+def test_names_are_read_when_asked_for_and_not_kept(tmp_path: Path) -> None:
+    """The sidecar of 1.28 million samples takes 120 MB; only the first rank reads it."""
     path = tmp_path / "a.beton"
     assert a_set(path, [0, 1], ["ant", "bee"]).names == ["ant", "bee"]
     with Beton(path) as beton:
@@ -98,25 +96,25 @@ def test_names_are_read_where_they_are_asked_for_and_kept_nowhere(tmp_path: Path
 
 
 @pytest.mark.parametrize("names", [3, {"ant": 0}, [1, 2], ["ant", None]])
-def test_what_is_no_list_of_names_names_nothing(tmp_path: Path, names: object) -> None:
+def test_what_is_not_a_list_of_names_gives_no_names(tmp_path: Path, names: object) -> None:
     assert a_set(tmp_path / "a.beton", [0, 1], names).names == []
 
 
-def test_names_that_a_terminal_would_obey_are_shown_as_text(train: Classes, tmp_path: Path) -> None:
+def test_control_characters_in_names_are_escaped(train: Classes, tmp_path: Path) -> None:
     odd = a_set(tmp_path / "val.beton", [0], ["a\n\x1b[2J" + "x" * 10_000])
     assert (found := difference(train, odd)).isprintable() and len(found) < 500
 
 
 def test_of_several_ints_the_names_are_those_of_the_label_that_packers_write(tmp_path: Path) -> None:
     path = write(tmp_path / "a.beton", [IMAGE] * 2, [0, 1], [("fine", [7, 8])])
-    told = {"classes": ["ant", "bee"]}
+    sidecar = {"classes": ["ant", "bee"]}
     with Beton(path, label_field="label") as beton:
-        assert class_names(beton, told) == ["ant", "bee"]
+        assert class_names(beton, sidecar) == ["ant", "bee"]
     with Beton(path, label_field="fine") as beton:
-        assert class_names(beton, told) == []
+        assert class_names(beton, sidecar) == []
 
 
-def test_the_classes_of_what_was_packed_before_are_none_where_nothing_tells_them(tmp_path: Path) -> None:
+def test_the_classes_of_a_packed_file_are_none_if_nothing_names_them(tmp_path: Path) -> None:
     a_set(tmp_path / "named.beton", [0], ["ant"])
     a_set(tmp_path / "bare.beton", [0])
     (tmp_path / "corrupt.beton").write_bytes(b"x")

@@ -30,7 +30,7 @@ def ffcv(require: Callable[[str], Any]) -> Any:
 
 
 class Pictures:
-    """What ffcv's writer takes: a dataset of tuples in the order of the fields."""
+    """The input of ffcv's writer: a dataset of tuples in the order of the fields."""
 
     def __init__(self, *columns: list[Any]) -> None:
         self.columns = columns
@@ -53,7 +53,7 @@ def write_with_ffcv(path: Path, fields: dict[str, tuple[Any, list[Any]]], worker
     return path
 
 
-def photos() -> list[Image.Image]:
+def originals() -> list[Image.Image]:
     return [picture(width, height, seed) for seed, (width, height) in enumerate(SIZES)]
 
 
@@ -64,7 +64,7 @@ def test_we_read_what_ffcv_writes(tmp_path: Path, mode: str, order: tuple[str, s
 
     labels = [3, 1, 4, 1, 5, 9]
     fields = {
-        "image": (RGBImageField(write_mode=mode, jpeg_quality=95), photos()),
+        "image": (RGBImageField(write_mode=mode, jpeg_quality=95), originals()),
         "label": (IntField(), labels),
     }
     path = write_with_ffcv(tmp_path / "theirs.beton", {name: fields[name] for name in order}, workers=2)
@@ -73,7 +73,7 @@ def test_we_read_what_ffcv_writes(tmp_path: Path, mode: str, order: tuple[str, s
         assert list(zip(beton.images["width"].tolist(), beton.images["height"].tolist())) == SIZES
         if mode != "proportion":
             assert set(beton.images["mode"].tolist()) == {fmt.RAW if mode == "raw" else fmt.JPEG}
-        for i, original in enumerate(photos()):
+        for i, original in enumerate(originals()):
             stored = beton.payload(i)
             if beton.images["mode"][i] == fmt.RAW:
                 assert np.array_equal(stored.reshape(np.asarray(original).shape), np.asarray(original))
@@ -82,7 +82,7 @@ def test_we_read_what_ffcv_writes(tmp_path: Path, mode: str, order: tuple[str, s
 
 
 def test_we_read_a_page_of_ffcvs_that_one_sample_fills(tmp_path: Path) -> None:
-    """8,388,606 bytes of 8,388,608; an image that is larger than a page it refuses to write."""
+    """8,388,606 bytes of 8,388,608; ffcv refuses to write an image that is larger than a page."""
     from ffcv.fields import IntField, RGBImageField
 
     images = [picture(64, 48), Image.new("RGB", (1366, 2047), (1, 2, 3)), picture(48, 64)]
@@ -98,7 +98,7 @@ def test_we_read_a_file_of_more_fields(tmp_path: Path) -> None:
     fields = {
         "weight": (FloatField(), [0.5 * k for k in range(6)]),
         "text": (BytesField(), [np.arange(k + 1, dtype=np.uint8) for k in range(6)]),
-        "image": (RGBImageField(write_mode="jpg"), photos()),
+        "image": (RGBImageField(write_mode="jpg"), originals()),
         "box": (NDArrayField(np.dtype("<f4"), (4,)), [np.full(4, k, np.float32) for k in range(6)]),
         "label": (IntField(), list(range(10, 16))),
         "note": (JSONField(), [{"k": k} for k in range(6)]),
@@ -113,7 +113,7 @@ def test_we_read_a_file_of_more_fields(tmp_path: Path) -> None:
             "JSON",
         ]
         assert beton.labels.tolist() == list(range(10, 16))
-        for i, original in enumerate(photos()):
+        for i, original in enumerate(originals()):
             assert difference(pixels(beton.payload(i).tobytes()), np.asarray(original)) < 5
 
 
@@ -131,7 +131,7 @@ def test_of_several_ints_that_ffcv_wrote_the_label_is_the_one_that_is_named(
     from ffcv.fields import IntField, RGBImageField
 
     (first, *rest) = ((name, (IntField(), values)) for name, values in ints.items())
-    fields = dict([first, ("image", (RGBImageField(write_mode="jpg"), photos())), *rest])
+    fields = dict([first, ("image", (RGBImageField(write_mode="jpg"), originals())), *rest])
     path = write_with_ffcv(tmp_path / "several.beton", fields)
     listed = f"'{first[0]}' (int), 'image' (RGB image), '{right}' (int)"
     with pytest.raises(FieldError) as caught:
@@ -148,7 +148,7 @@ def test_of_several_ints_that_ffcv_wrote_the_label_is_the_one_that_is_named(
 def test_of_two_images_that_ffcv_wrote_the_pixels_are_of_the_one_that_is_named(tmp_path: Path) -> None:
     from ffcv.fields import IntField, RGBImageField
 
-    left, right = photos(), photos()[::-1]
+    left, right = originals(), originals()[::-1]
     fields = {
         "left": (RGBImageField(write_mode="raw"), left),
         "right": (RGBImageField(write_mode="raw"), right),
@@ -165,16 +165,16 @@ def test_of_two_images_that_ffcv_wrote_the_pixels_are_of_the_one_that_is_named(t
 
 @pytest.mark.parametrize("order", [("text", "image", "label"), ("image", "text", "label")])
 def test_an_empty_bytes_field_of_ffcvs_hides_no_image(tmp_path: Path, order: tuple[str, ...]) -> None:
-    """FFCV gives it the pointer of the payload that comes next, and the table has two entries of one pointer."""
+    """FFCV gives it the pointer of the next payload, so the table has two entries with one pointer."""
     from ffcv.fields import BytesField, IntField, RGBImageField
 
     fields = {
         "text": (BytesField(), [np.zeros(0, np.uint8)] * 6),
-        "image": (RGBImageField(write_mode="raw"), photos()),
+        "image": (RGBImageField(write_mode="raw"), originals()),
         "label": (IntField(), FINE),
     }
     with Beton(write_with_ffcv(tmp_path / "a.beton", {name: fields[name] for name in order})) as beton:
-        assert [beton.payload(i).tobytes() for i in range(6)] == [image.tobytes() for image in photos()]
+        assert [beton.payload(i).tobytes() for i in range(6)] == [image.tobytes() for image in originals()]
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +230,7 @@ def test_ffcvs_loader_delivers_our_labels_and_pixels(ours: Path, mode: str) -> N
             assert difference(images[i], expected) < (DARKER if mode == "reencode" else 1e-9)
 
 
-def test_pillow_reads_our_jpegs_whole(ours: Path) -> None:
+def test_pillow_reads_our_jpegs_completely(ours: Path) -> None:
     with Beton(ours / "reencode.beton") as beton:
         for i in range(len(beton)):
             with Image.open(io.BytesIO(beton.payload(i).tobytes())) as image:

@@ -39,5 +39,5 @@ def test_every_dtype_is_little_endian() -> None:
             assert dtype[name].base.newbyteorder("<") == dtype[name].base
 
 
-def test_pages_begin_at_the_next_multiple_and_not_one_later() -> None:
+def test_pages_start_at_the_next_multiple_and_not_one_later() -> None:
     assert [fmt.page_align(at, 8) for at in (0, 1, 7, 8, 9)] == [0, 8, 8, 8, 16]

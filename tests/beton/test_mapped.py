@@ -1,4 +1,4 @@
-"""A file that is written over while it is read is told from one that only looks different, or lost its name."""
+"""A file that is written over while it is read is distinguished from one that only looks different, or lost its name."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("how", WRITERS)
-def test_whatever_writes_a_file_that_is_open_is_noticed(path: Path, how: str) -> None:
+def test_every_write_to_an_open_file_is_detected(path: Path, how: str) -> None:
     write, words = WRITERS[how]
     file = MappedFile(path)
     with file.unchanged:
@@ -109,7 +109,7 @@ NAMES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("how", NAMES)
-def test_a_file_that_loses_its_name_is_read_on_and_told_once(
+def test_a_file_that_loses_its_name_stays_readable_and_is_reported_once(
     path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     act, words = NAMES[how]
@@ -121,8 +121,8 @@ def test_a_file_that_loses_its_name_is_read_on_and_told_once(
                     act(path)
                 assert file.bytes.tobytes() == CONTENT
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path} {words} while it was open: whoever has it open reads the old file on, which is whole; "
-        "whoever opens it from now on, as a resumed run does, does not"
+        f"{path} {words} while it was open: processes that have it open still read the old file, which is complete; "
+        "those that open it from now on, as a resumed run does, do not"
     ]
 
 
@@ -139,23 +139,23 @@ def test_a_path_is_that_of_the_folder_in_which_it_was_given(
     assert not caplog.records
 
 
-def test_a_part_that_the_disk_does_not_give_is_an_error_that_tells_where(path: Path) -> None:
-    """As if it had failed for a moment: the file is by now what it was."""
+def test_a_part_that_the_disk_cannot_read_is_an_error_that_says_where(path: Path) -> None:
+    """As after a short failure of the disk: by now the file is what it was."""
     file = MappedFile(path)
     then = path.stat()
     with (
-        pytest.raises(BetonError, match=r"did not give what lies at 9,000 of its 1,004,000 bytes"),
+        pytest.raises(BetonError, match=r"its disk or network failed at byte 9,000 of its 1,004,000"),
         file.unchanged,
     ):
         os.truncate(path, 5000)
         assert file.bytes[9000:].sum() == 0
         path.write_bytes(CONTENT)
         os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns))
-    with pytest.raises(BetonError, match="cannot be read any more"):  # zeros stay in the map
+    with pytest.raises(BetonError, match="is no longer readable"):  # zeros stay in the map
         file.check()
 
 
-def test_an_error_that_the_change_has_made_gives_way_to_it_but_an_interruption_does_not(path: Path) -> None:
+def test_an_error_that_the_change_caused_is_replaced_but_an_interruption_is_not(path: Path) -> None:
     file = MappedFile(path)
     with pytest.raises(ZeroDivisionError), file.unchanged:
         raise ZeroDivisionError
@@ -169,7 +169,7 @@ def test_an_error_that_the_change_has_made_gives_way_to_it_but_an_interruption_d
         raise KeyboardInterrupt
 
 
-def test_a_disk_that_does_not_answer_is_an_error_that_names_the_file(
+def test_a_disk_that_does_not_respond_is_an_error_that_names_the_file(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stale(descriptor: int) -> os.stat_result:
@@ -180,7 +180,7 @@ def test_a_disk_that_does_not_answer_is_an_error_that_names_the_file(
         failing.setattr(os, "fstat", stale)
         with pytest.raises(BetonError) as caught:
             file.check()
-    assert str(caught.value).startswith(f"{path} cannot be looked at any more: Stale file handle")
+    assert str(caught.value).startswith(f"{path} is no longer accessible: Stale file handle")
 
 
 def test_views_keep_a_closed_file_mapped_and_nothing_else_does(path: Path) -> None:
@@ -189,7 +189,7 @@ def test_views_keep_a_closed_file_mapped_and_nothing_else_does(path: Path) -> No
         descriptors = sum(
             os.path.realpath(f"/proc/self/fd/{fd}") == str(path) for fd in os.listdir("/proc/self/fd")
         )
-        watched = range(sigbus.REGIONS + sigbus.END, sigbus.REGIONS + 3 * sigbus.MOST, 3)
+        watched = range(sigbus.REGIONS + sigbus.END, sigbus.REGIONS + 3 * sigbus.MAX_REGIONS, 3)
         return maps, descriptors, sum(sigbus._words[word] != 0 for word in watched)
 
     gc.collect()
@@ -207,10 +207,10 @@ def test_views_keep_a_closed_file_mapped_and_nothing_else_does(path: Path) -> No
         assert held() == before
 
 
-def test_many_files_are_watched_at_a_time_and_one_too_many_is_read_all_the_same(path: Path) -> None:
+def test_many_files_are_watched_at_a_time_and_one_beyond_the_maximum_is_still_read(path: Path) -> None:
     file = MappedFile(path)
     address = file.bytes.ctypes.data
-    regions = [sigbus.watch(address, 1) for _ in range(sigbus.MOST)]
+    regions = [sigbus.watch(address, 1) for _ in range(sigbus.MAX_REGIONS)]
     try:
         one_more = MappedFile(path)
         with one_more.unchanged:
@@ -223,7 +223,7 @@ def test_many_files_are_watched_at_a_time_and_one_too_many_is_read_all_the_same(
             region.forget()
 
 
-def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+def test_what_is_not_a_file_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for wrong, kind in ((tmp_path / "pipe", ValueError), (tmp_path, ValueError), (tmp_path / "no", OSError)):
         with pytest.raises(kind):

@@ -1,4 +1,4 @@
-"""The reader on files laid out by hand: what it reads, and what it refuses with which sentence."""
+"""The reader on files laid out by hand: what it reads, what it refuses, and with which sentence."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ RECORDS_AT = 24 + 2 * 1041
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The bytes of a good file of four samples, one of them raw."""
     entries = [Entry.of(jpeg(picture(64, 48, seed))) for seed in range(3)] + [Entry.raw(picture(20, 30))]
-    return write(tmp_path_factory.mktemp("whole") / "good.beton", entries, labels=[7, 0, 7, 2]).read_bytes()
+    return write(tmp_path_factory.mktemp("good") / "good.beton", entries, labels=[7, 0, 7, 2]).read_bytes()
 
 
 def refusal(tmp_path: Path, content: bytes) -> str:
-    """What opening a file of these bytes says, which must be one sentence that names the file."""
+    """The error of opening a file of these bytes, which must be one sentence that names the file."""
     path = tmp_path / "bad.beton"
     path.write_bytes(content)
     with pytest.raises(BetonError) as caught:
@@ -68,7 +68,7 @@ def test_it_reads_what_the_specification_describes(tmp_path: Path) -> None:
         assert beton.sidecar is None
 
 
-def test_payloads_outlive_a_closed_beton(tmp_path: Path) -> None:
+def test_payloads_survive_the_close_of_their_beton(tmp_path: Path) -> None:
     image = jpeg(picture(64, 48))
     beton = Beton(write(tmp_path / "a.beton", [image]))
     payload = beton.payload(0)
@@ -82,10 +82,10 @@ def test_payloads_cannot_be_written(tmp_path: Path) -> None:
         payload[0] = 0
 
 
-def test_an_allocation_table_in_any_order_is_joined_by_pointer(tmp_path: Path, whole: bytes) -> None:
-    table = [whole[len(whole) - 24 * k : len(whole) - 24 * (k - 1) or None] for k in range(1, 5)]
+def test_an_allocation_table_in_any_order_is_joined_by_pointer(tmp_path: Path, good: bytes) -> None:
+    table = [good[len(good) - 24 * k : len(good) - 24 * (k - 1) or None] for k in range(1, 5)]
     path = tmp_path / "reversed.beton"
-    path.write_bytes(whole[: -4 * 24] + b"".join(table))
+    path.write_bytes(good[: -4 * 24] + b"".join(table))
     with Beton(path) as beton:
         assert [beton.payload(i).tobytes()[:2] for i in range(3)] == [b"\xff\xd8"] * 3
         assert [beton.payload(i).tobytes()[-2:] for i in range(3)] == [b"\xff\xd9"] * 3
@@ -98,45 +98,45 @@ def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_named_as_one(tmp_path: Path) -> None:
-    with pytest.raises(BetonError, match="is no beton: it is a folder"):
+    with pytest.raises(BetonError, match="is not a beton: it is a folder"):
         Beton(tmp_path)
 
 
-def test_an_empty_file_is_no_beton(tmp_path: Path) -> None:
-    assert "is no beton: it is empty" in refusal(tmp_path, b"")
+def test_an_empty_file_is_not_a_beton(tmp_path: Path) -> None:
+    assert "is not a beton: it is empty" in refusal(tmp_path, b"")
 
 
 @pytest.mark.parametrize(
     "content", [b"\x02", b"x" * 23, b"\x89PNG\r\n\x1a\n" + bytes(100), b"\xff" * 5000, bytes(5000)]
 )
-def test_other_files_are_no_betons(tmp_path: Path, content: bytes) -> None:
-    assert "is no beton" in refusal(tmp_path, content)
+def test_other_files_are_not_betons(tmp_path: Path, content: bytes) -> None:
+    assert "is not a beton" in refusal(tmp_path, content)
 
 
 @pytest.mark.parametrize("version", [0, 1, 3, 0x0200])
-def test_another_version_is_refused(tmp_path: Path, whole: bytes, version: int) -> None:
-    assert "is no beton of version 2" in refusal(tmp_path, patched(whole, 0, "<H", version))
+def test_another_version_is_refused(tmp_path: Path, good: bytes, version: int) -> None:
+    assert "is not a beton of version 2" in refusal(tmp_path, patched(good, 0, "<H", version))
 
 
-def test_an_interrupted_write_of_ffcv_is_called_unfinished(tmp_path: Path, whole: bytes) -> None:
-    assert "is unfinished: its writer was interrupted" in refusal(tmp_path, patched(whole, 16, "<Q", 0))
+def test_an_interrupted_write_of_ffcv_is_called_unfinished(tmp_path: Path, good: bytes) -> None:
+    assert "is unfinished: its writer was interrupted" in refusal(tmp_path, patched(good, 16, "<Q", 0))
 
 
-def test_a_file_without_samples_is_refused(tmp_path: Path, whole: bytes) -> None:
-    assert "holds no samples" in refusal(tmp_path, patched(whole, 8, "<Q", 0))
+def test_a_file_without_samples_is_refused(tmp_path: Path, good: bytes) -> None:
+    assert "contains no samples" in refusal(tmp_path, patched(good, 8, "<Q", 0))
 
 
-def test_more_samples_than_the_file_can_hold_are_refused(tmp_path: Path, whole: bytes) -> None:
+def test_more_samples_than_the_file_can_hold_are_refused(tmp_path: Path, good: bytes) -> None:
     for count in (1 << 20, 1 << 40, (1 << 64) - 1):
-        assert "is truncated" in refusal(tmp_path, patched(whole, 8, "<Q", count))
+        assert "is truncated" in refusal(tmp_path, patched(good, 8, "<Q", count))
 
 
 @pytest.mark.parametrize("page_size", [0, 1, 4096, PAGE + 1, 3 * PAGE])
-def test_a_page_size_that_cannot_be_is_refused(tmp_path: Path, whole: bytes, page_size: int) -> None:
-    assert "is no beton" in refusal(tmp_path, patched(whole, 4, "<I", page_size))
+def test_an_impossible_page_size_is_refused(tmp_path: Path, good: bytes, page_size: int) -> None:
+    assert "is not a beton" in refusal(tmp_path, patched(good, 4, "<I", page_size))
 
 
-def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path, whole: bytes) -> None:
+def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path, good: bytes) -> None:
     inside_payloads = [PAGE, PAGE + 1, PAGE + 1000, 2 * PAGE - 1]
     inside_table = [2 * PAGE + k for k in (0, 1, 23, 24, 25, 48, 72, 95)]
     for length in [
@@ -150,93 +150,93 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path, whole: bytes) -> N
         *inside_payloads,
         *inside_table,
     ]:
-        assert "truncated" in refusal(tmp_path, whole[:length]), length
+        assert "truncated" in refusal(tmp_path, good[:length]), length
 
 
-def test_bytes_behind_the_allocation_table_are_refused(tmp_path: Path, whole: bytes) -> None:
-    assert "truncated" in refusal(tmp_path, whole + b"x")
+def test_bytes_after_the_allocation_table_are_refused(tmp_path: Path, good: bytes) -> None:
+    assert "truncated" in refusal(tmp_path, good + b"x")
 
 
 @pytest.mark.parametrize("pointer", [0, 24, RECORDS_AT, 1 << 40, (1 << 64) - 1])
-def test_a_pointer_to_no_payload_is_refused(tmp_path: Path, whole: bytes, pointer: int) -> None:
-    assert "does not hold sample 1" in refusal(tmp_path, patched(whole, record(1) + 5, "<Q", pointer))
+def test_a_pointer_to_no_payload_is_refused(tmp_path: Path, good: bytes, pointer: int) -> None:
+    assert "does not contain sample 1" in refusal(tmp_path, patched(good, record(1) + 5, "<Q", pointer))
 
 
 @pytest.mark.parametrize("pointer", [0, 24, RECORDS_AT, 2 * PAGE + 1, 1 << 40, (1 << 64) - 1])
-def test_a_pointer_outside_the_pages_is_refused_though_the_table_repeats_it(
-    tmp_path: Path, whole: bytes, pointer: int
+def test_a_pointer_outside_the_pages_is_refused_although_the_table_repeats_it(
+    tmp_path: Path, good: bytes, pointer: int
 ) -> None:
-    lying = patched(patched(whole, record(1) + 5, "<Q", pointer), 2 * PAGE + 24 + 8, "<Q", pointer)
-    assert "sample 1 cannot be" in refusal(tmp_path, lying)
+    false = patched(patched(good, record(1) + 5, "<Q", pointer), 2 * PAGE + 24 + 8, "<Q", pointer)
+    assert "sample 1 is impossible" in refusal(tmp_path, false)
 
 
 @pytest.mark.parametrize("size", [0, PAGE + 1, (1 << 64) - 1, (1 << 64) - PAGE])
 def test_a_payload_that_leaves_the_pages_or_is_empty_is_refused(
-    tmp_path: Path, whole: bytes, size: int
+    tmp_path: Path, good: bytes, size: int
 ) -> None:
-    assert "sample 2 cannot be" in refusal(tmp_path, patched(whole, 2 * PAGE + 2 * 24 + 16, "<Q", size))
+    assert "sample 2 is impossible" in refusal(tmp_path, patched(good, 2 * PAGE + 2 * 24 + 16, "<Q", size))
 
 
-def test_a_payload_larger_than_a_page_is_refused_though_the_file_holds_it(tmp_path: Path) -> None:
-    """One flipped bit in the table of a large file would else be gigabytes for one sample."""
+def test_a_payload_larger_than_a_page_is_refused_although_the_file_contains_it(tmp_path: Path) -> None:
+    """Else one flipped bit in the table of a large file would mean gigabytes for one sample."""
     page_filler = Entry.raw(Image.new("RGB", (800, 800)))
     content = write(tmp_path / "a.beton", [jpeg(picture(64, 48)), page_filler, page_filler]).read_bytes()
     of_the_first = 3 * PAGE + 16
     message = refusal(tmp_path, patched(content, of_the_first, "<Q", PAGE + 1))
-    assert "sample 0 cannot be" in message and f"in pages of {PAGE};" in message
+    assert "sample 0 is impossible" in message and f"in pages of {PAGE};" in message
     (tmp_path / "full.beton").write_bytes(patched(content, of_the_first, "<Q", PAGE))
     with Beton(tmp_path / "full.beton") as beton:
         assert beton.sizes[0] == beton.page_size == PAGE
 
 
 @pytest.mark.parametrize(("at", "value"), [(1, 0), (3, 0)])
-def test_an_image_of_no_width_or_height_is_refused(tmp_path: Path, whole: bytes, at: int, value: int) -> None:
-    assert "sample 1 cannot be" in refusal(tmp_path, patched(whole, record(1) + at, "<H", value))
+def test_an_image_of_no_width_or_height_is_refused(tmp_path: Path, good: bytes, at: int, value: int) -> None:
+    assert "sample 1 is impossible" in refusal(tmp_path, patched(good, record(1) + at, "<H", value))
 
 
-def test_an_unknown_image_mode_is_refused(tmp_path: Path, whole: bytes) -> None:
-    assert "sample 0 cannot be" in refusal(tmp_path, patched(whole, record(0), "<B", 2))
+def test_an_unknown_image_mode_is_refused(tmp_path: Path, good: bytes) -> None:
+    assert "sample 0 is impossible" in refusal(tmp_path, patched(good, record(0), "<B", 2))
 
 
-def test_a_raw_image_of_other_bytes_than_its_pixels_is_refused(tmp_path: Path, whole: bytes) -> None:
-    assert "sample 3 cannot be" in refusal(tmp_path, patched(whole, record(3) + 1, "<H", 21))
+def test_a_raw_image_of_other_bytes_than_its_pixels_is_refused(tmp_path: Path, good: bytes) -> None:
+    assert "sample 3 is impossible" in refusal(tmp_path, patched(good, record(3) + 1, "<H", 21))
 
 
 @pytest.mark.parametrize("kind", [7, 254, 255])
-def test_a_field_of_an_unknown_kind_is_named(tmp_path: Path, whole: bytes, kind: int) -> None:
-    message = refusal(tmp_path, patched(whole, FIELDS_AT + 1041, "<B", kind))
-    assert f"'label' (type {kind})" in message and "kind we do not know" in message
+def test_a_field_of_an_unknown_kind_is_named(tmp_path: Path, good: bytes, kind: int) -> None:
+    message = refusal(tmp_path, patched(good, FIELDS_AT + 1041, "<B", kind))
+    assert f"'label' (type {kind})" in message and "field of an unknown type" in message
 
 
-def test_a_file_without_an_image_field_is_told_what_it_has(tmp_path: Path, whole: bytes) -> None:
-    message = refusal(tmp_path, patched(whole, FIELDS_AT, "<B", 0))
+def test_the_error_for_a_file_without_an_image_field_lists_its_fields(tmp_path: Path, good: bytes) -> None:
+    message = refusal(tmp_path, patched(good, FIELDS_AT, "<B", 0))
     assert "needs one RGB image field and one int field" in message and "'image' (float)" in message
 
 
-def test_a_file_without_a_label_field_is_told_what_it_has(tmp_path: Path, whole: bytes) -> None:
+def test_the_error_for_a_file_without_a_label_field_lists_its_fields(tmp_path: Path, good: bytes) -> None:
     assert "needs one RGB image field and one int field" in refusal(
-        tmp_path, patched(whole, FIELDS_AT + 1041, "<B", 0)
+        tmp_path, patched(good, FIELDS_AT + 1041, "<B", 0)
     )
 
 
-def test_random_damage_is_refused_or_harmless(tmp_path: Path, whole: bytes) -> None:
-    """Whatever the metadata says, an opened file's payloads lie inside it."""
+def test_random_corruption_is_refused_or_harmless(tmp_path: Path, good: bytes) -> None:
+    """Whatever the metadata says, an opened file's payloads are inside it."""
     rng = np.random.default_rng(0)
-    path = tmp_path / "damaged.beton"
+    path = tmp_path / "corrupt.beton"
     places = [*range(24), *range(RECORDS_AT, RECORDS_AT + 96), *range(2 * PAGE, 2 * PAGE + 96)]
     opened = 0
     for _ in range(100):
-        damaged = bytearray(whole)
+        corrupt = bytearray(good)
         for at in rng.choice(places, rng.integers(1, 4)):
-            damaged[at] = rng.choice([0, 1, 127, 128, 255])
-        path.write_bytes(damaged)
+            corrupt[at] = rng.choice([0, 1, 127, 128, 255])
+        path.write_bytes(corrupt)
         try:
             beton = Beton(path)
         except BetonError:
             continue
         opened += 1
-        begin = beton.images["data_ptr"].astype(object)
-        assert all(b > RECORDS_AT and b + int(size) <= len(whole) for b, size in zip(begin, beton.sizes))
+        start = beton.images["data_ptr"].astype(object)
+        assert all(b > RECORDS_AT and b + int(size) <= len(good) for b, size in zip(start, beton.sizes))
         assert all(len(beton.payload(i)) for i in range(len(beton)))
     assert 0 < opened < 100
 
@@ -271,15 +271,15 @@ def test_a_sidecar_is_not_read_before_it_is_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("nested", ["[" * 100_000, '{"a":' * 100_000])
-def test_a_sidecar_that_nests_without_end_is_refused(tmp_path: Path, nested: str) -> None:
+def test_a_sidecar_that_nests_too_deeply_is_refused(tmp_path: Path, nested: str) -> None:
     path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))])
     path.with_name("a.beton.json").write_text(nested)
     with pytest.raises(BetonError, match=r"cannot read .*a\.beton\.json: it nests too deeply; delete it"):
         _ = Beton(path).sidecar
 
 
-def test_a_sidecar_beyond_all_measure_is_not_read(tmp_path: Path) -> None:
-    """Ten gigabytes that take no room on the disk."""
+def test_a_sidecar_beyond_the_maximum_size_is_not_read(tmp_path: Path) -> None:
+    """Ten gigabytes in a sparse file."""
     path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))])
     with open(path.with_name("a.beton.json"), "wb") as file:
         file.truncate(10 << 30)
@@ -287,7 +287,7 @@ def test_a_sidecar_beyond_all_measure_is_not_read(tmp_path: Path) -> None:
         _ = Beton(path).sidecar
 
 
-def test_a_sidecar_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_sidecar_that_is_a_pipe_never_blocks(tmp_path: Path) -> None:
     path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))])
     os.mkfifo(path.with_name("a.beton.json"))
     with pytest.raises(BetonError, match="it is a pipe"):
@@ -310,22 +310,24 @@ def test_a_path_of_a_sidecar_is_shown_on_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["pipe", "/dev/zero", "/dev/null", "a\0b", "x" * 300])
-def test_what_is_no_file_is_refused_at_once(tmp_path: Path, place: str) -> None:
+def test_what_is_not_a_file_is_refused_at_once(tmp_path: Path, place: str) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(BetonError, match="is no beton: it is a|is no beton: embedded null|too long"):
+    with pytest.raises(BetonError, match="is not a beton: it is a|is not a beton: embedded null|too long"):
         Beton(tmp_path / place)
 
 
-def test_a_table_that_begins_too_early_is_refused_before_it_is_read(tmp_path: Path, whole: bytes) -> None:
+def test_a_table_that_starts_too_early_is_refused_before_it_is_read(tmp_path: Path, good: bytes) -> None:
     """A table of all payloads of a large file would be gigabytes, sorted."""
     for early in (24, RECORDS_AT, RECORDS_AT + 24 * 3):
-        at = early + (len(whole) - early) % 24
-        assert "allocation table cannot begin" in refusal(tmp_path, patched(whole, 16, "<Q", at))
-    many = PAGE - PAGE % 24 + len(whole) % 24
-    assert "allocation table cannot begin" in refusal(tmp_path, patched(whole, 16, "<Q", many))
+        at = early + (len(good) - early) % 24
+        assert "allocation table cannot start" in refusal(tmp_path, patched(good, 16, "<Q", at))
+    many = PAGE - PAGE % 24 + len(good) % 24
+    assert "allocation table cannot start" in refusal(tmp_path, patched(good, 16, "<Q", many))
 
 
-def test_a_file_that_is_shortened_while_it_is_open_is_told_from_one_that_is_not(tmp_path: Path) -> None:
+def test_a_file_that_is_shortened_while_it_is_open_is_distinguished_from_one_that_is_not(
+    tmp_path: Path,
+) -> None:
     path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))])
     length = path.stat().st_size
     with Beton(path) as beton:
@@ -341,7 +343,7 @@ def test_a_file_that_is_shortened_while_it_is_open_is_told_from_one_that_is_not(
             pass
 
 
-def test_a_file_that_is_replaced_while_it_is_open_stays_whole_for_who_has_it(tmp_path: Path) -> None:
+def test_a_file_that_is_replaced_while_it_is_open_stays_complete_for_its_readers(tmp_path: Path) -> None:
     first, second = jpeg(picture(64, 48, 0)), jpeg(picture(32, 24, 1))
     path = write(tmp_path / "a.beton", [first] * 3)
     with Beton(path) as beton:
@@ -351,13 +353,13 @@ def test_a_file_that_is_replaced_while_it_is_open_stays_whole_for_who_has_it(tmp
 
 
 @pytest.mark.parametrize("given", [None, 3, b"a.beton", ""])
-def test_what_is_no_path_is_refused_by_name(given: Any) -> None:
+def test_what_is_not_a_path_is_refused_by_name(given: Any) -> None:
     with pytest.raises(UserError, match="^path = "):
         Beton(given)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "sentence"),
     [
         ("path", "open a new Beton with path="),
         ("labels", "it only reports what was opened"),
@@ -365,9 +367,9 @@ def test_what_is_no_path_is_refused_by_name(given: Any) -> None:
         ("lables", "there is no such attribute; did you mean labels?"),
     ],
 )
-def test_an_attribute_that_is_set_is_an_error(tmp_path: Path, name: str, said: str) -> None:
+def test_an_attribute_that_is_set_is_an_error(tmp_path: Path, name: str, sentence: str) -> None:
     beton = Beton(write(tmp_path / "a.beton", [jpeg(picture(64, 48))]))
-    with pytest.raises(AttributeError, match=rf"Beton\.{name} = .* cannot be set: .*{said}") as caught:
+    with pytest.raises(AttributeError, match=rf"Beton\.{name} = .* cannot be set: .*{sentence}") as caught:
         setattr(beton, name, [1])
     assert isinstance(caught.value, UserError) and beton.sidecar is None and beton.labels.tolist() == [0]
 
@@ -391,7 +393,7 @@ def test_a_pickled_or_copied_beton_is_its_file_opened_again(
         assert beton.__getstate__().keys() == inspect.signature(Beton).parameters.keys()
 
 
-def test_a_file_that_is_written_while_it_is_opened_is_called_that_and_not_broken(
+def test_a_file_that_is_written_while_it_is_opened_is_not_called_corrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))] * 3)

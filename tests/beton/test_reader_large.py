@@ -1,4 +1,4 @@
-"""A file of ImageNet's size: its metadata is real, its pages are a hole. What it takes to open it."""
+"""Opening a file of ImageNet's size: its metadata is real, its pages are a hole in a sparse file."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def test_every_sample_of_a_large_file_is_checked(tmp_path: Path) -> None:
     with open(path, "r+b") as file:
         file.seek(last + 5)
         file.write(b"\xff" * 8)  # its pointer
-    with pytest.raises(BetonError, match=f"does not hold sample {IMAGENET - 1}"):
+    with pytest.raises(BetonError, match=f"does not contain sample {IMAGENET - 1}"):
         Beton(path)

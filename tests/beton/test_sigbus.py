@@ -1,4 +1,4 @@
-"""Reads that a mapped file cannot answer: ours are noted, all others take the way they would have taken without us."""
+"""Failed reads of a mapped file: those of our files are recorded, all others do what they would do without our handler."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_what_follows_the_first_lost_page_of_a_watched_map_is_zeros(tmp_path: Pa
 
 
 def test_every_thread_and_every_forked_child_has_the_handler(tmp_path: Path) -> None:
-    code, said, _ = run(
+    code, out, _ = run(
         tmp_path,
         "install()",
         "os.truncate(our_path, 0)",
@@ -83,14 +83,14 @@ def test_every_thread_and_every_forked_child_has_the_handler(tmp_path: Path) -> 
         "for thread in threads: thread.join()",
         "say(region.lost_at)",
     )
-    assert (code, said) == (0, "10 None\n0\n0\n0\n0\n0\n")
+    assert (code, out) == (0, "10 None\n0\n0\n0\n0\n0\n")
 
 
-def test_a_region_that_is_forgotten_is_anybodys(tmp_path: Path) -> None:
-    code, said, _ = run(
+def test_a_region_that_is_forgotten_is_not_ours(tmp_path: Path) -> None:
+    code, out, _ = run(
         tmp_path, "install()", "region.forget()", "os.truncate(our_path, 0)", "say('so far')", "ours[0]"
     )
-    assert (code, said) == (KILLED, "so far\n")
+    assert (code, out) == (KILLED, "so far\n")
 
 
 @pytest.mark.parametrize("first", ["ours", "theirs"])
@@ -102,10 +102,10 @@ def test_without_another_handler_a_foreign_fault_ends_the_process(tmp_path: Path
 @pytest.mark.parametrize(
     "order", [("faulthandler.enable()", "install()"), ("install()", "faulthandler.enable()")]
 )
-def test_faulthandler_tells_where_a_foreign_fault_was(tmp_path: Path, order: tuple[str, str]) -> None:
-    code, _, told = run(tmp_path, *order, "fail()")
+def test_faulthandler_reports_where_a_foreign_fault_was(tmp_path: Path, order: tuple[str, str]) -> None:
+    code, _, error = run(tmp_path, *order, "fail()")
     assert code == KILLED
-    assert told.count("Fatal Python error: Bus error") == 1 and "in fail" in told
+    assert error.count("Fatal Python error: Bus error") == 1 and "in fail" in error
 
 
 def test_faulthandler_says_nothing_of_a_fault_that_is_ours(tmp_path: Path) -> None:
@@ -115,10 +115,10 @@ def test_faulthandler_says_nothing_of_a_fault_that_is_ours(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("own_is_first", [True, False])
 @pytest.mark.parametrize("flags", ["0", "sigbus.SA_NODEFER", "sigbus.SA_RESETHAND"])
-def test_the_users_handler_has_a_foreign_fault_as_if_ours_were_not_there(
+def test_the_users_handler_gets_a_foreign_fault_as_if_ours_did_not_exist(
     tmp_path: Path, flags: str, own_is_first: bool
 ) -> None:
-    """It mends the fault by itself, once it has been told of the place."""
+    """It repairs the fault itself, from the address that it receives."""
     handler = [
         f"@{INFORMED}",
         "def handler(number, info, context):",
@@ -128,14 +128,14 @@ def test_the_users_handler_has_a_foreign_fault_as_if_ours_were_not_there(
     ]
     lines = [*handler, "install()"] if own_is_first else ["install()", *handler]
     again = ["os.truncate(foreign_path, 0)", "say(int(foreign[0]))"]
-    code, said, _ = run(tmp_path, *lines, "say(int(fail()))", *again)
+    code, out, _ = run(tmp_path, *lines, "say(int(fail()))", *again)
     if "RESETHAND" in flags:
-        assert (code, said) == (KILLED, "True 0 True\n0\n")
+        assert (code, out) == (KILLED, "True 0 True\n0\n")
     else:
-        assert (code, said) == (0, "True 0 True\n0\n" * 2)
+        assert (code, out) == (0, "True 0 True\n0\n" * 2)
 
 
-def test_a_handler_that_asks_for_the_number_alone_gets_it(tmp_path: Path) -> None:
+def test_a_handler_that_takes_only_the_number_gets_it(tmp_path: Path) -> None:
     assert run(
         tmp_path,
         f"@{PLAIN}",
@@ -165,20 +165,20 @@ SENT = "os.kill(os.getpid(), signal.SIGBUS)"
         ),
     ],
 )
-def test_a_signal_that_somebody_sends_does_what_it_did(
+def test_a_signal_that_a_process_sends_does_what_it_did(
     tmp_path: Path, before: str, expected: tuple[int, str], with_ours: bool
 ) -> None:
-    code, said, _ = run(tmp_path, before, *(["install()"] if with_ours else []), SENT, "say('lives')")
-    assert (code, said) == expected
+    code, out, _ = run(tmp_path, before, *(["install()"] if with_ours else []), SENT, "say('lives')")
+    assert (code, out) == expected
 
 
 def test_a_fault_cannot_be_ignored(tmp_path: Path) -> None:
-    """The system ends who tries: else the instruction would run for ever."""
+    """The system ends a process that tries: else the instruction would run for ever."""
     lines = ("signal.signal(signal.SIGBUS, signal.SIG_IGN)", "install()", "fail()")
     assert run(tmp_path, *lines)[0] == KILLED
 
 
-def test_where_llvmlite_is_missing_everything_is_as_before(tmp_path: Path) -> None:
+def test_without_llvmlite_everything_is_as_before(tmp_path: Path) -> None:
     lines = ("sys.modules['llvmlite'] = None", "say(sigbus.install(), sigbus.install())")
     more = ("say(region.lost_at)", "os.truncate(our_path, 0)", "ours[0]")
     assert run(tmp_path, *lines, *more)[:2] == (KILLED, "False False\nNone\n")

@@ -116,7 +116,9 @@ def test_classes_of_a_val_set_are_those_that_were_learnt_or_nothing_is_scored(
     assert code == 2 and "but 'bee' in the checkpoint" in told and "Acc@1" not in told
     (tmp_path / "packed-alone/val.beton.json").unlink()
     code, told = train(wrong, "--eval")  # nothing names its classes, but there is one too few
-    assert code == 0 and "warning: " in told and "no names tell whether the labels mean the same" in told
+    assert (
+        code == 0 and "warning: " in told and "no class names show whether the labels mean the same" in told
+    )
     code, told = train(files, "--eval")
     assert code == 0 and "warning" not in told
 

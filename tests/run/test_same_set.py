@@ -135,7 +135,7 @@ def test_without_names_other_numbers_of_classes_are_a_warning_and_the_same_are_n
     code, out, _ = run(folder / "train", folder / "alone")
     assert code == 0
     assert (
-        f"warning: {folder}/alone.beton has 2 classes and {folder}/train.beton 3, and no names tell whether the labels mean the same"
+        f"warning: {folder}/alone.beton has 2 classes and {folder}/train.beton 3, and no class names show whether the labels mean the same"
         in out
     )
     code, out, _ = run(folder / "train", folder / "val")
