@@ -112,9 +112,9 @@ def test_the_largest_images_are_the_last_of_their_own_bin(tmp_path: Path) -> Non
 def test_a_file_by_another_packer_is_told_as_far_as_it_tells_itself(tmp_path: Path) -> None:
     path = write(tmp_path / "a.beton", [jpeg(picture(40, 30)), Entry.raw(picture(40, 30))], labels=[0, 2])
     code, out, _ = inspect(path)
-    assert code == 0 and "no sidecar tells it" in out and "settings      not told" in out
+    assert code == 0 and "no sidecar names it" in out and "settings      unknown" in out
     assert "1 empty: 1" in out and ", 1 of them raw" in out
-    assert "none of 1 JPEGs looked at: every crop decodes its whole image" in out
+    assert "none of 1 JPEGs looked at: every crop decodes its complete image" in out
 
 
 def test_of_several_ints_the_label_is_named_and_the_others_are_told(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_what_a_json_says_is_shown_on_its_line_and_within_bounds_whatever_it_is(
     assert (tmp_path / "sheets/samples.png").exists()
     path.with_name("a.beton.json").write_text(json.dumps({"packer": [1], "settings": 4, "counts": [5]}))
     code, out, _ = inspect(path)
-    assert code == 0 and "an unknown packer" in out and "settings      not told" in out
+    assert code == 0 and "an unknown packer" in out and "settings      unknown" in out
 
 
 def test_without_matplotlib_the_sheets_are_drawn_and_one_sentence_says_what_to_install(

@@ -574,7 +574,7 @@ def test_verify_tells_all_well_faults_and_misuse_apart(pack: Pack, data: Path, t
     assert run.code == 0, run.stderr
     assert pack("--verify", tmp_path, "--source", data, "--workers", 1).stdout == run.stdout
     assert run.stdout.splitlines() == [
-        f"{file}: {count} samples, no fault: every sample decodes whole, matches its checksum and "
+        f"{file}: {count} samples, no fault: every sample decodes completely, matches its checksum and "
         "equals its source encoded again"
         for file, count in zip(files, (14, 4))
     ]
@@ -591,7 +591,7 @@ def test_verify_tells_all_well_faults_and_misuse_apart(pack: Pack, data: Path, t
     assert run.code == 1 and run.stdout.startswith(f"{files[0]} is truncated: it has 5000 bytes")
     assert run.stdout.count(str(files[0])) == run.stdout.count("\n") == 1 and "0 samples" not in run.stdout
     (tmp_path / "empty").mkdir()
-    refused(pack("--verify", tmp_path / "empty"), f"{tmp_path}/empty holds no .beton file")
+    refused(pack("--verify", tmp_path / "empty"), f"{tmp_path}/empty contains no .beton file")
     refused(pack("--verify", tmp_path / "none.beton"), "none.beton does not exist")
     refused(pack("--verify", *files, "--data", data), "--verify packs nothing")
     refused(pack("--data", data, "--out", tmp_path, "--source", data), "--source goes with --verify")

@@ -1,1 +1,1 @@
-"""What a beton holds, and whether it is whole."""
+"""What a beton contains, and whether it is intact."""

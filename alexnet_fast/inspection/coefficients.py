@@ -1,7 +1,7 @@
-"""What a JPEG itself holds, before any decoder's rounding: its quantised DCT coefficients, read by libturbojpeg.
+"""The content of a JPEG before any decoder's rounding: its quantised DCT coefficients, read by libturbojpeg.
 
-By the custom filter of its transform, which is handed every coefficient that was decoded: another way than that of
-the packer, which lets ``jpegtran`` write them and never looks at one.
+They come from the custom filter of its transform, which receives every decoded coefficient.  This is independent of the
+packer, which lets ``jpegtran`` write the coefficients and never reads them.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ class Transform(Structure):
 
 
 def coefficients(jpeg: bytes) -> list[np.ndarray]:
-    """Of each component: (rows of blocks, blocks a row, 64) int16, quantised, those that pad the last MCUs left out.
+    """For each component: (rows of blocks, blocks a row, 64) int16, quantised, without rows of blocks that pad the last MCUs.
 
     Raises:
-        ValueError: what libjpeg-turbo says of a damaged JPEG.
+        ValueError: the JPEG is corrupt; the text is libjpeg-turbo's.
     """
     library = _library()
     rows: dict[int, list[np.ndarray]] = {}
 
     def keep(found: Any, row: Region, plane: Region, component: int, _: int, __: Any) -> int:
-        if row.y < plane.height:  # the last MCUs' rows may lie below the plane
+        if row.y < plane.height:  # the last MCUs' rows may be below the plane
             blocks = np.ctypeslib.as_array(found, (row.width * row.height,))
             rows.setdefault(component, []).append(blocks.reshape(-1, 64).copy())
         return 0
@@ -62,15 +62,15 @@ def coefficients(jpeg: bytes) -> list[np.ndarray]:
     failed = library.tjTransform(
         handle, jpeg, c_ulong(len(jpeg)), 1, byref(nothing), byref(size), byref(transform), 0
     )
-    told = library.tjGetErrorStr2(handle).decode("ascii", "replace")
+    message = library.tjGetErrorStr2(handle).decode("ascii", "replace")
     library.tjDestroy(handle)
     if failed:
-        raise ValueError(told)
+        raise ValueError(message)
     return [np.stack(rows[k]) for k in sorted(rows)]
 
 
 def geometry(jpeg: bytes) -> tuple[object, ...]:
-    """What makes pixels of coefficients: the size, and each component's quantisation table and, where there are several, sampling factors."""
+    """What turns coefficients into pixels: the size, the sampling factors if there are several components, and each component's quantisation table."""
     with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
         tables = image.quantization  # type: ignore[attr-defined]
         layers = image.layer  # type: ignore[attr-defined]
@@ -79,10 +79,10 @@ def geometry(jpeg: bytes) -> tuple[object, ...]:
 
 
 def same_coefficients(one: bytes, other: bytes) -> bool:
-    """Whether two JPEGs hold the same image, to the last bit and before any decoder's rounding.
+    """Whether two JPEGs contain the same image, to the last bit and before any decoder's rounding.
 
     Raises:
-        ValueError: one is damaged.
+        ValueError: one is corrupt.
     """
     a, b = coefficients(one), coefficients(other)
     return geometry(one) == geometry(other) and len(a) == len(b) and all(map(np.array_equal, a, b))

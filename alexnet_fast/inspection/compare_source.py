@@ -33,12 +33,12 @@ class PackedSource:
     Attributes:
         dataset, split: where they are.
         reader: reads them.
-        paths: of each sample, its key.
-        classes: what labels mean.
-        known: keys of all images that the packer looked at.
-        converted: of those that were not what they are stored as.
+        paths: the key of each sample.
+        classes: the names of labels 0, 1, ...
+        known: keys of all images that the packer read.
+        converted: keys of the images that were converted.
         settings: the packer's.
-        digest: of the images that were packed (``Manifest.source_digest``); None where the json does not tell.
+        digest: of the images that were packed (``Manifest.source_digest``); None if the json does not have it.
         encoder: the packer's.
         same_encoder: whether encoding an image again here gives the packer's bytes.
     """
@@ -58,27 +58,31 @@ class PackedSource:
 
     @classmethod
     def of(cls, beton: Beton, dataset: Dataset) -> PackedSource:
-        """The source of ``beton`` in ``dataset``; of a folder, that may also be the split's own, a folder of classes.
+        """The source of ``beton`` in ``dataset``; a dataset of folders may also be the split's own folder of classes.
 
         Raises:
-            UserError: the sidecar does not tell enough or what cannot be, or there is no such dataset.
+            UserError: the sidecar lacks something or contains something impossible, or there is no such dataset.
         """
-        told = beton.sidecar or {}
-        paths, classes, settings = names(told, "paths"), class_names(beton, told), told.get("settings")
+        sidecar = beton.sidecar or {}
+        paths, classes, settings = (
+            names(sidecar, "paths"),
+            class_names(beton, sidecar),
+            sidecar.get("settings"),
+        )
         if len(paths) != beton.num_samples or not classes or not isinstance(settings, dict):
             raise UserError(
-                f"{beton.path} cannot be compared with {dataset.reader('').place}: no {beton.path.name}.json tells what it was packed from; "
+                f"{beton.path} cannot be compared with {dataset.reader('').place}: no {beton.path.name}.json says what it was packed from; "
                 "verify it without --source"
             )
-        encoding, encoder = _encoding(settings, beton), facts(told, "encoder")
-        split, converted = settings.get("split") or "", told.get("converted", {})
+        encoding, encoder = _encoding(settings, beton), facts(sidecar, "encoder")
+        split, converted = settings.get("split") or "", sidecar.get("converted", {})
         if not isinstance(converted, dict):
-            raise _impossible(beton, f"its converted images are {_said(converted)}, expected an object")
+            raise _impossible(beton, f"its converted images are {_shown(converted)}, expected an object")
         for named in (split, *paths):
-            if not isinstance(named, str) or not _lies_below(named):
-                raise _impossible(beton, f"{_said(named)} is no place below the folder that was packed")
+            if not isinstance(named, str) or not _is_below(named):
+                raise _impossible(beton, f"{_shown(named)} is not a path below the folder that was packed")
         if (kind := settings.get("source", FOLDER)) not in tuple(SOURCES):
-            raise _impossible(beton, f"its source is {_said(kind)}, expected {' or '.join(SOURCES)}")
+            raise _impossible(beton, f"its source is {_shown(kind)}, expected {' or '.join(SOURCES)}")
         if kind != dataset.kind:
             flags = f"without --{dataset.kind}" if kind == FOLDER else f"with --{kind} FILE and --source DIR"
             raise UserError(
@@ -91,24 +95,24 @@ class PackedSource:
             dataset.reader(split),
             paths,
             classes,
-            {*names(told, "skipped"), *paths},
+            {*names(sidecar, "skipped"), *paths},
             set(converted),
             settings,
-            told.get("source_digest"),
+            sidecar.get("source_digest"),
             encoding,
-            printable(str(encoder)) if encoder else "an encoder that its json does not tell",
+            printable(str(encoder)) if encoder else "an encoder that its json does not name",
             encoder == encoder_versions(encoding),
         )
 
     def unchecked(self) -> str:
-        """What cannot be compared here, in words; "" where everything is."""
+        """What cannot be compared here, in words; "" if everything can."""
         if self.same_encoder:
             return ""
         now = encoder_versions(self.encoding)
         return f"pixels of encoded images against their source: packed with {self.encoder}, this is {now}"
 
     def fault(self, index: int, stored: bytes, label: int, size: tuple[int, int]) -> str:
-        """What is different between a sample and its source, in words; "" where nothing is."""
+        """How a sample differs from its source, in words; "" if it does not."""
         path = self.paths[index]
         named = self.classes[label] if 0 <= label < len(self.classes) else None
         expected = self.dataset.class_of(self.split, path)
@@ -130,12 +134,12 @@ class PackedSource:
         return ""
 
     def changed(self) -> str:
-        """Why the packer would not call the file finished, though every sample is its source's; "" where it would.
+        """Why the packer would not accept the file as finished although every sample equals its source; "" if it would.
 
-        A file of version 0.1 may hold a photo that replaced another while the folder was packed.
+        A file of version 0.1 may contain an image that replaced another while the folder was packed.
         """
         if self.digest is None or "shuffle_seed" not in self.settings:
-            return ""  # another program's order, which cannot be made again
+            return ""  # the order is another program's and cannot be repeated
         split, seed, limit = (
             self.dataset.open(self.split, self.classes),
             self.settings["shuffle_seed"],
@@ -150,7 +154,7 @@ class PackedSource:
         return f"the images of {self.reader.place} have other sizes or another order than when they were packed; pack again with --fresh"
 
     def faults_of_the_whole(self) -> list[str]:
-        """Images of the folder that are not in the file, and classes that are others."""
+        """Images of the folder that are not in the file, and differing classes."""
         try:
             found = self.dataset.open(self.split, self.classes)
         except UserError as error:
@@ -162,7 +166,7 @@ class PackedSource:
 
 
 def same_as_source(stored: bytes, source: bytes) -> bool:
-    """Whether a stored JPEG holds its source's coefficients, whatever harmless oddity the packer passed over there.
+    """Whether a stored JPEG has its source's coefficients; harmless faults of the source, which the packer ignores, do not matter.
 
     Raises:
         ValueError: one is corrupt.
@@ -178,14 +182,14 @@ def same_as_source(stored: bytes, source: bytes) -> bool:
     try:
         return same_coefficients(stored, source)
     except ValueError as error:
-        said, tidy = corrupt.persisting(source, warning)
-        if said or tidy == source:
-            raise ValueError(said or str(error)) from None
+        fault, tidy = corrupt.persisting(source, warning)
+        if fault or tidy == source:
+            raise ValueError(fault or str(error)) from None
     return same_coefficients(stored, tidy)
 
 
 def _encoding(settings: dict[str, Any], beton: Beton) -> Encoding:
-    """How the packer was told to encode; UserError for what it cannot have been told."""
+    """The packer's encoding by its settings; raises UserError for impossible ones."""
     given = {key: settings[key] for key in ("mode", *RANGES, "optimize") if key in settings}
     for key, value in given.items():
         if key == "mode":
@@ -197,19 +201,19 @@ def _encoding(settings: dict[str, Any], beton: Beton) -> Encoding:
             fits = type(value) is int and low <= value <= high
             expected = f"a whole number from {low} to {high}"
         if not fits:
-            raise _impossible(beton, f"its setting {key} is {_said(value)}, expected {expected}")
+            raise _impossible(beton, f"its setting {key} is {_shown(value)}, expected {expected}")
     try:
         return Encoding(**given)
     except UserError as error:
         raise _impossible(beton, str(error)) from None
 
 
-def _lies_below(path: str) -> bool:
-    """Whether a path leads from a folder to what lies in it."""
+def _is_below(path: str) -> bool:
+    """Whether a relative path stays inside the folder from which it starts."""
     return not path.startswith("/") and ".." not in path.split("/") and "\0" not in path
 
 
-def _said(value: object) -> str:
+def _shown(value: object) -> str:
     return f"a {type(value).__name__}" if isinstance(value, (dict, list)) else printable(repr(value))
 
 

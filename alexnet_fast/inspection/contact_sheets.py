@@ -31,7 +31,7 @@ Picture = Image.Image | str
 
 
 def samples_sheet(beton: Beton) -> Image.Image:
-    """Whole samples, evenly spread over the file, each with its index and class. 1004 px wide.
+    """Uncropped samples, evenly spread over the file, each with its index and class. 1004 px wide.
 
     Raises:
         BetonError: the file was changed since it was opened.
@@ -45,7 +45,7 @@ def samples_sheet(beton: Beton) -> Image.Image:
 
 
 def crops_sheet(beton: Beton, seed: int, epoch: int) -> Image.Image:
-    """The training crops of the same samples, each in the same place, as a Loader of this seed draws them in this epoch.
+    """The training crops of the same samples, each at the same position, as a Loader with this seed draws them in this epoch.
 
     Raises:
         BetonError: the file was changed since it was opened.
@@ -57,7 +57,7 @@ def crops_sheet(beton: Beton, seed: int, epoch: int) -> Image.Image:
 
 
 def histogram(found: Survey, path: Path) -> None:
-    """Draw how many images have which longest and shortest side, as a PNG 1000 px wide.
+    """Draw histograms of the images' longest and shortest sides, as a PNG 1000 px wide.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -86,7 +86,7 @@ def histogram(found: Survey, path: Path) -> None:
 
 def _stored(beton: Beton, sample: np.ndarray, decoder: Decoder) -> Picture:
     _, status = decoder.decode_one(beton.map, sample)
-    if status != OK:  # what the loader refuses is no other decoder's to try
+    if status != OK:  # what the loader refuses is not tried with another decoder
         return MEANING[status]
     index = int(sample["index"][0])
     image, payload = beton.images[index], beton.payload(index).tobytes()
@@ -94,13 +94,13 @@ def _stored(beton: Beton, sample: np.ndarray, decoder: Decoder) -> Picture:
     try:
         if image["mode"] == fmt.RAW:
             return Image.frombytes("RGB", size, payload)
-        # Of its many formats no other: for some Pillow runs programs.
+        # Only JPEG: for some other formats Pillow runs programs.
         with Image.open(io.BytesIO(payload), formats=("JPEG",)) as opened:
             if opened.size != size:
                 raise ValueError(f"a JPEG of {opened.width} x {opened.height} px, not {size[0]} x {size[1]}")
-            opened.draft(None, (CELL_PX, CELL_PX))  # libjpeg can shrink while it decodes
+            opened.draft(None, (CELL_PX, CELL_PX))  # libjpeg shrinks while it decodes
             return opened.convert("RGB")
-    except Exception as error:  # Pillow's parsers raise whatever a broken file trips them on
+    except Exception as error:  # for a corrupt file, Pillow's parsers may raise anything
         return f"unreadable: {error}"
 
 

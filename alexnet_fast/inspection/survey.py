@@ -1,4 +1,4 @@
-"""What a beton holds, in figures: settings, sizes, dimensions, class balance, tiles."""
+"""The content of a beton in figures: settings, sizes, dimensions, class balance, tiles."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ..packing.lossless import segments
 
 BINS = 12
 MAX_NAMED = 100
-LOOK_AT = 1000  # samples whose headers are read for markers: of a file on a slow disk not a million
+LOOK_AT = 1000  # samples whose headers are read for markers: on a slow disk a million would take too long
 DRI = 0xDD
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Least, mean, median and most of some numbers."""
+    """Minimum, mean, median and maximum of some numbers."""
 
     least: float
     mean: float
@@ -37,7 +37,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many values lie in [edges[k], edges[k + 1])."""
+    """How many values are in [edges[k], edges[k + 1])."""
 
     edges: list[int]
     counts: list[int]
@@ -50,7 +50,7 @@ class Histogram:
             for w in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
             if (high - low) / w < BINS
         )
-        # 451 to 500, not 500 to 549: the longest side that images were shrunk to is the last of its own bin.
+        # Bins such as 451 to 500, not 500 to 549: the size to which images were shrunk is the last value of its bin.
         edges = np.arange((low - 1) // width * width + 1, high + width + 1, width)
         return cls(edges.tolist(), np.histogram(values, edges)[0].tolist())
 
@@ -64,14 +64,14 @@ class Balance:
     empty: int
     """Classes without a sample."""
     empty_classes: list[str]
-    """Their names, where the sidecar tells them, else labels; the first hundred."""
+    """Their names if the sidecar has them, else labels; the first hundred."""
     of_no_class: int
-    """Samples whose label is negative, or beyond the classes that there are."""
+    """Samples whose label is negative or larger than that of any class."""
 
 
 @dataclass(frozen=True)
 class Markers:
-    """Restart markers, without which a crop decodes the whole image: of the samples that were looked at."""
+    """Restart markers, without which a crop decodes the complete image; counts of the samples that were looked at."""
 
     looked_at: int
     jpegs: int
@@ -87,7 +87,7 @@ class Survey:
     packer: str
     settings: dict[str, Any]
     fields: list[str]
-    """All of the file, with their types, in its order."""
+    """All fields of the file with their types, in its order."""
     image_field: str
     label_field: str
     samples: int
@@ -104,7 +104,7 @@ class Survey:
     converted: dict[str, int]
     skipped: int
     corrupt: int | None
-    """Sources that were packed though their decoder warned of them; None where the sidecar does not tell."""
+    """Images that were packed although their decoder warned of them; None if the sidecar does not have the number."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -121,13 +121,13 @@ def survey(beton: Beton) -> Survey:
 
 
 def _survey(beton: Beton) -> Survey:
-    told = beton.sidecar or {}
-    packer = told.get("packer")
+    sidecar = beton.sidecar or {}
+    packer = sidecar.get("packer")
     width, height = beton.images["width"].astype(int), beton.images["height"].astype(int)
     return Survey(
         path=str(beton.path),
-        packer=packer if isinstance(packer, str) else "an unknown packer: no sidecar tells it",
-        settings=facts(told, "settings"),
+        packer=packer if isinstance(packer, str) else "an unknown packer: no sidecar names it",
+        settings=facts(sidecar, "settings"),
         fields=list(map(str, beton.fields)),
         image_field=beton.image_field,
         label_field=beton.label_field,
@@ -141,15 +141,15 @@ def _survey(beton: Beton) -> Survey:
         shortest_side_px=Histogram.of(np.minimum(width, height)),
         balance=_balance(beton),
         markers=_markers(beton),
-        converted=facts(told.get("counts"), "converted"),
-        skipped=len(names(told, "skipped")),
-        corrupt=len(facts(told, "corrupt")) if isinstance(told.get("corrupt"), dict) else None,
+        converted=facts(sidecar.get("counts"), "converted"),
+        skipped=len(names(sidecar, "skipped")),
+        corrupt=len(facts(sidecar, "corrupt")) if isinstance(sidecar.get("corrupt"), dict) else None,
     )
 
 
 def _balance(beton: Beton) -> Balance:
     labels, counts = np.unique(beton.labels, return_counts=True)
-    # Without names the classes are those up to the largest label, if that can be: a damaged file's may be anything.
+    # Without names there is a class for each label up to the largest, within a limit: a corrupt file may have any label.
     classes = class_names(beton, beton.sidecar) or [str(k) for k in range(min(int(labels[-1]) + 1, 1 << 20))]
     known = (labels >= 0) & (labels < len(classes))
     samples = np.zeros(len(classes), np.int64)
@@ -167,14 +167,14 @@ def evenly(beton: Beton, count: int) -> list[int]:
 
 
 def class_name(beton: Beton, index: int) -> str:
-    """The class of a sample as a person knows it."""
+    """The name of a sample's class; without names, its label."""
     classes = class_names(beton, beton.sidecar)
     label = int(beton.labels[index])
     return str(classes[label]) if 0 <= label < len(classes) else f"label {label}"
 
 
 def text(found: Survey) -> str:
-    """The survey for a terminal, on which what the file's json says does no more than stand there."""
+    """The survey as text for a terminal; text from the file's json is escaped."""
     mb, size, balance, markers = found.file_bytes / 1e6, found.bytes_an_image, found.balance, found.markers
     named = ", ".join(printable(name, 60) for name in balance.empty_classes[:8])
     named += " ..." if balance.empty > 8 else ""
@@ -182,7 +182,7 @@ def text(found: Survey) -> str:
     empty += f"; {balance.of_no_class:,} samples of no class" if balance.of_no_class else ""
     lines = [
         f"{found.path}: {found.samples:,} samples of {balance.classes:,} classes, packed by {printable(found.packer)}",
-        f"  settings      {_told(f'{key} = {value}' for key, value in found.settings.items()) or 'not told'}",
+        f"  settings      {_listed(f'{key} = {value}' for key, value in found.settings.items()) or 'unknown'}",
         *([_fields(found)] if len(found.fields) > 2 else []),
         f"  file          {mb:,.1f} MB in pages of {found.page_bytes >> 20} MiB, {found.payload_bytes / 1e6:,.1f} MB of it images"
         + (f", {found.raw:,} of them raw" if found.raw else ""),
@@ -191,7 +191,7 @@ def text(found: Survey) -> str:
         f"  tiles         {_tiles(markers)}",
     ]
     if found.converted or found.skipped or found.corrupt:
-        kinds = _told(f"{count} {kind}" for kind, count in found.converted.items())
+        kinds = _listed(f"{count} {kind}" for kind, count in found.converted.items())
         lines.append(
             f"  sources       converted: {kinds or 'none'}; skipped as unreadable: {found.skipped:,}"
             + (f"; corrupt: {found.corrupt:,}" if found.corrupt else "")
@@ -214,7 +214,7 @@ def _fields(found: Survey) -> str:
     return f"  fields        {names}, of {', '.join(found.fields)}"
 
 
-def _told(parts: Iterable[str]) -> str:
+def _listed(parts: Iterable[str]) -> str:
     return ", ".join(printable(part) for part in parts)
 
 
@@ -223,7 +223,9 @@ def _tiles(markers: Markers) -> str:
     if not markers.jpegs:
         return "no JPEGs: a crop of raw pixels needs none"
     if not markers.with_markers:
-        return f"none {looked}: every crop decodes its whole image; pack with restart markers to decode less"
+        return (
+            f"none {looked}: every crop decodes its complete image; pack with restart markers to decode less"
+        )
     return f"{markers.with_markers:,} {looked} have restart markers, {markers.with_tile_table:,} a tile table"
 
 
@@ -235,7 +237,7 @@ def _markers(beton: Beton) -> Markers:
             continue
         jpegs += 1
         jpeg = beton.payload(index)[: 1 << 17].tobytes()
-        found = {marker: jpeg[begin:end] for marker, begin, end in segments(jpeg)}
+        found = {marker: jpeg[start:end] for marker, start, end in segments(jpeg)}
         marked += any(found.get(DRI, b""))
         tabled += found.get(fmt.TILE_MARKER, b"").startswith(fmt.TILE_MAGIC)
     return Markers(len(chosen), jpegs, marked, tabled)

@@ -1,4 +1,4 @@
-"""Whether a beton is whole: every sample decodes, matches its checksum and, where the folder is given, its source."""
+"""Whether a beton is intact: every sample decodes, matches its checksum and, if the folder is given, its source."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .compare_source import PackedSource
 
 Fields = tuple[str | None, str | None]  # names of the image's and the label's
 
-SIDE_PX = 64  # of what a sample is decoded to and nobody looks at
+SIDE_PX = 64  # to which a sample is decoded; the pixels are not used
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Fault:
 
     what: str
     index: int | None = None
-    """The sample, or None: the file as a whole."""
+    """The sample, or None: the complete file."""
     path: str = ""
-    """The sample's source, where the sidecar tells it."""
+    """The sample's source, if the sidecar names it."""
 
     def __str__(self) -> str:
         named = f" ({printable(self.path)})" if self.path else ""
@@ -47,20 +47,20 @@ class Fault:
 
 @dataclass
 class Verdict:
-    """What was found out about one file."""
+    """The result for one file."""
 
     path: Path
     samples: int = 0
     checked: list[str] = field(default_factory=list)
-    """What holds of every sample that is not among the faults."""
+    """What is true of every sample that is not among the faults."""
     unchecked: list[str] = field(default_factory=list)
-    """What could not be looked at, and why."""
+    """What could not be checked, and why."""
     faults: list[Fault] = field(default_factory=list)
     opened: bool = False
-    """Whether its samples were looked at; if not, its one fault is why."""
+    """Whether its samples were checked; if not, its only fault says why."""
 
     def lines(self) -> list[str]:
-        """What is wrong, a fault a line, and a sentence on the whole."""
+        """The faults, one a line, and a sentence on the file."""
         if not self.opened:
             return [str(fault) for fault in self.faults]  # the reader names the file
         return [*(f"{self.path}: {fault}" for fault in self.faults), str(self)]
@@ -75,7 +75,7 @@ class Verdict:
 
 
 def betons_at(path: Path) -> list[Path]:
-    """The .beton files of a folder; of anything else, that.
+    """The .beton files of a folder; for any other path, the path itself.
 
     Raises:
         UserError: the folder has none, or cannot be listed.
@@ -84,7 +84,9 @@ def betons_at(path: Path) -> list[Path]:
         return [path]
     found = [path / entry.name for entry in entries(path) if entry.name.endswith(".beton")]
     if not found:
-        raise UserError(f"{path} holds no .beton file; give --verify such files, or a folder that holds some")
+        raise UserError(
+            f"{path} contains no .beton file; give --verify such files, or a folder that contains some"
+        )
     return found
 
 
@@ -97,18 +99,18 @@ def verify(
     label_field: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Verdict:
-    """Look at every sample of a beton.
+    """Check every sample of a beton.
 
     Args:
-        source: what it was packed from; a path is that of the folder, or of the one above it.
+        source: what it was packed from; a path is the split's folder, or the data folder that contains it.
         workers: processes that decode and encode.
-        image_field, label_field: as Beton takes them.
-        progress: called with the samples done and their number.
+        image_field, label_field: as for Beton.
+        progress: called with the number of samples done and of all samples.
 
     Raises:
-        UserError: there is no such file, or it tells no source to compare with.
-        FieldError: which of its fields are meant is open; that is no fault of the file.
-        WorkerDied: a process died over a sample, which it names.
+        UserError: there is no such file, or its sidecar does not say what it was packed from.
+        FieldError: the file has several possible fields and none is named; the file itself is intact.
+        WorkerDied: a process died while it checked a sample, which the error names.
         BetonError: the file was changed meanwhile.
     """
     if not path.exists():
@@ -134,7 +136,7 @@ def verify(
             verdict.faults.append(Fault(str(error)))
             return verdict
         verdict.opened = True
-        verdict.checked.insert(0, "decodes whole")
+        verdict.checked.insert(0, "decodes completely")
         if compared:
             verdict.checked.append(_equality(compared))
             verdict.unchecked += [compared.unchecked()] if compared.unchecked() else []
@@ -157,17 +159,17 @@ def verify(
             raise WorkerDied(f"{path} was not verified: {error.what}", error.remedy) from error
         finally:
             outcomes.close()
-            _open.clear()  # where this process was the worker
+            _open.clear()  # in case this process was the worker
         if beton.lost_its_name:  # each worker opened it by its name
             raise BetonError(f"{path} was replaced or deleted while it was verified; verify it again")
     return verdict
 
 
 def _equality(source: PackedSource) -> str:
-    """What each sample has of its source, in words."""
+    """What each sample has in common with its source, in words."""
     if source.encoding.mode == "lossless":
-        anew = " (where it was converted, equals it encoded again)" if source.same_encoder else ""
-        return f"has its source's coefficients{anew if source.converted else ''}"
+        encoded = " (if it was converted, equals it encoded again)" if source.same_encoder else ""
+        return f"has its source's coefficients{encoded if source.converted else ''}"
     if not source.same_encoder:
         return "has its source's size"
     return "has its source's pixels" if source.encoding.mode == "raw" else "equals its source encoded again"
@@ -179,7 +181,7 @@ def look_at(path: str, fields: Fields, source: Dataset | None, index: int) -> li
 
 
 class _Opened:
-    """A beton as one worker keeps it open."""
+    """A beton that a worker keeps open."""
 
     def __init__(self, path: str, fields: Fields, source: Dataset | None) -> None:
         self.named = (path, fields, source)

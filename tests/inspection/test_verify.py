@@ -46,14 +46,14 @@ def listed(verdict: Verdict) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_whole_file_has_no_fault(images: Path, packed: Path, workers: int) -> None:
-    told: list[tuple[int, int]] = []
-    verdict = verify(packed, images, workers=workers, progress=lambda *done: told.append(done))
+def test_an_intact_file_has_no_fault(images: Path, packed: Path, workers: int) -> None:
+    reported: list[tuple[int, int]] = []
+    verdict = verify(packed, images, workers=workers, progress=lambda *done: reported.append(done))
     assert verdict.samples == 10 and listed(verdict) == [] and verdict.unchecked == []
     assert str(verdict).endswith(
-        "10 samples, no fault: every sample decodes whole, matches its checksum and equals its source encoded again"
+        "10 samples, no fault: every sample decodes completely, matches its checksum and equals its source encoded again"
     )
-    assert told == [(done, 10) for done in range(1, 11)]
+    assert reported == [(done, 10) for done in range(1, 11)]
 
 
 @pytest.mark.parametrize("mode", ["raw", "lossless"])
@@ -78,27 +78,27 @@ def test_the_other_modes_are_compared_with_their_source_too(images: Path, tmp_pa
 
 
 def _swap_source(images: Path, copy: Path) -> None:
-    """The same folder, one image's pixels changed by the least: another quality."""
+    """The same folder with the smallest change of one image's pixels: another quality."""
     shutil.copytree(images, copy)
     (copy / "ant/ant_1.JPEG").write_bytes(jpeg(picture(90, 70, 1), quality=91))
 
 
 def test_every_flipped_byte_of_a_payload_is_found_and_named(packed: Path) -> None:
-    """In the entropy-coded data no decoder need notice; the checksum does."""
+    """In the entropy-coded data a decoder may not detect it; the checksum does."""
     content = bytearray(packed.read_bytes())
     with Beton(packed) as beton:
-        begin, size = int(beton.images["data_ptr"][6]), int(beton.sizes[6])
+        start, size = int(beton.images["data_ptr"][6]), int(beton.sizes[6])
     for at in (0, size // 2, size - 1):
-        damaged = bytearray(content)
-        damaged[begin + at] ^= 1
-        packed.write_bytes(damaged)
+        corrupt = bytearray(content)
+        corrupt[start + at] ^= 1
+        packed.write_bytes(corrupt)
         verdict = verify(packed, workers=1)
         assert {fault.index for fault in verdict.faults} == {6}
         assert f"sample 6 (bee/bee_1.JPEG): its {size} bytes have the CRC-32 " in listed(verdict)[0]
 
 
 def test_a_sample_that_does_not_decode_is_found_without_a_checksum(tmp_path: Path) -> None:
-    """A file by another packer: what cannot be checked is said."""
+    """A file by another packer: what cannot be checked is reported."""
     good = jpeg(picture(90, 70))
     path = write(tmp_path / "a.beton", [good, good, good])
     with Beton(path) as beton:
@@ -123,7 +123,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_file_that_is_changed_meanwhile_has_no_verdict(packed: Path, what: str, workers: int) -> None:
-    """Nor does a page of it that is gone end a worker; each of them opens it by its name."""
+    """A lost page of it does not end a worker either; each worker opens the file by its name."""
 
     def change(done: int, total: int) -> None:
         if done == 1:
@@ -133,7 +133,7 @@ def test_a_file_that_is_changed_meanwhile_has_no_verdict(packed: Path, what: str
         verify(packed, workers=workers, progress=change)
 
 
-def test_damage_far_from_any_crop_is_found(tmp_path: Path) -> None:
+def test_corruption_far_from_any_crop_is_found(tmp_path: Path) -> None:
     """Every tile of the image is decoded, the last too."""
     path = write_beton(
         scan_folder(fill(tmp_path / "images", {"ant": 1})), tmp_path / "a.beton", Encoding(), workers=1
@@ -168,7 +168,7 @@ def _add_class(root: Path) -> None:
         (_add_class, "has the class 'wasp', which the training split does not have"),
     ],
 )
-def test_a_folder_that_holds_other_images_is_told(
+def test_a_folder_with_other_images_is_a_fault(
     images: Path, packed: Path, tmp_path: Path, edit: Edit, expected: str
 ) -> None:
     shutil.copytree(images, tmp_path / "copy")
@@ -177,10 +177,10 @@ def test_a_folder_that_holds_other_images_is_told(
     assert len(faults) == 1 and expected in faults[0]
 
 
-def test_a_folder_of_which_the_packer_would_say_that_it_changed_is_a_fault_though_every_sample_is_its_own(
+def test_a_folder_that_the_packer_would_call_changed_is_a_fault_although_every_sample_equals_its_source(
     images: Path, tmp_path: Path
 ) -> None:
-    """As version 0.1 left it where a photo was replaced between its being planned and read."""
+    """As version 0.1 left it if an image was replaced after it was planned and before it was read."""
     shutil.copytree(images, tmp_path / "copy")
     split = scan_folder(tmp_path / "copy").shuffled(3).limited(8)
     settings = {"shuffle_seed": 3, "limit": 8}
@@ -188,7 +188,7 @@ def test_a_folder_of_which_the_packer_would_say_that_it_changed_is_a_fault_thoug
     write_beton(split, path, Encoding(max_resolution=64), workers=1, settings=settings)
     assert listed(verify(path, tmp_path / "copy", workers=1)) == []
     with open(tmp_path / "copy" / split.paths[2], "ab") as file:
-        file.write(b"behind its end")  # of another size, with the same pixels
+        file.write(b"after its end")  # of another size, with the same pixels
     with pytest.raises(OutputExists, match="images have another size or order"):
         os.utime(tmp_path / "copy" / split.paths[2], ns=(0, 0))
         write_beton(split, path, Encoding(max_resolution=64), workers=1, settings=settings)
@@ -198,7 +198,7 @@ def test_a_folder_of_which_the_packer_would_say_that_it_changed_is_a_fault_thoug
     ]
 
 
-def test_a_source_that_is_no_file_any_more_is_a_fault_and_not_waited_for(
+def test_a_source_that_is_not_a_file_any_more_is_a_fault_and_never_blocks(
     images: Path, tmp_path: Path
 ) -> None:
     for mode in ("reencode", "lossless"):
@@ -215,22 +215,22 @@ def test_a_source_that_is_no_file_any_more_is_a_fault_and_not_waited_for(
         assert "it is a pipe" in faults[0]
 
 
-def test_a_label_of_another_class_is_told(images: Path, packed: Path) -> None:
+def test_a_label_of_another_class_is_a_fault(images: Path, packed: Path) -> None:
     with Beton(packed) as beton:
         at = beton.images.ctypes.data - beton.map.ctypes.data + 16
     content = bytearray(packed.read_bytes())
     content[at : at + 8] = np.int64(1).tobytes()
     packed.write_bytes(content)
     sidecar = packed.with_name("a.beton.json")
-    told = json.loads(sidecar.read_text())
-    del told["file"]  # it knows the file's metadata too
-    sidecar.write_text(json.dumps(told))
+    document = json.loads(sidecar.read_text())
+    del document["file"]  # it has a checksum of the file's metadata
+    sidecar.write_text(json.dumps(document))
     assert listed(verify(packed, images, workers=1)) == [
         "sample 0 (ant/ant_0.JPEG): its label 1 is bee, its folder ant"
     ]
 
 
-def test_another_encoder_than_the_packers_is_said_and_its_bytes_are_not_compared(
+def test_another_encoder_than_the_packers_is_reported_and_bytes_are_not_compared(
     images: Path, packed: Path
 ) -> None:
     sidecar = packed.with_name("a.beton.json")
@@ -256,12 +256,15 @@ def test_another_encoder_than_the_packers_is_said_and_its_bytes_are_not_compared
         ({"settings": {"mode": []}}, "its setting mode is a list, expected reencode, raw, lossless"),
         ({"settings": {"optimize": 1}}, "its setting optimize is 1, expected true or false"),
         ({"settings": {"mode": "lossless", "min_side": 3}}, "mode lossless keeps every image's own size"),
-        ({"settings": {"split": "../train"}}, "'../train' is no place below the folder that was packed"),
-        ({"paths": ["ant/../../outside.JPEG"] * 10}, "'ant/../../outside.JPEG' is no place below the folder"),
-        ({"paths": ["/outside.JPEG"] * 10}, "'/outside.JPEG' is no place below the folder"),
+        ({"settings": {"split": "../train"}}, "'../train' is not a path below the folder that was packed"),
+        (
+            {"paths": ["ant/../../outside.JPEG"] * 10},
+            "'ant/../../outside.JPEG' is not a path below the folder",
+        ),
+        ({"paths": ["/outside.JPEG"] * 10}, "'/outside.JPEG' is not a path below the folder"),
     ],
 )
-def test_a_json_that_says_what_cannot_be_is_refused_by_name(
+def test_a_json_with_an_impossible_value_is_refused_by_name(
     images: Path, packed: Path, changed: dict[str, Any], expected: str
 ) -> None:
     sidecar = packed.with_name("a.beton.json")
@@ -278,7 +281,7 @@ def test_a_fault_is_one_line_whatever_the_json_calls_the_sample() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
-def test_the_geometry_of_another_kind_of_picture_is_not_looked_for(kind: str) -> None:
+def test_the_geometry_of_another_format_is_not_read(kind: str) -> None:
     other = io.BytesIO()
     picture(40, 30).save(other, kind)
     with pytest.raises(OSError, match="cannot identify"):
