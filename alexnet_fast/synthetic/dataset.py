@@ -1,7 +1,7 @@
-"""Training sets without a dataset: made-up photos, to measure with.
+"""Training sets without a dataset: synthetic images, for measurements.
 
-They are made once a machine and kept in a folder of the user's own below the temporary folder (TMPDIR), whose name
-changes with all that their bytes depend on.  However many processes ask at once, one makes them and the others wait.
+They are made once per machine and kept in a private folder of the user below the temporary folder (TMPDIR).  Its name depends on
+everything that determines their bytes.  If several processes start at once, one makes them and the others wait.
 """
 
 from __future__ import annotations
@@ -35,43 +35,43 @@ from ..packing.layout import ENTRY, BetonLayout
 from ..packing.worker_pool import ordered_map
 from ..recipe import Recipe
 
-STEPS = 100  # of an epoch, where the recipe names no number: enough for a figure
-MAX_WORKERS = 8  # each makes the noise for itself first
-PHOTO_BYTES = 60_000  # on average, with what describes them
+STEPS = 100  # of an epoch, if the recipe does not set a number: enough to measure
+MAX_WORKERS = 8  # each first computes the noise itself
+IMAGE_BYTES = 60_000  # mean size of an image in the file, including metadata
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """How many samples the two sets have, and of how many photos: a sample beyond them is one of them again.
+    """How many samples the two sets have, and how many different images: further samples repeat the images.
 
-    So the sets hold `STEPS` steps of any batch up to 1,024 in 75 MB.  The photos are more than a processor's caches hold.
-    A photo keeps its label.
+    So the sets have `STEPS` steps of any batch up to 1,024 in about 77 MB.  The images do not fit into a processor's caches.
+    All samples of an image have the same label.
     """
 
     num_classes: int
     train: int = 102_400
-    train_photos: int = 1_024
+    train_images: int = 1_024
     val: int = 5_120
-    val_photos: int = 256
+    val_images: int = 256
 
     @property
-    def photos(self) -> int:
-        return self.train_photos + self.val_photos
+    def images(self) -> int:
+        return self.train_images + self.val_images
 
 
 def overrides(recipe: Recipe, say: Say = print) -> list[str]:
-    """What data.synthetic sets, as section.key=value, over whatever else names a set; made on the way if need be.
+    """The settings that data.synthetic makes, as section.key=value; they override other sets.  Makes the sets if needed.
 
-    say: told what was made or found, a sentence at a time.
-    Raises UserError where the temporary folder cannot be written.
+    say: called with a sentence on what was made or found.
+    Raises UserError if the temporary folder cannot be written.
     """
     if not recipe.data.synthetic:
         return []
     place = make(Counts(num_classes=recipe.model.num_classes), say)
     keys: dict[str, object] = {f"data.{split}": str(place / f"{split}.beton") for split in SPLITS}
-    # They have one image and one label, whatever the fields of the sets in whose place they stand are called.
+    # Synthetic sets have one image and one label field, so the recipe's names of other sets' fields do not apply.
     keys |= {f"data.{name}": "" for name in ("image_field", "label_field") if getattr(recipe.data, name)}
     if recipe.schedule.steps_per_epoch == 0:
         keys["schedule.steps_per_epoch"] = STEPS
@@ -79,29 +79,29 @@ def overrides(recipe: Recipe, say: Say = print) -> list[str]:
 
 
 def make(counts: Counts, say: Say = print) -> Path:
-    """The folder that holds train.beton and val.beton of made-up photos.
+    """The folder with train.beton and val.beton of synthetic images.
 
-    Raises UserError where it is not there and cannot be made.
+    Raises UserError if it does not exist and cannot be made.
     """
     place = Path("the temporary folder")
     try:
         place = private_folder() / f"synthetic-{digest(counts)}"
-        if not is_whole(place):
+        if not is_complete(place):
             waits = f"another process is making {place.name}: waiting for it"
             with hold_lock(place.with_name(f"{place.name}.lock"), lambda: say(waits)):
-                if not is_whole(place):  # another had the turn before
+                if not is_complete(place):  # else another process has made it
                     _make_alone(counts, place, say)
     except OSError as error:
         raise UserError(
-            f"cannot write made-up photos to {place} ({error.strerror or error}): make room for "
-            f"{counts.photos * PHOTO_BYTES / 1e6:,.0f} MB, or set TMPDIR to a folder that has it"
+            f"cannot write synthetic images to {place} ({error.strerror or error}): make room for "
+            f"{counts.images * IMAGE_BYTES / 1e6:,.0f} MB, or set TMPDIR to a folder that has it"
         ) from error
-    say(f"uses {place}: made-up photos, to measure and not to learn")
+    say(f"uses {place}: synthetic images, to measure and not to learn")
     return place
 
 
 def private_folder() -> Path:
-    """This user's own folder below the temporary one; raises OSError where there is none, UserError where it is another's."""
+    """This user's private folder below the temporary one; raises OSError if it cannot be made, UserError if others can write it."""
     folder = Path(tempfile.gettempdir()) / f"alexnet_fast-{os.getuid()}"
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -114,23 +114,23 @@ def private_folder() -> Path:
 
 
 def digest(counts: Counts) -> str:
-    """Names everything that the bytes of the sets depend on."""
+    """A digest of everything on which the bytes of the sets depend."""
     from ..packing import encode
     from ..packing import layout as pages
-    from . import images  # here and below: who has a dataset needs no Pillow
+    from . import images  # imported here, as below: runs with a dataset need no Pillow
 
     encoding = encode.Encoding()
-    told = {
+    inputs = {
         "counts": asdict(counts),
         "encoding": asdict(encoding),
         "versions": [__version__, np.__version__, encode.encoder_versions(encoding), platform.machine()],
         "sources": [inspect.getsource(module) for module in (images, encode, pages, sys.modules[__name__])],
     }
-    return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=6).hexdigest()
+    return hashlib.blake2b(json.dumps(inputs, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
-def is_whole(place: Path) -> bool:
-    """Whether both sets are there: what cleans temporary folders takes single files."""
+def is_complete(place: Path) -> bool:
+    """Whether both sets can be opened: programs that clean temporary folders may delete single files."""
     try:
         for split in SPLITS:
             Beton(place / f"{split}.beton").close()
@@ -140,22 +140,23 @@ def is_whole(place: Path) -> bool:
 
 
 def _make_alone(counts: Counts, place: Path, say: Say) -> None:
-    """Make the sets under another name and rename them."""
+    """Make the sets in a temporary folder and rename it; the caller holds the lock."""
     from .images import encoded
 
-    for left in place.parent.glob(f"{place.name}.*.partial"):  # of one that was killed
+    for left in place.parent.glob(f"{place.name}.*.partial"):  # left by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     say(
-        f"making {counts.photos:,} photos in {place}, once: about {counts.photos * PHOTO_BYTES / 1e6:,.0f} MB"
+        f"making {counts.images:,} synthetic images in {place}, once: about "
+        f"{counts.images * IMAGE_BYTES / 1e6:,.0f} MB"
     )
     workers = min(allowed_cores(), MAX_WORKERS)
-    work = ordered_map(encoded, range(counts.photos), workers, doing="making photo {}".format)
+    work = ordered_map(encoded, range(counts.images), workers, doing="making image {}".format)
     with (
         tempfile.TemporaryDirectory(
             prefix=f"{place.name}.", suffix=".partial", dir=place.parent, ignore_cleanup_errors=True
         ) as partial_folder,
         closing(work),
-        progress_bar("making photos", counts.photos) as progress,
+        progress_bar("making synthetic images", counts.images) as progress,
     ):
         made = Path(partial_folder) / "sets"
         made.mkdir()
@@ -165,22 +166,22 @@ def _make_alone(counts: Counts, place: Path, say: Say) -> None:
                 write_set(file, jpegs, counts, split)
                 file.flush()
                 os.fsync(file.fileno())
-        shutil.rmtree(place, ignore_errors=True)  # what was not whole
+        shutil.rmtree(place, ignore_errors=True)  # an incomplete folder
         try:
             made.rename(place)
-        except OSError:  # on a file system without locks another may have been first
-            if not is_whole(place):
+        except OSError:  # on a file system without locks another process may have been first
+            if not is_complete(place):
                 raise
 
 
 def write_set(file: BinaryIO, jpegs: Iterator[tuple[bytes, int, int]], counts: Counts, split: str) -> None:
-    """Write one set of the next photos: every class in it, or as many as it has photos, spread evenly."""
-    photos, samples = getattr(counts, f"{split}_photos"), getattr(counts, split)
+    """Write one set of the next images, spread evenly over the classes; with fewer images than classes, only some occur."""
+    images, samples = getattr(counts, f"{split}_images"), getattr(counts, split)
     pages = BetonLayout(samples)
-    for k in range(photos):
+    for k in range(images):
         jpeg, width, height = next(jpegs)
         entry = np.array([(len(jpeg), 0, width, height, fmt.JPEG)], ENTRY)[0]
-        file.seek(pages.add(entry, k * counts.num_classes // photos))
+        file.seek(pages.add(entry, k * counts.num_classes // images))
         file.write(jpeg)
     pages.repeat(samples)
     for at, content in pages.ends():

@@ -1,4 +1,4 @@
-"""Made-up photos: the same bytes each time, as large as ImageNet's, read by us and by ffcv, made once however many start."""
+"""Synthetic images: the same bytes each time, as large as ImageNet's, read by us and by ffcv, made once even if several start."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from alexnet_fast.synthetic.dataset import Counts
 from betons import check_tiles
 from components import ROOT
 
-FEW = Counts(num_classes=5, train=40, train_photos=12, val=7, val_photos=3)
+FEW = Counts(num_classes=5, train=40, train_images=12, val=7, val_images=3)
 
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A temporary folder of the test's own, and no worker processes."""
+    """A separate temporary folder, and no worker processes."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(dataset, "allowed_cores", lambda: 1)
     return tmp_path
@@ -37,7 +37,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train and val set of few photos."""
+    """A train and a val set of few images."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("few")))
         patch.setattr(dataset, "allowed_cores", lambda: 1)
@@ -65,18 +65,18 @@ def test_made_again_by_two_processes_they_are_the_same_bytes(
 
 
 def test_every_sample_decodes_and_has_the_packers_tiles(few: Path) -> None:
-    for name, samples, photos in (("train", 40, 12), ("val", 7, 3)):
+    for name, samples, distinct in (("train", 40, 12), ("val", 7, 3)):
         verdict = verify(few / f"{name}.beton", workers=1)
         assert verdict.samples == samples and verdict.faults == []
         with Beton(few / f"{name}.beton") as beton:
-            assert len(set(beton.images["data_ptr"].tolist())) == photos
-            for i in range(photos):
+            assert len(set(beton.images["data_ptr"].tolist())) == distinct
+            for i in range(distinct):
                 width, height = (int(beton.images[side][i]) for side in ("width", "height"))
                 assert max(width, height) <= 500
                 check_tiles(beton.payload(i).tobytes(), width, height)
 
 
-def test_a_photo_keeps_its_label_wherever_it_comes_again_and_each_class_has_photos(few: Path) -> None:
+def test_all_samples_of_an_image_have_one_label_and_each_class_has_images(few: Path) -> None:
     with Beton(few / "train.beton") as beton:
         labels = dict(zip(beton.images["data_ptr"].tolist(), beton.labels.tolist()))
         assert [labels[ptr] for ptr in beton.images["data_ptr"].tolist()] == beton.labels.tolist()
@@ -89,7 +89,7 @@ def test_the_loader_gives_every_sample(few: Path) -> None:
         assert sorted(labels) == sorted(loader.beton.labels)
 
 
-def test_ffcv_reads_photos_that_several_samples_share(few: Path, require: Callable[[str], Any]) -> None:
+def test_ffcv_reads_images_that_several_samples_share(few: Path, require: Callable[[str], Any]) -> None:
     require("ffcv")
     from ffcv.libffcv import imdecode
     from ffcv.memory_managers.os_cache import OSCacheManager
@@ -108,10 +108,10 @@ def test_ffcv_reads_photos_that_several_samples_share(few: Path, require: Callab
             assert pixels.std() > 1
 
 
-def test_photos_take_as_many_bytes_a_pixel_as_imagenets() -> None:
+def test_images_take_as_many_bytes_per_pixel_as_imagenets() -> None:
     made = [images.encoded(index) for index in range(200)]
     each = np.array([len(jpeg) / (width * height) for jpeg, width, height in made])
-    assert each.mean() == pytest.approx(0.339, rel=0.07)  # of 1,000 ImageNet photos at 500 px, quality 90
+    assert each.mean() == pytest.approx(0.339, rel=0.07)  # of 1,000 ImageNet images at 500 px, quality 90
     assert np.log(each).std() == pytest.approx(0.348, rel=0.15)
     assert np.mean([width * height for _, width, height in made]) == pytest.approx(165_443, rel=0.07)
 
@@ -119,14 +119,14 @@ def test_photos_take_as_many_bytes_a_pixel_as_imagenets() -> None:
 def test_a_second_start_finds_them_and_another_setting_makes_others(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counts = replace(FEW, train=4, train_photos=1, val=1, val_photos=1)
-    said: list[str] = []
-    place = dataset.make(counts, said.append)
-    assert [sentence.split()[0] for sentence in said] == ["making", "uses"]
+    counts = replace(FEW, train=4, train_images=1, val=1, val_images=1)
+    sentences: list[str] = []
+    place = dataset.make(counts, sentences.append)
+    assert [sentence.split()[0] for sentence in sentences] == ["making", "uses"]
     written = {path: path.stat().st_mtime_ns for path in place.iterdir()}
-    said.clear()
-    assert dataset.make(counts, said.append) == place
-    assert [sentence.split()[0] for sentence in said] == ["uses"]
+    sentences.clear()
+    assert dataset.make(counts, sentences.append) == place
+    assert [sentence.split()[0] for sentence in sentences] == ["uses"]
     assert {path: path.stat().st_mtime_ns for path in place.iterdir()} == written
 
     names = {
@@ -137,7 +137,7 @@ def test_a_second_start_finds_them_and_another_setting_makes_others(
     assert len(names) == 4
 
 
-def test_of_two_that_start_at_once_one_makes_them_and_both_find_them_whole(
+def test_of_two_that_start_at_once_one_makes_them_and_both_find_them_complete(
     few: Path, temporary: Path
 ) -> None:
     program = f"from alexnet_fast.synthetic.dataset import *; make({FEW!r})"
@@ -151,20 +151,20 @@ def test_of_two_that_start_at_once_one_makes_them_and_both_find_them_whole(
         )
         for _ in range(2)
     ]
-    told = [starter.communicate(timeout=120) for starter in starters]
-    assert [starter.returncode for starter in starters] == [0, 0], told
-    said = "".join(stdout for stdout, _ in told)
-    assert said.count("making 15 photos") == 1 and said.count("uses ") == 2
+    outputs = [starter.communicate(timeout=120) for starter in starters]
+    assert [starter.returncode for starter in starters] == [0, 0], outputs
+    printed = "".join(stdout for stdout, _ in outputs)
+    assert printed.count("making 15 synthetic images") == 1 and printed.count("uses ") == 2
     assert contents(dataset.make(FEW, say=lambda _: None)) == contents(few)
     assert not list(temporary.glob("*/*.partial")) and not list(temporary.glob("*/*.lock"))
 
 
-def test_what_a_kill_or_a_cleaner_of_temporary_folders_left_is_made_again(few: Path) -> None:
+def test_a_set_that_a_kill_or_a_cleaner_left_incomplete_is_made_again(few: Path) -> None:
     place = dataset.private_folder() / few.name
     (killed := place.with_name(f"{place.name}.abc.partial")).mkdir()
     place.mkdir()
     (place / "train.beton").write_bytes((few / "train.beton").read_bytes())
-    assert not dataset.is_whole(place)
+    assert not dataset.is_complete(place)
     assert dataset.make(FEW, say=lambda _: None) == place
     assert contents(place) == contents(few) and not killed.exists()
 
@@ -200,5 +200,5 @@ def test_a_recipe_with_data_synthetic_opens_no_other_set(monkeypatch: pytest.Mon
     assert dataset.overrides(validate(table)) == [*sets, "schedule.steps_per_epoch=100"]
     table["schedule"] = {"steps_per_epoch": 7}
     assert dataset.overrides(validate(table)) == sets
-    table["data"] |= {"image_field": "left", "label_field": "fine"}  # of the set in whose place it stands
+    table["data"] |= {"image_field": "left", "label_field": "fine"}  # of the set that it replaces
     assert dataset.overrides(validate(table)) == [*sets, 'data.image_field=""', 'data.label_field=""']
