@@ -1,4 +1,4 @@
-"""FFCV's crop decoders by our kernels, for FFCV's own Loader.
+"""FFCV's crop decoders with our kernels, for FFCV's own Loader.
 
 from alexnet_fast.ffcv_ops import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
 """

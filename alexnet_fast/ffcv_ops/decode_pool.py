@@ -1,6 +1,7 @@
-"""One batch at a time, decoded while its caller waits, to interleaved pixels of any height and width.
+"""Decodes one batch at a time, while its caller waits, to interleaved pixels of any height and width.
 
-The loader's ``DecodeWorkers`` work ahead by a plan of their own.  This is for those who bring both plan and memory, such as FFCV's Loader.
+The loader's ``DecodeWorkers`` decode ahead by their own plan.  This is for callers with their own plan and memory, such as FFCV's
+Loader.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from ..decode.decoder import Decoder
 from ..decode.interleave import interleave
 from ..decode.status import TOO_LARGE
 
-CHUNK = 16  # samples a call: their planar images, 2.4 MB at 224 px, are still near when they are interleaved
+CHUNK = 16  # samples a call: their planar images, 2.4 MB at 224 px, are still in a cache when they are interleaved
 
 
 class DecodePool:
-    """The threads that decode a batch, and as many workers as are busy at once, kept from batch to batch.
+    """Threads that decode a batch, and a worker for each that is busy; both are kept from batch to batch.
 
-    Any thread may ask for a batch; batches are made one after the other.
+    Any thread may ask for a batch; batches are decoded one after the other.
     """
 
     def __init__(self) -> None:
@@ -39,10 +40,10 @@ class DecodePool:
         """Decode the crops of a batch of samples.
 
         Args:
-            store: (bytes,) uint8, read-only, where the payloads lie.
-            samples: (n,) kernel.SAMPLE_DTYPE of true metadata and at most ``decoder.MAX_PIXELS`` each.
-            boxes: (n,) crop.CROP_DTYPE, inside their images; changed.
-            out: (n, height, width, 3) uint8, RGB.
+            store: (bytes,) uint8, read-only, with the payloads.
+            samples: (n,) kernel.SAMPLE_DTYPE with valid metadata and at most ``decoder.MAX_PIXELS`` pixels each.
+            boxes: (n,) crop.CROP_DTYPE, inside their images; this call changes them.
+            out: (n, height, width, 3) uint8, RGB; the result.
             threads: how many share the work.
 
         Returns:
@@ -50,45 +51,49 @@ class DecodePool:
         """
         count = len(samples)
         statuses = np.full(count, TOO_LARGE, np.uint8)
-        chunk = min(CHUNK, -(-count // (4 * threads)))  # small against a thread's share: all end together
+        chunk = min(
+            CHUNK, -(-count // (4 * threads))
+        )  # small compared with a thread's share, so that all end together
 
-        def work(begin: int) -> None:
-            part = slice(begin, begin + chunk)
+        def work(start: int) -> None:
+            part = slice(start, start + chunk)
             worker = self._idle.pop() if self._idle else Worker()
             worker.decode(store, samples[part], boxes[part], out[part], statuses[part])
             self._idle.append(worker)
 
         with self._lock:
-            begins = range(0, count, chunk)
+            starts = range(0, count, chunk)
             if threads == 1:
-                for begin in begins:
-                    work(begin)
+                for start in starts:
+                    work(start)
             else:
-                self._share(work, begins, threads)
+                self._share(work, starts, threads)
         return statuses
 
     def finish(self) -> None:
-        """Wait for the batch in hand, and begin no other."""
+        """Wait for the current batch, and start no other."""
         self._lock.acquire()
 
-    def _share(self, work: Callable[[int], None], begins: range, threads: int) -> None:
+    def _share(self, work: Callable[[int], None], starts: range, threads: int) -> None:
         if self._pool is None or self._threads != threads:
             self._pool, self._threads = ThreadPoolExecutor(threads, "decode"), threads
         futures: list[Future] = []
         try:
-            for begin in begins:
-                futures.append(self._pool.submit(work, begin))
+            for start in starts:
+                futures.append(self._pool.submit(work, start))
         finally:
-            wait(futures)  # whatever fails, nobody may still write when the caller takes its memory back
+            wait(
+                futures
+            )  # even after an error: no thread may write any more once the caller has its memory back
         for future in futures:
             future.result()
 
 
 class Worker:
-    """What one thread needs: a decoder of the size in hand, and its planar images."""
+    """What one thread needs: a decoder of the current size, and its planar images."""
 
     def __init__(self) -> None:
-        self._begin(1)
+        self._set_size(1)
 
     def decode(
         self,
@@ -100,21 +105,21 @@ class Worker:
     ) -> None:
         """Decode a chunk of samples: ``DecodePool.decode`` on one thread."""
         count, height, width, _ = out.shape
-        # The kernels make squares.  A box that is longer by size / height, with a filter that stays inside the crop,
-        # has the wanted picture in its first ``height`` rows; so for the columns, which lie on the right if mirrored.
+        # The kernels make squares.  If a box is made taller by size / height, with a filter that stays inside the crop, the first
+        # ``height`` rows are the wanted image.  The same holds for the columns, which are on the right if mirrored.
         size = max(height, width)
         boxes["height"] *= size / height
         boxes["width"] *= size / width
         lefts = np.where(boxes["mirrored"] == 1, size - width, 0)
         if size != self._decoder.size:
             self._decoder.close()
-            self._begin(size)
-        # Such a box has as many taps as that of an image which is larger by as much.
+            self._set_size(size)
+        # Such a box needs as many filter taps as one of an image that is larger by this factor.
         self._decoder.reserve(samples, size / min(height, width))
         self._decoder.decode(store, samples, boxes, self._planes[:count], statuses)
         interleave(self._planes[:count], lefts, out)
 
-    def _begin(self, size: int) -> None:
+    def _set_size(self, size: int) -> None:
         self._decoder = Decoder(size)
         self._planes = np.empty((CHUNK, 3, size, size), np.uint8)
 
@@ -124,6 +129,6 @@ _open_pools: weakref.WeakSet[DecodePool] = weakref.WeakSet()
 
 @atexit.register
 def _finish_all() -> None:
-    """No thread may be inside a kernel while the interpreter takes itself apart; those that ask may be daemons."""
+    """No thread may be inside a kernel while the interpreter shuts down; the calling threads may be daemons."""
     for pool in list(_open_pools):
         pool.finish()

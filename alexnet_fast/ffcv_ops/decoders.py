@@ -1,20 +1,20 @@
-"""Our decoder inside FFCV's Loader: the same two operations, by name and arguments, so that a line of import is all.
+"""Our decoder inside FFCV's Loader: the same two operations by name and arguments, so that only an import changes.
 
     from alexnet_fast.ffcv_ops import CenterCropRGBImageDecoder, RandomResizedCropRGBImageDecoder
 
 They read betons packed by ``python -m alexnet_fast.pack``, of which they decode only the tiles that a crop touches, and
-those that FFCV wrote.  What changes beside the speed:
+those that FFCV wrote.  What changes, besides the speed:
 
-- Crops are a function of (seed, epoch, sample): not of threads, batches or ranks.  Where FFCV's ``indices`` repeat a
-  sample, each copy has a crop and a flip of its own, as in the package's own loader.
-- Pixels are antialiased as Pillow's and torchvision's bilinear filter makes them.
-- A sample that cannot be decoded raises ``BrokenSample``, naming it, where the batch would have come.  FFCV drops its
+- Crops depend only on (seed, epoch, sample), not on threads, batches or ranks.  If FFCV's ``indices`` repeat a
+  sample, each copy has its own crop and flip, as in the package's own loader.
+- Pixels are antialiased, as by Pillow's and torchvision's bilinear filter.
+- A sample that cannot be decoded raises ``BrokenSample``, which names it, in place of its batch.  FFCV ignores its
   decoder's return code and delivers stale pixels; an exception in its thread would leave the consumer waiting for ever.
-- A file that is written over in place or cut short while it is read is an error, as with the package's own loader.
-- No memory for decoded images but one a thread; FFCV takes the largest image's for each sample of each batch ahead.
+- A file that is written over in place or truncated while it is read is an error, as with the package's own loader.
+- Memory for decoded images is one image a thread; FFCV allocates the largest image's for each sample of each batch ahead.
 
-**How.** FFCV compiles every decoder anew at every start and calls it in its EpochIterator, a thread.  So what FFCV
-compiles here is a loop that looks up where the batch's payloads lie, and one call back into Python, which runs the
+**How.** FFCV compiles every decoder again at every start and calls it in its EpochIterator, a thread.  So what FFCV
+compiles here is a loop that looks up the batch's payloads, and one call back into Python, which runs the
 kernels of the package's own loader from their cache on disk.  The GIL is held for some microseconds a chunk.
 """
 
@@ -57,7 +57,7 @@ try:
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader.epoch_iterator import EpochIterator
     from ffcv.pipeline.allocation_query import AllocationQuery
-except (ImportError, OSError) as error:  # OSError: a shared library that it needs
+except (ImportError, OSError) as error:  # OSError: a missing shared library
     raise FfcvMissing(
         f"alexnet_fast.ffcv_ops works inside FFCV's Loader, and ffcv cannot be imported ({error}); 'pip install ffcv==1.0.2' "
         "after 'apt-get install libopencv-dev libturbojpeg0-dev pkg-config' (Debian, Ubuntu)"
@@ -65,7 +65,7 @@ except (ImportError, OSError) as error:  # OSError: a shared library that it nee
 
 __all__ = ["CenterCropRGBImageDecoder", "FfcvMissing", "RandomResizedCropRGBImageDecoder"]
 
-MAX_PX = 4096  # of a side of the output
+MAX_PX = 4096  # maximum side of the output
 COLUMNS = ("ptr", "size", "width", "height", "raw", "index")  # of the table that FFCV's jitted code fills
 
 
@@ -81,42 +81,42 @@ def _share(name: str, given: object) -> float:
     return number(name, given, "0 < ratio <= 1", lambda ratio: 0 < ratio <= 1)
 
 
-def _as_it_is(name: str, given: object) -> object:
+def _unchecked(name: str, given: object) -> object:
     return given
 
 
-class CropDecoder(Settled, SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV knows a decoder by this base
+class CropDecoder(Settled, SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV recognises a decoder by this base
     """What the two decoders share: a crop of each image as interleaved RGB of one size.
 
     Attributes:
-        output_size: (height, width) in pixels.  A new one counts from the next epoch on, as with FFCV's operations.
+        output_size: (height, width) in pixels.  A new value applies from the next epoch on, as with FFCV's operations.
 
     Raises:
-        UserError: an argument out of range or of a wrong type, where it is given or set later; an attribute that nobody reads.
+        UserError: an argument, given or set later, is out of range or of a wrong type; or an attribute that nothing reads is set.
         TurboJpegMissing: libturbojpeg is not installed.
     """
 
     output_size = Setting(_sides)
-    # What FFCV sets.
-    field, metadata, memory_read = Setting(_as_it_is), Setting(_as_it_is), Setting(_as_it_is)
+    # FFCV sets these.
+    field, metadata, memory_read = Setting(_unchecked), Setting(_unchecked), Setting(_unchecked)
 
     def __init__(self, output_size: tuple[int, int]) -> None:
         super().__init__()
         turbojpeg.load()
         self.output_size = output_size
-        self._begin()
+        self._set_up()
 
-    def _begin(self) -> None:
-        """Make what belongs to this process and this object alone."""
+    def _set_up(self) -> None:
+        """Create what belongs to this process and this object only."""
         self._settled = True
         self._epochs: weakref.WeakKeyDictionary[EpochIterator, Epoch] = weakref.WeakKeyDictionary()
-        self._team = DecodePool()
-        # Weakly: what compiled code calls is never freed, and would keep this operation's threads and scratch.
+        self._pool = DecodePool()
+        # A weak reference: a callback of compiled code is never freed, and would keep this operation's threads and buffers.
         called: Any = weakref.WeakMethod(self._called)
         self._call = ctypes.CFUNCTYPE(*[ctypes.c_uint64] * 8)(lambda *arguments: called()(*arguments))
 
     def __getstate__(self) -> dict[str, Any]:
-        """The settings, for a process or a copy that has threads of its own; FFCV sets the rest when it opens a Loader."""
+        """The settings, for a pickle or copy, which gets its own threads; FFCV sets the rest when it opens a Loader."""
         theirs = ("field", "metadata", "memory_read")
         return {name: given for name, given in vars(self).items() if name[0] != "_" and name not in theirs}
 
@@ -124,14 +124,14 @@ class CropDecoder(Settled, SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV
         turbojpeg.load()
         super().__init__()
         self.__dict__.update(settings)
-        self._begin()
+        self._set_up()
 
     def boxes(self, samples: np.ndarray, epoch: int) -> np.ndarray:
-        """The crops of samples, whose height and width are their images'. (n,) decode.SAMPLE -> (n,) crop.BOX"""
+        """The crops of samples with their images' height and width. (n,) kernel.SAMPLE_DTYPE -> (n,) crop.CROP_DTYPE"""
         raise NotImplementedError
 
     def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, tuple[AllocationQuery, ...]]:
-        """FFCV asks at construction and before each epoch: the output's shape, and the memory for each sample."""
+        """FFCV calls this at construction and before each epoch: returns the output's shape, and the memory for each sample."""
         shape, pixel = (*self.output_size, 3), np.dtype("u1")
         return (
             replace(previous_state, jit_mode=True, shape=shape, dtype=pixel),
@@ -139,12 +139,12 @@ class CropDecoder(Settled, SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV
         )
 
     def generate_code(self) -> Callable[..., Any]:
-        """What FFCV compiles."""
+        """Returns the function that FFCV compiles."""
         memory_read, call = self.memory_read, self._call
 
         def decode(batch_indices, my_storage, metadata, storage_state):  # type: ignore[no-untyped-def]
             destination, table = my_storage
-            store = storage_state[0]  # the mapped file, or FFCV's own cache of its pages
+            store = storage_state[0]  # the mapped file, or FFCV's cache of its pages
             count = len(batch_indices)
             for k in range(count):
                 index = batch_indices[k]
@@ -166,7 +166,7 @@ class CropDecoder(Settled, SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV
                 destination.shape[2],
             )
             if not done:
-                raise StopIteration  # ends FFCV's thread without noise; the consumer has been told why
+                raise StopIteration  # ends FFCV's thread silently; the consumer has received the error
             return destination[:count]
 
         return decode
@@ -174,12 +174,12 @@ class CropDecoder(Settled, SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV
     def _called(
         self, store_at: int, store_bytes: int, table_at: int, out_at: int, count: int, height: int, width: int
     ) -> int:
-        """The jitted code's call, in FFCV's thread. -> 1 when ``out`` is filled, 0 when the consumer was told why not"""
+        """The compiled code calls this in FFCV's thread. Returns 1 if ``out`` is filled, 0 if an error was sent to the consumer."""
         try:
             iterator: Any = threading.current_thread()
             if (epoch := self._epochs.get(iterator)) is None:
                 epoch = self._epochs[iterator] = Epoch(iterator)
-            # Read-only, as the package's own loader maps its file: the same types mean the same compiled code.
+            # Read-only, like the map of the package's own loader: with the same types, the same compiled code is used.
             store = np.asarray(Memory(store_at, (store_bytes,), "|u1", readonly=True))
             table = np.asarray(Memory(table_at, (count, len(COLUMNS)), "<i8"))
             out = np.asarray(Memory(out_at, (count, height, width, 3), "|u1"))
@@ -190,12 +190,12 @@ class CropDecoder(Settled, SimpleRGBImageDecoder):  # type: ignore[misc]  # FFCV
             with _reading(iterator):
                 check_samples(samples, iterator.loader.fname)
                 boxes = self.boxes(samples, epoch.number)
-                statuses = self._team.decode(store, samples, boxes, out, iterator.loader.num_workers)
+                statuses = self._pool.decode(store, samples, boxes, out, iterator.loader.num_workers)
             if len(broken := np.flatnonzero(statuses)):
                 status, index = int(statuses[broken[0]]), int(samples["index"][broken[0]])
                 raise broken_sample(iterator.loader.fname, index, MEANING[status])
             return 1
-        except BaseException as error:  # whatever it is, the consumer must hear of it
+        except BaseException as error:  # every error must reach the consumer
             send_error(error)
             return 0
 
@@ -211,49 +211,51 @@ class Epoch:
         loader = iterator.loader
         self.number = loader.next_epoch - 1
         self._batches, self._batch_size = iterator.iter_ixes, loader.batch_size
-        self._count = operator.length_hint(self._batches) + 1  # of its batches: the first was taken
+        self._count = (
+            operator.length_hint(self._batches) + 1
+        )  # batches of the epoch; the first was taken already
         self._order = np.asarray(iterator.order)
         copies = occurrences(loader.indices)
         self._copies = self._in_order(copies, loader.traversal_order.sampler) if copies.any() else None
 
     def _in_order(self, copies: np.ndarray, sampler: Any) -> np.ndarray:
-        """Which copy of its sample each place of the order holds, (n,) int32."""
-        if sampler is None:  # the order has all places of ``indices``
+        """For each position of the order, which copy of its sample it is, (n,) int32."""
+        if sampler is None:  # the order has all positions of ``indices``
             return occurrences(self._order)
-        # It has one rank's, which FFCV's sampler gives as places in ``indices``: no two ranks have the same copy.
+        # The order has one rank's samples, and FFCV's sampler gives their positions in ``indices``: no two ranks have the same copy.
         sampler = copy.copy(sampler)
         sampler.set_epoch(self.number)
         return copies[np.array(list(sampler))[: len(self._order)]]
 
     def occurrences(self, indices: np.ndarray) -> np.ndarray | int:
-        """Which copies of their samples the batch in hand holds, whose ``indices`` are known."""
+        """For each sample of the current batch, which copy it is; ``indices`` are the batch's."""
         if self._copies is None:
             return 0
-        begin = (self._count - operator.length_hint(self._batches) - 1) * self._batch_size
-        part = slice(begin, begin + len(indices))
-        assert np.array_equal(self._order[part], indices), "FFCV's batch is not where its order has it"
+        start = (self._count - operator.length_hint(self._batches) - 1) * self._batch_size
+        part = slice(start, start + len(indices))
+        assert np.array_equal(self._order[part], indices), "FFCV's batch does not match its order"
         return self._copies[part]
 
 
 class RandomResizedCropRGBImageDecoder(CropDecoder):
     """A random crop, resized: FFCV's operation of this name.
 
-    Crops are drawn as torchvision's RandomResizedCrop draws them, from (seed, epoch, sample index), and are those of
+    Crops are distributed as in torchvision's RandomResizedCrop, drawn from (seed, epoch, sample index), and equal those of
     ``alexnet_fast.Loader`` with the same seed.  The epoch is FFCV's own count, ``Loader.next_epoch``, from which it
-    draws its order too: set that to go on where a run stopped.
+    draws its order too: set that to resume a run.
 
     Args:
         output_size: (height, width) in pixels.
-        scale: (least, most) share of the image's area.
-        ratio: (least, most) width / height.
+        scale: (minimum, maximum) share of the image's area.
+        ratio: (minimum, maximum) width / height.
         seed: of the crops and flips.  None draws one from numpy's global generator, as FFCV's Loader does for its order;
             then runs differ, as they do with FFCV's operation, unless ``numpy.random.seed`` was called.
         flip: probability of a mirrored image, in place of FFCV's RandomHorizontalFlip: seeded, and without its pass over
             all pixels, which takes as long as half of our decoding.
 
     Attributes:
-        scale, ratio, seed, flip: as given, the seed also where it was drawn.  A new one counts from the next batch that is
-            decoded on: set them between epochs.
+        scale, ratio, seed, flip: as given, or the seed that was drawn.  A new value applies from the next decoded batch on: set
+            them between epochs.
     """
 
     scale, ratio, seed, flip = (
@@ -286,12 +288,12 @@ class RandomResizedCropRGBImageDecoder(CropDecoder):
 class CenterCropRGBImageDecoder(CropDecoder):
     """The middle of an image, resized: FFCV's operation of this name.
 
-    The crop is FFCV's: a square of ``int(ratio * shorter side)`` pixels.  Its filter sees nothing beyond the crop, where
-    ``alexnet_fast.Loader``, as torchvision's Resize + CenterCrop, looks a pixel or two over its edge.
+    The crop is FFCV's: a square of ``int(ratio * shorter side)`` pixels.  Its filter uses only pixels of the crop, while
+    ``alexnet_fast.Loader``, like torchvision's Resize + CenterCrop, uses a pixel or two beyond its edge.
 
     Args:
         output_size: (height, width) in pixels.
-        ratio: the crop's side over the image's shorter side; a new one counts from the next batch that is decoded on.
+        ratio: the crop's side / the image's shorter side; a new value applies from the next decoded batch on.
     """
 
     ratio = Setting(_share)
@@ -312,9 +314,9 @@ class CenterCropRGBImageDecoder(CropDecoder):
 
 
 class Failure:
-    """Goes to the consumer in place of a batch: FFCV's iterator takes it apart as a pair, and that raises.
+    """Sent to the consumer in place of a batch: FFCV's iterator unpacks it as a pair, which raises the error.
 
-    FFCV has no word for an error in its thread: the thread would die, and the consumer wait for ever.
+    FFCV has no other way to report an error of its thread: the thread would die, and the consumer would wait for ever.
     """
 
     def __init__(self, error: BaseException) -> None:
@@ -326,7 +328,7 @@ class Failure:
 
 @contextmanager
 def _reading(iterator: Any) -> Iterator[None]:
-    """A block that decodes a batch of an EpochIterator; BetonError where its file is not what it was at its Loader's first batch."""
+    """Around code that decodes a batch of an EpochIterator; raises BetonError if its file has changed since its Loader's first batch."""
     loader, store = iterator.loader, iterator.storage_state[0]
     with _witnesses_lock:
         if (witness := _witnesses.get(loader)) is None:
@@ -335,13 +337,15 @@ def _reading(iterator: Any) -> Iterator[None]:
         yield
     if witness.lost_its_name and not isinstance(store, np.memmap):
         raise BetonError(
-            f"{loader.fname} was replaced or deleted while FFCV read it without os_cache: it opens the file by its name for every "
-            "epoch, and keeps the old one's metadata; make a new Loader"
+            f"{loader.fname} was replaced or deleted while FFCV read it without os_cache: FFCV opens the file by its name for every "
+            "epoch, and keeps the old file's metadata; make a new Loader"
         )
 
 
 def _witness(loader: Any, store: np.ndarray) -> Witness:
-    """FFCV read the metadata when the Loader was made, and opened the file again for its pixels: it has to be the same one."""
+    """A Witness of a Loader's file.  Checks that it still has the metadata that FFCV read when the Loader was made, since FFCV opens the
+    file again for the pixels.
+    """
     try:
         witness = Witness(Path(loader.fname))
     except (OSError, ValueError) as error:
@@ -364,7 +368,7 @@ _witnesses_lock = threading.Lock()
 
 
 def send_error(error: BaseException) -> None:
-    """Let the consumer of the EpochIterator whose thread this is raise ``error``, behind the batches that are ready."""
+    """In an EpochIterator's thread: make its consumer raise ``error``, after the batches that are ready."""
     iterator: Any = threading.current_thread()
     assert isinstance(iterator, EpochIterator), iterator
     while not iterator.terminate_event.is_set():
@@ -376,32 +380,32 @@ def send_error(error: BaseException) -> None:
 
 
 def check_samples(samples: np.ndarray, path: str) -> None:
-    """Raise for the first sample whose metadata cannot be true, or asks for too much; what remains the kernels may trust."""
+    """Raise BrokenSample for the first sample whose metadata is impossible or asks for too much; the kernels rely on this check."""
     pixels = samples["width"].astype(np.int64) * samples["height"]
     mode = samples["raw"]
-    lies = (pixels == 0) | (mode > RAW) | ((mode == RAW) & (samples["size"] != 3 * pixels))
-    if len(found := np.flatnonzero(lies | (pixels > MAX_PIXELS))):
+    impossible = (pixels == 0) | (mode > RAW) | ((mode == RAW) & (samples["size"] != 3 * pixels))
+    if len(found := np.flatnonzero(impossible | (pixels > MAX_PIXELS))):
         width, height, size = (int(samples[name][found[0]]) for name in ("width", "height", "size"))
         why = (
             f"the file's metadata gives it mode {mode[found[0]]} and {width} x {height} pixels, and its payload {size} bytes"
-            if lies[found[0]]
+            if impossible[found[0]]
             else MEANING[TOO_LARGE]
         )
         raise broken_sample(path, int(samples["index"][found[0]]), why)
 
 
 def broken_sample(path: str, index: int, why: str) -> BrokenSample:
-    """The error for a sample, with its source file where the packer's sidecar tells it."""
+    """The error for a sample, with its source file if the packer's sidecar names it."""
     try:
         with Beton(path) as beton:
             name = beton.source(index)
-    except BetonError:  # FFCV reads files of other fields than the package's own loader
+    except BetonError:  # FFCV also reads files with fields that the package's own loader does not
         name = f"sample {index} of {path}"
-    return BrokenSample(f"{name} cannot be decoded: {why}; pack it again or leave it out")
+    return BrokenSample(f"{name} cannot be decoded: {why}; pack it again or skip it")
 
 
 class Memory:
-    """Memory that somebody else keeps, as numpy takes it: ``np.asarray(Memory(...))`` copies nothing."""
+    """Memory that another object owns, for numpy: ``np.asarray(Memory(...))`` copies nothing."""
 
     def __init__(self, address: int, shape: tuple[int, ...], typestr: str, readonly: bool = False) -> None:
         self.__array_interface__ = {

@@ -51,12 +51,12 @@ def test_squares_are_the_loaders_pixels_on_any_number_of_threads(file: Path) -> 
 
 
 def test_a_lower_image_is_the_square_of_a_taller_box(file: Path) -> None:
-    """Halving the height of the output halves the rows: means of pairs, but for rounding and the filter's overlap."""
+    """Halving the height of the output halves the rows: they are means of pairs, except for rounding and the filter's overlap."""
     square, low = decoded(file, 64, 64, 2).astype(float), decoded(file, 32, 64, 2)
     assert np.abs((square[:, ::2] + square[:, 1::2]) / 2 - low).mean() < 2
 
 
-def test_the_status_of_each_sample_is_told(file: Path, tmp_path: Path) -> None:
+def test_the_status_of_each_sample_is_returned(file: Path, tmp_path: Path) -> None:
     payload = Beton(file).payload(0).tobytes()
     path = write(tmp_path / "a.beton", [Entry(payload if k % 7 else b"none", 200, 150) for k in range(20)])
     beton = Beton(path)
@@ -67,24 +67,24 @@ def test_the_status_of_each_sample_is_told(file: Path, tmp_path: Path) -> None:
         assert statuses.tolist() == [NOT_JPEG if k % 7 == 0 else 0 for k in range(20)]
 
 
-def test_when_one_thread_fails_the_others_have_ended_before_the_caller_hears_of_it(
+def test_when_one_thread_fails_the_others_have_ended_before_the_caller_gets_the_error(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began, ended, numbers = [], [], count()
-    whole = decode_pool.Worker.decode
+    started, ended, numbers = [], [], count()
+    real_decode = decode_pool.Worker.decode
 
     def failing(self: decode_pool.Worker, *arguments: Any) -> None:
-        began.append(threading.get_ident())
+        started.append(threading.get_ident())
         if next(numbers) == 0:
             raise MemoryError("no room")
         time.sleep(0.01)
-        whole(self, *arguments)
+        real_decode(self, *arguments)
         ended.append(threading.get_ident())
 
     monkeypatch.setattr(decode_pool.Worker, "decode", failing)
     with pytest.raises(MemoryError, match="no room"):
         decoded(file, 32, 32, 3)
-    assert len(ended) == len(began) - 1 > 1
+    assert len(ended) == len(started) - 1 > 1
 
 
 def test_workers_are_kept_and_no_more_of_them_than_threads(file: Path) -> None:
@@ -99,10 +99,10 @@ def test_workers_are_kept_and_no_more_of_them_than_threads(file: Path) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("other", [(48, 48), (48, 20), (20, 48)])
-def test_a_large_image_fits_behind_a_small_one_at_each_size_in_turn(
+def test_a_large_image_fits_after_a_small_one_at_each_size_in_turn(
     tmp_path: Path, threads: int, other: tuple[int, int]
 ) -> None:
-    """Each is a batch of its own: what a thread has room for at one size says nothing of the next."""
+    """Each is a separate batch: the room that a thread has at one size may not suffice for the next."""
     images = [picture(40, 30), picture(900, 700, 1), picture(40, 30, 2), picture(60, 1200, 3)]
     payloads = [encode_jpeg(image, Encoding(quality=98)) for image in images]
     assert len(payloads[1]) > 1 << 16

@@ -1,4 +1,4 @@
-"""Our decoders as operations of a real ffcv 1.0.2 Loader: its arguments, our pixels, on our files and on its own."""
+"""Our decoders as operations of a real ffcv 1.0.2 Loader: its arguments, our pixels, on our files and on ffcv's."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def ops(require: Callable[[str], Any]) -> Any:
     return decoders
 
 
-def photos() -> list[Image.Image]:
+def pictures() -> list[Image.Image]:
     return [picture(width, height, seed) for seed, (width, height) in enumerate(SIZES)]
 
 
@@ -62,7 +62,7 @@ def photos() -> list[Image.Image]:
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A beton with restart markers and tile tables."""
     return write(
-        tmp_path_factory.mktemp("ours") / "a.beton", [encode_jpeg(photo, Encoding()) for photo in photos()]
+        tmp_path_factory.mktemp("ours") / "a.beton", [encode_jpeg(image, Encoding()) for image in pictures()]
     )
 
 
@@ -77,7 +77,7 @@ def theirs(ops: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         path,
         {
             "weight": (FloatField(), [0.5] * len(SIZES)),
-            "image": (RGBImageField(write_mode="proportion", jpeg_quality=90), photos()),
+            "image": (RGBImageField(write_mode="proportion", jpeg_quality=90), pictures()),
             "label": (IntField(), list(range(len(SIZES)))),
         },
     )
@@ -99,7 +99,7 @@ def write_with_ffcv(path: Path, fields: dict[str, tuple[Any, list[Any]]]) -> Non
 def open_ffcv(
     path: Path, decoder: Any, *more: Any, batch_size: int = 3, num_workers: int = 1, **options: Any
 ) -> Any:
-    """ffcv's own Loader of the images, the labels, and of more views of the images by other decoders."""
+    """ffcv's own Loader with the images, the labels, and more views of the images by other decoders."""
     from ffcv.fields.basics import IntDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.pipeline import PipelineSpec
@@ -144,7 +144,7 @@ def stored(path: Path) -> list[Image.Image]:
 
 
 def middle(image: Image.Image, ratio: float, height: int, width: int) -> np.ndarray:
-    """FFCV's centre crop (``get_center_crop``), of a pixel at least, resized by Pillow. (height, width, 3)"""
+    """FFCV's centre crop (``get_center_crop``), at least one pixel, resized by Pillow. (height, width, 3)"""
     side = max(int(ratio * min(image.size)), 1)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
@@ -171,7 +171,7 @@ def test_of_several_images_each_decoder_takes_the_one_of_its_pipeline(ops: Any, 
     from ffcv.loader import Loader, OrderOption
 
     path, index = tmp_path / "a.beton", list(range(len(SIZES)))
-    images = {"left": photos(), "right": photos()[::-1]}
+    images = {"left": pictures(), "right": pictures()[::-1]}
     fields = {name: (RGBImageField(write_mode="raw"), column) for name, column in images.items()}
     write_with_ffcv(path, {"index": (IntField(), index), **fields, "label": (IntField(), index[::-1])})
     decoders = {name: ops.RandomResizedCropRGBImageDecoder((64, 64), seed=7) for name in images}
@@ -201,11 +201,11 @@ def test_the_centre_crop_is_ffcvs_box_and_pillows_filter(
 ) -> None:
     path = request.getfixturevalue(file)
     images = epochs_of(path, ops.CenterCropRGBImageDecoder((64, 64), ratio))[0]
-    for k, photo in enumerate(stored(path)):
-        assert difference(images[k], middle(photo, ratio, 64, 64)) < CLOSE
+    for k, image in enumerate(stored(path)):
+        assert difference(images[k], middle(image, ratio, 64, 64)) < CLOSE
 
 
-def test_both_decoders_cut_where_ffcvs_own_cut(ops: Any, tmp_path: Path) -> None:
+def test_both_decoders_crop_where_ffcvs_own_crop(ops: Any, tmp_path: Path) -> None:
     from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
 
     path = write(tmp_path / "a.beton", [Entry.raw(coordinates(*size)) for size in [(200, 160), (91, 250)]])
@@ -222,7 +222,7 @@ def coordinates(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.stack([x, y, 0 * x], axis=-1).astype(np.uint8))
 
 
-def test_boxes_lie_in_the_image_and_are_distributed_as_ffcvs(ops: Any, tmp_path: Path) -> None:
+def test_boxes_are_inside_the_image_and_distributed_as_ffcvs(ops: Any, tmp_path: Path) -> None:
     from ffcv.fields.rgb_image import get_random_crop
 
     wide, high, count, size = 200, 160, 400, 64
@@ -272,19 +272,19 @@ def test_pixels_do_not_depend_on_threads_batches_or_ffcvs_cache(ops: Any, ours: 
             assert all(np.array_equal(image, all_images[k]) for k, image in images.items())
 
 
-def test_setting_ffcvs_epoch_goes_on_where_a_run_stopped(ops: Any, ours: Path) -> None:
-    whole = epochs_of(ours, ops.RandomResizedCropRGBImageDecoder((32, 32), seed=1), 4)
+def test_setting_ffcvs_epoch_resumes_a_run(ops: Any, ours: Path) -> None:
+    expected = epochs_of(ours, ops.RandomResizedCropRGBImageDecoder((32, 32), seed=1), 4)
     loader = open_ffcv(ours, ops.RandomResizedCropRGBImageDecoder((32, 32), seed=1))
     loader.next_epoch = 2
-    assert same(epoch_of(loader), whole[2]) and same(epoch_of(loader), whole[3])
+    assert same(epoch_of(loader), expected[2]) and same(epoch_of(loader), expected[3])
 
 
 def test_an_epoch_that_was_left_early_does_not_shift_the_next(ops: Any, ours: Path) -> None:
-    whole = epochs_of(ours, ops.RandomResizedCropRGBImageDecoder((32, 32), seed=1), 2)
+    expected = epochs_of(ours, ops.RandomResizedCropRGBImageDecoder((32, 32), seed=1), 2)
     loader = open_ffcv(ours, ops.RandomResizedCropRGBImageDecoder((32, 32), seed=1), batch_size=1)
     left = iter(loader)
-    assert np.array_equal(next(left)[0][0], whole[0][0])
-    assert same(epoch_of(loader), whole[1])
+    assert np.array_equal(next(left)[0][0], expected[0][0])
+    assert same(epoch_of(loader), expected[1])
     assert len(list(left)) == len(SIZES) - 1
 
 
@@ -306,9 +306,9 @@ def test_two_views_of_one_image_differ_by_their_seeds(ops: Any, ours: Path) -> N
 def test_the_output_may_be_of_any_shape(ops: Any, ours: Path, size: tuple[int, int]) -> None:
     height, width = size
     images = epochs_of(ours, ops.RandomResizedCropRGBImageDecoder(size, seed=4, flip=0.5))[0]
-    for k, photo in enumerate(stored(ours)):
-        box, mirrored = drawn_crop(*photo.size, k, seed=4)
-        expected = photo.crop(box).resize((width, height), Image.Resampling.BILINEAR)
+    for k, image in enumerate(stored(ours)):
+        box, mirrored = drawn_crop(*image.size, k, seed=4)
+        expected = image.crop(box).resize((width, height), Image.Resampling.BILINEAR)
         if mirrored:
             expected = expected.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         assert images[k].shape == (height, width, 3)
@@ -316,12 +316,12 @@ def test_the_output_may_be_of_any_shape(ops: Any, ours: Path, size: tuple[int, i
 
 
 def test_a_large_image_in_a_narrow_output_has_all_its_taps(ops: Any, tmp_path: Path) -> None:
-    photo = picture(900, 700, 3)
-    entries = [Entry.raw(picture(60, 60)), Entry.raw(photo), Entry.raw(picture(30, 500, 1))]
+    image = picture(900, 700, 3)
+    entries = [Entry.raw(picture(60, 60)), Entry.raw(image), Entry.raw(picture(30, 500, 1))]
     path = write(tmp_path / "a.beton", entries)
     for size in ((8, 64), (64, 8)):
         images = epochs_of(path, ops.CenterCropRGBImageDecoder(size, 1.0), batch_size=1)[0]
-        assert difference(images[1], middle(photo, 1.0, *size)) < CLOSE
+        assert difference(images[1], middle(image, 1.0, *size)) < CLOSE
 
 
 def test_the_output_size_may_change_between_epochs(ops: Any, ours: Path) -> None:
@@ -340,8 +340,8 @@ def test_ffcvs_imagenet_training_runs_through_a_change_of_resolution(ops: Any, t
     from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
 
     sizes = [(60, 50), (700, 600), (50, 70), (640, 500)] * 4  # small ones and large ones, in every order
-    photos = [picture(*size, seed) for seed, size in enumerate(sizes)]
-    path = write(tmp_path / "a.beton", [encode_jpeg(photo, Encoding(quality=98)) for photo in photos])
+    pictures = [picture(*size, seed) for seed, size in enumerate(sizes)]
+    path = write(tmp_path / "a.beton", [encode_jpeg(image, Encoding(quality=98)) for image in pictures])
 
     def resolution(epoch: int) -> int:  # get_resolution, between start_ramp = 0 and end_ramp = 2
         return int(np.round(np.interp([epoch], [0, 2], [160, 192])[0] / 32)) * 32
@@ -442,17 +442,17 @@ def test_two_of_ffcvs_ranks_never_make_the_same_copy(
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_jpegs_of_every_kind_are_read(ops: Any, tmp_path: Path, workers: int) -> None:
-    photo, wide = picture(173, 141, 1), picture(500, 60, 2)
+    image, wide = picture(173, 141, 1), picture(500, 60, 2)
     entries: list[Entry | bytes] = [
-        jpeg(photo, subsampling="4:4:4"),
-        jpeg(photo, subsampling="4:2:2"),
-        jpeg(photo, progressive=True),
-        jpeg(photo.convert("L")),
-        encode_jpeg(photo.convert("L").convert("RGB"), Encoding(restart_mcus=1)),
+        jpeg(image, subsampling="4:4:4"),
+        jpeg(image, subsampling="4:2:2"),
+        jpeg(image, progressive=True),
+        jpeg(image.convert("L")),
+        encode_jpeg(image.convert("L").convert("RGB"), Encoding(restart_mcus=1)),
         jpeg(picture(1, 1)),
         jpeg(picture(17, 16)),
         jpeg(wide),
-        Entry.raw(photo),
+        Entry.raw(image),
         Entry.raw(picture(1, 3)),
     ]
     path = write(tmp_path / "a.beton", entries)
@@ -462,7 +462,7 @@ def test_jpegs_of_every_kind_are_read(ops: Any, tmp_path: Path, workers: int) ->
         assert difference(images[k], middle(image, 0.9, 56, 56)) < CLOSE
 
 
-def test_ffcvs_own_operations_work_behind_ours(ops: Any, ours: Path) -> None:
+def test_ffcvs_own_operations_work_after_ours(ops: Any, ours: Path) -> None:
     from ffcv.fields.basics import IntDecoder
     from ffcv.loader import Loader
     from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
@@ -495,7 +495,7 @@ GOOD = [encode_jpeg(picture(200, 150, seed), Encoding()) for seed in range(8)]
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("os_cache", [True, False])
-def test_a_corrupt_sample_is_an_error_that_names_it_behind_the_good_batches(
+def test_a_corrupt_sample_is_an_error_that_names_it_after_the_good_batches(
     ops: Any, tmp_path: Path, workers: int, os_cache: bool
 ) -> None:
     broken = GOOD[5][:3000] + bytes(2000) + GOOD[5][5000:]
@@ -522,7 +522,7 @@ def stored_jpeg(payload: bytes) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("lie", "why"),
+    ("impossible", "why"),
     [
         (Entry(GOOD[0], 150, 200), "another size"),
         (Entry(b"no image", 200, 150), "no JPEG"),
@@ -533,18 +533,16 @@ def stored_jpeg(payload: bytes) -> Image.Image:
         (Entry(GOOD[0], 65_535, 65_535), "more than 2\\^28 pixels"),
     ],
 )
-def test_a_sample_whose_metadata_lies_is_an_error_that_names_it(
-    ops: Any, tmp_path: Path, lie: Entry, why: str
+def test_a_sample_with_impossible_metadata_is_an_error_that_names_it(
+    ops: Any, tmp_path: Path, impossible: Entry, why: str
 ) -> None:
-    path = write(tmp_path / "a.beton", [GOOD[0], lie, GOOD[2]])
+    path = write(tmp_path / "a.beton", [GOOD[0], impossible, GOOD[2]])
     decoder = ops.RandomResizedCropRGBImageDecoder((64, 64), seed=0)
     with pytest.raises(BrokenSample, match=rf"^sample 1 of {path} cannot be decoded: .*{why}"):
         epochs_of(path, decoder)
 
 
-def test_whatever_fails_in_ffcvs_thread_reaches_the_consumer_and_ends_the_thread(
-    ops: Any, ours: Path
-) -> None:
+def test_any_error_in_ffcvs_thread_reaches_the_consumer_and_ends_the_thread(ops: Any, ours: Path) -> None:
     class Unlucky(ops.CenterCropRGBImageDecoder):
         def boxes(self, samples: np.ndarray, epoch: int) -> np.ndarray:
             raise MemoryError("no room for boxes")
@@ -558,7 +556,7 @@ def test_whatever_fails_in_ffcvs_thread_reaches_the_consumer_and_ends_the_thread
     assert not iterator.is_alive()
 
 
-def test_a_consumer_that_left_lets_ffcvs_thread_go_even_if_it_fails(ops: Any, tmp_path: Path) -> None:
+def test_ffcvs_thread_ends_after_its_consumer_left_even_if_it_fails(ops: Any, tmp_path: Path) -> None:
     entries = [Entry(GOOD[k] if k < 3 else b"no image", 200, 150) for k in range(8)]
     path = write(tmp_path / "a.beton", entries)
     decoder = ops.CenterCropRGBImageDecoder((64, 64), 1.0)
@@ -569,7 +567,7 @@ def test_a_consumer_that_left_lets_ffcvs_thread_go_even_if_it_fails(ops: Any, tm
     assert not iterator.is_alive()
 
 
-def test_memory_a_sample_is_its_output_and_a_few_bytes_whatever_the_images_are(
+def test_memory_per_sample_is_its_output_and_a_few_bytes_whatever_the_images_are(
     ops: Any, tmp_path: Path
 ) -> None:
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
@@ -587,11 +585,11 @@ def test_memory_a_sample_is_its_output_and_a_few_bytes_whatever_the_images_are(
     assert bytes_of(decoder) == output + 48
     for batch_size in (2, 24):  # and a thread keeps one scratch, not a sample
         epochs_of(path, decoder, 2, batch_size=batch_size, num_workers=2)
-        assert 1 <= len(decoder._team._idle) <= 2
+        assert 1 <= len(decoder._pool._idle) <= 2
 
 
 def test_two_iterations_at_once_do_not_mix_their_pixels(ops: Any, ours: Path) -> None:
-    whole = epochs_of(ours, ops.RandomResizedCropRGBImageDecoder((64, 64), seed=1), 2)
+    expected = epochs_of(ours, ops.RandomResizedCropRGBImageDecoder((64, 64), seed=1), 2)
     loader = open_ffcv(ours, ops.RandomResizedCropRGBImageDecoder((64, 64), seed=1), batch_size=1)
     iterators, seen = [], []
     for _ in range(2):
@@ -601,11 +599,11 @@ def test_two_iterations_at_once_do_not_mix_their_pixels(ops: Any, ours: Path) ->
         for iterator, images in zip(iterators, seen):
             image, label = next(iterator)
             images[label[0].item()] = image[0].copy()
-    assert same(seen[0], whole[0]) and same(seen[1], whole[1])
+    assert same(seen[0], expected[0]) and same(seen[1], expected[1])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         ({"output_size": 224}, r"output_size = 224 is not a pair of numbers, expected \(height, width\)"),
         ({"output_size": (224,)}, "output_size"),
@@ -617,7 +615,7 @@ def test_two_iterations_at_once_do_not_mix_their_pixels(ops: Any, ours: Path) ->
         ({"ratio": (4 / 3, 3 / 4)}, "ratio"),
         ({"seed": -1}, "seed = -1"),
         ({"flip": 1.5}, "a probability"),
-        ({"output_size": "ab"}, "output_size = 'ab' is no pair"),
+        ({"output_size": "ab"}, "output_size = 'ab' is not a pair"),
         ({"output_size": None}, "output_size = None"),
         ({"output_size": (224, "224")}, "output_size"),
         ({"output_size": (True, True)}, "output_size"),
@@ -632,8 +630,10 @@ def test_two_iterations_at_once_do_not_mix_their_pixels(ops: Any, ours: Path) ->
         ({"flip": True}, "flip = True"),
     ],
 )
-def test_a_wrong_argument_is_answered_in_one_sentence(ops: Any, arguments: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said) as caught:
+def test_a_wrong_argument_is_an_error_of_one_sentence(
+    ops: Any, arguments: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence) as caught:
         ops.RandomResizedCropRGBImageDecoder(**{"output_size": (224, 224), **arguments})
     assert "\n" not in str(caught.value)
 
@@ -644,7 +644,7 @@ def test_a_centre_crop_larger_than_the_image_is_refused(ops: Any, ratio: Any) ->
         ops.CenterCropRGBImageDecoder((224, 224), ratio)
 
 
-def test_a_wrong_output_size_is_refused_where_it_is_set(ops: Any) -> None:
+def test_a_wrong_output_size_is_refused_when_it_is_set(ops: Any) -> None:
     decoder = ops.CenterCropRGBImageDecoder([224, 224], 1)
     with pytest.raises(UserError, match="output_size"):
         decoder.output_size = (224.5, 224)
@@ -662,7 +662,7 @@ def test_the_settings_of_a_decoder_may_change_between_epochs(ops: Any, ours: Pat
     assert same(epoch_of(loader), {k: image.transpose(1, 2, 0) for k, image in expected.items()})
 
 
-def test_a_wrong_setting_is_refused_where_it_is_set(ops: Any) -> None:
+def test_a_wrong_setting_is_refused_when_it_is_set(ops: Any) -> None:
     decoder = ops.RandomResizedCropRGBImageDecoder((32, 32), seed=2)
     for name in ("output_size", "scale", "ratio", "seed", "flip"):
         before = getattr(decoder, name)
@@ -695,7 +695,7 @@ def test_a_pickled_or_copied_decoder_draws_the_same_crops(ops: Any, ours: Path, 
     decoder = ops.RandomResizedCropRGBImageDecoder((32, 40), (0.3, 0.6), flip=0.5)
     expected = epochs_of(ours, decoder)[0]
     other = again(decoder)
-    assert other._team is not decoder._team and other.seed == decoder.seed
+    assert other._pool is not decoder._pool and other.seed == decoder.seed
     assert same(epochs_of(ours, other)[0], expected)
 
 
@@ -743,7 +743,7 @@ sys.exit(exit_code(body))
 
 @pytest.fixture
 def two_betons(ours: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """One to be written over, and another of the same length and metadata, whose pixels are others."""
+    """A file to be written over, and another of the same length and metadata with other pixels."""
     entries = [encode_jpeg(picture(*size, seed + 50), Encoding()) for seed, size in enumerate(SIZES)]
     return Path(shutil.copy(ours, tmp_path / "a.beton")), write(tmp_path / "other.beton", entries)
 
@@ -756,7 +756,7 @@ def ours_in(path: Path, epochs: int) -> list[dict[int, np.ndarray]]:
 
 
 def refused(loader: Any, match: str, expected: dict[int, np.ndarray] | None = None) -> None:
-    """See that the next epoch ends in a BetonError, behind batches that are as expected, and that FFCV's threads end."""
+    """Check that the next epoch ends in a BetonError, after batches that are as expected, and that FFCV's threads end."""
     iterator = iter(loader)
     with pytest.raises(BetonError, match=match):
         for images, labels in iterator:
@@ -779,7 +779,7 @@ def test_no_batch_is_handed_out_of_a_file_that_is_written_over_while_it_is_decod
     how: str,
     os_cache: bool,
 ) -> None:
-    """Nor does a page of it that is gone end the process."""
+    """A lost page of it does not end the process either."""
     path, other = two_betons
     expected = ours_in(ours, epochs=2)
     decode, batches = DecodePool.decode, count()
@@ -797,7 +797,7 @@ def test_no_batch_is_handed_out_of_a_file_that_is_written_over_while_it_is_decod
     refused(loader, f"^{path} was (shortened|written over)")  # it stays so
 
 
-def test_a_file_that_is_replaced_is_read_on_where_ffcv_has_it_open(
+def test_a_file_that_is_replaced_stays_readable_if_ffcv_has_it_open(
     ops: Any, ours: Path, two_betons: tuple[Path, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     path, other = two_betons
@@ -810,7 +810,7 @@ def test_a_file_that_is_replaced_is_read_on_where_ffcv_has_it_open(
     assert [f"{path} was replaced" in record.getMessage() for record in caplog.records] == [True]
 
 
-def test_a_file_that_is_replaced_is_an_error_where_ffcv_opens_it_by_name_again(
+def test_a_file_that_is_replaced_is_an_error_if_ffcv_opens_it_by_name_again(
     ops: Any, two_betons: tuple[Path, Path]
 ) -> None:
     path, other = two_betons
@@ -820,9 +820,7 @@ def test_a_file_that_is_replaced_is_an_error_where_ffcv_opens_it_by_name_again(
     refused(loader, f"^{path} was replaced or deleted while FFCV read it without os_cache")
 
 
-def test_a_file_that_is_another_than_that_of_ffcvs_metadata_is_an_error(
-    ops: Any, ours: Path, tmp_path: Path
-) -> None:
+def test_a_file_with_other_metadata_than_ffcv_read_is_an_error(ops: Any, ours: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(ours, tmp_path / "a.beton"))
     loader = open_ffcv(path, ops.RandomResizedCropRGBImageDecoder((64, 64), seed=7))
     os.replace(write(tmp_path / "other.beton", GOOD), path)
