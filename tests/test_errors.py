@@ -1,4 +1,4 @@
-"""How a command line ends, whoever still reads what it says."""
+"""How a command line ends, whether or not its output is still read."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_command_whose_reader_went_as_head_does_ends_quietly_with_141(length: 
     ("raised", "code"),
     [("UserError('no')", 2), ("StoppedBySignal(15, 'here')", 143), ("KeyboardInterrupt", 130)],
 )
-def test_the_exit_code_says_why_though_nobody_reads_the_sentence(raised: str, code: int) -> None:
+def test_the_exit_code_says_why_even_if_the_message_is_not_read(raised: str, code: int) -> None:
     assert end_of(f"print('unsaid'); raise {raised}", "both") == (code, "")
 
 
@@ -51,7 +51,7 @@ def test_a_pipe_of_the_commands_own_that_breaks_is_an_error_with_its_traceback()
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "sentence"),
     [
         ("open('x' * 300)", f"error: {'x' * 300}: File name too long; give a shorter one"),
         ("os.mkdir('/proc/x/y')", None),
@@ -66,18 +66,18 @@ def test_a_pipe_of_the_commands_own_that_breaks_is_an_error_with_its_traceback()
         ),
         (
             "raise OSError(13, 'Permission denied', b'a\\xff')",
-            r"error: a\udcff: Permission denied; see that you may",
+            r"error: a\udcff: Permission denied; check that you may",
         ),
     ],
 )
 def test_what_the_system_refuses_about_a_file_is_a_users_mistake_and_one_sentence(
-    body: str, said: str | None
+    body: str, sentence: str | None
 ) -> None:
     code, error = run_of(body)
-    if said is None:
+    if sentence is None:
         assert code == 1 and "FileNotFoundError" in error, "one that is not there may be our mistake"
     else:
-        assert code == 2 and error.startswith(said) and error.count("\n") == 1, error
+        assert code == 2 and error.startswith(sentence) and error.count("\n") == 1, error
 
 
 def test_what_the_system_refuses_about_no_file_has_its_traceback() -> None:
