@@ -1,4 +1,4 @@
-"""What a beton file holds: settings, sizes, dimensions, class balance, tiles; and pictures of its samples and their crops."""
+"""The content of a beton file: settings, sizes, dimensions, class balance, tiles; and pictures of its samples and their crops."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> None:
     """The command line.
 
     Args:
-        prog: what its help calls it.
+        prog: the command's name in its help.
 
     Raises:
         UserError: see ``errors.exit_code``, which turns it into a sentence and a code.
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> None:
         "--out",
         type=file_path,
         metavar="DIR",
-        help="where samples.png, crops.png and dimensions.png go; without it none is drawn",
+        help="folder for samples.png, crops.png and dimensions.png; without it none is drawn",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the crops, as a recipe's")
     parser.add_argument("--epoch", type=int, default=0, help="of the crops")
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> None:
 
 
 def draw(beton: Beton, out: Path, seed: int, epoch: int) -> None:
-    """Write the three pictures; without matplotlib two, and say so."""
+    """Write the three pictures; without matplotlib, write two and print why."""
     from alexnet_fast.inspection import contact_sheets
 
     try:
@@ -67,7 +67,7 @@ def draw(beton: Beton, out: Path, seed: int, epoch: int) -> None:
 
 
 def command(prog: str = PROG) -> int:
-    """The whole process: ``main`` with this process's arguments and exit code."""
+    """The entry point: ``main`` with this process's arguments; returns the exit code."""
     return exit_code(lambda: main(prog=prog))
 
 

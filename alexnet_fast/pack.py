@@ -28,16 +28,16 @@ from .packing.writer import PackResult, check_place, left_aside, write_beton
 
 PROG = "python -m alexnet_fast.pack"
 FLAGGED = [name for name, kind in SOURCES.items() if kind.flag_help]  # sources that a file names
-SHAPING = ("max_resolution", "min_side", "quality")  # what makes other pixels of an image
+SHAPING = ("max_resolution", "min_side", "quality")  # options that change an image's pixels
 
 
 def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
     parser = Parser(
         prog=prog,
         usage="%(prog)s --data DIR --out DIR [options]\n       %(prog)s --verify FILE|DIR ... [--source DIR] [--workers N]",
-        description="Pack an image folder into FFCV .beton files whose JPEGs carry restart markers, so that "
-        "a loader can decode only the tiles that a crop touches. Interrupted at any moment, by SIGKILL or a full disk, the "
-        "same command goes on where it was. --verify looks at every sample of finished files.",
+        description="Pack an image folder into FFCV .beton files whose JPEGs have restart markers, so that "
+        "a loader can decode only the tiles that a crop touches. If it is interrupted at any moment, even by SIGKILL or a full "
+        "disk, the same command resumes there. --verify checks every sample of finished files.",
         formatter_class=Defaults,
     )
     add = parser.add_argument
@@ -47,16 +47,16 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
         metavar="DIR",
         help="folder with train/<class>/* and val/<class>/* (either or both)",
     )
-    add("--out", type=file_path, metavar="DIR", help="where train.beton and val.beton go")
+    add("--out", type=file_path, metavar="DIR", help="folder for train.beton and val.beton")
     add(
         "--split",
         type=_folder_name,
         metavar="NAME",
-        help="pack DIR/NAME/<class>/* alone (without it: every one of train and val that exists)",
+        help="pack only DIR/NAME/<class>/* (without it: train and val, those that exist)",
     )
     for kind in FLAGGED:
         add(f"--{kind}", type=file_path, metavar="FILE", help=SOURCES[kind].flag_help)
-    # Left out of the result where not given, so that what was asked for can be told from Encoding's defaults.
+    # Not in the result if not given, so that given options can be distinguished from Encoding's defaults.
     add(
         "--max-resolution",
         type=_at_least(0),
@@ -84,7 +84,7 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
         type=_at_least(0),
         default=Encoding.restart_mcus,
         metavar="N",
-        help="MCUs between restart markers, as near as a photo's width allows; 0 = none. An MCU is 16 px wide; "
+        help="MCUs between restart markers, as near as an image's width allows; 0 = none. An MCU is 16 px wide; "
         "with --mode lossless as wide as the source's, 8 px at 4:4:4",
     )
     add(
@@ -96,8 +96,8 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
         "--mode",
         choices=("reencode", "raw", "lossless"),
         default="reencode",
-        help="JPEG with restart markers made anew; raw RGB pixels; or the source JPEG's own coefficients, no pixel changed, "
-        "with restart markers added (needs libjpeg-turbo's jpegtran)",
+        help="re-encode as JPEG with restart markers; store raw RGB pixels; or keep the source JPEG's own coefficients, no pixel "
+        "changed, and add restart markers (needs libjpeg-turbo's jpegtran)",
     )
     add(
         "--workers",
@@ -111,7 +111,7 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
         type=_seed,
         default=SHUFFLE_SEED,
         metavar="S",
-        help="order of the samples in the file, so that neighbours are of mixed classes; 'none' = by class",
+        help="seed of the order of the samples in the file, so that neighbours are of different classes; 'none' = by class",
     )
     add("--limit", type=_at_least(1), metavar="N", help="the first N images (after shuffling) of each split")
     add(
@@ -130,7 +130,7 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
     add(
         "--fresh",
         action="store_true",
-        help="begin anew, whatever was interrupted or finished there; without it no other finished file is replaced",
+        help="start from scratch, even if a packing was interrupted or finished there; without it no other finished file is replaced",
     )
     add(
         "--verify",
@@ -138,14 +138,14 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
         nargs="+",
         default=argparse.SUPPRESS,
         metavar="FILE|DIR",
-        help="pack nothing: see that every sample of these files, or of the .beton files in these folders, decodes and matches its checksum and, with --source, its "
-        "source; exit code 1 where one does not",
+        help="pack nothing: check that every sample of these files, or of the .beton files in these folders, decodes and matches its checksum and, with --source, its "
+        "source; exit code 1 if one does not",
     )
     add(
         "--source",
         type=file_path,
         metavar="DIR",
-        help="with --verify: the folder that was packed, or its split's; every image is encoded again and compared",
+        help="with --verify: the folder that was packed, or that of its split; every image is encoded again and compared",
     )
     add_field_flags(parser, "with --verify: ")
     options = parser.parse(argv)
@@ -182,11 +182,11 @@ def _at_least(low: int, high: int = 1 << 31) -> Callable[[str], int]:
 
 
 def _folder_name(text: str) -> str:
-    """The name of a folder in --data, which also names the file in --out: no path, which could lead out of both."""
-    name = text.rstrip("/")  # as a shell completes it
+    """The name of a folder in --data, which also names the file in --out; not a path, which could leave both folders."""
+    name = text.rstrip("/")  # a shell's completion adds a slash
     if name in ("", ".", "..") or "/" in name:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no name of a folder in --data; expected one such as train, without folders before it"
+            f"{text!r} is not the name of a folder in --data; expected one such as train, without folders before it"
         )
     return name
 
@@ -199,10 +199,10 @@ _seed.__name__ = "whole number or 'none'"
 
 
 def encoding_asked_for(options: argparse.Namespace) -> Encoding:
-    """How the images are to be stored.
+    """The encoding that the options ask for.
 
     Raises:
-        UserError: an option that --mode lossless leaves no room for.
+        UserError: an option does not go with --mode lossless.
     """
     shaping = {name: value for name, value in vars(options).items() if name in SHAPING}
     if options.mode == "lossless":
@@ -221,17 +221,17 @@ def dataset_given(options: argparse.Namespace, folder: Path | None) -> Dataset:
     """The source that the flags name.
 
     Args:
-        folder: of the images; without it, that of the file that the source's own flag names.
+        folder: of the images; None: the folder of the file that the source's own flag names.
     """
     for kind in FLAGGED:
         if file := getattr(options, kind):
             return open_dataset(kind, folder or file.parent, file)
-    assert folder  # parse() sees to it
+    assert folder  # parse() has checked this
     return open_dataset(FOLDER, folder)
 
 
 def splits_to_pack(dataset: Dataset, only: str | None, out: Path) -> dict[str, Source]:
-    """The splits of ``dataset``; all share the labels of the training split, be it there or packed in ``out`` before.
+    """The splits of ``dataset``; all use the labels of the training split, from the dataset or packed in ``out`` before.
 
     Raises:
         FolderError: ``dataset`` or the split asked for does not exist, or neither train nor val does.
@@ -255,7 +255,7 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> int:
     """The command line; returns the exit code.
 
     Args:
-        prog: what its help calls it.
+        prog: the command's name in its help.
 
     Raises:
         UserError: see ``errors.exit_code``, which turns it into a sentence and a code.
@@ -270,12 +270,10 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> int:
 
 
 def pack_all(options: argparse.Namespace) -> int:
-    """Pack every split that was asked for; 0."""
+    """Pack every split that was asked for; returns 0."""
     encoding = encoding_asked_for(options)
     if options.out.exists() and not options.out.is_dir():
-        raise UserError(
-            f"--out {options.out} is a file: give a folder, in which train.beton and val.beton go"
-        )
+        raise UserError(f"--out {options.out} is a file: give a folder for train.beton and val.beton")
     dataset = dataset_given(options, options.data)
     splits = splits_to_pack(dataset, options.split, options.out)
     paths, settings = {}, {}
@@ -285,7 +283,7 @@ def pack_all(options: argparse.Namespace) -> int:
         splits[name] = split.limited(options.limit) if options.limit else split
         paths[name] = options.out / f"{name}.beton"
         settings[name] = {"split": name, "shuffle_seed": options.shuffle_seed, "limit": options.limit}
-        if dataset.kind != FOLDER:  # which version 0.1 does not name
+        if dataset.kind != FOLDER:  # for a folder nothing is recorded, as in version 0.1
             settings[name]["source"] = dataset.kind
         if not options.fresh:
             check_place(splits[name], paths[name], encoding, settings[name], options.on_corrupt)
@@ -321,8 +319,8 @@ def _stopped(stop: KeyboardInterrupt, where: str) -> StoppedBySignal:
 
 
 def verify_all(options: argparse.Namespace) -> int:
-    """Print what is wrong with each file, and a sentence on it; 1 where anything is, else 0."""
-    from alexnet_fast.inspection.verify import betons_at, verify  # here: who packs needs no decoder
+    """Print the faults of each file and a sentence on it; returns 1 if there are any, else 0."""
+    from alexnet_fast.inspection.verify import betons_at, verify  # imported here: packing needs no decoder
 
     source = dataset_given(options, options.source) if options.source else None
     faults = 0
@@ -342,7 +340,7 @@ def verify_all(options: argparse.Namespace) -> int:
 
 
 def summary(packed: PackResult, classes: int, encoding: Encoding) -> list[str]:
-    """The closing lines: what was written, how fast, what was converted from what."""
+    """The closing lines: what was written, how fast, and what was converted."""
     done = packed.samples + len(packed.skipped)
     how = (
         f"{(done - packed.resumed) / packed.seconds:,.0f} img/s in {packed.seconds:.1f} s"
@@ -358,7 +356,7 @@ def summary(packed: PackResult, classes: int, encoding: Encoding) -> list[str]:
     what = {
         "reencode": "converted to RGB JPEG",
         "raw": "stored as RGB",
-        "lossless": f"re-encoded at quality {encoding.quality}, for want of coefficients to keep",
+        "lossless": f"re-encoded at quality {encoding.quality}, without coefficients to keep",
     }[encoding.mode]
     lines += [
         f"  {what}: {count} from {kind}" for kind, count in Counter(packed.converted.values()).most_common()
@@ -379,7 +377,7 @@ def summary(packed: PackResult, classes: int, encoding: Encoding) -> list[str]:
 
 
 def command(prog: str = PROG) -> int:
-    """The whole process: ``main`` with this process's arguments, signals and exit code."""
+    """The entry point: ``main`` with this process's arguments and signals; returns the exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     return exit_code(lambda: main(prog=prog))
 

@@ -45,7 +45,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ).path
 
 
-def test_it_tells_settings_sizes_dimensions_balance_and_tiles(packed: Path) -> None:
+def test_it_shows_settings_sizes_dimensions_balance_and_tiles(packed: Path) -> None:
     code, out, _ = inspect(packed)
     assert code == 0
     assert f"{packed}: 9 samples of 3 classes, packed by alexnet_fast" in out
@@ -56,13 +56,13 @@ def test_it_tells_settings_sizes_dimensions_balance_and_tiles(packed: Path) -> N
 
 
 def test_its_json_holds_the_same_figures(packed: Path) -> None:
-    told = json.loads(inspect(packed, "--json")[1])
+    figures = json.loads(inspect(packed, "--json")[1])
     with Beton(packed) as beton:
-        assert told["samples"] == 9 and told["payload_bytes"] == int(beton.sizes.sum())
-        assert told["file_bytes"] == len(beton.map)
-        assert told["bytes_an_image"]["most"] == float(beton.sizes.max())
-    assert told["balance"]["empty_classes"] == ["bee"] and told["balance"]["classes"] == 3
-    assert told["longest_side_px"] == {"edges": [90, 91], "counts": [9]}
+        assert figures["samples"] == 9 and figures["payload_bytes"] == int(beton.sizes.sum())
+        assert figures["file_bytes"] == len(beton.map)
+        assert figures["bytes_an_image"]["most"] == float(beton.sizes.max())
+    assert figures["balance"]["empty_classes"] == ["bee"] and figures["balance"]["classes"] == 3
+    assert figures["longest_side_px"] == {"edges": [90, 91], "counts": [9]}
 
 
 @pytest.mark.parametrize(
@@ -94,22 +94,22 @@ def test_a_file_that_is_cut_meanwhile_is_an_error_and_no_end_of_the_process(
 
 def test_corrupt_sources_are_counted_where_somebody_looked(packed: Path, tmp_path: Path) -> None:
     root = fill(tmp_path / "train", {"ant": 3})
-    whole = (root / "ant/ant_1.JPEG").read_bytes()
-    (root / "ant/ant_1.JPEG").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    intact = (root / "ant/ant_1.JPEG").read_bytes()
+    (root / "ant/ant_1.JPEG").write_bytes(intact[: len(intact) // 2] + b"\xff\xd9")
     path = write_beton(scan_folder(root), tmp_path / "a.beton", Encoding(), workers=1).path
     assert "  sources       converted: none; skipped as unreadable: 0; corrupt: 1\n" in inspect(path)[1]
     strange = write(tmp_path / "b.beton", [jpeg(picture(40, 30))])
-    told = [json.loads(inspect(file, "--json")[1])["corrupt"] for file in (path, packed, strange)]
-    assert told == [1, 0, None]
+    counts = [json.loads(inspect(file, "--json")[1])["corrupt"] for file in (path, packed, strange)]
+    assert counts == [1, 0, None]
 
 
 def test_the_largest_images_are_the_last_of_their_own_bin(tmp_path: Path) -> None:
     path = write(tmp_path / "a.beton", [jpeg(picture(500, 375)), jpeg(picture(40, 30))])
-    told = json.loads(inspect(path, "--json")[1])["longest_side_px"]
-    assert told["edges"][-2:] == [451, 501] and told["counts"][-1] == 1 and sum(told["counts"]) == 2
+    bins = json.loads(inspect(path, "--json")[1])["longest_side_px"]
+    assert bins["edges"][-2:] == [451, 501] and bins["counts"][-1] == 1 and sum(bins["counts"]) == 2
 
 
-def test_a_file_by_another_packer_is_told_as_far_as_it_tells_itself(tmp_path: Path) -> None:
+def test_a_file_by_another_packer_is_shown_as_far_as_it_is_known(tmp_path: Path) -> None:
     path = write(tmp_path / "a.beton", [jpeg(picture(40, 30)), Entry.raw(picture(40, 30))], labels=[0, 2])
     code, out, _ = inspect(path)
     assert code == 0 and "no sidecar names it" in out and "settings      unknown" in out
@@ -117,7 +117,7 @@ def test_a_file_by_another_packer_is_told_as_far_as_it_tells_itself(tmp_path: Pa
     assert "none of 1 JPEGs looked at: every crop decodes its complete image" in out
 
 
-def test_of_several_ints_the_label_is_named_and_the_others_are_told(tmp_path: Path) -> None:
+def test_of_several_ints_the_label_is_named_and_the_others_are_listed(tmp_path: Path) -> None:
     path = write(tmp_path / "a.beton", [jpeg(picture(40, 30))] * 3, [7, 8, 9], [("fine", [0, 0, 1])])
     code, _, err = inspect(path)
     assert code == 2 and "has 2 int fields" in err and "to the tools --label-field" in err
@@ -127,8 +127,8 @@ def test_of_several_ints_the_label_is_named_and_the_others_are_told(tmp_path: Pa
         "'image' is the image and 'fine' the label, of 'image' (RGB image), 'label' (int), 'fine' (int)"
         in out
     )
-    told = json.loads(inspect(path, "--label-field", "label", "--json")[1])
-    assert told["label_field"] == "label" and told["balance"]["classes"] == 10
+    figures = json.loads(inspect(path, "--label-field", "label", "--json")[1])
+    assert figures["label_field"] == "label" and figures["balance"]["classes"] == 10
 
 
 def test_the_class_names_of_a_json_are_of_the_label_that_packers_write(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_broken_sample_is_shown_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "EPS"])
-def test_a_payload_that_is_another_kind_of_picture_is_shown_as_broken_and_opened_by_nobody(
+def test_a_payload_in_another_format_is_shown_as_broken_and_never_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """For an EPS Pillow would start Ghostscript; a PNG of a few bytes may be gigabytes."""
@@ -185,13 +185,13 @@ def test_what_a_json_says_is_shown_on_its_line_and_within_bounds_whatever_it_is(
     """Class names of any length, line breaks, and what a terminal would obey."""
     odd = "a\nb\x1b[2J" + "x" * 20_000
     path = write(tmp_path / "a.beton", [jpeg(picture(40, 30))] * 2, labels=[0, 2])
-    told = {
+    sidecar = {
         "packer": odd,
         "settings": {odd: odd, "nested": [odd]},
         "counts": {"converted": {odd: odd}},
         "classes": [odd, odd, "x" * 20_000],
     }
-    path.with_name("a.beton.json").write_text(json.dumps(told))
+    path.with_name("a.beton.json").write_text(json.dumps(sidecar))
     code, out, _ = inspect(path, "--out", tmp_path / "sheets")
     assert code == 0 and "packed by a\\nb\\x1b[2Jxxx" in out
     assert all(line.isprintable() and len(line) < 1000 for line in out.splitlines())

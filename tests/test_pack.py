@@ -38,7 +38,7 @@ Pack = Callable[..., Any]
 
 
 class Ran(NamedTuple):
-    """What a command said, and its code."""
+    """The output of a command, and its exit code."""
 
     code: int
     stdout: str
@@ -234,13 +234,13 @@ def test_quality_and_markers_reach_the_file(pack: Pack, data: Path, tmp_path: Pa
     assert sizes[0] > sizes[1] > sizes[2]
 
 
-def test_lossless_mode_keeps_every_jpegs_size_and_coefficients_and_says_what_it_encoded_anew(
+def test_lossless_mode_keeps_every_jpegs_size_and_coefficients_and_says_what_it_re_encoded(
     pack: Pack, data: Path, tmp_path: Path, require_jpegtran: None
 ) -> None:
     run = pack("--data", data, "--out", tmp_path, "--mode", "lossless", "--split", "train", "--workers", 2)
     assert run.code == 0, run.stderr
     assert run.stdout.splitlines()[1:] == [
-        "  re-encoded at quality 90, for want of coefficients to keep: 1 from PNG"
+        "  re-encoded at quality 90, without coefficients to keep: 1 from PNG"
     ]
     with Beton(tmp_path / "train.beton") as beton:
         assert beton.sidecar is not None
@@ -285,7 +285,7 @@ def test_lossless_mode_says_what_to_install_where_jpegtran_is_missing(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_jpeg_is_named_in_lossless_mode_too(
+def test_a_corrupt_jpeg_is_named_in_lossless_mode_too(
     pack: Pack, bad_data: Path, tmp_path: Path, require_jpegtran: None
 ) -> None:
     (bad_data / "train/ant/text.JPEG").write_bytes(jpeg(picture(40, 30))[:-30])
@@ -302,8 +302,8 @@ def test_a_damaged_jpeg_is_named_in_lossless_mode_too(
 def test_corrupt_images_are_counted_and_listed_or_errors(
     pack: Pack, bad_data: Path, tmp_path: Path, mode: str, require_jpegtran: None
 ) -> None:
-    whole = jpeg(picture(203, 149))
-    (bad_data / "train/ant/text.JPEG").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
+    intact = jpeg(picture(203, 149))
+    (bad_data / "train/ant/text.JPEG").write_bytes(intact[: len(intact) // 2] + b"\xff\xd9")
     command = ("--data", bad_data, "--mode", mode, "--workers", 1)
     run = pack(*command, "--out", tmp_path / "out")
     assert run.code == 0, run.stderr
@@ -352,7 +352,9 @@ def test_a_missing_folder_is_refused(pack: Pack, tmp_path: Path) -> None:
     refused(pack("--data", tmp_path / "none", "--out", tmp_path), "none is not a folder", "train/<class>/*")
 
 
-def test_a_folder_without_splits_is_told_how_to_name_one(pack: Pack, data: Path, tmp_path: Path) -> None:
+def test_for_a_folder_without_splits_the_error_says_how_to_name_one(
+    pack: Pack, data: Path, tmp_path: Path
+) -> None:
     refused(pack("--data", data / "train", "--out", tmp_path), "has neither train/ nor val/", "--split NAME")
 
 
@@ -441,7 +443,7 @@ encode.encode_jpeg = slowly
 """
 
 
-class Begun:
+class Started:
     """A packing with two slow workers in a process group of its own, which has packed something."""
 
     def __init__(self, data: Path, out: Path) -> None:
@@ -476,10 +478,10 @@ class Begun:
         return [pid for pid, parent in found.items() if parent in server]
 
     def end(self, number: int, pid: int | None = None) -> tuple[int, str]:
-        """Send a signal to one process, or to the group; the packer's code and what it said."""
+        """Send a signal to one process, or to the group; the packer's code and what it printed."""
         os.kill(pid, number) if pid else os.killpg(self.process.pid, number)
-        _, said = self.process.communicate(timeout=120)
-        return self.process.returncode, said
+        _, printed = self.process.communicate(timeout=120)
+        return self.process.returncode, printed
 
     def group_is_gone(self) -> bool:
         patience = time.monotonic() + 120
@@ -492,13 +494,13 @@ class Begun:
         return False
 
 
-def test_however_often_and_in_whatever_way_it_is_stopped_a_packing_says_so_and_goes_on(
+def test_a_packing_that_is_stopped_in_any_way_any_number_of_times_says_so_and_resumes(
     pack: Pack, slow: Path, tmp_path: Path, run_cli: Callable[..., Any]
 ) -> None:
     out, options = tmp_path / "out", ("--data", slow, "--max-resolution", 0, "--workers", 2)
     unfinished, beton = ["train.beton.journal", "train.beton.partial"], f"{tmp_path}/out/train.beton"
 
-    # A file that may not grow further is told as a full disk is.
+    # A file that may not grow further is reported like a full disk.
     limit = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9 << 20, 9 << 20)); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     run = run_cli("-c", limit, "tools/write_beton.py", *options, "--out", out)
     refused(run, f"cannot write {beton}: File too large, about", "MB more are needed", "make room first")
@@ -509,28 +511,28 @@ def test_however_often_and_in_whatever_way_it_is_stopped_a_packing_says_so_and_g
 
     # Ctrl-C and a scheduler's SIGTERM reach the packer and its workers alike.
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        begun = Begun(slow, out)
-        ended, said = begun.end(number)
-        assert ended == code and "Traceback" not in said, said
+        started = Started(slow, out)
+        ended, printed = started.end(number)
+        assert ended == code and "Traceback" not in printed, printed
         assert re.search(
             rf"stopped by {number.name} while packing: \d+ of 70 images of {beton} are packed, and the same",
-            said,
+            printed,
         )
-        assert begun.group_is_gone() and sorted(os.listdir(out)) == unfinished
+        assert started.group_is_gone() and sorted(os.listdir(out)) == unfinished
 
-    begun = Begun(slow, out)
-    victim = begun.workers()[0]
-    code, said = begun.end(signal.SIGKILL, victim)
-    assert code == 2 and "Traceback" not in said
-    assert f"worker process {victim} was killed by SIGKILL (9) while encoding {slow}/train/ant/" in said
-    assert f" of 70 images of {beton} are packed, " in said and "use fewer --workers" in said
-    assert begun.group_is_gone()
+    started = Started(slow, out)
+    victim = started.workers()[0]
+    code, printed = started.end(signal.SIGKILL, victim)
+    assert code == 2 and "Traceback" not in printed
+    assert f"worker process {victim} was killed by SIGKILL (9) while encoding {slow}/train/ant/" in printed
+    assert f" of 70 images of {beton} are packed, " in printed and "use fewer --workers" in printed
+    assert started.group_is_gone()
 
     # The packer alone: its workers notice.
-    begun = Begun(slow, out)
-    assert len(begun.workers()) == 2
-    begun.end(signal.SIGKILL, begun.process.pid)
-    assert begun.group_is_gone() and sorted(os.listdir(out)) == unfinished
+    started = Started(slow, out)
+    assert len(started.workers()) == 2
+    started.end(signal.SIGKILL, started.process.pid)
+    assert started.group_is_gone() and sorted(os.listdir(out)) == unfinished
 
     run = pack(*options[:-1], 1, "--out", out)
     assert run.code == 0 and " of an interrupted packing" in run.stdout
@@ -567,7 +569,7 @@ def test_whatever_it_does_a_signal_is_named_and_its_code_is_the_shells(
     assert scanning == (code, "", f"stopped by {number.name} while no image was being packed\n")
 
 
-def test_verify_tells_all_well_faults_and_misuse_apart(pack: Pack, data: Path, tmp_path: Path) -> None:
+def test_verify_distinguishes_no_fault_faults_and_misuse(pack: Pack, data: Path, tmp_path: Path) -> None:
     assert pack("--data", data, "--out", tmp_path).code == 0
     files = [tmp_path / "train.beton", tmp_path / "val.beton"]
     run = pack("--verify", *files, "--source", data, "--workers", 1)
@@ -630,19 +632,19 @@ def test_a_finished_file_is_not_replaced_unasked_and_the_difference_is_named(
     run = pack(*options)  # as before
     assert run.code == 0 and run.stdout.count("packed before") == 1
     assert pack(*options, "--quality", 95, "--fresh").code == 0
-    for name, damage in (
+    for name, fault in (
         ("val.beton.json", "without a val.beton.json that says"),
         ("val.beton", "is not a complete beton"),
     ):
         (out / name).unlink()
         (out / "val.beton").touch()
-        refused(pack(*options, "--quality", 95), f"{out}/val.beton exists already", damage, remedy)
+        refused(pack(*options, "--quality", 95), f"{out}/val.beton exists already", fault, remedy)
     assert pack(*options, "--quality", 95, "--fresh").code == 0
     assert pack("--verify", out, "--source", data, "--workers", 1).code == 0
 
 
 @pytest.mark.parametrize("tool", ["write_beton", "inspect_beton"])
-def test_a_python_without_the_package_is_told_what_to_run(tool: str, tmp_path: Path) -> None:
+def test_to_a_python_without_the_package_the_error_says_what_to_run(tool: str, tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-I", "-S", ROOT / f"tools/{tool}.py", "--help"],
         cwd=tmp_path,
@@ -670,7 +672,7 @@ def test_each_tool_and_its_module_are_one_command_under_two_names(
 
 
 def _options(text: str) -> list[str]:
-    """What a help says behind its usage, which is broken where the command's name makes it."""
+    """The text of a help after its usage, whose line breaks depend on the command's name."""
     return text[text.index("\n\n") :].split()
 
 
@@ -693,7 +695,7 @@ def test_verify_takes_the_names_of_fields_and_packing_does_not(pack: Pack, tmp_p
     assert run.code == 2 and "go with --verify" in run.stderr
 
 
-def test_a_file_of_other_fields_where_one_is_to_be_packed_is_told_as_one(
+def test_an_existing_file_with_other_fields_is_reported_as_such(
     pack: Pack, data: Path, tmp_path: Path
 ) -> None:
     write(tmp_path / "train.beton", [jpeg(picture(90, 70))] * 3, more=[("index", [5, 6, 7])])
@@ -723,7 +725,7 @@ def test_a_val_split_that_lacks_a_class_is_numbered_as_train_and_the_class_is_na
     )
 
 
-def test_a_val_split_without_train_beside_it_is_numbered_as_the_train_that_was_packed_there(
+def test_a_val_split_without_train_is_numbered_as_the_train_that_was_packed_before(
     pack: Pack, tmp_path: Path
 ) -> None:
     fill(tmp_path / "one/train", {"ant": 1, "bee": 1, "cat": 1})
@@ -751,7 +753,7 @@ def test_a_split_is_the_name_of_a_folder_and_leads_nowhere_else(
     shutil.copytree(data, tmp_path / "data")
     shutil.copytree(data / "val", tmp_path / "other")
     run = pack("--data", tmp_path / "data", "--out", tmp_path / "out", f"--split={split}", "--workers", 1)
-    refused(run, f"argument --split: {split!r} is no name of a folder in --data")
+    refused(run, f"argument --split: {split!r} is not the name of a folder in --data")
     assert not list(tmp_path.rglob("*.beton*"))
 
 
@@ -761,21 +763,21 @@ def test_a_split_may_end_as_a_shell_completes_it(pack: Pack, data: Path, tmp_pat
     assert "packed before" in pack("--data", data, "--out", tmp_path, "--split", "val").stdout
 
 
-def test_paths_may_begin_at_home_and_are_not_empty(
+def test_paths_may_start_at_home_and_are_not_empty(
     pack: Pack, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(data / "val", tmp_path / "photos/val")
-    assert pack("--data", "~/photos", "--out", "~/betons", "--workers", 1).code == 0
-    assert pack("--verify", "~/betons", "--source=~/photos", "--workers", 1).code == 0
-    assert sorted(os.listdir(tmp_path)) == ["betons", "photos"]
-    for flags in (("--data", "", "--out", "x"), ("--data", "~/photos", "--out", ""), ("--verify", "")):
+    shutil.copytree(data / "val", tmp_path / "images/val")
+    assert pack("--data", "~/images", "--out", "~/betons", "--workers", 1).code == 0
+    assert pack("--verify", "~/betons", "--source=~/images", "--workers", 1).code == 0
+    assert sorted(os.listdir(tmp_path)) == ["betons", "images"]
+    for flags in (("--data", "", "--out", "x"), ("--data", "~/images", "--out", ""), ("--verify", "")):
         refused(pack(*flags), "an empty path: give one")
     refused(
-        pack("--data", "photos", "--out", "~no-such-user-here/x"), "a user that this machine does not know"
+        pack("--data", "images", "--out", "~no-such-user-here/x"), "a user that this machine does not know"
     )
-    assert sorted(os.listdir(tmp_path)) == ["betons", "photos"]
+    assert sorted(os.listdir(tmp_path)) == ["betons", "images"]
 
 
 def test_a_flat_val_is_refused_with_its_remedy_before_anything_is_packed(
