@@ -787,7 +787,9 @@ def test_a_flat_val_is_refused_with_its_remedy_before_anything_is_packed(
     shutil.rmtree(tmp_path / "data/val")
     shutil.copytree(data / "val/ant", tmp_path / "data/val")
     refused(
-        pack("--data", tmp_path / "data", "--out", tmp_path / "out"), "it contains 2 images itself", "valprep.sh"
+        pack("--data", tmp_path / "data", "--out", tmp_path / "out"),
+        "it contains 2 images itself",
+        "valprep.sh",
     )
     assert not (tmp_path / "out").exists()
 

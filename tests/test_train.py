@@ -238,7 +238,7 @@ def refused(capsys: Any, *arguments: str) -> str:
         ),
         ("data.global_batch_size=14", "13 samples, fewer than one batch of 14"),
         ("distributed.hosts=2", "distributed.address = '' is not an address for 2 hosts"),
-        ("run.device=gpu", "run.device = 'gpu' is no device"),
+        ("run.device=gpu", "run.device = 'gpu' is not a device"),
         ("data.scale=[0.5, 2]", "scale = (0.5, 2.0)"),
         ("eval.size=32", "eval.size = 32 is too small"),
         ("model.weights=nowhere.pt", "there is no checkpoint nowhere.pt"),

@@ -24,6 +24,6 @@ def resolve(name: str, local_rank: int = 0) -> Device:
     if kind not in DEVICES or (given_index and not given_index.isdecimal()):
         *some, last = DEVICES
         raise UserError(
-            f"run.device = {name!r} is no device: give auto, {', '.join(some)} or {last}, or one with its index as npu:0"
+            f"run.device = {name!r} is not a device: give auto, {', '.join(some)} or {last}, or one with its index as npu:0"
         )
     return DEVICES[kind].open(name, int(given_index) if given_index else local_rank)

@@ -153,7 +153,7 @@ class PackedSource:
             return ""
         return f"the images of {self.reader.place} have other sizes or another order than when they were packed; pack again with --fresh"
 
-    def faults_of_the_whole(self) -> list[str]:
+    def faults_of_the_file(self) -> list[str]:
         """Images of the folder that are not in the file, and differing classes."""
         try:
             found = self.dataset.open(self.split, self.classes)

@@ -140,7 +140,7 @@ def verify(
         if compared:
             verdict.checked.append(_equality(compared))
             verdict.unchecked += [compared.unchecked()] if compared.unchecked() else []
-            verdict.faults += [Fault(what) for what in compared.faults_of_the_whole()]
+            verdict.faults += [Fault(what) for what in compared.faults_of_the_file()]
         else:
             verdict.unchecked.append("its source: no --source was given")
         work = partial(look_at, str(path), fields, source)

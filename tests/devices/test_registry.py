@@ -32,7 +32,7 @@ def test_auto_takes_an_accelerator_if_there_is_one() -> None:
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "auto:1", "tpu:0"])
 def test_a_name_that_is_no_device_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match="is no device: give auto, cpu, cuda or npu"):
+    with pytest.raises(UserError, match="is not a device: give auto, cpu, cuda or npu"):
         resolve(name)
 
 

@@ -295,7 +295,9 @@ def test_without_libturbojpeg_the_same_is_packed_and_reported_as_not_looked_for(
     assert looked.path.read_bytes() == done.path.read_bytes()
     assert looked.looked_for_corrupt and not done.looked_for_corrupt and done.corrupt == {}
     assert json.loads((tmp_path / "b.beton.json").read_text())["corrupt"] is None
-    with pytest.raises(UserError, match="only if they can be detected: libturbojpeg was not found; install it"):
+    with pytest.raises(
+        UserError, match="only if they can be detected: libturbojpeg was not found; install it"
+    ):
         write_beton(split, tmp_path / "c.beton", Encoding(), workers=1, on_corrupt="error")
     with pytest.raises(UnreadableImage, match="truncated"):
         packed(tmp_path, plain()[:-2], "reencode")

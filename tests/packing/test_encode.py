@@ -355,7 +355,8 @@ def test_an_image_of_more_pixels_than_the_loader_takes_is_unreadable(
             assert fits
         except UnreadableImage as error:
             assert (
-                not fits and f"a.JPEG: {width} x 70 pixels are more than 6,300, the maximum that" in error.what
+                not fits
+                and f"a.JPEG: {width} x 70 pixels are more than 6,300, the maximum that" in error.what
             )
         except JpegtranMissing as error:
             pytest.skip(str(error))
