@@ -54,7 +54,7 @@ ROOMS = {
     "profile": Room(
         "every stage alone and all together: what binds, and what would lift it",
         "beton build common decode devices distributed doctor engine loader packing recipe run",
-        "torch PIL matplotlib threading",
+        "torch PIL threading",
     ),
     "pack": Room("the command that packs: a folder to its betons", "beton common inspection packing", ""),
     "inspect_beton": Room("the command that looks into a file", "beton common inspection"),

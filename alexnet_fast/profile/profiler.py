@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..loader.loader import Loader
 from ..loader.preload import kernels
 from ..recipe import Recipe
 from ..run.ceiling import PROFILE, machine_of
-from . import chrome_trace, console_report, end_to_end, picture, repack, storage
+from . import chrome_trace, console_report, end_to_end, repack, storage
 from . import copying as copy
 from . import decoding as decode
 from . import stepping as step
@@ -42,9 +43,9 @@ BESIDE_S = (
 
 
 def profile(recipe: Recipe, seconds: float = 60.0) -> Profile:
-    """Measure for about `seconds` and write throughput.json, throughput.png and timeline.json into the run's folder.
+    """Measure for about `seconds` and write throughput.json and timeline.json into the run's folder.
 
-    Nothing else is written, and no weights change.  Every rank has to call this.  Raises UserError for
+    Nothing else is written, and no weights change; a throughput.png drawn from an older profile is deleted.  Every rank has to call this.  Raises UserError for
     whatever the user can mend.
     """
     with ExitStack() as stack:
@@ -185,22 +186,19 @@ class _Profiling:
             raise _unwritable(folder, "no permission")
 
     def write(self, result: Profile, spans_of_ranks: list[list[Span]]) -> None:
-        """The verdict on the console, and the three files."""
+        """The verdict on the console, and the two files."""
         self.progress.stop()
         console_report.show(result, self.console)
         folder = self.recipe.folder
         try:
+            (folder / PICTURE).unlink(missing_ok=True)  # drawn from an older profile
             result.write(folder)
             chrome_trace.write(folder / TIMELINE, spans_of_ranks)
-            drawn = picture.draw(result.document(), folder / PICTURE)
-            if not drawn:
-                (folder / PICTURE).unlink(missing_ok=True)  # of an older profile
         except OSError as error:
             raise _unwritable(folder, error) from error
-        files = [PROFILE, *([PICTURE] if drawn else []), TIMELINE]
-        self.console.print(f"in {folder}: {', '.join(files)}", markup=False)
-        if not drawn:
-            self.console.print(f"no {PICTURE}: it wants matplotlib; pip install matplotlib")
+        self.console.print(f"in {folder}: {PROFILE}, {TIMELINE}")
+        command = f"python tools/plot_profile.py {shlex.quote(str(folder / PROFILE))}"
+        self.console.print(f"to draw a picture of it: {command} (from a checkout, with matplotlib)")
 
 
 def _unwritable(folder: Path, why: object) -> UserError:

@@ -1,4 +1,4 @@
-"""throughput.json: what a profile found, for people, for the picture, and for the runs that come after it."""
+"""throughput.json: what a profile found, for people, for tools/plot_profile.py, and for the runs that come after it."""
 
 from __future__ import annotations
 
