@@ -31,7 +31,7 @@ from alexnet_fast.loader.device_prefetcher import DevicePrefetcher
 from alexnet_fast.profile.decoding import forever
 from alexnet_fast.profile.profiler import profile
 from alexnet_fast.profile.recorder import Recorder
-from alexnet_fast.profile.stats import Stat
+from alexnet_fast.profile.stats import Stat, stored
 from alexnet_fast.profile.stepping import PARTS, prepare
 from alexnet_fast.recipe import Recipe
 from alexnet_fast.recipe_toml import validate
@@ -149,17 +149,17 @@ def main() -> int:
     for name, figure in (("speed", speed), ("CPU seconds a step", cpu)):
         console.print(
             f"{name} with marks over without, {MARKED['size']} px, batch {MARKED['global_batch_size']}: "
-            f"{figure.median:.4f} ({figure.least:.4f} to {figure.most:.4f}, n = {figure.n})"
+            f"{figure.median:.4f} ({figure.min:.4f} to {figure.max:.4f}, n = {figure.n})"
         )
     console.print(
-        f"marking a step takes {marking.median:.0f} us ({marking.least:.0f} to {marking.most:.0f}, n = {marking.n})"
+        f"marking a step takes {marking.median:.0f} us ({marking.min:.0f} to {marking.max:.0f}, n = {marking.n})"
     )
     if options.json:
         options.json.write_text(
             json.dumps(
                 {
                     "recipes": rows,
-                    "marks": {"speed": speed.__dict__, "cpu": cpu.__dict__, "marking_us": marking.__dict__},
+                    "marks": {"speed": stored(speed), "cpu": stored(cpu), "marking_us": stored(marking)},
                 },
                 indent=1,
             )

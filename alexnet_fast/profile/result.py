@@ -12,6 +12,7 @@ from ..common.files import write_text
 from ..run.ceiling import FORMAT, PROFILE
 from ..run.report import versions
 from .prediction import Stages
+from .stats import stored
 from .verdict import Verdict
 
 PICTURE, TIMELINE = "throughput.png", "timeline.json"
@@ -29,14 +30,13 @@ class Profile:
 
     def document(self) -> dict[str, Any]:
         """As it stands in throughput.json: every figure's unit ends its name; a figure is the median, least and most of n windows."""
-        stages = asdict(self.stages)
         return {
             "format": FORMAT,
             "name": self.recipe["run"]["name"],
             "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "seconds": self.seconds,
             "verdict": asdict(self.verdict),
-            **stages,
+            **stored(self.stages),
             "machine": self.machine,
             "versions": versions(),
             "recipe": self.recipe,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +19,11 @@ WARM_UP_SHARE = 0.2  # of a measurement's time goes by before it counts
 
 @dataclass(frozen=True)
 class Stat:
-    """The median of `n` windows, with the least and the most; its unit stands in the name of the field that holds it."""
+    """The median of `n` windows, with their minimum and maximum; its unit is in the name of the field that holds it."""
 
     median: float
-    least: float
-    most: float
+    min: float
+    max: float
     n: int
 
     @classmethod
@@ -34,10 +35,21 @@ class Stat:
         """With as much weight for a later measurement of the same: what drifts between the two is met half-way."""
         return Stat(
             (self.median + later.median) / 2,
-            min(self.least, later.least),
-            max(self.most, later.most),
+            min(self.min, later.min),
+            max(self.max, later.max),
             self.n + later.n,
         )
+
+
+STORED = {"min": "least", "max": "most"}
+"""Fields of a Stat -> their keys in JSON, which are those of version 0.1."""
+
+
+def stored(figures: Any) -> dict[str, Any]:
+    """A dataclass, with the Stats in it, as JSON holds it."""
+    return asdict(
+        figures, dict_factory=lambda items: {STORED.get(name, name): value for name, value in items}
+    )
 
 
 def throughput(work: Callable[[], int], seconds: float, world: World) -> Stat:
