@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..common.disk_space import room_for_checkpoints
 from ..common.text import plural, size
 from ..errors import UserError
-from ..models import MODELS
+from ..models import MODELS, ModelSpec
 from .accelerators import Torch
 from .finding import Finding, fault, ok, warning
 from .machine import Machine
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 CACHED = 0.9  # of a file: what its disk gives hardly matters any more
 # Measured on 2 cores of an AMD EPYC (README): 500 px JPEGs of 67 kB at 2,373 img/s a core, 256 px raw ones at 10,288.
 DECODED_BYTES_PER_S = {0: 159e6, 1: 1.6e9}  # by the images' mode, JPEG and raw
-TRAINED_IMG_PER_S = (
-    300  # by one core of a CPU at 64 px, its fastest: there the step is the limit, not the disk
-)
-CORES_A_CARD = 4  # some 10,000 img/s at 500 px
+DECODED_IMG_PER_S = 2500  # 500 px JPEGs, by one core, about
 LIBRARIES_BYTES = 400 << 20  # of one rank: interpreter, torch, compiled kernels
 # O2 keeps half weights and gradients, float32 masters, momenta and gradients.
 BYTES_A_PARAMETER = 2 + 2 + 4 + 4 + 4
@@ -82,10 +79,19 @@ def cores(recipe: Recipe, use: Use, machine: Machine) -> Finding:
             f"{text}, but data.threads = {threads}: threads take turns",
             "--set data.threads=0",
         )
-    if use.device != "cpu" and each < CORES_A_CARD:
+    if use.device == "cpu":
+        return ok("cores a rank", text)
+    spec = MODELS[recipe.model.name]
+    decoded = f"{text}, which decode some {each * DECODED_IMG_PER_S:,.0f} images/s of 500 px"
+    if spec.card_img_per_s is None:
+        unknown = f"there is no figure for how fast an accelerator trains {spec.title}"
+        return ok(
+            "cores a rank", f"{decoded}, and {unknown}: train with --profile to see whether that is enough"
+        )
+    if each * DECODED_IMG_PER_S < spec.card_img_per_s:
         return warning(
             "cores a rank",
-            f"{text}; an accelerator trains {MODELS[recipe.model.name].title} on more than {each:g} cores decode (some 2,500 photos/s each)",
+            f"{decoded}, and an accelerator trains {spec.title} on {spec.card_img_per_s:,.0f} or more",
             "give it more cores, or pack smaller images (python -m alexnet_fast.pack --max-resolution 256, or --mode raw)",
         )
     return ok("cores a rank", text)
@@ -167,7 +173,7 @@ def examine_file(
         return
     with beton:
         yield _contents(file, beton, recipe, use)
-        yield from _cached(file, beton, use, machine, reads_disk)
+        yield from _cached(file, beton, recipe, use, machine, reads_disk)
 
 
 def _contents(file: File, beton: Beton, recipe: Recipe, use: Use) -> Finding:
@@ -228,7 +234,9 @@ def classes(recipe: Recipe, use: Use) -> list[Finding]:
     return [ok("classes", f"each label means the same in both sets, of {train.count:,}")]
 
 
-def _cached(file: File, beton: Beton, use: Use, machine: Machine, reads_disk: bool) -> Iterator[Finding]:
+def _cached(
+    file: File, beton: Beton, recipe: Recipe, use: Use, machine: Machine, reads_disk: bool
+) -> Iterator[Finding]:
     from ..common import page_cache
 
     length, share = len(beton.map), page_cache.resident_share(beton.path)
@@ -259,7 +267,8 @@ def _cached(file: File, beton: Beton, use: Use, machine: Machine, reads_disk: bo
         f"{kind}, {rate.bytes_per_s / 1e6:,.0f} MB/s in random reads of {page_cache.BLOCK >> 10} KiB, or "
         f"{rate.bytes_per_s / mean:,.0f} img/s from a cold cache ({rate.read_bytes / 1e6:.0f} MB read)"
     )
-    wanted = _read_bytes_per_s(beton, use, machine)
+    spec = MODELS[recipe.model.name]
+    wanted = _read_bytes_per_s(beton, spec, use, machine)
     if rate.bytes_per_s >= wanted or (fits and share > CACHED):
         yield ok(name, text)
         return
@@ -268,17 +277,18 @@ def _cached(file: File, beton: Beton, use: Use, machine: Machine, reads_disk: bo
         if fits
         else "put it on a local SSD, give the machine more memory, or pack smaller images (--max-resolution 256)"
     )
-    yield warning(
-        name, f"{text}; {plural(machine.cores, 'core')} can take {wanted / mean:,.0f} img/s", remedy
-    )
+    text += f"; {plural(machine.cores, 'core')} can take {wanted / mean:,.0f} img/s"
+    if use.device == "cpu" and spec.core_img_per_s is None:
+        text += f" or, since there is no figure for how fast they train {spec.title}, fewer"
+    yield warning(name, text, remedy)
 
 
-def _read_bytes_per_s(beton: Beton, use: Use, machine: Machine) -> float:
-    """How fast the cores can use what is read."""
-    mode = int(beton.images["mode"][0])
-    decoded = DECODED_BYTES_PER_S.get(mode, DECODED_BYTES_PER_S[0])
-    trained = TRAINED_IMG_PER_S * float(beton.sizes.mean()) if use.device == "cpu" else decoded
-    return machine.cores * min(decoded, trained)
+def _read_bytes_per_s(beton: Beton, spec: ModelSpec, use: Use, machine: Machine) -> float:
+    """How fast the cores can use what is read: as fast as they decode or, on a CPU, train, where that is known."""
+    decoded = DECODED_BYTES_PER_S.get(int(beton.images["mode"][0]), DECODED_BYTES_PER_S[0])
+    if use.device != "cpu" or spec.core_img_per_s is None:
+        return machine.cores * decoded
+    return machine.cores * min(decoded, spec.core_img_per_s * float(beton.sizes.mean()))
 
 
 def _ring_bytes(recipe: Recipe, use: Use) -> int:

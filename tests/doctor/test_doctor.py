@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from alexnet_fast.doctor import accelerators, finding, host, probe, recipe_check
 from alexnet_fast.doctor.accelerators import Torch
 from alexnet_fast.doctor.finding import Finding
 from alexnet_fast.doctor.machine import Machine
+from alexnet_fast.models import MODELS
 from alexnet_fast.recipe import Recipe
 from alexnet_fast.recipe_toml import validate
 from betons import jpeg, picture, write
@@ -387,6 +389,64 @@ def test_what_a_recipe_asks_for_is_held_against_what_there_is() -> None:
     cuda = recipe(run={"device": "cuda"})
     found = recipe_checks.device(cuda, recipe_checks.use_of(cuda, CPU_TORCH), CPU_TORCH)
     assert found.status == "fault" and "--set run.device=cpu" in found.remedy
+
+
+class FewCores(Machine):
+    cores = 3
+
+
+def cores_of(model: str, ranks: int = 1, machine: Machine | None = None) -> Finding:
+    """What the doctor says of a machine's cores to a recipe of a model on cards."""
+    dropout = 0.5 if model == "alexnet" else 0.0
+    asked = recipe(run={"device": "cuda"}, model={"name": model, "dropout": dropout})
+    use = recipe_checks.use_of(asked, CPU_TORCH)._replace(nproc=ranks)
+    return recipe_checks.cores(asked, use, machine or FewCores())
+
+
+def test_cores_are_held_against_what_a_card_trains_of_the_recipes_own_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = cores_of("alexnet")
+    assert few.status == "warning"
+    assert (
+        "decode some 7,500 images/s of 500 px" in few.found
+        and "trains AlexNet on 10,000 or more" in few.found
+    )
+    monkeypatch.setattr(FewCores, "cores", 4)
+    assert cores_of("alexnet") == finding.ok("cores a rank", "4 a rank (4 for 1 rank)")
+    assert cores_of("alexnet", ranks=2).status == "warning"
+    slow = replace(MODELS["resnet18"], card_img_per_s=2_000)
+    monkeypatch.setitem(MODELS, "resnet18", slow)
+    assert cores_of("resnet18", ranks=2) == finding.ok("cores a rank", "2 a rank (4 for 2 ranks)")
+    monkeypatch.setitem(MODELS, "resnet18", replace(slow, card_img_per_s=12_000))
+    assert "trains ResNet-18 on 12,000 or more" in cores_of("resnet18").found
+
+
+def test_of_a_model_that_nobody_has_measured_on_a_card_the_doctor_says_so_and_judges_no_cores() -> None:
+    found = cores_of("resnet18")
+    assert MODELS["resnet18"].card_img_per_s is None
+    assert found.status == "ok" and "AlexNet" not in found.found
+    assert "there is no figure for how fast an accelerator trains ResNet-18" in found.found
+    assert "--profile" in found.found
+
+
+def test_a_disk_is_held_against_what_the_cores_train_of_the_recipes_own_model(
+    tiny_beton: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disk(**speeds: float | None) -> Finding:
+        monkeypatch.setitem(MODELS, "resnet18", replace(MODELS["resnet18"], **speeds))
+        asked = recipe(
+            model={"name": "resnet18", "dropout": 0.0, "num_classes": 10}, data={"global_batch_size": 64}
+        )
+        return examined("train", tiny_beton / "train.beton", asked, FewCores())["train disk"]
+
+    monkeypatch.setattr(page_cache, "resident_share", lambda path: 0.0)
+    monkeypatch.setattr(page_cache, "disk_rate", lambda path: page_cache.Rate(1e5, 10**5))
+    found = disk(core_img_per_s=100.0)
+    assert found.status == "warning" and found.found.endswith("3 cores can take 300 img/s")
+    assert disk(core_img_per_s=0.1).status == "ok"
+    found = disk(core_img_per_s=None)
+    assert found.status == "warning" and "no figure for how fast they train ResNet-18" in found.found
 
 
 @pytest.mark.parametrize(
