@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""How far the profile can be trusted: predicted against measured end to end for several recipes, and what its marks cost.
+"""How accurate the profile is: predicted against measured end to end for several recipes, and what its marks cost.
 
-The marks' cost is the speed of training with them over the speed without, block by block in turn in one run.
+The cost of the marks is the speed of training with them over the speed without, in alternating blocks of one run.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def recipe_of(options: argparse.Namespace, folder: str, **data: Any) -> Recipe:
 def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Stat, Stat, Stat]:
     """Steps a second and CPU seconds a step, each with marks over without, one value a round; and `marking_us`.
 
-    The second says more on a shared machine, where the first counts what the neighbours do.
+    On a shared machine the second is more reliable: other programs disturb the first.
     """
     with ExitStack() as stack:
         world, device = init_distributed(recipe, stack)
@@ -97,7 +97,7 @@ def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Stat, Stat,
 
 
 def marking_us(recorder: Recorder, marks: DeviceTimer, parts: int) -> Stat:
-    """What marking one step takes of the host, in microseconds: its parts, its copy, and the decoding of a batch of 256."""
+    """What marking one step costs the host, in microseconds: its parts, its copy, and the decoding of a batch of 256."""
     rounds = []
     for _ in range(7):
         started = time.perf_counter()
