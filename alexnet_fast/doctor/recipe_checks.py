@@ -1,4 +1,4 @@
-"""What a recipe asks of the machine: its files, its memory, its cores and its devices."""
+"""What a recipe needs from the machine: its files, memory, cores and devices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..beton.reader import Beton
     from ..recipe import Recipe
 
-CACHED = 0.9  # of a file: what its disk gives hardly matters any more
+CACHED = 0.9  # of a file: with more, the speed of its disk hardly matters
 # Measured on 2 cores of an AMD EPYC (README): 500 px JPEGs of 67 kB at 2,373 img/s a core, 256 px raw ones at 10,288.
 DECODED_BYTES_PER_S = {0: 159e6, 1: 1.6e9}  # by the images' mode, JPEG and raw
 DECODED_IMG_PER_S = 2500  # 500 px JPEGs, by one core, about
@@ -29,7 +29,7 @@ HELD = 2  # batches outside the buffer pool: one being copied, one in its step
 
 
 class Use(NamedTuple):
-    """What a run of the recipe comes to on this machine."""
+    """How the recipe would run on this machine."""
 
     device: str
     world_size: int
@@ -43,7 +43,7 @@ def use_of(recipe: Recipe, torch: Torch) -> Use:
 
 
 def device(recipe: Recipe, use: Use, torch: Torch) -> Finding:
-    """Whether the devices that are asked for are there."""
+    """Whether the devices that the recipe needs are there."""
     text = f"run.device = {recipe.run.device!r}, {plural(use.nproc, 'rank')} on this host"
     if "error" in torch.run:
         return fault("device", f"{text}, but torch does not load", "see torch and torch_npu above")
@@ -63,7 +63,7 @@ def device(recipe: Recipe, use: Use, torch: Torch) -> Finding:
 
 
 def cores(recipe: Recipe, use: Use, machine: Machine) -> Finding:
-    """The decoding threads of all ranks against the cores that there are."""
+    """The decoding threads of all ranks, and what a card needs, compared with the available cores."""
     each = machine.cores / use.nproc
     text = f"{each:g} a rank ({machine.cores} for {plural(use.nproc, 'rank')})"
     if machine.cores < use.nproc:
@@ -98,7 +98,7 @@ def cores(recipe: Recipe, use: Use, machine: Machine) -> Finding:
 
 
 def memory(recipe: Recipe, use: Use, machine: Machine) -> Iterator[Finding]:
-    """Batches in host memory, and on a CPU the model, against the memory that there is."""
+    """Batches in host memory, and on a CPU the model, compared with the available memory."""
     ring_bytes = use.nproc * _ring_bytes(recipe, use)
     pinned = use.device != "cpu"
     expected = ring_bytes + use.nproc * LIBRARIES_BYTES
@@ -125,13 +125,13 @@ def memory(recipe: Recipe, use: Use, machine: Machine) -> Iterator[Finding]:
         else:
             yield warning(
                 "pinned memory",
-                f"{text}, but a process may lock {size(limit)}; a driver that keeps to this limit refuses them",
+                f"{text}, but a process may lock {size(limit)}; a driver that applies this limit refuses them",
                 "ulimit -l unlimited (docker run --ulimit memlock=-1, systemd LimitMEMLOCK=infinity)",
             )
 
 
 def results(recipe: Recipe) -> Finding:
-    """Whether the run's folder can be written, and its disk holds the checkpoints; training warns by this too."""
+    """Whether the run's folder can be written, and its disk has room for the checkpoints; training warns by this too."""
     parameters = MODELS[recipe.model.name].parameters(recipe.model.num_classes)
     room = room_for_checkpoints(recipe.folder, recipe.max_checkpoints, parameters)
     return fault("results", room.found, room.remedy) if room.remedy else ok("results", room.found)
@@ -143,7 +143,7 @@ class File(NamedTuple):
     name: str
     path: Path
     batch: int
-    """Samples that it must hold; its steps are of that many."""
+    """Samples of a step, and so the fewest that it must hold."""
 
 
 def files(recipe: Recipe, use: Use) -> list[File]:
@@ -159,7 +159,7 @@ def files(recipe: Recipe, use: Use) -> list[File]:
 def examine_file(
     file: File, recipe: Recipe, use: Use, machine: Machine, reads_disk: bool
 ) -> Iterator[Finding]:
-    """A beton's contents, its place in the page cache, and where `reads_disk` its disk."""
+    """A beton's contents, how much of it is in the page cache and, if `reads_disk`, the speed of its disk."""
     from ..beton.reader import Beton
 
     try:
@@ -200,7 +200,7 @@ def _contents(file: File, beton: Beton, recipe: Recipe, use: Use) -> Finding:
         return warning(
             f"{file.name} set",
             f"{text}, but the model has {recipe.model.num_classes} classes, most of which it never sees",
-            f"--set model.num_classes={classes}, if the set is whole",
+            f"--set model.num_classes={classes}, if the set is complete",
         )
     if classes < recipe.model.num_classes:
         text += f" of {recipe.model.num_classes}"
@@ -208,7 +208,7 @@ def _contents(file: File, beton: Beton, recipe: Recipe, use: Use) -> Finding:
 
 
 def classes(recipe: Recipe, use: Use) -> list[Finding]:
-    """Whether labels mean the same in the set to train on and in the one to evaluate on; nothing where a run opens one alone."""
+    """Whether labels mean the same in the training set and in the evaluation set; nothing if a run opens only one of them."""
     from ..beton.classes import Classes, difference, doubt
     from ..beton.reader import Beton
 
@@ -219,7 +219,7 @@ def classes(recipe: Recipe, use: Use) -> list[Finding]:
         for file in sets:
             with Beton(file.path, **recipe.data.fields) as beton:
                 both.append(Classes.of(beton))
-    except UserError:  # which its own finding tells
+    except UserError:  # which another finding reports
         return []
     train, val = both
     remedy = "pack both from one folder with train/ and val/"
@@ -230,7 +230,9 @@ def classes(recipe: Recipe, use: Use) -> list[Finding]:
     if doubtful := next((each.trouble for each in (train, val) if each.trouble), doubt(train, val)):
         return [warning("classes", doubtful, remedy)]
     if not (train.names and val.names):
-        return [ok("classes", f"{train.count:,} in each set; no names tell whether labels mean the same")]
+        return [
+            ok("classes", f"{train.count:,} in each set; no class names show whether labels mean the same")
+        ]
     return [ok("classes", f"each label means the same in both sets, of {train.count:,}")]
 
 
@@ -292,7 +294,7 @@ def _read_bytes_per_s(beton: Beton, spec: ModelSpec, use: Use, machine: Machine)
 
 
 def _ring_bytes(recipe: Recipe, use: Use) -> int:
-    """Bytes of one rank's batches: those that are decoded ahead and those in use, of training and evaluation."""
+    """Bytes of one rank's batches, of training and evaluation: those decoded ahead and those in use."""
     data, evaluation = recipe.data, recipe.eval
     sides: list[Any] = [] if evaluation.only else [(data.global_batch_size, data.size)]
     if evaluation.only or evaluation.every:
