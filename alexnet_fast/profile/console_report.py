@@ -11,7 +11,7 @@ from .stats import Stat
 
 
 def show(profile: Profile, console: Console) -> None:
-    """Print what each stage could do, what the whole does, and why."""
+    """Print the ceiling of each stage, the speed of all together, and why."""
     stages, verdict = profile.stages, profile.verdict
     table = Table(
         title=f"{profile.machine['device']}, {plural(stages.ranks, 'rank')}, {plural(stages.cores, 'core')}"
@@ -35,7 +35,7 @@ def show(profile: Profile, console: Console) -> None:
 
 
 def details(profile: Profile) -> dict[str, str]:
-    """Per stage, what its ceiling is made of."""
+    """For each stage, the figures behind its ceiling."""
     stages = profile.stages
     read, decode, step, copy = stages.read, stages.decode, stages.step, stages.copy
     disk = "not measured"

@@ -1,4 +1,4 @@
-"""throughput.json: what a profile found, for people, for tools/plot_profile.py, and for the runs that come after it."""
+"""throughput.json: what a profile found, for people, for tools/plot_profile.py, and for later runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Profile:
     seconds: float
 
     def document(self) -> dict[str, Any]:
-        """As it stands in throughput.json: every figure's unit ends its name; a figure is the median, least and most of n windows."""
+        """The content of throughput.json: a figure's name ends with its unit; a figure is the median, minimum (least) and maximum (most) of n windows."""
         return {
             "format": FORMAT,
             "name": self.recipe["run"]["name"],

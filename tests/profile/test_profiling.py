@@ -1,4 +1,4 @@
-"""The command with --profile: its files, the picture that a tool draws from them, and the runs that come after it."""
+"""The command with --profile: its files, the picture that a tool draws from them, and later runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stress.narrow_model import NARROW
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.toml"
 
 
-def test_a_profile_leaves_its_two_files_and_a_run_after_it_tells_its_share_of_the_ceiling(
+def test_a_profile_leaves_its_two_files_and_a_later_run_logs_its_share_of_the_ceiling(
     photo_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(MODELS, "alexnet", NARROW)
@@ -82,7 +82,7 @@ def test_a_set_that_is_written_over_while_it_is_profiled_gets_no_verdict(
     assert not (tmp_path / "it/throughput.json").exists()
 
 
-def test_seconds_that_are_none_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
+def test_seconds_that_are_not_a_number_in_range_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
     for wrong in ("0", "much", "1e9"):
         with pytest.raises(SystemExit) as stopped:
             train.main([str(RECIPE), "--profile", "--seconds", wrong])
