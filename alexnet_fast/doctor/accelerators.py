@@ -91,8 +91,8 @@ def cards(torch: Torch, machine: Machine) -> Finding:
         text += f", {size(min(memory))} each" if memory else ""
         return ok(name, f"{text}; {_driver(torch.kind, machine)}")
     if "error" in run:
-        mend = "fix torch first" if "error" in torch.build else "see torch_npu and CANN below"
-        return warning(name, f"{on_bus or 'none'} on the bus, and torch does not load", mend)
+        remedy = "fix torch first" if "error" in torch.build else "see torch_npu and CANN below"
+        return warning(name, f"{on_bus or 'none'} on the bus, and torch does not load", remedy)
     if trouble := run.get("trouble"):
         tool = FACTS.get(run.get("kind") or "", CUDA).tool
         return fault(
