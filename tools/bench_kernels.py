@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Time the stages of decoding one image on one thread: cutting its tiles, libjpeg-turbo, resampling and colour.
 
-Several files, e.g. the same photos packed in several ways, are measured side by side: a few images of each in
-turn, every chunk many times, the least time of each chunk counts.  So other programs on the machine disturb
-little, and two files differ by what they differ in.
+Several files, e.g. the same images packed in several ways, are measured in turn: a few images of each, every chunk
+many times, and the minimum time of each chunk counts.  So other programs on the machine disturb the figures little,
+and two files differ only by how they were packed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from alexnet_fast.loader.sampler import epoch_permutation
 
 
 class File:
-    """One beton, and the least time of every chunk and stage."""
+    """One beton, and the minimum time of every chunk and stage."""
 
     def __init__(self, path: Path, options: argparse.Namespace) -> None:
         size, images = options.size, options.images
@@ -119,7 +119,7 @@ def show(figures: list[dict[str, Any]], options: argparse.Namespace, console: Co
     console.print(
         "cut: header and tiles; libjpeg: the tiles' planes; render: resampling and colour; bytes: a stored image, on average"
     )
-    console.print(f"the sum of the least times of chunks of {CHUNK} images in {options.rounds} rounds")
+    console.print(f"the sum of the minimum times of chunks of {CHUNK} images in {options.rounds} rounds")
 
 
 if __name__ == "__main__":

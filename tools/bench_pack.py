@@ -1,4 +1,4 @@
-"""Packing speed beside FFCV's own DatasetWriter: the same folder, size, quality and workers, in turn, whole calls timed."""
+"""Packing speed compared with FFCV's own DatasetWriter: the same folder, size, quality and workers, in turn; complete calls are timed."""
 
 from __future__ import annotations
 

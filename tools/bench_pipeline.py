@@ -1,27 +1,27 @@
-"""Images a second of our pipeline and of each peer that is installed, on the same photos, in one interleaved run.
+"""Images a second of our pipeline and of each peer that is installed, on the same images, in one interleaved run.
 
     python tools/bench_pipeline.py --data DIR --threads 1,2 --python dali=/path/to/its/python
 
 **What is measured.** Each pipeline delivers batches of random-resized 224 px crops, half of them flipped, as uint8, to
-a consumer that only counts them, from files that lie in the page cache. A round is ``--epochs`` whole epochs: the
-clock starts with nothing made ahead and stops when the last batch has arrived. The first round (imports, JIT,
-caches) is not counted; then all take turns, A B C A B C ..., so that a drifting machine drifts for all. The
-tally of every round (images, sum of labels, shape, type) must be the same for all, or the run ends.
+a consumer that only counts them, from files in the page cache. A round is ``--epochs`` complete epochs: the clock
+starts with no batch prefetched and stops when the last batch has arrived. The first round (imports, JIT,
+caches) is not counted; then all take turns, A B C A B C ..., so that a machine that slows down does so for all. The
+counts of every round (images, sum of labels, shape, dtype) must be the same for all, or the run fails.
 
 **One core is one core, for every contestant.** Each runs in its own long-lived process, and on T threads that process
 is pinned to T cores (of different physical cores, where there are) before it imports anything: consumer, decoders,
-torchvision's worker processes, DALI's executor, OpenCV's and torch's own pools all share them. Each is also told to
-use T workers by its own option, and its libraries' pools get T threads, so that nobody pays for oversubscription.
-"cores busy" is CPU time over wall time and cores: well under 100 % on one core, another program was running there.
+torchvision's worker processes, DALI's executor, OpenCV's and torch's own pools all share them. Each is also set
+to T workers by its own option, and its libraries' pools get T threads, so that none is slowed by oversubscription.
+"cores busy" is CPU time over wall time and cores: if it is well under 100 % on one core, another program ran there.
 
-**Who makes nothing ahead.** Batches that are ready when a round starts were made while another was timed. FFCV and
-torchvision begin an epoch from nothing by themselves; DALI is asked for exactly a round's batches; our loader, whose
-threads run on into the next epoch, is a new one each round and closed after it. CPU time used between rounds is recorded.
+**No prefetching between rounds.** Batches that are ready when a round starts were made while another contestant was
+timed. FFCV and torchvision start an epoch with none; DALI is asked for exactly the batches of a round; our loader, whose
+threads continue into the next epoch, is opened for each round and closed after it. CPU time between rounds is recorded.
 
-**Same photos.** The folder that torchvision, DALI and Pillow read holds the JPEGs of our beton without restart markers:
-the same pixels, coded with the same optimal Huffman tables. FFCV reads what its own writer makes of the same photos.
+**Same images.** The folder that torchvision, DALI and Pillow read holds the JPEGs of our beton without restart markers:
+the same pixels, coded with the same optimal Huffman tables. FFCV reads what its own writer makes of the same images.
 
-Writes bench.json and bench.png to ``--out``, beside the contestants' logs.
+Writes bench.json and bench.png to ``--out``, next to the contestants' logs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from bench.size_run import Side
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bench_pipeline.py",
-        description="Images a second of alexnet_fast and of each peer that is installed, on the same photos, in interleaved rounds.",
+        description="Images a second of alexnet_fast and of each peer that is installed, on the same images, in interleaved rounds.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -58,7 +58,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=file_path,
         default=Path("runs/bench"),
         metavar="DIR",
-        help="where bench.json, bench.png and the logs go",
+        help="where bench.json, bench.png and the logs are written",
     )
     add(
         "--work",
@@ -86,14 +86,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=_numbers,
         default="500,256",
         metavar="PX,PX",
-        help="longest side of the stored photos; larger ones are shrunk",
+        help="longest side of the stored images; larger ones are shrunk",
     )
     add(
         "--raw-sides",
         type=_numbers,
         default="256",
         metavar="PX,PX",
-        help="those of the sides at which raw pixels run too",
+        help="those of --sides at which raw pixels are measured too",
     )
     add("--quality", type=int, default=90, metavar="Q", help="JPEG quality")
     add(
@@ -110,7 +110,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--images",
         type=_positive,
         metavar="N",
-        help="photos of an epoch, cut to whole batches; None = all",
+        help="images of an epoch, cut to complete batches; None = all",
     )
     add("--batch", type=_positive, default=125, metavar="N", help="images a batch")
     return parser.parse_args(argv)

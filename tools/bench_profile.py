@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""How far the profile can be trusted: predicted against measured end to end for several recipes, and what its marks cost.
+"""How accurate the profile is: predicted against measured end to end for several recipes, and what its marks cost.
 
-The marks' cost is the speed of training with them over the speed without, block by block in turn in one run.
+The cost of the marks is the speed of training with them over the speed without, in alternating blocks of one run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from alexnet_fast.loader.device_prefetcher import DevicePrefetcher
 from alexnet_fast.profile.decoding import forever
 from alexnet_fast.profile.profiler import profile
 from alexnet_fast.profile.recorder import Recorder
-from alexnet_fast.profile.stats import Stat
+from alexnet_fast.profile.stats import Stat, stored
 from alexnet_fast.profile.stepping import PARTS, prepare
 from alexnet_fast.recipe import Recipe
 from alexnet_fast.recipe_toml import validate
@@ -59,7 +59,7 @@ def recipe_of(options: argparse.Namespace, folder: str, **data: Any) -> Recipe:
 def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Stat, Stat, Stat]:
     """Steps a second and CPU seconds a step, each with marks over without, one value a round; and `marking_us`.
 
-    The second says more on a shared machine, where the first counts what the neighbours do.
+    On a shared machine the second is more reliable: other programs disturb the first.
     """
     with ExitStack() as stack:
         world, device = init_distributed(recipe, stack)
@@ -97,7 +97,7 @@ def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Stat, Stat,
 
 
 def marking_us(recorder: Recorder, marks: DeviceTimer, parts: int) -> Stat:
-    """What marking one step takes of the host, in microseconds: its parts, its copy, and the decoding of a batch of 256."""
+    """What marking one step costs the host, in microseconds: its parts, its copy, and the decoding of a batch of 256."""
     rounds = []
     for _ in range(7):
         started = time.perf_counter()
@@ -149,17 +149,17 @@ def main() -> int:
     for name, figure in (("speed", speed), ("CPU seconds a step", cpu)):
         console.print(
             f"{name} with marks over without, {MARKED['size']} px, batch {MARKED['global_batch_size']}: "
-            f"{figure.median:.4f} ({figure.least:.4f} to {figure.most:.4f}, n = {figure.n})"
+            f"{figure.median:.4f} ({figure.min:.4f} to {figure.max:.4f}, n = {figure.n})"
         )
     console.print(
-        f"marking a step takes {marking.median:.0f} us ({marking.least:.0f} to {marking.most:.0f}, n = {marking.n})"
+        f"marking a step takes {marking.median:.0f} us ({marking.min:.0f} to {marking.max:.0f}, n = {marking.n})"
     )
     if options.json:
         options.json.write_text(
             json.dumps(
                 {
                     "recipes": rows,
-                    "marks": {"speed": speed.__dict__, "cpu": cpu.__dict__, "marking_us": marking.__dict__},
+                    "marks": {"speed": stored(speed), "cpu": stored(cpu), "marking_us": stored(marking)},
                 },
                 indent=1,
             )

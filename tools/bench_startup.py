@@ -1,14 +1,14 @@
-"""How long a start takes until the loader's first batch, and until training's first step, beside what `import torch` takes.
+"""How long a start takes until the loader's first batch, and until training's first step, compared with `import torch`.
 
     python tools/bench_startup.py --beton train.beton [--batch 256] [--threads 2] [--rounds 7] [--cold 1] [--ranks 4] [--json FILE]
 
-Each start is a new process. One of each kind of ours that is not counted fills the page cache and compiles the kernels; then
-they take turns, the first place moving on by one each round. "beyond torch" is a start's time less that of `import torch`
-in the same round, both up to the moment when the stage is over, the end of the process not included.
+Each start is a new process. The first one of each kind of ours is not counted: it fills the page cache and compiles the
+kernels. Then all kinds take turns, another one first in each round. "beyond torch" is a start's time less that of
+`import torch` in the same round, both until the stage is over; the exit of the process is not included.
 
---cold N adds N starts that find nothing compiled, --ranks N adds N that do so at the same moment and share one folder.
+--cold N adds N starts that find nothing compiled, --ranks N adds N such starts at the same moment that share one folder.
 
-A busy machine stretches wall time; CPU time tells what a start itself costs.
+On a busy machine wall time is longer; CPU time shows what a start itself costs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from bench.runner import ROOT, TOOLS
 TORCH, COLD = "import torch", "to the first batch, nothing compiled"
 
 Start = list[tuple[str, float, float]]
-"""(stage, seconds since the process was asked for, CPU seconds) of each stage's end."""
+"""(stage, seconds since the process was started, CPU seconds) at the end of each stage."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -50,12 +50,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=file_path,
         required=True,
         metavar="FILE",
-        help="a packed set, such as one of 500 px photos",
+        help="a packed set, such as one of 500 px images",
     )
     add("--batch", type=_positive, default=256, metavar="N", help="images of the first batch")
     add("--train-batch", type=_positive, default=32, metavar="N", help="images of the first training step")
     add("--threads", type=_positive, default=2, metavar="N", help="decoding threads")
-    add("--no-train", action="store_true", help="leave out the starts of a training")
+    add("--no-train", action="store_true", help="skip the starts of a training")
     add("--rounds", type=_positive, default=7, metavar="N", help="counted starts of each kind")
     add("--cold", type=int, default=0, metavar="N", help="starts that have to compile the kernels")
     add(
@@ -100,7 +100,7 @@ class Process:
         """
         out, err = self.process.communicate()
         if self.process.returncode:
-            raise UserError(f"a start failed: {(err.strip().splitlines() or ['it said nothing'])[-1]}")
+            raise UserError(f"a start failed: {(err.strip().splitlines() or ['it printed nothing'])[-1]}")
         stages = json.loads(out.splitlines()[-1])
         return [(stage, at - self.asked, cpu_s) for stage, at, cpu_s in stages]
 
@@ -155,7 +155,7 @@ def summary(starts: list[Start], torch: list[Start] | None = None) -> dict[str, 
 
 
 def cold_start(arguments: Sequence[object], processes: int) -> list[Start]:
-    """So many starts at once with an empty folder for compiled kernels."""
+    """N starts at once with an empty folder for compiled kernels."""
     with tempfile.TemporaryDirectory() as folder:
         return [process.end() for process in [Process(arguments, folder) for _ in range(processes)]]
 
@@ -177,7 +177,7 @@ def show(report: dict[str, Any], console: Console) -> None:
         if beyond := figures.get("beyond_torch_s"):
             cpu_s = figures["beyond_torch_cpu_s"]["median"]
             table.add_row("beyond torch", f"{beyond['median']:.3f}", f"{cpu_s:.3f}")
-            table.add_row("  least, most", f"{beyond['min']:.3f}, {beyond['max']:.3f}", "")
+            table.add_row("  min, max", f"{beyond['min']:.3f}, {beyond['max']:.3f}", "")
         console.print(table)
 
 

@@ -1,13 +1,13 @@
-"""How fast a network's training step is at each precision, on data already on the device, beside a plain loop.
+"""How fast a network's training step is at each precision, on data already on the device, compared with a plain loop.
 
     python tools/bench_step.py [--model alexnet] [--device auto] [--size 224] [--batch-size 64] [--rounds 7]
                                [--json FILE]
 
-Each variant lives in a process of its own, so that none inherits another's memory or settings, and only one
-runs at a time: a round times `steps` steps of each variant in turn, the order moving on by one each round.
+Each variant has its own process, so that none inherits another's memory or settings, and only one runs at a
+time: a round times `steps` steps of each variant in turn, another one first in each round.
 Prints medians over the rounds, their spread, and the ratio to the plain loop.
 
-    plain O0      what one writes without this package: float32, NCHW, torch's own allocator, SGD and settings
+    plain O0      a loop without this package: float32, NCHW, torch's own allocator, SGD and settings
     O0 nchw       this engine at float32, NCHW
     O0, O1, O2    this engine at its levels, in the device's own memory format
 """
@@ -166,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     print(f"{given.rounds} interleaved rounds of {given.steps} steps; load average {machine['load']:.1f}")
     first = statistics.median(speeds[given.variants[0]])
-    print(f"{'variant':10}  {'img/s':>8}  {'least':>8}  {'most':>8}  {'ratio':>6}")
+    print(f"{'variant':10}  {'img/s':>8}  {'min':>8}  {'max':>8}  {'ratio':>6}")
     for variant, values in speeds.items():
         median = statistics.median(values)
         print(f"{variant:10}  {median:8.1f}  {min(values):8.1f}  {max(values):8.1f}  {median / first:6.2f}")

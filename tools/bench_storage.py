@@ -2,16 +2,16 @@
 
     python tools/bench_storage.py --data DIR [--threads 2] [--out runs/bench-storage]
 
-**Cold page cache.** The photos are packed and their payloads repeated up to ``--gigabytes``, each copy with bytes of
-its own in the file, so that there is something to read ahead. Rounds with the file dropped from the page cache and with
+**Cold page cache.** The images are packed and their payloads repeated up to ``--gigabytes``, each copy with its own
+bytes in the file, so that there is something to read ahead. Rounds with the file dropped from the page cache and with
 the file in it, with read-ahead and without, take turns. A round is the first ``--batches`` batches of a shuffled epoch by a new
-loader, from before its first batch to its last. The first round, which compiles, is not counted. Dropping is verified, and what the disk can
-do is measured beside it: a figure without its disk says nothing.
+loader, from before its first batch to its last. The first round, which compiles, is not counted. Dropping is verified, and the speed of
+the disk is measured too: the figures mean nothing without it.
 
 **Opening.** A file with real metadata of ``--samples`` samples and a hole for its pages is opened in a fresh process, once with the
 allocation table in the samples' order (our packer's) and once out of order (FFCV's).
 
-**A long run.** The process's own memory after each of ``--epochs`` epochs of the photos.
+**A long run.** The private memory of the process after each of ``--epochs`` epochs of the images.
 
 Writes storage.json to ``--out`` and prints the same as tables.
 """
@@ -35,7 +35,7 @@ from bench.large_files import IMAGENET, write_repeated, write_sparse
 from bench.memory_growth import after_each_epoch
 from bench.report import machine, write_json
 
-STILL_CACHED = 0.02  # more of the file than this in memory, and a round is not cold
+STILL_CACHED = 0.02  # with more of the file than this in memory a round is not cold
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -51,7 +51,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=file_path,
         default=Path("runs/bench-storage"),
         metavar="DIR",
-        help="where storage.json goes",
+        help="where storage.json is written",
     )
     add(
         "--work",
@@ -59,8 +59,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="where files are made, on the disk to measure; None = OUT/inputs",
     )
-    add("--images", type=_at_least(1), metavar="N", help="photos to pack, cut to whole batches; None = all")
-    add("--gigabytes", type=_size, default=2.0, metavar="GB", help="size of the file of repeated photos")
+    add(
+        "--images", type=_at_least(1), metavar="N", help="images to pack, cut to complete batches; None = all"
+    )
+    add("--gigabytes", type=_size, default=2.0, metavar="GB", help="size of the file of repeated images")
     add("--threads", type=_at_least(1), default=allowed_cores(), metavar="T", help="decoding threads")
     add("--rounds", type=_at_least(0), default=5, metavar="N", help="timed rounds; 0 = leave this part out")
     add("--batches", type=_at_least(1), default=20, metavar="N", help="batches a round")
@@ -71,9 +73,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=_at_least(0),
         default=IMAGENET,
         metavar="N",
-        help="samples of the large file; 0 = leave out",
+        help="samples of the large file; 0 = skip",
     )
-    add("--epochs", type=_at_least(0), default=50, metavar="N", help="epochs of the long run; 0 = leave out")
+    add("--epochs", type=_at_least(0), default=50, metavar="N", help="epochs of the long run; 0 = skip")
     return parser.parse_args(argv)
 
 
@@ -168,7 +170,7 @@ def _cold(options: argparse.Namespace, packed: Path, work: Path) -> dict[str, An
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:
-    """The tables, and whatever makes a figure doubtful."""
+    """The tables, and warnings about figures that are doubtful."""
     if "opening" in report:
         console.print(opening_table(report["opening"], report["settings"]["samples"]))
     if "cold" in report:
@@ -191,11 +193,11 @@ def print_report(report: dict[str, Any], console: Console) -> None:
 def opening_table(found: dict[str, Any], samples: int) -> Table:
     table = Table(
         title=f"opening a file of {samples:,} samples, pages sparse",
-        caption="memory: the most while opening, with the file's own pages, and what stays that is the process's own",
+        caption="memory: the peak while opening, with the pages of the file, and the private memory that stays after it",
     )
     table.add_column("allocation table in order")
     table.add_column("opened by")
-    for heading in ("seconds", "most memory", "stays", "an epoch's order"):
+    for heading in ("seconds", "peak memory", "stays", "an epoch's order"):
         table.add_column(heading, justify="right")
     for order, opened in found.items():
         for what, cost in opened.items():
@@ -215,12 +217,12 @@ def cold_table(found: dict[str, Any], settings: dict[str, Any]) -> Table:
     ahead = disk["kernel_read_ahead_bytes"]
     table = Table(
         title=f"{settings['batches']} batches of {settings['batch']} from a file of {found['file_bytes'] / 1e9:.1f} GB, {settings['threads']} threads",
-        caption=f"median of {settings['rounds']} interleaved rounds (least - most). The disk: {disk['sequential_mb_per_s']:,.0f} MB/s in sequence, "
+        caption=f"median of {settings['rounds']} interleaved rounds (min - max). The disk: {disk['sequential_mb_per_s']:,.0f} MB/s in sequence, "
         f"{disk['random_mb_per_s_1']:,.0f} MB/s by one sample at a time, {disk['random_mb_per_s_16']:,.0f} by 16"
         + (f"; the kernel reads {ahead >> 10:,} KiB around a touched page" if ahead else ""),
     )
     table.add_column("page cache, loader")
-    for heading in ("img/s", "least - most", "to off", "CPU ms / image", "kB read / image"):
+    for heading in ("img/s", "min - max", "to off", "CPU ms / image", "kB read / image"):
         table.add_column(heading, justify="right")
     for r in results:
         off = next(o for o in results if o["cold"] == r["cold"] and o["read_ahead_bytes"] == 0)

@@ -3,8 +3,8 @@
     python tools/draw_house.py            # print the picture of docs/design.md
     python tools/draw_house.py --write    # put it there
 
-Exit code 1 where a rule is broken.  The rules are ROOMS, from the top of the house to its ground floor: a room may import those that
-stand in its list, and of the heavy packages those that it names.
+Exit code 1 if a rule is broken.  The rules are ROOMS, from the top of the house to its ground floor: a room may import the rooms in
+its list, and of the heavy packages those that it names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PACKAGE = "alexnet_fast"
 DESIGN = ROOT / "docs/design.md"
 BEGIN, END = "<!-- rooms: python tools/draw_house.py --write -->", "<!-- end of rooms -->"
 HEAVY = frozenset(("torch", "numba", "llvmlite", "PIL", "matplotlib", "ffcv", "pydantic", "threading"))
-"""What not every process can afford, or not every room should know."""
+"""Packages that are slow to import, or that only some rooms should use."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Room:
 
     Attributes:
         holds: what it is for, in a few words.
-        imports: the rooms that it may import, beside errors and _version, which import nothing of ours.
+        imports: the rooms that it may import, in addition to errors and _version, which import nothing of ours.
         heavy: which of HEAVY it may import.
     """
 
@@ -54,7 +54,7 @@ ROOMS = {
     "profile": Room(
         "every stage alone and all together: what binds, and what would lift it",
         "beton build common decode devices distributed doctor engine loader packing recipe run",
-        "torch PIL matplotlib threading",
+        "torch PIL threading",
     ),
     "pack": Room("the command that packs: a folder to its betons", "beton common inspection packing", ""),
     "inspect_beton": Room("the command that looks into a file", "beton common inspection"),
@@ -120,7 +120,7 @@ ROOMS = {
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement: where it stands, and the room of ours or the package that it names."""
+    """One import statement: where it is, and the room of ours or the package that it names."""
 
     path: Path
     line: int
@@ -130,7 +130,7 @@ class Import:
 
 
 def imports(package: Path) -> Iterator[Import]:
-    """Every import of the package's modules, wherever in a file it stands; those under TYPE_CHECKING are left out."""
+    """Every import in the package's modules, anywhere in a file; those under TYPE_CHECKING are skipped."""
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package.parent).with_suffix("").parts
         room = parts[1]
@@ -151,7 +151,7 @@ def imports(package: Path) -> Iterator[Import]:
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """A module's nodes but for what only a type checker reads."""
+    """A module's nodes, without those that only a type checker reads."""
     yield node
     for child in ast.iter_child_nodes(node):
         typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
@@ -160,7 +160,7 @@ def _executed(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def broken_rules(package: Path = ROOT / PACKAGE) -> list[str]:
-    """One sentence for each import that ROOMS does not allow, and for each room that is not in it."""
+    """One sentence for each import that ROOMS does not allow, and for each room that it does not have."""
     strangers = sorted({found.room for found in imports(package)} - ROOMS.keys())
     faults = [f"the room {name} is not in tools/draw_house.py" for name in strangers]
     for found in imports(package):
@@ -172,10 +172,10 @@ def broken_rules(package: Path = ROOT / PACKAGE) -> list[str]:
 
 
 def climbing() -> list[str]:
-    """The rules that run up: ROOMS is a house with one way down, so a circle cannot be allowed."""
+    """The rules that point up: a room may import only rooms below it, so that there is no circle."""
     floors = {name: floor for floor, name in enumerate(ROOMS)}
     return [
-        f"{name} may import {other}, which stands above it"
+        f"{name} may import {other}, which is above it"
         for name, room in ROOMS.items()
         for other in room.imports.split()
         if floors[other] <= floors[name]
@@ -183,7 +183,7 @@ def climbing() -> list[str]:
 
 
 def picture(package: Path = ROOT / PACKAGE) -> str:
-    """The rooms from the top down: what each holds, and what it imports today."""
+    """The rooms from the top down: what each holds, and what it imports now."""
     arrows: dict[str, set[str]] = defaultdict(set)
     for found in imports(package):
         if found.ours and found.target not in ("errors", "_version"):
@@ -198,7 +198,7 @@ def picture(package: Path = ROOT / PACKAGE) -> str:
 
 
 def written(design: str) -> str:
-    """The design page with the picture of today in it."""
+    """The design page with the current picture."""
     before, _, rest = design.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n```\n{picture()}\n```\n{END}{after}"

@@ -1,10 +1,10 @@
-"""Make a small labelled ImageNet-style folder of photo-like JPEGs: something to train on without a download.
+"""Make a small labelled ImageNet-style folder of synthetic JPEGs that look like photos, to train on without a download.
 
     python tools/make_sample.py --out data/quickstart-images
 
 writes train/<class>/*.JPEG and val/<class>/*.JPEG.  A class is the *shape* of the object in the picture (a disc, a
 star, stripes ...).  Colours, backgrounds, light, sizes and clutter come from the same distributions for every class,
-so the mean colour of an image says nothing about its label: a model that learns the set has learned to see shapes.
+so the mean colour of an image does not depend on its label: a model that learns the set has learned to see shapes.
 
 The same arguments write the same bytes (for one version of numpy and Pillow).
 """
@@ -102,7 +102,7 @@ SHAPES: dict[str, Shape] = {
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture to draw; it depends on these four values and on nothing else."""
+    """One image to draw; it depends on these four values and on nothing else."""
 
     seed: int
     split: str
@@ -119,7 +119,7 @@ class Sample:
 def noise_bank(seed: int, count: int = 8, side: int = 512) -> np.ndarray:
     """(count, side, side) float32 fields of 1/f noise, the spectrum of natural scenes; mean 0, deviation 1.
 
-    Tileable, and made once: a transform per picture would cost more than all the rest of it.
+    Tileable, and made once: a transform for each image would cost more than the rest of its drawing.
     """
     rng = np.random.default_rng([seed, 10_007])
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
@@ -159,7 +159,7 @@ def draw_picture(sample: Sample) -> np.ndarray:
     cover = np.clip(0.5 - SHAPES[sample.shape](u, v) * (radius_px / blur_px), 0, 1)
 
     # The object is lighter than the background, and its area depends on its shape.  Weighing both by the area keeps
-    # the mean of the whole picture where it was drawn, so that the mean tells nothing about the shape.
+    # the mean of the complete image at the value that was drawn, so that the mean does not depend on the shape.
     mean, contrast, share = rng.uniform(95, 145), rng.uniform(70, 100), float(cover.mean())
     ground_lightness, body_lightness = mean - contrast * share, mean + contrast * (1 - share)
     ground = _textured(rng, bank, draw_colour(rng, ground_lightness), height, width, rng.uniform(6, 20))
@@ -216,20 +216,20 @@ def write_sample(sample: Sample, folder: Path) -> None:
 
 
 def make_sample(out: Path, classes: int, counts: dict[str, int], seed: int) -> int:
-    """Write the whole set into the new folder `out`, counts[split] pictures a class; returns how many pictures.
+    """Write the complete set into the new folder `out`, counts[split] images a class; returns how many images.
 
-    Until all are written the folder has another name, so one that exists is whole.  Raises UserError where `out` exists
+    Until all are written the folder has another name, so one that exists is complete.  Raises UserError where `out` exists
     or a number is out of range.
     """
     if not 2 <= classes <= len(SHAPES):
         raise UserError(f"--classes is {classes}, but there are 2 to {len(SHAPES)}: {', '.join(SHAPES)}")
     for split, count in counts.items():
         if count < 1:
-            raise UserError(f"--{split} is {count}, but every class needs at least one picture")
+            raise UserError(f"--{split} is {count}, but every class needs at least one image")
     if seed < 0:
         raise UserError(f"--seed is {seed}, but it must not be negative")
     if out.exists():
-        raise UserError(f"{out} exists already; delete it, or name another folder with --out")
+        raise UserError(f"{out} exists already; delete it, or give another folder with --out")
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     samples = [
@@ -250,20 +250,20 @@ def make_sample(out: Path, classes: int, counts: dict[str, int], seed: int) -> i
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="make_sample.py",
-        description="Make an ImageNet-style folder of photo-like JPEGs whose classes are shapes, not colours.",
+        description="Make an ImageNet-style folder of synthetic JPEGs whose classes are shapes, not colours.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--out", type=file_path, required=True, metavar="DIR", help="folder to make; it must not exist yet")
     add("--classes", type=int, default=len(SHAPES), metavar="N", help="how many of the shapes")
-    add("--train", type=int, default=200, metavar="N", help="training pictures a class")
-    add("--val", type=int, default=50, metavar="N", help="held-out pictures a class")
-    add("--seed", type=int, default=0, metavar="S", help="another seed makes other pictures")
+    add("--train", type=int, default=200, metavar="N", help="training images a class")
+    add("--val", type=int, default=50, metavar="N", help="held-out images a class")
+    add("--seed", type=int, default=0, metavar="S", help="another seed makes other images")
     options = parser.parse_args(argv)
     count = make_sample(
         options.out, options.classes, {"train": options.train, "val": options.val}, options.seed
     )
-    print(escaped(f"{options.out}: {count:,} pictures of {options.classes} classes"))
+    print(escaped(f"{options.out}: {count:,} images of {options.classes} classes"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """``python -m alexnet_fast.doctor [RECIPE] [--set section.key=value ...] [--json]``.
 
-Exit codes: 0 no fault (warnings there may be), 1 a fault, 2 something wrong with the command or the recipe.
+Exit codes: 0 no fault (there may be warnings), 1 a fault, 2 a mistake in the command or the recipe.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> i
     """The command line; returns the exit code."""
     parser = Parser(
         prog="python -m alexnet_fast.doctor",
-        description="What this machine gives a training run, what is wrong with it, and how to mend it.",
+        description="What this machine gives a training run, what is wrong with it, and how to fix it.",
     )
     parser.add_argument(
-        "recipe", nargs="?", type=path_text, metavar="RECIPE", help="also look at what this recipe asks for"
+        "recipe", nargs="?", type=path_text, metavar="RECIPE", help="also check what this recipe needs"
     )
     parser.add_argument(
         "--set",

@@ -1,4 +1,4 @@
-"""torch, the cards that it can use, and what stands between them."""
+"""torch, the cards that it can use, and why it cannot use others."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ASCEND = Path("/usr/local/Ascend")
 
 
 class Torch(NamedTuple):
-    """What torch says: `build` of itself without any backend of others, `run` as a training run would load it."""
+    """What torch reports: `build` without any other package's backend, `run` as a training run would load it."""
 
     build: Mapping[str, Any]
     run: Mapping[str, Any]
 
     @property
     def kind(self) -> str:
-        """What run.device = "auto" comes to: cuda, npu or cpu."""
+        """What run.device = "auto" means here: cuda, npu or cpu."""
         kind = self.run.get("kind")
         return kind if kind in FACTS and not self.run.get("trouble") else "cpu"
 
@@ -42,13 +42,13 @@ class Torch(NamedTuple):
 
 
 def ask_torch() -> Torch:
-    """Ask torch; twice where torch_npu is installed, which torch loads by itself and which may keep torch from loading."""
+    """Ask torch; twice if torch_npu is installed, since torch loads it by itself and then may fail to load."""
     build = ask("torch", env={AUTOLOAD: "0"})
     return Torch(build, ask("torch") if find_spec(NPU.package) is not None else build)
 
 
 def torch_build(torch: Torch) -> Finding:
-    """torch itself: version, and what it makes of the processor."""
+    """torch itself: its version, and which vector instructions it uses."""
     build = torch.build
     if "error" in build:
         if build["module"] == "torch":
@@ -91,8 +91,8 @@ def cards(torch: Torch, machine: Machine) -> Finding:
         text += f", {size(min(memory))} each" if memory else ""
         return ok(name, f"{text}; {_driver(torch.kind, machine)}")
     if "error" in run:
-        mend = "mend torch first" if "error" in torch.build else "see torch_npu and CANN below"
-        return warning(name, f"{on_bus or 'none'} on the bus, and torch does not load", mend)
+        remedy = "fix torch first" if "error" in torch.build else "see torch_npu and CANN below"
+        return warning(name, f"{on_bus or 'none'} on the bus, and torch does not load", remedy)
     if trouble := run.get("trouble"):
         tool = FACTS.get(run.get("kind") or "", CUDA).tool
         return fault(
@@ -149,7 +149,7 @@ def torch_npu(torch: Torch, machine: Machine) -> Finding:
 def _broken_npu(found: str, fitting: str) -> Finding:
     """The remedy for a torch_npu that does not load: CANN's libraries, or another torch_npu."""
     absent = [library for library, said in ask("cann").items() if said]
-    otherwise = f"or set {AUTOLOAD}=0, or pip uninstall torch-npu, to do without the NPU"
+    otherwise = f"or set {AUTOLOAD}=0, or pip uninstall torch-npu, to train without the NPU"
     if absent:
         found += f" ({' and '.join(absent)} of CANN cannot be loaded)"
         remedy = f"install CANN, where it is missing, and source {_set_env()}"
@@ -159,7 +159,7 @@ def _broken_npu(found: str, fitting: str) -> Finding:
 
 
 def _driver(kind: str, machine: Machine) -> str:
-    """The driver's version, where it tells."""
+    """The driver's version, if it can be read."""
     places = {
         "cuda": (machine.proc / "driver/nvidia/version", r"(?:Module|x86_64|aarch64)\s+(\d[\d.]+)"),
         "npu": (ASCEND / "driver/version.info", r"(?i)^version\s*=\s*(\S+)"),
@@ -193,6 +193,6 @@ def _toolkits() -> list[Path]:
 
 
 def _set_env() -> Path:
-    """CANN's set_env.sh, where it would be if it is not there."""
+    """CANN's set_env.sh; its usual place if it does not exist."""
     usual = ASCEND / "ascend-toolkit/set_env.sh"
     return next((path for folder in _toolkits() if (path := folder / "set_env.sh").exists()), usual)

@@ -1,4 +1,4 @@
-"""All questions in their order; those that take long are asked beside each other."""
+"""All questions in their order; the slow ones are asked concurrently."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Probe = Callable[[], "Finding | list[Finding]"]
 
 
 def examine(machine: Machine, path: str | None = None, overrides: Sequence[str] = ()) -> list[Finding]:
-    """All findings, of the machine and, where a recipe is named, of what it asks for.
+    """All findings about the machine and, if a recipe is given, about what it needs.
 
-    Raises UserError for a recipe that is wrong in itself.
+    Raises UserError for a recipe that is not valid.
     """
     recipe, trouble = _load(path, overrides) if path else (None, [])
     with ThreadPoolExecutor(3) as pool:

@@ -1,4 +1,4 @@
-"""One thing that was looked at: what was found, whether it is well, and what to do about it."""
+"""One check: what was found, whether it is ok, and what to do about it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Status = Literal["ok", "warning", "fault"]
 
 
 class Finding(NamedTuple):
-    """ok: well. warning: a run works, yet slower or less safely than it could. fault: a run fails, or cannot use what is there."""
+    """ok: no problem. warning: a run works, but slower or less safely than it could. fault: a run fails, or cannot use what is there."""
 
     name: str
     status: Status
@@ -32,10 +32,10 @@ def fault(name: str, found: str, remedy: str) -> Finding:
 
 
 def look(name: str, probe: Callable[[], Finding | Iterable[Finding]]) -> list[Finding]:
-    """What `probe` finds; that it failed, if it did, so that one question that cannot be answered stops no other."""
+    """What `probe` finds, or a warning that it failed, so that one failing check does not stop the others."""
     try:
         found = probe()
         return [found] if isinstance(found, Finding) else list(found)
-    except Exception as error:  # whatever a file system, a driver or a library may raise
+    except Exception as error:  # a file system, a driver or a library may raise anything
         said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        return [warning(name, f"could not be looked at ({said})", "mend that, or look by other means")]
+        return [warning(name, f"could not be checked ({said})", "fix that, or check it by other means")]

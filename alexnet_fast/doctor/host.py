@@ -1,4 +1,4 @@
-"""Cores, memory and the limits that a process has."""
+"""Cores, memory and the limits of this process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .machine import Machine
 
 GIB = 1 << 30
 MIN_MEMORY = 4 * GIB  # a rank with its weights, libraries and batches, and room for the page cache
-MIN_SHARED = 1 * GIB  # what NCCL's manual has a container given: --shm-size=1g
-MIN_LOCKED = 8 << 20  # what Linux itself gives every process since 5.16
+MIN_SHARED = 1 * GIB  # what NCCL's manual recommends for a container: --shm-size=1g
+MIN_LOCKED = 8 << 20  # the default of Linux since 5.16
 MIN_LOCKED_WITH_CARDS = 64 << 20
 MIN_FILES = 1024
 
 
 def cores(machine: Machine) -> Finding:
-    """The cores that decode, and what holds them back."""
+    """The cores that can decode, and what limits them."""
     affinity, processors, usable = len(machine.affinity), machine.processors, machine.cores
     found = [f"{usable} of {plural(processors, 'processor')} can be kept busy"]
     remedies = []
@@ -42,25 +42,25 @@ def cores(machine: Machine) -> Finding:
 
 
 def numa(machine: Machine) -> Finding:
-    """The memory nodes, and whether the cores that are allowed lie beside the cards."""
+    """The NUMA nodes, and whether the allowed cores are on the same node as the cards."""
     nodes = machine.nodes
     ours = sorted(node for node, processors in nodes.items() if processors & machine.affinity)
     text = plural(len(nodes), "node")
     if len(nodes) == 1:
         return ok("NUMA", text)
-    text += f"; the allowed cores lie on {_listed(ours)}"
-    beside = sorted({card.node for card in machine.cards if card.node is not None})
-    if not beside:
+    text += f"; the allowed cores are on {_listed(ours)}"
+    with_cards = sorted({card.node for card in machine.cards if card.node is not None})
+    if not with_cards:
         return ok("NUMA", text)
-    text += f", the cards beside {_listed(beside)}"
-    if set(ours) & set(beside):
+    text += f", the cards on {_listed(with_cards)}"
+    if set(ours) & set(with_cards):
         return ok("NUMA", text)
-    remedy = f"run on the cards' side: numactl --cpunodebind={beside[0]} --membind={beside[0]}"
+    remedy = f"run on the cards' node: numactl --cpunodebind={with_cards[0]} --membind={with_cards[0]}"
     return warning("NUMA", f"{text}: every batch crosses between them", remedy)
 
 
 def memory(machine: Machine) -> Finding:
-    """Memory, by the system and by the cgroup."""
+    """Memory, as the system and the cgroup report it."""
     text = f"{size(machine.available_bytes)} of {size(machine.memory_bytes)} available"
     if (limit := machine.memory_limit) is not None and limit.limit_bytes < machine.memory["MemTotal"]:
         text += f" (the cgroup's limit; the machine has {size(machine.memory['MemTotal'])})"
@@ -69,18 +69,18 @@ def memory(machine: Machine) -> Finding:
     return warning(
         "memory",
         text,
-        f"a run wants some {size(MIN_MEMORY)}: end other programs or raise the container's limit",
+        f"a run needs about {size(MIN_MEMORY)}: end other programs or raise the container's limit",
     )
 
 
 def locked_memory(machine: Machine) -> Finding:
-    """How much memory may be locked: what network cards read from and write to directly must be."""
+    """How much memory may be locked, as memory must be that network cards read and write directly."""
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if soft == resource.RLIM_INFINITY:
         return ok("locked memory", "no limit")
     text = f"limit {size(soft)}"
     if machine.may_lock_beyond:
-        return ok("locked memory", f"{text}, which does not bind this process (it has CAP_IPC_LOCK)")
+        return ok("locked memory", f"{text}, which does not apply to this process (it has CAP_IPC_LOCK)")
     cards = machine.cards or machine.device_files()
     if soft >= (MIN_LOCKED_WITH_CARDS if cards else MIN_LOCKED):
         return ok("locked memory", text)
@@ -97,7 +97,7 @@ def locked_memory(machine: Machine) -> Finding:
 
 
 def shared_memory(machine: Machine) -> Finding:
-    """/dev/shm, by which ranks of one host exchange gradients."""
+    """/dev/shm, through which ranks of one host exchange gradients."""
     path = machine.dev / "shm"
     name, remedy = (
         "shared memory",
@@ -119,7 +119,7 @@ def shared_memory(machine: Machine) -> Finding:
 
 
 def open_files(machine: Machine) -> Finding:
-    """How many files and sockets a process may have open."""
+    """How many files and sockets a process may open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= MIN_FILES:
         return ok("open files", "no limit" if soft == resource.RLIM_INFINITY else f"limit {soft:,}")

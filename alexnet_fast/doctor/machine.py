@@ -1,4 +1,4 @@
-"""Where Linux tells about the machine, and what it tells of cores, memory and cards."""
+"""What Linux reports about the machine: cores, memory and cards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Card(NamedTuple):
 
 
 class Quota(NamedTuple):
-    """A cgroup's CPU quota in cores, and the share of its periods in which it had to stop and wait."""
+    """A cgroup's CPU quota in cores, and the share of its periods in which it was throttled."""
 
     cores: float
     folder: Path
@@ -36,14 +36,14 @@ class Quota(NamedTuple):
 
 
 class MemoryLimit(NamedTuple):
-    """A cgroup's limit and what its processes hold of it, the page cache that can be given up left out."""
+    """A cgroup's limit and how much of it its processes use, without page cache that can be freed."""
 
     limit_bytes: int
     used_bytes: int
 
 
 class Machine:
-    """This machine; the folders are arguments so that another can be put in its place."""
+    """This machine; the folders are arguments, so that a test can describe another one."""
 
     def __init__(
         self,
@@ -68,12 +68,12 @@ class Machine:
 
     @property
     def cores(self) -> int:
-        """Cores that this process may keep busy: the affinity mask, cut by the tightest CPU quota above it."""
+        """Cores that this process may keep busy: those of the affinity mask, limited by the tightest CPU quota."""
         return max(1, min(len(self.affinity), int(self.quota.cores) if self.quota else self.processors))
 
     @cached_property
     def quota(self) -> Quota | None:
-        """The tightest CPU quota of the cgroups that this process lies in, or None."""
+        """The tightest CPU quota of the cgroups that this process is in, or None."""
         found = []
         for folder in self._cgroups("cpu"):
             limit = cpus.folder_quota(folder)
@@ -83,7 +83,7 @@ class Machine:
 
     @cached_property
     def memory_limit(self) -> MemoryLimit | None:
-        """The tightest memory limit of the cgroups that this process lies in, or None."""
+        """The tightest memory limit of the cgroups that this process is in, or None."""
         found = []
         for folder in self._cgroups("memory"):
             for limit, usage, cache in (
@@ -104,13 +104,13 @@ class Machine:
 
     @property
     def memory_bytes(self) -> int:
-        """The most memory that processes here may have."""
+        """The maximum memory that processes here may use."""
         total = self.memory["MemTotal"]
         return total if self.memory_limit is None else min(total, self.memory_limit.limit_bytes)
 
     @property
     def available_bytes(self) -> int:
-        """Memory that is there for the asking, by the system and by the cgroup."""
+        """Memory that is available, by the system and by the cgroup."""
         free = self.memory.get("MemAvailable", self.memory["MemFree"])
         limit = self.memory_limit
         return free if limit is None else max(0, min(free, limit.limit_bytes - limit.used_bytes))
@@ -131,7 +131,7 @@ class Machine:
 
     @cached_property
     def nodes(self) -> dict[int, set[int]]:
-        """NUMA node -> its processors; one node where the system tells of none."""
+        """NUMA node -> its processors; one node if the system reports none."""
         found = {}
         for folder in self.system.glob("node/node[0-9]*"):
             with suppress(OSError, ValueError):
@@ -140,7 +140,7 @@ class Machine:
 
     @cached_property
     def cards(self) -> list[Card]:
-        """Accelerators of the kinds that we train on, whether or not anything can use them."""
+        """Accelerators of the kinds that we train on, also those that torch cannot use."""
         return sorted(self._cards())
 
     def _cards(self) -> Iterator[Card]:
@@ -158,7 +158,7 @@ class Machine:
         ]
 
     def file_system(self, path: Path) -> str:
-        """The kind of file system that `path` lies on: ext4, overlay, nfs4 ..."""
+        """The kind of file system that `path` is on: ext4, overlay, nfs4 ..."""
         best, kind = "", "unknown"
         for line in (self.proc / "self/mountinfo").read_text().splitlines():
             fields, _, rest = line.partition(" - ")
@@ -178,7 +178,7 @@ def _throttled(folder: Path) -> float | None:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """Lines of a name and a whole number, as in memory.stat and meminfo."""
+    """Lines of a name and an integer, as in memory.stat and meminfo."""
     try:
         return {
             name: int(value)

@@ -1,6 +1,6 @@
-"""What only a library itself can tell, asked in a process of its own: it may fail to load, hang, or take the process with it.
+"""What only a library itself can answer, asked in a child process: it may fail to load, hang, or crash.
 
-``python -m alexnet_fast.doctor.probe QUESTION ARGUMENTS`` answers in JSON; `ask` is the other end.
+``python -m alexnet_fast.doctor.probe QUESTION ARGUMENTS`` answers in JSON; `ask` is the parent's side.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-MARK = "alexnet_fast.doctor: "  # begins the line with the answer: libraries print what they like
-PATIENCE_S = 60.0  # torch from a network's file system
-TRIALS_S = 4.0  # of using one accelerator after the other
+MARK = "alexnet_fast.doctor: "  # starts the line with the answer: libraries print other lines
+PATIENCE_S = 60.0  # for torch on a network file system
+TRIALS_S = 4.0  # for using one accelerator after the other
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 
 
 class NoAnswer(Exception):
-    """The process that was asked ended, or was ended, without an answer."""
+    """The child process ended, or was ended, without an answer."""
 
 
 def ask(question: str, *arguments: str, env: dict[str, str] | None = None) -> dict[str, Any]:
-    """The answer of a function of this module, from a process of its own, with `env` on top of this one's environment.
+    """The answer of a function of this module, from a child process, with `env` added to its environment.
 
     A failure of the library is an answer too: {"error": its first line, "kind": its class, "module": what was missing}.
-    Raises NoAnswer where the process crashed or took more than PATIENCE_S.
+    Raises NoAnswer if the process crashed or took longer than PATIENCE_S.
     """
     path = os.pathsep.join(folder for folder in sys.path if folder)
     try:
@@ -76,7 +76,7 @@ def torch() -> dict[str, Any]:
 
 
 def _accelerators(library: Any) -> dict[str, Any]:
-    """Kind and names of the accelerators; "trouble" is what stands in the way of using them."""
+    """Kind and names of the accelerators; "trouble" is why they cannot be used."""
     answer: dict[str, Any] = {"kind": None, "names": [], "memory_bytes": [], "trouble": None}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -93,7 +93,7 @@ def _accelerators(library: Any) -> dict[str, Any]:
                 with suppress(Exception):
                     answer["memory_bytes"].append(int(module.get_device_properties(index).total_memory))
             started, index = time.monotonic(), 0
-            for index in range(count):  # a driver fails at the first use, not before
+            for index in range(count):  # a broken driver fails at the first use, not before
                 if time.monotonic() - started > TRIALS_S:
                     break
                 library.zeros((), device=f"{kind}:{index}").item()
@@ -103,7 +103,7 @@ def _accelerators(library: Any) -> dict[str, Any]:
 
 
 def cann() -> dict[str, Any]:
-    """Whether the libraries that torch_npu needs can be loaded here: name -> what the loader says, or None."""
+    """Whether the libraries that torch_npu needs can be loaded here: name -> the loader's error, or None."""
     answer: dict[str, Any] = {}
     for name in ("libascendcl.so", "libhccl.so"):
         try:
@@ -115,7 +115,7 @@ def cann() -> dict[str, Any]:
 
 
 def kernels() -> dict[str, Any]:
-    """numba, and where this package's compiled kernels lie or would be written."""
+    """numba, and where this package's compiled kernels are or would be written."""
     from pathlib import Path
 
     import numba
@@ -137,7 +137,7 @@ def kernels() -> dict[str, Any]:
 
 
 def codec() -> dict[str, Any]:
-    """libturbojpeg as the decoder finds it: its path, version, and whether it holds all that is called."""
+    """libturbojpeg as the decoder finds it: its path, its version, and which of the functions that we call it lacks."""
     import re
     from pathlib import Path
 
@@ -161,9 +161,9 @@ def codec() -> dict[str, Any]:
 
 
 def decode_rate(path: str) -> dict[str, Any]:
-    """Megapixels a second of decoding a smooth 1024 x 1024 JPEG to RGB: the best of 20 and of 0.2 s, since others may be at work here.
+    """Megapixels a second of decoding a smooth 1024 x 1024 JPEG to RGB: the best of at least 20 runs and 0.2 s, since other programs may run here.
 
-    A smooth picture has little Huffman coding, so that nearly all of its time is what SIMD makes fast.
+    A smooth image has little Huffman coding, so that nearly all of its time is what SIMD makes faster.
     """
     library, side = ctypes.CDLL(path), 1024
     for function in ("tjInitCompress", "tjInitDecompress"):
@@ -212,7 +212,7 @@ def _first_line(error: object) -> str:
 
 
 def _root(error: BaseException) -> BaseException:
-    """The first of the errors that led to this one."""
+    """The first error of the chain that led to this one."""
     while (earlier := error.__cause__ or error.__context__) is not None:
         error = earlier
     return error

@@ -1,4 +1,4 @@
-"""What a recipe asks of the machine: its files, its memory, its cores and its devices."""
+"""What a recipe needs from the machine: its files, memory, cores and devices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..common.disk_space import room_for_checkpoints
 from ..common.text import plural, size
 from ..errors import UserError
-from ..models import MODELS
+from ..models import MODELS, ModelSpec
 from .accelerators import Torch
 from .finding import Finding, fault, ok, warning
 from .machine import Machine
@@ -18,13 +18,10 @@ if TYPE_CHECKING:
     from ..beton.reader import Beton
     from ..recipe import Recipe
 
-CACHED = 0.9  # of a file: what its disk gives hardly matters any more
+CACHED = 0.9  # of a file: with more, the speed of its disk hardly matters
 # Measured on 2 cores of an AMD EPYC (README): 500 px JPEGs of 67 kB at 2,373 img/s a core, 256 px raw ones at 10,288.
 DECODED_BYTES_PER_S = {0: 159e6, 1: 1.6e9}  # by the images' mode, JPEG and raw
-TRAINED_IMG_PER_S = (
-    300  # by one core of a CPU at 64 px, its fastest: there the step is the limit, not the disk
-)
-CORES_A_CARD = 4  # some 10,000 img/s at 500 px
+DECODED_IMG_PER_S = 2500  # 500 px JPEGs, by one core, about
 LIBRARIES_BYTES = 400 << 20  # of one rank: interpreter, torch, compiled kernels
 # O2 keeps half weights and gradients, float32 masters, momenta and gradients.
 BYTES_A_PARAMETER = 2 + 2 + 4 + 4 + 4
@@ -32,7 +29,7 @@ HELD = 2  # batches outside the buffer pool: one being copied, one in its step
 
 
 class Use(NamedTuple):
-    """What a run of the recipe comes to on this machine."""
+    """How the recipe would run on this machine."""
 
     device: str
     world_size: int
@@ -46,7 +43,7 @@ def use_of(recipe: Recipe, torch: Torch) -> Use:
 
 
 def device(recipe: Recipe, use: Use, torch: Torch) -> Finding:
-    """Whether the devices that are asked for are there."""
+    """Whether the devices that the recipe needs are there."""
     text = f"run.device = {recipe.run.device!r}, {plural(use.nproc, 'rank')} on this host"
     if "error" in torch.run:
         return fault("device", f"{text}, but torch does not load", "see torch and torch_npu above")
@@ -66,7 +63,7 @@ def device(recipe: Recipe, use: Use, torch: Torch) -> Finding:
 
 
 def cores(recipe: Recipe, use: Use, machine: Machine) -> Finding:
-    """The decoding threads of all ranks against the cores that there are."""
+    """The decoding threads of all ranks, and what a card needs, compared with the available cores."""
     each = machine.cores / use.nproc
     text = f"{each:g} a rank ({machine.cores} for {plural(use.nproc, 'rank')})"
     if machine.cores < use.nproc:
@@ -82,17 +79,26 @@ def cores(recipe: Recipe, use: Use, machine: Machine) -> Finding:
             f"{text}, but data.threads = {threads}: threads take turns",
             "--set data.threads=0",
         )
-    if use.device != "cpu" and each < CORES_A_CARD:
+    if use.device == "cpu":
+        return ok("cores a rank", text)
+    spec = MODELS[recipe.model.name]
+    decoded = f"{text}, which decode some {each * DECODED_IMG_PER_S:,.0f} images/s of 500 px"
+    if spec.card_img_per_s is None:
+        unknown = f"there is no figure for how fast an accelerator trains {spec.title}"
+        return ok(
+            "cores a rank", f"{decoded}, and {unknown}: train with --profile to see whether that is enough"
+        )
+    if each * DECODED_IMG_PER_S < spec.card_img_per_s:
         return warning(
             "cores a rank",
-            f"{text}; an accelerator trains {MODELS[recipe.model.name].title} on more than {each:g} cores decode (some 2,500 photos/s each)",
+            f"{decoded}, and an accelerator trains {spec.title} on {spec.card_img_per_s:,.0f} or more",
             "give it more cores, or pack smaller images (python -m alexnet_fast.pack --max-resolution 256, or --mode raw)",
         )
     return ok("cores a rank", text)
 
 
 def memory(recipe: Recipe, use: Use, machine: Machine) -> Iterator[Finding]:
-    """Batches in host memory, and on a CPU the model, against the memory that there is."""
+    """Batches in host memory, and on a CPU the model, compared with the available memory."""
     ring_bytes = use.nproc * _ring_bytes(recipe, use)
     pinned = use.device != "cpu"
     expected = ring_bytes + use.nproc * LIBRARIES_BYTES
@@ -119,13 +125,13 @@ def memory(recipe: Recipe, use: Use, machine: Machine) -> Iterator[Finding]:
         else:
             yield warning(
                 "pinned memory",
-                f"{text}, but a process may lock {size(limit)}; a driver that keeps to this limit refuses them",
+                f"{text}, but a process may lock {size(limit)}; a driver that applies this limit refuses them",
                 "ulimit -l unlimited (docker run --ulimit memlock=-1, systemd LimitMEMLOCK=infinity)",
             )
 
 
 def results(recipe: Recipe) -> Finding:
-    """Whether the run's folder can be written, and its disk holds the checkpoints; training warns by this too."""
+    """Whether the run's folder can be written, and its disk has room for the checkpoints; training warns by this too."""
     parameters = MODELS[recipe.model.name].parameters(recipe.model.num_classes)
     room = room_for_checkpoints(recipe.folder, recipe.max_checkpoints, parameters)
     return fault("results", room.found, room.remedy) if room.remedy else ok("results", room.found)
@@ -137,7 +143,7 @@ class File(NamedTuple):
     name: str
     path: Path
     batch: int
-    """Samples that it must hold; its steps are of that many."""
+    """Samples of a step, and so the fewest that it must hold."""
 
 
 def files(recipe: Recipe, use: Use) -> list[File]:
@@ -153,7 +159,7 @@ def files(recipe: Recipe, use: Use) -> list[File]:
 def examine_file(
     file: File, recipe: Recipe, use: Use, machine: Machine, reads_disk: bool
 ) -> Iterator[Finding]:
-    """A beton's contents, its place in the page cache, and where `reads_disk` its disk."""
+    """A beton's contents, how much of it is in the page cache and, if `reads_disk`, the speed of its disk."""
     from ..beton.reader import Beton
 
     try:
@@ -167,7 +173,7 @@ def examine_file(
         return
     with beton:
         yield _contents(file, beton, recipe, use)
-        yield from _cached(file, beton, use, machine, reads_disk)
+        yield from _cached(file, beton, recipe, use, machine, reads_disk)
 
 
 def _contents(file: File, beton: Beton, recipe: Recipe, use: Use) -> Finding:
@@ -194,7 +200,7 @@ def _contents(file: File, beton: Beton, recipe: Recipe, use: Use) -> Finding:
         return warning(
             f"{file.name} set",
             f"{text}, but the model has {recipe.model.num_classes} classes, most of which it never sees",
-            f"--set model.num_classes={classes}, if the set is whole",
+            f"--set model.num_classes={classes}, if the set is complete",
         )
     if classes < recipe.model.num_classes:
         text += f" of {recipe.model.num_classes}"
@@ -202,7 +208,7 @@ def _contents(file: File, beton: Beton, recipe: Recipe, use: Use) -> Finding:
 
 
 def classes(recipe: Recipe, use: Use) -> list[Finding]:
-    """Whether labels mean the same in the set to train on and in the one to evaluate on; nothing where a run opens one alone."""
+    """Whether labels mean the same in the training set and in the evaluation set; nothing if a run opens only one of them."""
     from ..beton.classes import Classes, difference, doubt
     from ..beton.reader import Beton
 
@@ -213,7 +219,7 @@ def classes(recipe: Recipe, use: Use) -> list[Finding]:
         for file in sets:
             with Beton(file.path, **recipe.data.fields) as beton:
                 both.append(Classes.of(beton))
-    except UserError:  # which its own finding tells
+    except UserError:  # which another finding reports
         return []
     train, val = both
     remedy = "pack both from one folder with train/ and val/"
@@ -224,11 +230,15 @@ def classes(recipe: Recipe, use: Use) -> list[Finding]:
     if doubtful := next((each.trouble for each in (train, val) if each.trouble), doubt(train, val)):
         return [warning("classes", doubtful, remedy)]
     if not (train.names and val.names):
-        return [ok("classes", f"{train.count:,} in each set; no names tell whether labels mean the same")]
+        return [
+            ok("classes", f"{train.count:,} in each set; no class names show whether labels mean the same")
+        ]
     return [ok("classes", f"each label means the same in both sets, of {train.count:,}")]
 
 
-def _cached(file: File, beton: Beton, use: Use, machine: Machine, reads_disk: bool) -> Iterator[Finding]:
+def _cached(
+    file: File, beton: Beton, recipe: Recipe, use: Use, machine: Machine, reads_disk: bool
+) -> Iterator[Finding]:
     from ..common import page_cache
 
     length, share = len(beton.map), page_cache.resident_share(beton.path)
@@ -259,7 +269,8 @@ def _cached(file: File, beton: Beton, use: Use, machine: Machine, reads_disk: bo
         f"{kind}, {rate.bytes_per_s / 1e6:,.0f} MB/s in random reads of {page_cache.BLOCK >> 10} KiB, or "
         f"{rate.bytes_per_s / mean:,.0f} img/s from a cold cache ({rate.read_bytes / 1e6:.0f} MB read)"
     )
-    wanted = _read_bytes_per_s(beton, use, machine)
+    spec = MODELS[recipe.model.name]
+    wanted = _read_bytes_per_s(beton, spec, use, machine)
     if rate.bytes_per_s >= wanted or (fits and share > CACHED):
         yield ok(name, text)
         return
@@ -268,21 +279,22 @@ def _cached(file: File, beton: Beton, use: Use, machine: Machine, reads_disk: bo
         if fits
         else "put it on a local SSD, give the machine more memory, or pack smaller images (--max-resolution 256)"
     )
-    yield warning(
-        name, f"{text}; {plural(machine.cores, 'core')} can take {wanted / mean:,.0f} img/s", remedy
-    )
+    text += f"; {plural(machine.cores, 'core')} can take {wanted / mean:,.0f} img/s"
+    if use.device == "cpu" and spec.core_img_per_s is None:
+        text += f" or, since there is no figure for how fast they train {spec.title}, fewer"
+    yield warning(name, text, remedy)
 
 
-def _read_bytes_per_s(beton: Beton, use: Use, machine: Machine) -> float:
-    """How fast the cores can use what is read."""
-    mode = int(beton.images["mode"][0])
-    decoded = DECODED_BYTES_PER_S.get(mode, DECODED_BYTES_PER_S[0])
-    trained = TRAINED_IMG_PER_S * float(beton.sizes.mean()) if use.device == "cpu" else decoded
-    return machine.cores * min(decoded, trained)
+def _read_bytes_per_s(beton: Beton, spec: ModelSpec, use: Use, machine: Machine) -> float:
+    """How fast the cores can use what is read: as fast as they decode or, on a CPU, train, where that is known."""
+    decoded = DECODED_BYTES_PER_S.get(int(beton.images["mode"][0]), DECODED_BYTES_PER_S[0])
+    if use.device != "cpu" or spec.core_img_per_s is None:
+        return machine.cores * decoded
+    return machine.cores * min(decoded, spec.core_img_per_s * float(beton.sizes.mean()))
 
 
 def _ring_bytes(recipe: Recipe, use: Use) -> int:
-    """Bytes of one rank's batches: those that are decoded ahead and those in use, of training and evaluation."""
+    """Bytes of one rank's batches, of training and evaluation: those decoded ahead and those in use."""
     data, evaluation = recipe.data, recipe.eval
     sides: list[Any] = [] if evaluation.only else [(data.global_batch_size, data.size)]
     if evaluation.only or evaluation.every:

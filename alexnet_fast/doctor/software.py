@@ -20,7 +20,7 @@ INSTALL_CODEC = (
 
 
 def packages() -> Finding:
-    """The Python packages that training needs, torch apart."""
+    """The Python packages that training needs, except torch."""
     needed = [*PACKAGES, *(["tomli"] if sys.version_info < (3, 11) else [])]
     versions = {name: version(name) for name in needed}
     if absent := [name for name in needed if versions[name] is None]:
@@ -31,17 +31,17 @@ def packages() -> Finding:
 
 
 def codec() -> Finding:
-    """libjpeg-turbo, which decodes: found, new enough, and with its vector code at work."""
+    """libjpeg-turbo, which decodes: whether it is found, new enough, and uses its SIMD code."""
     name, answer = "libjpeg-turbo", ask("codec")
     if "error" in answer:
         chosen = os.environ.get(TURBOJPEG_ENVIRONMENT)
         if answer["kind"] != "TurboJpegMissing":
-            return fault(name, f"cannot be looked for: {answer['error']}", "see the Python packages above")
+            return fault(name, f"cannot be searched for: {answer['error']}", "see the Python packages above")
         if chosen:
             return fault(
                 name,
                 f"{TURBOJPEG_ENVIRONMENT} names {chosen}, which cannot be loaded",
-                f"name a libturbojpeg.so.0 that is there, or unset {TURBOJPEG_ENVIRONMENT} to have it looked for",
+                f"name a libturbojpeg.so.0 that exists, or unset {TURBOJPEG_ENVIRONMENT} to search the usual places",
             )
         return fault(name, "libturbojpeg was not found", f"install it: {INSTALL_CODEC}")
     text = f"{answer['version']}, {answer['path']}"
@@ -52,7 +52,7 @@ def codec() -> Finding:
 
     as_run = _rate(answer["path"], {})
     plain = _rate(answer["path"], {"JSIMD_FORCENONE": "1"})
-    text += f"; {as_run:.0f} Mpixel/s a core, {as_run / plain:.1f} times its plain C"
+    text += f"; {as_run:.0f} Mpixel/s a core, {as_run / plain:.1f} times its plain C code"
     if as_run / plain > SIMD_GAIN:
         return ok(name, f"{text}: SIMD at work")
     if os.environ.get("JSIMD_FORCENONE"):
@@ -76,7 +76,7 @@ def _rate(path: str, env: dict[str, str]) -> float:
 
 
 def kernels() -> Finding:
-    """numba, and whether what it compiles is kept."""
+    """numba, and whether its compiled code is kept."""
     name, answer = "compiled kernels", ask("kernels")
     if "error" in answer:
         module = answer["module"]
@@ -94,26 +94,26 @@ def kernels() -> Finding:
     if answer["cached"]:
         text += "; compiled for this machine"
     else:
-        text += "; not compiled yet: the first run does it once, some 20 s of one core"
+        text += "; not compiled yet: the first run does it once, in about 20 s of one core"
     if answer["lasts"]:
         return ok(name, f"{text}; {'kept' if answer['cached'] else 'will be kept'} in {answer['place']}")
     wanted = " and ".join(answer["places"])
     kept = (
         f"kept in {answer['place']} until that is cleared"
         if answer["place"]
-        else "compiled anew by every process"
+        else "every process compiles them again"
     )
     if answer["cached"] and not answer["place"]:
-        return ok(name, text)  # an image that carries them, and can be written nowhere
+        return ok(name, text)  # a container image that has them, where nothing can be written
     return warning(
         name,
         f"{text}; {wanted} cannot be written: {kept}",
-        "set NUMBA_CACHE_DIR to a folder that can be written and lasts",
+        "set NUMBA_CACHE_DIR to a permanent folder that can be written",
     )
 
 
 def pillow() -> Finding:
-    """Pillow, or pillow-simd in its place, which opens and shrinks images when they are packed."""
+    """Pillow, or pillow-simd instead, which opens and shrinks images when they are packed."""
     name = "Pillow"
     if find_spec("PIL") is None:
         return warning(name, "not installed; packing needs it, training does not", "pip install pillow")
@@ -126,7 +126,7 @@ def pillow() -> Finding:
     if version("pillow") and version("pillow-simd"):
         return warning(
             name,
-            f"{text}; pillow and pillow-simd are both installed, and write into one folder",
+            f"{text}; pillow and pillow-simd are both installed, into the same folder",
             "pip uninstall both, then install the one that you want",
         )
     if not turbo:
@@ -135,7 +135,7 @@ def pillow() -> Finding:
 
 
 def ffcv() -> Finding:
-    """FFCV, which nothing here needs."""
+    """FFCV, which training does not need."""
     found = version("ffcv")
     return ok("FFCV", found or "not installed; only alexnet_fast.ffcv_ops needs it")
 

@@ -19,7 +19,7 @@ COLOURS = {"ok": "32", "warning": "33", "fault": "1;31"}
 
 
 def write(findings: Sequence[Finding], file: TextIO) -> None:
-    """A line or more for each finding, remedies below, and at the end what it comes to.
+    """Write each finding, with its remedy below, and at the end a summary.
 
     ok       cores          2 of 2 processors can be kept busy
     warning  locked memory  limit 64 KiB, too little for ...
@@ -45,7 +45,7 @@ def write(findings: Sequence[Finding], file: TextIO) -> None:
 
 
 def closing(findings: Sequence[Finding]) -> str:
-    """What the findings come to, in one line."""
+    """A summary of the findings, in one line."""
     faults, warnings = (
         sum(finding.status == status for finding in findings) for status in ("fault", "warning")
     )

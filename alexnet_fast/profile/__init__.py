@@ -1,1 +1,1 @@
-"""The profiling mode, ``python -m alexnet_fast.train RECIPE --profile``: what each stage could do, which one binds, and what would lift it."""
+"""The profiling mode, ``python -m alexnet_fast.train RECIPE --profile``: the ceiling of each stage, which one is the bottleneck, and what would remove it."""

@@ -1,4 +1,4 @@
-"""What ran when, in the Chrome trace format: load it in ui.perfetto.dev, chrome://tracing or speedscope.app.
+"""When each thing ran, in the Chrome trace format: load it in ui.perfetto.dev, chrome://tracing or speedscope.app.
 
 The format: "Trace Event Format" of the Chromium project; times are microseconds.
 """
@@ -24,9 +24,9 @@ Event = dict[str, Any]
 
 
 def write(path: Path, spans_of_ranks: Sequence[Sequence[Span]]) -> None:
-    """One process a rank; in each the steps over their parts, the copy stream, the host's waits and every decoding thread as lanes.
+    """One process a rank; in each, lanes for the steps with their parts below, the copy stream, the host's waits and every decoding thread.
 
-    Spans of a lane may not overlap, which streams and threads see to.
+    Spans of a lane do not overlap, since each lane is one stream or one thread.
     """
     events = [event for rank, spans in enumerate(spans_of_ranks) for event in _of_rank(rank, spans)]
     lines = ",\n".join(json.dumps(event, separators=(",", ":")) for event in events)
@@ -34,11 +34,11 @@ def write(path: Path, spans_of_ranks: Sequence[Sequence[Span]]) -> None:
 
 
 def _of_rank(rank: int, spans: Sequence[Span]) -> Iterator[Event]:
-    # Viewers write a process's and a thread's number behind its name: "rank 0".
+    # Viewers write the number of a process or thread after its name: "rank 0".
     yield _metadata(rank, rank * MAX_LANES + 1, "process_name", name="rank")
     yield _metadata(rank, rank * MAX_LANES + 1, "process_sort_index", sort_index=rank)
     lanes = sorted({span.lane for span in spans}, key=_place)
-    for thread, lane in enumerate(lanes, rank * MAX_LANES + 1):  # a number of its own over all ranks
+    for thread, lane in enumerate(lanes, rank * MAX_LANES + 1):  # unique over all ranks
         yield _metadata(rank, thread, "thread_name", name=LANES.get(lane, lane))
         yield _metadata(rank, thread, "thread_sort_index", sort_index=thread)
         own = sorted((span for span in spans if span.lane == lane), key=lambda span: span.begin_s)
@@ -51,7 +51,7 @@ def _of_rank(rank: int, spans: Sequence[Span]) -> Iterator[Event]:
 
 
 def _steps(parts: Sequence[Span]) -> Iterator[list[Span]]:
-    """The parts of one step after the other."""
+    """The parts of each step, step after step."""
     step: list[Span] = []
     for part in parts:
         if part.name == PARTS[0] and step:
@@ -66,7 +66,7 @@ def _around(parts: Sequence[Span]) -> Span:
 
 
 def _slice(process: int, thread: int, span: Span) -> Event:
-    # Viewers add what stands here as floats.  Quarters add up exactly: what touched still does, and a step ends with its last part.
+    # Viewers add these as floats.  Quarters add up exactly: spans that touch still touch, and a step ends with its last part.
     begin_us, end_us = round(span.begin_s * 4e6) / 4, round(span.end_s * 4e6) / 4
     is_wait = span.name.startswith("wait")
     return {

@@ -11,7 +11,7 @@ from .stats import Stat
 
 
 def show(profile: Profile, console: Console) -> None:
-    """Print what each stage could do, what the whole does, and why."""
+    """Print the ceiling of each stage, the speed of all together, and why."""
     stages, verdict = profile.stages, profile.verdict
     table = Table(
         title=f"{profile.machine['device']}, {plural(stages.ranks, 'rank')}, {plural(stages.cores, 'core')}"
@@ -35,12 +35,12 @@ def show(profile: Profile, console: Console) -> None:
 
 
 def details(profile: Profile) -> dict[str, str]:
-    """Per stage, what its ceiling is made of."""
+    """For each stage, the figures behind its ceiling."""
     stages = profile.stages
     read, decode, step, copy = stages.read, stages.decode, stages.step, stages.copy
     disk = "not measured"
     if (rate := read.disk_bytes_per_s) is not None:
-        disk = f"{rate.median / 1e6:,.0f} MB/s ({rate.least / 1e6:,.0f} to {rate.most / 1e6:,.0f})"
+        disk = f"{rate.median / 1e6:,.0f} MB/s ({rate.min / 1e6:,.0f} to {rate.max / 1e6:,.0f})"
     threads = ", ".join(f"{point.threads}: {point.img_per_s.median:,.0f}" for point in decode.scaling)
     split = decode.split
     stages_us = (
@@ -66,5 +66,5 @@ def details(profile: Profile) -> dict[str, str]:
 
 
 def spread(figure: Stat) -> str:
-    """The least and the most."""
-    return f"{figure.least:,.0f} to {figure.most:,.0f} in {figure.n} windows"
+    """The minimum and the maximum."""
+    return f"{figure.min:,.0f} to {figure.max:,.0f} in {figure.n} windows"

@@ -16,7 +16,7 @@ AT_ONCE = 4  # copies queued before they are waited for
 
 @dataclass(frozen=True)
 class Copy:
-    """Bytes a second over all ranks, from page-locked memory as the loader's slots are, and from ordinary memory."""
+    """Bytes a second over all ranks, from page-locked memory, as the loader's buffers are, and from ordinary memory."""
 
     pinned_bytes_per_s: Stat
     pageable_bytes_per_s: Stat
@@ -24,7 +24,7 @@ class Copy:
 
     @property
     def img_per_s(self) -> float:
-        """As the recipe copies them: page-locked."""
+        """As training copies them: from page-locked memory."""
         return self.pinned_bytes_per_s.median / self.image_bytes
 
 

@@ -1,4 +1,4 @@
-"""The ceiling of decoding: the loader alone at more and more threads, and where a sample's time goes."""
+"""The ceiling of decoding: the loader alone with more and more threads, and where the time of a sample goes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPLIT_SAMPLES = 60
 
 @dataclass(frozen=True)
 class Scaling:
-    """What the loaders of all ranks give together with so many decoding threads on each, or as many as it may have."""
+    """What the loaders of all ranks make together with N decoding threads on each, or fewer on a rank that may not have N."""
 
     threads: int
     img_per_s: Stat
@@ -32,10 +32,10 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Split:
-    """Where one thread's time for a sample goes, in microseconds; the first two are None for raw pixels.
+    """Where the time of one thread for a sample goes, in microseconds; the first two are None for raw pixels.
 
     cut_us: the header, and the tiles that the crop touches.  libjpeg_us: decoding them to planes.  render_us: resampling
-    and colour; for raw pixels all that there is.
+    and colour; for raw pixels it is all of the time.
     """
 
     cut_us: Stat | None
@@ -46,9 +46,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Decode:
-    """The loaders alone, on samples that lie in the page cache.
+    """The loaders alone, on samples that are in the page cache.
 
-    threads: that the recipe gives a rank, the most of all ranks where they differ.  scaling: with fewer threads, and
+    threads: the recipe's threads of a rank, the maximum over ranks if they differ.  scaling: with fewer threads, and
     with as many as a rank may have.
     """
 
@@ -81,14 +81,14 @@ def measure(
     world: World,
     say: Callable[[str], None],
 ) -> Decode:
-    """Decode a part of the file, small enough to lie in the page cache, for about `seconds`.
+    """Decode a part of the file, small enough for the page cache, for about `seconds`.
 
-    open_loader: called with a number of threads and the places of samples.  training: the run's loader, which rests.
-    cores: that this rank may use.
+    open_loader: called with a number of threads and the indices of samples.  training: the run's loader, which is idle.
+    cores: how many this rank may use.
     """
     places = few_places(training, batches_ahead, world)
     most = max(cores, training.threads)
-    # Ranks may have unequal shares of the cores, and all have to measure as often.
+    # Ranks may have different numbers of cores, and all have to measure the same number of times.
     used = int(world.all_reduce_max(training.threads))
     counts = thread_counts(used, int(world.all_reduce_max(most)))
     scaling = []
@@ -100,9 +100,9 @@ def measure(
 
 
 def few_places(training: Loader, batches_ahead: int, world: World) -> np.ndarray:
-    """The places of samples that lie in the page cache from now on.
+    """The indices of samples that are in the page cache from now on.
 
-    A few times what the threads hold ahead, so that not each epoch ends as it begins; else as little as possible.
+    A few times as many as the threads decode ahead, so that an epoch does not end when it has just started; else few.
     """
     beton, wanted = training.beton, world.world_size * training.batch_size * (2 * batches_ahead + 4)
     places = epoch_permutation(beton.num_samples, ORDER_SEED, 0)[:wanted]
@@ -111,9 +111,9 @@ def few_places(training: Loader, batches_ahead: int, world: World) -> np.ndarray
 
 
 def alone(loader: Loader, seconds: float, world: World) -> Stat:
-    """Images a second that this loader and the other ranks' decode together, with nothing beside them.
+    """Images a second that the loaders of all ranks decode together while nothing else runs.
 
-    What threads decode counts, not what is taken from them: after a pause of whoever takes, batches lie ready.
+    It counts what the threads decode, not what is taken from them: after a pause of the consumer, batches are ready.
     """
     batches, decoded = forever(loader), 0
 
@@ -127,7 +127,7 @@ def alone(loader: Loader, seconds: float, world: World) -> Stat:
 
 
 def thread_counts(used: int, most: int) -> list[int]:
-    """1, 2, 4 ... `most`, and what is used."""
+    """1, 2, 4 ... `most`, and `used`."""
     counts = {most, used}
     count = 1
     while count < most:
@@ -137,15 +137,15 @@ def thread_counts(used: int, most: int) -> list[int]:
 
 
 def forever(loader: Loader) -> Iterator[Batch]:
-    """Batches of one epoch after the other."""
+    """Batches of one epoch after another, endlessly."""
     while True:
         yield from loader
 
 
 def some_samples(beton: Beton, most: int, cropping: CropOptions, world: World) -> np.ndarray:
-    """Samples all over the file, others on each rank, (most or fewer,) decode.SAMPLE; broken ones are left to training.
+    """Samples from all over the file, different ones on each rank, (most or fewer,) SAMPLE_DTYPE; broken ones are skipped.
 
-    Raises UserError where none of them can be decoded.
+    Raises UserError if none of them can be decoded.
     """
     samples = sample_table(beton)[small_share(beton, world, 1 << 40)[:most]]
     sound = DecodeStages(beton.map, samples, cropping).sound()
@@ -157,12 +157,12 @@ def some_samples(beton: Beton, most: int, cropping: CropOptions, world: World) -
 
 
 def split(beton: Beton, cropping: CropOptions, world: World) -> Split:
-    """The stages' times on one thread of each rank."""
+    """The time of each stage on one thread of each rank."""
     samples = some_samples(beton, SPLIT_SAMPLES, cropping, world)
     stages = DecodeStages(beton.map, samples, cropping)
-    raw = bool(world.all_reduce_max(stages.raw))  # each rank has samples of its own
+    raw = bool(world.all_reduce_max(stages.raw))  # each rank has other samples
     kinds = (ALL,) if raw else (CUT, PLANES, ALL)
-    for stage in kinds:  # compiled, and into the caches
+    for stage in kinds:  # compile, and load the samples into the caches
         for number in range(len(stages.chunks)):
             stages.time(number, stage)
     barrier(world)

@@ -1,4 +1,4 @@
-"""End to end: a training run's steps with everything running, and what each thread and stream did meanwhile."""
+"""End to end: the steps of a training run with everything running, and what each thread and stream did at the same time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .recorder import Recorder
 from .stats import WINDOWS, Stat, barrier, broadcast, mean_over_ranks, summed, windows
 
 TRACED_STEPS = 100
-TRIED_STEPS = 2  # to find how many fit into the time
+TRIED_STEPS = 2  # to estimate how many fit into the time
 MAX_STEPS = 10_000
 
 
@@ -30,11 +30,11 @@ MAX_STEPS = 10_000
 class EndToEnd:
     """Training with everything running.
 
-    img_per_s: over all ranks.  data_wait_share: of the time, in which a rank waited for its batch, 0 to 1, the mean over
-    ranks.  idle_share: of the traced time, in which nothing of a step ran on the device.  decode_busy_share: of the
-    decoding threads' time, in which they decoded; decode_cpu_share: of that, in which they had a processor (the rest they
-    waited for the disk or for their turn).  faults: pages that decoding threads waited for.  resident_share: of the
-    file in the page cache as this began.
+    img_per_s: over all ranks.  Shares are 0 to 1, means over ranks.  data_wait_share: of the time, how long a rank waited
+    for its batch.  idle_share: of the traced time, how long no part of a step ran on the device.  decode_busy_share: of
+    the decoding threads' time, how long they decoded; decode_cpu_share: of that, how long they had a processor (for the
+    rest they waited for the disk or for a core).  faults: pages that decoding threads waited for.  resident_share: of
+    the file, how much was in the page cache at the start.
     """
 
     img_per_s: Stat
@@ -52,9 +52,9 @@ def measure(
     loader: Loader, feed: DevicePrefetcher, state: TrainState, queued: int, seconds: float, world: World
 ) -> tuple[EndToEnd, list[Span]]:
     """Train for about `seconds` and at least WINDOWS steps; also what this rank's threads and streams did in the first
-    TRACED_STEPS of them, in seconds since they began; on one host, since the first rank's did.
+    TRACED_STEPS of them, in seconds since these started; on one host, since those of the first rank started.
 
-    queued: batches that are ready before the first step, which go by before anything counts.  Every rank has to call this.
+    queued: batches that are ready before the first step; they are used up before anything counts.  Every rank has to call this.
     """
     resident_share = page_cache.resident_share(loader.beton.path)
     marks = DeviceTimer(feed.device)
@@ -62,16 +62,16 @@ def measure(
     with closing(feed(recorder.of_waits(forever(loader)))) as batches:
 
         def run(steps: int) -> list[tuple[int, Stamp]]:
-            """So many steps: the images of each, and when it was done.  Only the feed waits for the device."""
+            """Run N steps: the images of each, and when it was done.  Only the prefetcher waits for the device."""
             done = []
             for images, labels in islice(batches, steps):
                 state.train_step(images, labels)
                 done.append((len(labels), marks.stamp()))
             return done
 
-        def steps_in(seconds: float, least: int, most: int, made: int, took_s: float) -> int:
-            """How many steps, on every rank, if they take what the last `made` took."""
-            return int(broadcast(min(max(seconds * made / max(took_s, 1e-6), least), most), world))
+        def steps_in(seconds: float, fewest: int, most: int, made: int, took_s: float) -> int:
+            """How many steps fit into `seconds`, the same on every rank, if each takes as long as the last `made` did."""
+            return int(broadcast(min(max(seconds * made / max(took_s, 1e-6), fewest), most), world))
 
         barrier(world)
         end_s = time.perf_counter() + seconds
@@ -81,7 +81,7 @@ def measure(
         took_s = time.perf_counter() - began_s
         traced = steps_in((end_s - time.perf_counter()) / 2, WINDOWS, TRACED_STEPS, TRIED_STEPS, took_s)
 
-        # The device goes on with what is queued: a wait for it here would leave it idle at first.
+        # The device works on what is queued: waiting for it here would leave it idle at the start.
         before, waited_s, began_s = DecodeTotals.of(loader.thread_stats), loader.wait_s, time.perf_counter()
         begin = marks.stamp()
         recorder.start(queued + TRIED_STEPS)
@@ -122,7 +122,7 @@ def measure(
 
 
 def idle_share(spans: list[Span]) -> float:
-    """Of the time from the first step to the last, the share in which no part of a step ran."""
+    """The share of the time from the first step to the last in which no part of a step ran."""
     steps = [span for span in spans if span.lane == STEP]
     length_s = max(span.end_s for span in steps) - min(span.begin_s for span in steps)
     return max(0.0, 1 - sum(span.seconds for span in steps) / length_s)

@@ -1,4 +1,4 @@
-"""What the stages make together: from the ceiling of each to the speed of the whole."""
+"""What the stages make together: from the ceiling of each to the speed of all."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ class Stages:
 
     @property
     def decode_threads(self) -> int:
-        """Of all ranks together, as many as there are cores for."""
+        """Of all ranks together, at most one for each core."""
         return min(self.decode.threads * self.ranks, self.cores)
 
     @property
     def fits_into_memory(self) -> bool:
-        """Whether the page cache has room for the file, so that from the second epoch on it is read from there."""
+        """Whether the page cache has room for the file, so that it is read from there from the second epoch on."""
         return self.read.file_bytes <= self.read.available_bytes
 
     @property
     def summing_share(self) -> float:
-        """Of a step, what summing gradients takes, 0 to 1."""
+        """The share of a step that summing gradients takes, 0 to 1."""
         summing = self.step.all_reduce_ms
         return summing.median / self.step.step_ms.median if summing else 0.0
 
     def ceilings(self, resident_share: float | None = None) -> dict[Stage, float]:
-        """What each stage could do alone, in img/s over all ranks, with as much of the file in the page cache (default: as now)."""
+        """What each stage could do alone, in img/s over all ranks, with this share of the file in the page cache (default: as now)."""
         resident_share = self.whole.resident_share if resident_share is None else resident_share
         found: dict[Stage, float] = {
             "read": self.read.at(resident_share),
@@ -64,9 +64,9 @@ class Stages:
 
 
 class Prediction(NamedTuple):
-    """What the stages make together, and the one that binds.
+    """What the stages make together, and the one that is the bottleneck.
 
-    cores_s: seconds an image in which all cores are busy with the step, and with decoding, where their sum is the limit.
+    cores_s: seconds an image in which all cores are busy with the step, and with decoding, if their sum is the limit.
     """
 
     img_per_s: float
@@ -75,7 +75,7 @@ class Prediction(NamedTuple):
 
 
 def predict(stages: Stages, ceilings: dict[Stage, float]) -> Prediction:
-    """What stages with such ceilings would make together."""
+    """What stages with these ceilings would make together."""
     lowest = min(ceilings, key=ceilings.__getitem__)
     found = Prediction(ceilings[lowest], lowest)
     if stages.shares_cores:

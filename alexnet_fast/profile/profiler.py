@@ -1,8 +1,9 @@
-"""The profile of a recipe on this machine: every stage apart, then all together, and the files that tell it."""
+"""The profile of a recipe on this machine: every stage alone, then all together, and the files with the results."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..loader.loader import Loader
 from ..loader.preload import kernels
 from ..recipe import Recipe
 from ..run.ceiling import PROFILE, machine_of
-from . import chrome_trace, console_report, end_to_end, picture, repack, storage
+from . import chrome_trace, console_report, end_to_end, repack, storage
 from . import copying as copy
 from . import decoding as decode
 from . import stepping as step
@@ -34,18 +35,16 @@ from .result import PICTURE, TIMELINE, Profile
 from .verdict import find_bottleneck
 
 SHARES = {"read": 0.05, "decode": 0.22, "copy": 0.06, "step": 0.15, "whole": 0.33}  # of the time
-# Decoding and the step are measured again behind the whole, so that a machine that slows down does so for both.
+# Decoding and the step are measured again after the end-to-end run, so that a machine that slows down does so for both.
 AGAIN = {"decode": 0.05, "step": 0.14}
-BESIDE_S = (
-    8.0  # for what has a length of its own: opening, the disk, the decoder's split, other ways to store
-)
+FIXED_S = 8.0  # for what has a fixed time: opening, the disk, the decoder's split, other ways to store
 
 
 def profile(recipe: Recipe, seconds: float = 60.0) -> Profile:
-    """Measure for about `seconds` and write throughput.json, throughput.png and timeline.json into the run's folder.
+    """Measure for about `seconds` and write throughput.json and timeline.json into the run's folder.
 
-    Nothing else is written, and no weights change.  Every rank has to call this.  Raises UserError for
-    whatever the user can mend.
+    Nothing else is written, and no weights change; a throughput.png drawn from an older profile is deleted.  Every rank
+    has to call this.  Raises UserError for everything that the user can fix.
     """
     with ExitStack() as stack:
         world, device = init_distributed(recipe, stack)
@@ -54,7 +53,7 @@ def profile(recipe: Recipe, seconds: float = 60.0) -> Profile:
 
 
 class _ByTheClock(BarColumn):
-    """A bar that moves with the time, of which a profile takes what it was given."""
+    """A bar that moves with the time, since a profile takes a given time."""
 
     def __init__(self) -> None:
         super().__init__(bar_width=24)
@@ -72,7 +71,7 @@ class _Left(ProgressColumn):
 
 
 class _Profiling:
-    """One profile in the making: the parts of a training run, and what is measured with them."""
+    """One profile while it is made: the parts of a training run, and what is measured with them."""
 
     def __init__(
         self, recipe: Recipe, world: World, device: Device, seconds: float, stack: ExitStack
@@ -88,11 +87,11 @@ class _Profiling:
                 _ByTheClock(),
                 _Left(),
                 console=self.console,
-                refresh_per_second=1,  # drawing takes a core that is being measured
+                refresh_per_second=1,  # drawing uses a core that is being measured
                 disable=not (self.console.is_terminal and world.is_rank0),
             )
         )
-        self.task = self.progress.add_task("opening", total=seconds + BESIDE_S)
+        self.task = self.progress.add_task("opening", total=seconds + FIXED_S)
 
     def run(self) -> Profile:
         recipe, world, device, seconds = self.recipe, self.world, self.device, self.seconds
@@ -101,7 +100,7 @@ class _Profiling:
         loader = self.stack.enter_context(train_loader(recipe, world, device))
         cores = world.threads or allowed_cores()
         self.say("loading the decoder")
-        kernels.wait(lambda: False)  # compiling, once on a machine, takes a core
+        kernels.wait(lambda: False)  # compiling, once on a machine, uses a core
 
         def open_loader(threads: int, places: np.ndarray) -> Loader:
             return train_loader(recipe, world, device, threads=threads, indices=places)
@@ -124,7 +123,7 @@ class _Profiling:
             self.say("copying to the device")
         copying = copy.measure(device, loader.batch_size, loader.size, seconds["copy"], world)
 
-        self.say("training on what lies on the device")
+        self.say("training on data that is on the device")
         state = train_state(recipe, world, device)
         feed = DevicePrefetcher(device, state.precision.dtype)
         step.prepare(state)
@@ -142,7 +141,7 @@ class _Profiling:
         places = decode.few_places(loader, recipe.data.batches_ahead, world)
         with open_loader(loader.threads, places) as again:
             decoding = decoding.pooled(decode.alone(again, self.again["decode"], world))
-        step.mark(state, feed, DeviceTimer(device))  # a device's clock is coarse behind a long time
+        step.mark(state, feed, DeviceTimer(device))  # a device's clock gets coarse after a long time
         stepping = stepping.pooled(step.measure(state, feed, batch, cores, self.again["step"], world))
 
         stages = Stages(
@@ -169,7 +168,7 @@ class _Profiling:
         return result
 
     def say(self, what: str) -> None:
-        """What comes next, on the progress line or, where there is none, as a line."""
+        """Show what comes next, on the progress line or, if there is none, as a line."""
         self.progress.update(self.task, description=what)
         if self.progress.disable:
             self.console.print(f"{what} ...")
@@ -185,22 +184,19 @@ class _Profiling:
             raise _unwritable(folder, "no permission")
 
     def write(self, result: Profile, spans_of_ranks: list[list[Span]]) -> None:
-        """The verdict on the console, and the three files."""
+        """The verdict on the console, and the two files."""
         self.progress.stop()
         console_report.show(result, self.console)
         folder = self.recipe.folder
         try:
+            (folder / PICTURE).unlink(missing_ok=True)  # drawn from an older profile
             result.write(folder)
             chrome_trace.write(folder / TIMELINE, spans_of_ranks)
-            drawn = picture.draw(result.document(), folder / PICTURE)
-            if not drawn:
-                (folder / PICTURE).unlink(missing_ok=True)  # of an older profile
         except OSError as error:
             raise _unwritable(folder, error) from error
-        files = [PROFILE, *([PICTURE] if drawn else []), TIMELINE]
-        self.console.print(f"in {folder}: {', '.join(files)}", markup=False)
-        if not drawn:
-            self.console.print(f"no {PICTURE}: it wants matplotlib; pip install matplotlib")
+        self.console.print(f"in {folder}: {PROFILE}, {TIMELINE}")
+        command = f"python tools/plot_profile.py {shlex.quote(str(folder / PROFILE))}"
+        self.console.print(f"to draw a picture of it: {command} (from a checkout, with matplotlib)")
 
 
 def _unwritable(folder: Path, why: object) -> UserError:

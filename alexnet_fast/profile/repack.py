@@ -1,4 +1,4 @@
-"""What the set would cost if it were stored otherwise: some of its own samples, packed again in memory and decoded."""
+"""What the set would cost if it were stored in another way: some of its samples, packed again in memory and decoded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OTHERS = {
 
 @dataclass(frozen=True)
 class StorageOption:
-    """One way to store the set: how long one thread decodes a sample, and what a sample takes.
+    """One way to store the set: how long one thread decodes a sample, and how many bytes a sample has.
 
     options: of ``python -m alexnet_fast.pack``; empty for the set as it is.
     """
@@ -42,7 +42,7 @@ class StorageOption:
 def measure(beton: Beton, cropping: CropOptions, world: World) -> list[StorageOption]:
     """The set as it is, first, and every other way that makes its samples smaller to decode."""
     samples = some_samples(beton, SAMPLES, cropping, world)
-    # Each rank has samples of its own, and all have to measure the same ways.
+    # Each rank has other samples, and all have to measure the same ways.
     largest = world.all_reduce_max(max(samples["width"].max(), samples["height"].max()))
     is_raw = bool(world.all_reduce_max((samples["raw"] == fmt.RAW).any()))
     candidates = {"as it is": (beton.map, samples)}
@@ -64,7 +64,7 @@ def measure(beton: Beton, cropping: CropOptions, world: World) -> list[StorageOp
 
 
 def _packed_again(beton: Beton, samples: np.ndarray, encoding: Encoding) -> tuple[np.ndarray, np.ndarray]:
-    """The samples' bytes under another encoding, one after the other, and where each lies."""
+    """The samples' bytes in another encoding, one after another, and where each is."""
     table, payloads, at = np.zeros(len(samples), SAMPLE_DTYPE), [], 0
     for row, sample in zip(table, samples, strict=True):
         image = shrunk(_picture(beton, sample), encoding)

@@ -1,4 +1,4 @@
-"""throughput.json: what a profile found, for people, for the picture, and for the runs that come after it."""
+"""throughput.json: what a profile found, for people, for tools/plot_profile.py, and for later runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..common.files import write_text
 from ..run.ceiling import FORMAT, PROFILE
 from ..run.report import versions
 from .prediction import Stages
+from .stats import stored
 from .verdict import Verdict
 
 PICTURE, TIMELINE = "throughput.png", "timeline.json"
@@ -28,15 +29,14 @@ class Profile:
     seconds: float
 
     def document(self) -> dict[str, Any]:
-        """As it stands in throughput.json: every figure's unit ends its name; a figure is the median, least and most of n windows."""
-        stages = asdict(self.stages)
+        """The content of throughput.json: a figure's name ends with its unit; a figure is the median, minimum (least) and maximum (most) of n windows."""
         return {
             "format": FORMAT,
             "name": self.recipe["run"]["name"],
             "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "seconds": self.seconds,
             "verdict": asdict(self.verdict),
-            **stages,
+            **stored(self.stages),
             "machine": self.machine,
             "versions": versions(),
             "recipe": self.recipe,

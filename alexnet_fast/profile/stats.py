@@ -1,28 +1,29 @@
-"""Figures with their spread: the same work timed again and again, on all ranks at once."""
+"""Figures with their spread: the same work timed many times, on all ranks at once."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..distributed.world import World
 
-WINDOWS = 5  # a measurement is cut into so many, whose spread is told
-WARM_UP_SHARE = 0.2  # of a measurement's time goes by before it counts
+WINDOWS = 5  # a measurement is cut into N windows, whose spread is reported
+WARM_UP_SHARE = 0.2  # of the time of a measurement, at its start, is not counted
 
 
 @dataclass(frozen=True)
 class Stat:
-    """The median of `n` windows, with the least and the most; its unit stands in the name of the field that holds it."""
+    """The median of `n` windows, with their minimum and maximum; its unit is in the name of the field that holds it."""
 
     median: float
-    least: float
-    most: float
+    min: float
+    max: float
     n: int
 
     @classmethod
@@ -31,19 +32,30 @@ class Stat:
         return cls(float(np.median(values)), float(np.min(values)), float(np.max(values)), len(values))
 
     def pooled(self, later: Stat) -> Stat:
-        """With as much weight for a later measurement of the same: what drifts between the two is met half-way."""
+        """The mean with a later measurement of the same: both have the same weight, so that drift counts half."""
         return Stat(
             (self.median + later.median) / 2,
-            min(self.least, later.least),
-            max(self.most, later.most),
+            min(self.min, later.min),
+            max(self.max, later.max),
             self.n + later.n,
         )
+
+
+STORED = {"min": "least", "max": "most"}
+"""Fields of a Stat -> their keys in JSON, which are those of version 0.1."""
+
+
+def stored(figures: Any) -> dict[str, Any]:
+    """A dataclass, with the Stats in it, as JSON holds it."""
+    return asdict(
+        figures, dict_factory=lambda items: {STORED.get(name, name): value for name, value in items}
+    )
 
 
 def throughput(work: Callable[[], int], seconds: float, world: World) -> Stat:
     """Units a second of `work`, which returns how many it did, summed over all ranks, which work at the same time.
 
-    Each rank works for `seconds`, the first fifth of which does not count, and at least once in every window.
+    Each rank works for `seconds`, of which the first fifth is not counted, and at least once in every window.
     """
     barrier(world)
     warm = time.perf_counter() + seconds * WARM_UP_SHARE
@@ -61,7 +73,7 @@ def throughput(work: Callable[[], int], seconds: float, world: World) -> Stat:
 def windows(at: Sequence[tuple[int, float]], count: int = WINDOWS) -> list[float]:
     """Units a second in each of `count` windows: `at` holds (units done, when) at the start and after each piece of work.
 
-    Windows end where pieces of work do, as near to equal lengths as that allows.
+    Windows end when pieces of work end, and are otherwise as equal in length as possible.
     """
     begin, end = at[0][1], at[-1][1]
     edges = [0]
@@ -74,7 +86,7 @@ def windows(at: Sequence[tuple[int, float]], count: int = WINDOWS) -> list[float
 
 
 def summed(values: Sequence[float], world: World) -> Stat:
-    """Window by window the sum over ranks, each of which has as many; every rank has to call this."""
+    """Window by window the sum over ranks; every rank has to call this with as many windows."""
     return Stat.of(mean_over_ranks(np.asarray(values), world) * world.world_size)
 
 
@@ -84,12 +96,12 @@ def averaged(values: Sequence[float], world: World) -> Stat:
 
 
 def mean_over_ranks(values: np.ndarray, world: World) -> np.ndarray:
-    """Element by element; every rank has to call this with as many."""
+    """Element by element the mean over ranks; every rank has to call this with as many."""
     return world.all_reduce_sum(torch.from_numpy(np.asarray(values, np.float64))).numpy() / world.world_size
 
 
 def barrier(world: World) -> None:
-    """Begin at the same time on all ranks."""
+    """Wait until all ranks are here, so that they start at the same time."""
     world.all_reduce_sum(torch.zeros(1))
 
 

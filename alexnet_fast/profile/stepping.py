@@ -1,4 +1,4 @@
-"""The ceiling of training: steps on data that lies on the device already, and where a step's time goes."""
+"""The ceiling of training: steps on data that is on the device already, and where the time of a step goes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..loader.device_prefetcher import DevicePrefetcher
 from .stats import WARM_UP_SHARE, WINDOWS, Stat, barrier, broadcast, mean_over_ranks
 
 PARTS = (NORMALIZE, *train_state.PARTS)
-WARM_UP_STEPS = 3  # a CPU's first steps fault their memory in
+WARM_UP_STEPS = 3  # on a CPU the first steps fault their memory in
 MIN_STEPS, MAX_STEPS = WINDOWS, 5000
 
 
@@ -25,9 +25,9 @@ MIN_STEPS, MAX_STEPS = WINDOWS, 5000
 class Step:
     """Training steps alone.
 
-    img_per_s: over all ranks.  step_ms: one step, and below it its parts; the loss counts as forward, the count of hits as
-    optimizer.  all_reduce_ms: what summing gradients over the ranks adds to a step (most of it runs beside the
-    backward pass); None for one rank.  cpu_share: of the ranks' cores, how much the steps keep busy, 0 to 1.
+    img_per_s: over all ranks.  step_ms: one step, and below it its parts; the loss counts as forward, counting the hits as
+    optimizer.  all_reduce_ms: what summing gradients over the ranks adds to a step (most of it runs concurrently with
+    the backward pass); None for one rank.  cpu_share: of the ranks' cores, how much the steps keep busy, 0 to 1.
     """
 
     img_per_s: Stat
@@ -53,13 +53,13 @@ class Step:
 
 
 def prepare(state: TrainState) -> None:
-    """Let steps be those of training, but for the weights, which stay as they are: the learning rate is 0."""
+    """Make the steps those of training, except that the weights stay as they are: the learning rate is 0."""
     state.lr = 0.0
     state.precision.model.train()
 
 
 def mark(state: TrainState, feed: DevicePrefetcher, timer: DeviceTimer | None) -> None:
-    """Record the parts of each step from now on with `timer`, or nothing with None."""
+    """Record the parts of each step from now on with `timer`; with None record nothing."""
     state.timer = feed.marks = timer
 
 
@@ -84,13 +84,13 @@ def measure(
             state.train_step(feed.normalize(images), labels)
         spans = marks.read()
         ends = np.array([(span.begin_s, span.end_s) for span in spans]).reshape(steps, len(PARTS), 2)
-        # What lies between two parts belongs to the second.
+        # The time between two parts belongs to the second.
         begins = np.concatenate([ends[:, :1, 0], ends[:, :-1, 1]], axis=1)
         return (ends[:, :, 1] - begins) * 1e3
 
     barrier(world)
     warm_ms = run(WARM_UP_STEPS)[-1].sum()
-    # A fast device goes on warming up: its clocks settle in time, not in steps.
+    # A fast device is still warming up: its clocks settle after some time, not after some steps.
     if (more := int(broadcast(WARM_UP_SHARE * seconds * 1e3 / warm_ms, world)) - WARM_UP_STEPS) > 0:
         warm_ms = np.median(run(min(more, MAX_STEPS)).sum(1))
     is_one = world.world_size == 1
@@ -108,7 +108,7 @@ def measure(
         all_parts.append(run(steps).mean(0))
         cpu_s += time.process_time() - before[0]
         wall_s += time.perf_counter() - before[1]
-        if not is_one:  # turn by turn, so that whatever else the machine does hits both
+        if not is_one:  # alternating, so that other load on the machine affects both
             with state.precision.no_sync():
                 all_alone.append(run(steps).sum(1).mean())
 
@@ -133,6 +133,6 @@ def measure(
 
 
 def random_batch(batch_size: int, size: int, num_classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """What a batch of images is to the device: uint8 (B, 3, size, size) and int64 (B,)."""
+    """A batch of random images and labels on the device: uint8 (B, 3, size, size) and int64 (B,)."""
     images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8)
     return images.to(device), torch.randint(0, num_classes, (batch_size,)).to(device)

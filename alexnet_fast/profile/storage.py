@@ -22,15 +22,17 @@ from .stats import Stat, summed, throughput
 MAX_BYTES = 256 << 20  # of the set, on each rank, are read from the page cache again and again
 A_TASK = 16  # samples
 DISK_TRIES = 3
-ORDER_SEED = 0x7E57  # the training order's own samples stay where they are, on the disk or in memory
+ORDER_SEED = (
+    0x7E57  # not the order of training, whose first samples stay on the disk or in memory, as they are
+)
 
 
 @dataclass(frozen=True)
 class Read:
-    """What reading samples gives over all ranks.
+    """How fast samples are read, over all ranks.
 
     cached_bytes_per_s: from the page cache, by as many threads as decode.
-    disk_bytes_per_s: from the disk itself; None where only cached pages could be read.
+    disk_bytes_per_s: from the disk itself; None if only cached pages could be read.
     resident_share: of the file, in the page cache before the profile began, 0 to 1.
     file_bytes, available_bytes: the file, and the memory that could hold it in the page cache.
     sample_bytes: a stored sample, on average.
@@ -44,16 +46,16 @@ class Read:
     sample_bytes: float
 
     def at(self, resident_share: float) -> float:
-        """Images a second with that share of the file in the page cache; the others come from the disk."""
+        """Images a second with this share of the file in the page cache; the rest comes from the disk."""
         byte_s = resident_share / self.cached_bytes_per_s.median
-        if resident_share < 1:  # reading ahead keeps the disk busy, so it is the sum at worst
+        if resident_share < 1:  # read-ahead keeps the disk busy, so the sum is the worst case
             disk = self.disk_bytes_per_s or self.cached_bytes_per_s
             byte_s += (1 - resident_share) / disk.median
         return 1 / (byte_s * self.sample_bytes)
 
 
 def measure(loader: Loader, seconds: float, world: World) -> Read:
-    """Read samples of the loader's file for about `seconds`; what lies in the page cache stays there."""
+    """Read samples of the loader's file for about `seconds`; what is in the page cache stays there."""
     beton, path = loader.beton, loader.beton.path
     resident_share = page_cache.resident_share(path)  # before anything of it is touched
     disk = [rate.bytes_per_s for _ in range(DISK_TRIES) if (rate := page_cache.disk_rate(path))]
@@ -92,14 +94,14 @@ _NOTHING = np.empty(0, np.uint8)
 
 
 def small_share(beton: Beton, world: World, max_bytes: int) -> np.ndarray:
-    """Places of samples all over the file, others on each rank, of at most about `max_bytes` in all."""
+    """Indices of samples from all over the file, different ones on each rank, of at most about `max_bytes` in all."""
     order = epoch_permutation(beton.num_samples, ORDER_SEED, 0)
     own = order[world.rank :: world.world_size] if len(order) >= world.world_size else order
     return own[: max(1, int(np.searchsorted(np.cumsum(beton.sizes[own]), max_bytes)))]
 
 
 def touch(beton: Beton, places: np.ndarray) -> None:
-    """Have the samples there in the page cache."""
+    """Read these samples into the page cache."""
     with beton.unchanged:
         for place in places:
             payload = beton.payload(int(place))

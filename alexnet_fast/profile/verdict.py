@@ -1,4 +1,4 @@
-"""Which stage binds, and what would lift it, in words."""
+"""Which stage is the bottleneck, and what would remove it, in words."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ WORDS: dict[str, str] = {
     "step": "the training step",
     "all-reduce": "summing gradients over the ranks",
 }
-AGREES = 0.15  # a difference from the model that it explains
-GAINS = 1.1  # times as fast; advice for less is none
+AGREES = 0.15  # a larger difference from the prediction is reported
+GAINS = 1.1  # times as fast; advice that gains less is not given
 SUMS_MATTER = 0.1  # of a step
 SUM_LESS = 'a larger batch on each rank, precision.reduce = "half" where it is "float32", or a faster link between ranks'
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """binding: the stage that sets the speed.  predicted_img_per_s: what the stages' ceilings make together.
+    """binding: the stage that limits the speed.  predicted_img_per_s: what the stages' ceilings make together.
 
-    later_epochs_img_per_s: the same from the second epoch on, when the file lies in the page cache if memory has room for it.
+    later_epochs_img_per_s: the same from the second epoch on, when the file is in the page cache if memory has room for it.
     model: how.  share_of_ceiling: end to end over what was predicted.  text: for a reader.
     """
 
@@ -40,7 +40,7 @@ class Verdict:
 
 
 def find_bottleneck(stages: Stages) -> Verdict:
-    """Name what binds."""
+    """Name the bottleneck."""
     found = predict(stages, stages.ceilings())
     later = predict(stages, stages.ceilings(1.0)) if stages.fits_into_memory else found
     return Verdict(
@@ -48,7 +48,7 @@ def find_bottleneck(stages: Stages) -> Verdict:
         stages.ceilings(),
         found.img_per_s,
         later.img_per_s,
-        "the lowest ceiling: the stages run beside each other"
+        "the lowest ceiling: the stages run concurrently"
         if found.cores_s is None
         else "decoding and the step share the cores, so their core-seconds an image add up",
         stages.whole.img_per_s.median / found.img_per_s,
@@ -81,7 +81,7 @@ def in_words(stages: Stages, found: Prediction) -> list[str]:
 
 
 def faster_steps(stages: Stages, found: Prediction) -> list[str]:
-    """Where a step's time goes, and what shortens it."""
+    """Where the time of a step goes, and what would shorten it."""
     step, sums = stages.step, stages.summing_share > SUMS_MATTER
     parts = zip(PARTS, (step.normalise_ms, step.forward_ms, step.backward_ms, step.optimizer_ms))
     said = f"A step takes {step.step_ms.median:,.1f} ms: {listed(f'{part} {figure.median:,.1f}' for part, figure in parts)}"
@@ -98,7 +98,7 @@ def faster_steps(stages: Stages, found: Prediction) -> list[str]:
 
 
 def less_for_the_cores(stages: Stages, found: Prediction) -> list[str]:
-    """Where decoding and the step add up: what each takes, and what more cores or smaller samples would make."""
+    """If decoding and the step add up: what each takes, and what more cores or smaller samples would make."""
     assert found.cores_s is not None
     cores, most = stages.cores, min(2 * found.img_per_s, stages.ceilings()["read"])
     step, decode = (f"{cores * seconds * 1e3:,.2f}" for seconds in found.cores_s)
@@ -113,7 +113,7 @@ def less_for_the_cores(stages: Stages, found: Prediction) -> list[str]:
 
 
 def faster_decoding(stages: Stages, found: Prediction) -> list[str]:
-    """How many threads or cores, or which way to store the set, would lift decoding to the next limit."""
+    """How many threads or cores, or which way to store the set, would raise decoding to the next limit."""
     said, decode, most = [], stages.decode, stages.decode.scaling[-1]
     held_back = found.cores_s is None and most.threads > decode.threads
     if held_back and most.img_per_s.median > GAINS * decode.img_per_s:
@@ -136,7 +136,7 @@ def faster_decoding(stages: Stages, found: Prediction) -> list[str]:
 
 
 def faster_reading(stages: Stages, found: Prediction) -> list[str]:
-    """What storage would have to give, and whether memory could hold the file."""
+    """How fast storage would have to be, and whether memory could hold the file."""
     read, resident, wanted = stages.read, stages.whole.resident_share, without(stages, "read")
     cached, disk = f"{read.cached_bytes_per_s.median / 1e6:,.0f} MB/s", read.disk_bytes_per_s
     free = f"the memory that is free ({read.available_bytes / 1e9:,.1f} GB)"
@@ -148,24 +148,24 @@ def faster_reading(stages: Stages, found: Prediction) -> list[str]:
         else f"gives {disk.median / 1e6:,.0f} MB/s"
     )
     if resident > 0.99:
-        gives = f"The file lies in the page cache, and copying out of it gives {cached}"
+        gives = f"The file is in the page cache, and copying out of it gives {cached}"
         then = "Memory is the limit: smaller samples would help, or ranks on their own NUMA node (python -m alexnet_fast.doctor)."
     elif stages.fits_into_memory:
         later = predict(stages, stages.ceilings(1.0)).img_per_s
         then += f"fits into {free}, so this holds for the first epoch only: from the page cache training would make {later:,.0f}."
     else:
         then += f"does not fit into {free}: put it on a faster disk, or pack it smaller."
-    want = f"{wanted:,.0f} img/s want {wanted * read.sample_bytes / 1e6:,.0f} MB/s of samples of {read.sample_bytes / 1e3:,.0f} kB."
+    want = f"{wanted:,.0f} img/s need {wanted * read.sample_bytes / 1e6:,.0f} MB/s of samples of {read.sample_bytes / 1e3:,.0f} kB."
     lasts = resident > 0.99 or not stages.fits_into_memory
     return [f"{gives}; {want}", then, *(packed_otherwise(stages, found) if lasts else [])]
 
 
 def faster_copies(stages: Stages, found: Prediction) -> list[str]:
-    """What the link gives, and what it should."""
+    """How fast the link is, and what would make it faster."""
     assert stages.copy is not None
     return [
         f"The link carries {stages.copy.pinned_bytes_per_s.median / 1e9:,.2f} GB/s from page-locked memory, and images are bytes already: "
-        "see that each card has its own full-width slot and that ranks lie on their card's NUMA node "
+        "check that each card has its own full-width slot and that ranks run on their card's NUMA node "
         "(python -m alexnet_fast.doctor), or train with a smaller data.size."
     ]
 
@@ -189,7 +189,7 @@ def packed_otherwise(stages: Stages, found: Prediction) -> list[str]:
 
 
 def without(stages: Stages, stage: Stage) -> float:
-    """Images a second if one stage took no time: the next limit."""
+    """Images a second if `stage` took no time: the next limit."""
     return predict(stages, {**stages.ceilings(), stage: math.inf}).img_per_s
 
 

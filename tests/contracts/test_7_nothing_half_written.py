@@ -94,9 +94,8 @@ def test_the_attack_on_packings_says_in_a_sentence_what_it_cannot_pack(
     with pytest.raises(UserError) as caught:
         kill_packing.main(["--tries", "1"])
     said = str(caught.value)
-    assert (
-        said.startswith("the packing that nobody attacks ended with code 2: ") and "contains no image" in said
-    )
+    assert said.startswith("the packing without an attack ended with code 2: ")
+    assert "contains no image" in said
     assert "\n" not in said and "error:" not in said
 
 

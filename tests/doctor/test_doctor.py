@@ -1,4 +1,4 @@
-"""The doctor tells what the machine gives, and each fault that is planted, with its remedy."""
+"""The doctor reports what the machine gives, and each fault that is planted, with its remedy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from alexnet_fast.doctor import accelerators, finding, host, probe, recipe_check
 from alexnet_fast.doctor.accelerators import Torch
 from alexnet_fast.doctor.finding import Finding
 from alexnet_fast.doctor.machine import Machine
+from alexnet_fast.models import MODELS
 from alexnet_fast.recipe import Recipe
 from alexnet_fast.recipe_toml import validate
 from betons import jpeg, picture, write
@@ -37,7 +39,7 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 def doctor(
     *arguments: object, env: dict[str, str] | None = None, before: Callable[[], None] | None = None
 ) -> tuple[int, dict[str, Finding]]:
-    """Exit code and findings of the command in a process of its own, where `before` has planted something."""
+    """Exit code and findings of the command in its own process, in which `before` has planted something."""
     done = subprocess.run(
         [sys.executable, "-m", "alexnet_fast.doctor", "--json", *map(str, arguments)],
         cwd=ROOT,
@@ -54,14 +56,14 @@ def doctor(
 
 @pytest.fixture(scope="module")
 def here() -> dict[str, Finding]:
-    """What the doctor says of this machine as it is."""
+    """What the doctor reports of this machine as it is."""
     return doctor()[1]
 
 
 def test_cores_are_what_nproc_says(here: dict[str, Finding]) -> None:
     env = {
         name: value for name, value in os.environ.items() if not name.startswith("OMP_")
-    }  # nproc minds them
+    }  # nproc obeys them
     nproc = int(subprocess.run(["nproc"], env=env, capture_output=True, text=True, check=True).stdout)
     quota = Machine().quota
     usable = nproc if quota is None else max(1, min(nproc, int(quota.cores)))
@@ -123,7 +125,7 @@ def test_planted_faults_are_each_named_with_a_remedy(tmp_path: Path) -> None:
     assert cores.found.startswith("1 of ") and "share one core" in cores.found
     if (os.cpu_count() or 1) > 1:
         assert "affinity mask holds 1" in cores.found and "taskset" in cores.remedy
-    assert found["torch"].status == "ok"  # what is not broken is still looked at
+    assert found["torch"].status == "ok"  # what is not broken is still checked
 
 
 def test_torch_npu_without_cann_is_a_fault_and_stops_nothing_else(tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_a_cgroups_cpu_quota_is_a_warning_with_its_remedy(files: dict[str, str],
     assert "docker run --cpus" in found.remedy
 
 
-def test_a_quota_that_stops_its_processes_says_how_often(tmp_path: Path) -> None:
+def test_a_quota_that_stops_its_processes_is_reported_with_how_often(tmp_path: Path) -> None:
     _write(tmp_path, {"cpu.max": "50000 100000", "cpu.stat": "nr_periods 200\nnr_throttled 50\n"})
     assert "0.5 cores, stopped in 25% of its periods" in host.cores(Machine(cgroup=tmp_path)).found
 
@@ -198,7 +200,7 @@ def test_cores_on_another_node_than_the_cards_are_a_warning(tmp_path: Path) -> N
     _write(tmp_path / "pci/0000:c2:00.0", {"vendor": "0x19e5\n", "class": "0x020000\n", "numa_node": "0\n"})
     found = host.numa(Machine(system=tmp_path / "system", pci=tmp_path / "pci"))
     assert found.status == "warning"
-    assert "cores lie on node 0, the cards beside node 1" in found.found
+    assert "cores are on node 0, the cards on node 1" in found.found
     assert "--cpunodebind=1" in found.remedy
 
 
@@ -244,7 +246,7 @@ def test_kernels_that_cannot_be_kept_are_a_warning(monkeypatch: pytest.MonkeyPat
     assert "/proc/nowhere" in found.found and "NUMBA_CACHE_DIR" in found.remedy
 
 
-def test_a_library_that_takes_its_process_with_it_stops_no_other_question(
+def test_a_library_that_crashes_its_process_stops_no_other_question(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _write(tmp_path, {"numba.py": f"import os\nos.kill(os.getpid(), {int(signal.SIGSEGV)})\n"})
@@ -280,7 +282,7 @@ def examined(name: str, path: Path, asked: Recipe, here: Machine | None = None) 
     return {each.name: each for each in recipe_checks.examine_file(file, asked, use, here or Machine(), True)}
 
 
-def test_a_recipes_file_is_told_with_its_cache_and_its_disk(tiny_beton: Path) -> None:
+def test_a_recipes_file_is_reported_with_its_cache_and_its_disk(tiny_beton: Path) -> None:
     asked = recipe(model={"num_classes": 10}, data={"global_batch_size": 64})
     found = examined("train", tiny_beton / "train.beton", asked)
     assert [each.status for each in found.values()] == ["ok"] * 3
@@ -362,16 +364,16 @@ def test_labels_that_mean_something_else_in_the_two_sets_are_a_fault(tmp_path: P
     (found,) = classes(None, [0, 1])
     assert found.status == "warning" and "no class names show" in found.found
     (found,) = classes(None, [0, 1, 2])
-    assert found == finding.ok("classes", "3 in each set; no names tell whether labels mean the same")
+    assert found == finding.ok("classes", "3 in each set; no class names show whether labels mean the same")
     (found,) = classes(["ant", "bee"], [0, 1])
     assert found == finding.ok("classes", "each label means the same in both sets, of 3")
-    (tmp_path / "val.beton").write_bytes(b"x")  # which another finding tells
+    (tmp_path / "val.beton").write_bytes(b"x")  # which another finding reports
     asked = recipe(data={"train": str(tmp_path / "train.beton"), "val": str(tmp_path / "val.beton")})
     assert recipe_checks.classes(asked, recipe_checks.use_of(asked, CPU_TORCH)) == []
     assert recipe_checks.classes(recipe(eval={"every": 0}), recipe_checks.use_of(asked, CPU_TORCH)) == []
 
 
-def test_what_a_recipe_asks_for_is_held_against_what_there_is() -> None:
+def test_what_a_recipe_needs_is_compared_with_what_there_is() -> None:
     cards = Torch(CPU_TORCH.build, {"kind": "npu", "names": ["Ascend910"] * 2})
     asked = recipe(distributed={"nproc": 8}, data={"global_batch_size": 1024, "batches_ahead": 8})
     use = recipe_checks.use_of(asked, cards)
@@ -389,6 +391,64 @@ def test_what_a_recipe_asks_for_is_held_against_what_there_is() -> None:
     assert found.status == "fault" and "--set run.device=cpu" in found.remedy
 
 
+class FewCores(Machine):
+    cores = 3
+
+
+def cores_of(model: str, ranks: int = 1, machine: Machine | None = None) -> Finding:
+    """What the doctor says of a machine's cores for a recipe that trains this model on cards."""
+    dropout = 0.5 if model == "alexnet" else 0.0
+    asked = recipe(run={"device": "cuda"}, model={"name": model, "dropout": dropout})
+    use = recipe_checks.use_of(asked, CPU_TORCH)._replace(nproc=ranks)
+    return recipe_checks.cores(asked, use, machine or FewCores())
+
+
+def test_cores_are_compared_with_what_a_card_trains_of_the_recipes_own_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = cores_of("alexnet")
+    assert few.status == "warning"
+    assert (
+        "decode some 7,500 images/s of 500 px" in few.found
+        and "trains AlexNet on 10,000 or more" in few.found
+    )
+    monkeypatch.setattr(FewCores, "cores", 4)
+    assert cores_of("alexnet") == finding.ok("cores a rank", "4 a rank (4 for 1 rank)")
+    assert cores_of("alexnet", ranks=2).status == "warning"
+    slow = replace(MODELS["resnet18"], card_img_per_s=2_000)
+    monkeypatch.setitem(MODELS, "resnet18", slow)
+    assert cores_of("resnet18", ranks=2) == finding.ok("cores a rank", "2 a rank (4 for 2 ranks)")
+    monkeypatch.setitem(MODELS, "resnet18", replace(slow, card_img_per_s=12_000))
+    assert "trains ResNet-18 on 12,000 or more" in cores_of("resnet18").found
+
+
+def test_for_a_model_that_nobody_has_measured_on_a_card_the_doctor_says_so_and_judges_no_cores() -> None:
+    found = cores_of("resnet18")
+    assert MODELS["resnet18"].card_img_per_s is None
+    assert found.status == "ok" and "AlexNet" not in found.found
+    assert "there is no figure for how fast an accelerator trains ResNet-18" in found.found
+    assert "--profile" in found.found
+
+
+def test_a_disk_is_compared_with_what_the_cores_train_of_the_recipes_own_model(
+    tiny_beton: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disk(**speeds: float | None) -> Finding:
+        monkeypatch.setitem(MODELS, "resnet18", replace(MODELS["resnet18"], **speeds))
+        asked = recipe(
+            model={"name": "resnet18", "dropout": 0.0, "num_classes": 10}, data={"global_batch_size": 64}
+        )
+        return examined("train", tiny_beton / "train.beton", asked, FewCores())["train disk"]
+
+    monkeypatch.setattr(page_cache, "resident_share", lambda path: 0.0)
+    monkeypatch.setattr(page_cache, "disk_rate", lambda path: page_cache.Rate(1e5, 10**5))
+    found = disk(core_img_per_s=100.0)
+    assert found.status == "warning" and found.found.endswith("3 cores can take 300 img/s")
+    assert disk(core_img_per_s=0.1).status == "ok"
+    found = disk(core_img_per_s=None)
+    assert found.status == "warning" and "no figure for how fast they train ResNet-18" in found.found
+
+
 @pytest.mark.parametrize(
     ("checkpoints", "only", "is_wanted"),
     [
@@ -398,7 +458,7 @@ def test_what_a_recipe_asks_for_is_held_against_what_there_is() -> None:
         ({"every_epochs": 1}, True, False),
     ],
 )
-def test_room_for_checkpoints_is_wanted_where_a_run_will_save_any(
+def test_room_for_checkpoints_is_needed_if_a_run_will_save_any(
     checkpoints: dict[str, int],
     only: bool,
     is_wanted: bool,
@@ -414,7 +474,7 @@ def test_room_for_checkpoints_is_wanted_where_a_run_will_save_any(
     )
 
 
-def test_batches_are_held_against_memory_and_the_locked_memory_limit() -> None:
+def test_batches_are_compared_with_memory_and_the_locked_memory_limit() -> None:
     class Small(Machine):
         memory_bytes, available_bytes, lockable_bytes = 64 * GIB, 1 * GIB, 64 * KIB
 
@@ -431,7 +491,7 @@ def test_batches_are_held_against_memory_and_the_locked_memory_limit() -> None:
 
 
 def drop(path: Path) -> None:
-    """Take a file out of the page cache, where that can be done."""
+    """Take a file out of the page cache, if that can be done."""
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -457,7 +517,7 @@ def test_looking_at_a_file_leaves_it_in_or_out_of_the_page_cache(
     assert page_cache.resident_share(path) < 0.05
 
 
-def test_where_mincore_does_not_tell_touched_pages_do(
+def test_where_mincore_does_not_report_it_touched_pages_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file"
@@ -495,7 +555,7 @@ LENGTHS = sorted(
 def test_of_a_file_of_any_length_it_is_known_which_pages_and_blocks_are_cached(
     tmp_path: Path, length: int
 ) -> None:
-    """Also of one whose last, part-filled page would end another block."""
+    """Also of one whose last, partly filled page would end another block."""
     path = tmp_path / "file"
     path.touch()
     os.truncate(path, length)
@@ -517,7 +577,7 @@ def test_of_a_file_of_any_length_it_is_known_which_pages_and_blocks_are_cached(
 
 
 @pytest.mark.parametrize("now", [0, 5, 3 * MIB, 5 * MIB])
-def test_a_file_of_another_length_by_now_is_looked_at_as_it_is(
+def test_a_file_whose_length_has_changed_is_examined_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: int
 ) -> None:
     path = tmp_path / "file"
@@ -552,7 +612,7 @@ def test_a_file_system_without_direct_reads_gets_its_pages_given_back(
     monkeypatch.setattr(page_cache, "BUDGET_S", 600.0)
     path = tmp_path / "file"
     path.write_bytes(os.urandom(8 * MIB))
-    page_cache.disk_rate(path)  # of what is cached, nothing is learnt, and nothing is dropped to learn it
+    page_cache.disk_rate(path)  # cached blocks give no figure, and are not dropped to get one
     assert page_cache.resident_share(path) > 0.95
     drop(path)
     rate = page_cache.disk_rate(path)

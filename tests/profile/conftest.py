@@ -1,4 +1,4 @@
-"""Profiles measure the machine, so nothing else may use it."""
+"""Profiles measure the machine, so nothing else may run on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timeline.json in the Chrome trace format, read back by its rules."""
+"""timeline.json in the Chrome trace format, read back by the rules of the format."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import trace_events
 from alexnet_fast.devices.device_timer import Span
 from alexnet_fast.profile import chrome_trace
 
-THIRD_S = 1 / 3e4  # no whole number of microseconds: what touches has to touch after rounding too
+THIRD_S = 1 / 3e4  # not an integer of microseconds: spans that touch must touch after rounding too
 STEPS, THREADS = 40, 12
 
 
 def spans_of_a_rank(threads: int = THREADS, steps: int = STEPS) -> list[Span]:
-    """Every lane that a rank of an accelerator has, each of them without a gap, the last lane first."""
+    """Every lane of a rank with an accelerator, each without a gap, the last lane first."""
     found = []
     for step in range(steps):
         at = [(9 * step + k) * THIRD_S for k in range(10)]
@@ -49,7 +49,7 @@ def test_every_lane_of_every_rank_is_there_in_order(written: Lanes) -> None:
     ]
 
 
-def test_times_are_microseconds_and_what_touches_does_not_overlap(written: Lanes) -> None:
+def test_times_are_microseconds_and_spans_that_touch_do_not_overlap(written: Lanes) -> None:
     decoding = next(slices for lane, slices in written.items() if lane.name == "decode-3")
     expected = [round(4 * k * THIRD_S * 1e6) / 4 for n in range(STEPS) for k in (9 * n, 9 * n + 4, 9 * n + 8)]
     assert [each.begin_us for each in decoding] == expected
@@ -57,7 +57,7 @@ def test_times_are_microseconds_and_what_touches_does_not_overlap(written: Lanes
     assert {each.depth for each in decoding} == {0}
 
 
-def test_the_parts_of_a_step_lie_under_it(written: Lanes) -> None:
+def test_the_parts_of_a_step_are_under_it(written: Lanes) -> None:
     for slices in (slices for lane, slices in written.items() if lane.name == "training steps"):
         steps = [each for each in slices if each.depth == 0]
         assert [each.name for each in steps] == [f"step 0:{k}" for k in range(STEPS)]
@@ -73,7 +73,7 @@ def test_the_parts_of_a_step_lie_under_it(written: Lanes) -> None:
             assert (step.begin_us, step.end_us) == (parts[0].begin_us, parts[-1].end_us)
 
 
-def test_waits_stand_out_by_name_and_colour(written: Lanes) -> None:
+def test_waits_have_a_name_and_a_colour_of_their_own(written: Lanes) -> None:
     waits = {
         (lane.name.partition("-")[0], each.name.partition(" 0:")[0], each.cname)
         for lane, slices in written.items()

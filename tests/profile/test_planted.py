@@ -20,7 +20,7 @@ CASES = "profile/planted_cases.py"
 
 @pytest.fixture(scope="module")
 def packed_once(all_photos_beton: Path) -> Iterator[None]:
-    """The cases' own process takes the photos that this one has packed."""
+    """The process of the cases uses the images that this one has packed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(components.PACKED_ENVIRONMENT, str(all_photos_beton))
         yield
@@ -33,7 +33,7 @@ def test_on_the_stand_in_npu(name: str) -> None:
 
 
 def test_slow_sums_between_ranks_are_named(tmp_path: Path) -> None:
-    """Of a set of which one rank alone meets the only large photo, and a broken one."""
+    """In a set with one large image and a broken one, which only one rank gets."""
     small, large = encode_jpeg(picture(160, 120), Encoding()), encode_jpeg(picture(600, 450), Encoding())
     path = write(tmp_path / "mixed.beton", [large, Entry(b"no image", 160, 120), *[small] * 62], [0] * 64)
     assert launch(LaunchConfig(nproc=2), ranked.profiles_with_slow_sums, str(path), str(tmp_path)) == 0

@@ -1,4 +1,4 @@
-"""The command with --profile: its files, and the runs that come after it."""
+"""The command with --profile: its files, the picture that a tool draws from them, and later runs."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from pathlib import Path
 
 import pytest
 
+import plot_profile
 import trace_events
 from alexnet_fast import train
 from alexnet_fast.errors import exit_code
 from alexnet_fast.models import MODELS
 from alexnet_fast.profile import profiler
+from alexnet_fast.profile.stepping import PARTS
 from stress.narrow_model import NARROW
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.toml"
 
 
-def test_a_profile_leaves_its_three_files_and_a_run_after_it_tells_its_share_of_the_ceiling(
+def test_a_profile_leaves_its_two_files_and_a_later_run_logs_its_share_of_the_ceiling(
     photo_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("matplotlib")
     monkeypatch.setitem(MODELS, "alexnet", NARROW)
     folder = tmp_path / "it"
     folder.mkdir()
+    (folder / "throughput.png").write_bytes(b"drawn from an older profile")
     kept = {"checkpoint_last.pt": b"a checkpoint", "recipe.toml": b"a recipe", "metrics.jsonl": b""}
     for name, content in kept.items():
         (folder / name).write_bytes(content)
@@ -39,12 +41,17 @@ def test_a_profile_leaves_its_three_files_and_a_run_after_it_tells_its_share_of_
     assert train.main([*arguments, "--profile", "--seconds", "1"]) == 0
     for name, content in kept.items():
         assert (folder / name).read_bytes() == content
-    assert {path.name for path in folder.iterdir()} - set(kept) == {
-        "throughput.json", "throughput.png", "timeline.json"
-    }  # fmt: skip
+    assert {path.name for path in folder.iterdir()} - set(kept) == {"throughput.json", "timeline.json"}
+    out = capfd.readouterr().out
+    assert f"python tools/plot_profile.py {folder / 'throughput.json'} (" in out
+    figures = plot_profile.read(folder / "throughput.json")
     document = json.loads((folder / "throughput.json").read_text())
     verdict = document["verdict"]
-    assert verdict["binding"] == "step" and verdict["text"] in capfd.readouterr().out.replace("\n", " ")
+    assert verdict["binding"] == "step" and verdict["text"] in out.replace("\n", " ")
+    assert [bar.median for bar in figures.ceilings] == pytest.approx(
+        [*verdict["ceilings_img_per_s"].values()]
+    )
+    assert len(figures.step_ms) == len(PARTS) and figures.end_to_end.median > 0
     assert document["read"]["cached_bytes_per_s"]["n"] == 5 and document["copy"] is None
     assert document["decode"]["scaling"][0]["threads"] == 1
     lanes = trace_events.read(folder / "timeline.json")
@@ -75,7 +82,7 @@ def test_a_set_that_is_written_over_while_it_is_profiled_gets_no_verdict(
     assert not (tmp_path / "it/throughput.json").exists()
 
 
-def test_seconds_that_are_none_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
+def test_seconds_that_are_not_a_number_in_range_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
     for wrong in ("0", "much", "1e9"):
         with pytest.raises(SystemExit) as stopped:
             train.main([str(RECIPE), "--profile", "--seconds", wrong])

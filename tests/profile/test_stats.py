@@ -10,12 +10,17 @@ import pytest
 from alexnet_fast.distributed.world import World
 from alexnet_fast.loader.thread_stats import ThreadStats
 from alexnet_fast.profile import stats as rate
-from alexnet_fast.profile.decoding import alone
-from alexnet_fast.profile.stats import Stat, throughput, windows
+from alexnet_fast.profile.decoding import Scaling, alone
+from alexnet_fast.profile.stats import Stat, stored, throughput, windows
 
 
-def test_a_figure_is_the_median_with_the_least_and_the_most() -> None:
-    assert Stat.of([3.0, 1.0, 2.0]) == Stat(2.0, 1.0, 3.0, 3)
+def test_a_figure_is_the_median_with_the_minimum_and_the_maximum() -> None:
+    assert Stat.of([3.0, 1.0, 2.0]) == Stat(median=2.0, min=1.0, max=3.0, n=3)
+
+
+def test_json_holds_a_figure_under_the_keys_of_version_0_1() -> None:
+    point = Scaling(2, Stat.of([3.0, 1.0, 2.0]))
+    assert stored(point) == {"threads": 2, "img_per_s": {"median": 2.0, "least": 1.0, "most": 3.0, "n": 3}}
 
 
 def test_windows_hold_all_that_was_done_and_none_is_empty() -> None:
@@ -27,7 +32,7 @@ def test_windows_hold_all_that_was_done_and_none_is_empty() -> None:
     assert rates[0] == pytest.approx(1 / 9)
 
 
-def test_throughput_counts_units_and_leaves_out_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_throughput_counts_units_but_not_those_of_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
 
     def work() -> int:
@@ -38,8 +43,10 @@ def test_throughput_counts_units_and_leaves_out_the_warm_up(monkeypatch: pytest.
     assert clock.now_s == 10
 
 
-def test_decoding_counts_what_threads_decode_and_not_what_lies_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A consumer that was away finds batches ready, and takes them in no time."""
+def test_decoding_counts_what_threads_decode_and_not_batches_that_are_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A consumer that has paused finds batches ready, and takes them in no time."""
     clock, thread = Clock(monkeypatch), ThreadStats("decode-0")
 
     class Loader:
@@ -53,11 +60,11 @@ def test_decoding_counts_what_threads_decode_and_not_what_lies_ready(monkeypatch
                 yield SimpleNamespace(labels=range(25))
 
     figure = alone(Loader(), 10, World())  # type: ignore[arg-type]
-    assert (figure.least, figure.most) == pytest.approx((100, 100))
+    assert (figure.min, figure.max) == pytest.approx((100, 100))
 
 
 class Clock:
-    """What tells the time to whoever measures."""
+    """The clock of callers that profile."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 0.0

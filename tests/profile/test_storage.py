@@ -1,4 +1,4 @@
-"""What is timed as read from memory has been brought there."""
+"""Samples that are timed as read from memory have been read into memory before."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pages_of(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("width", [1, 100, 1365, 1366])
 def test_every_page_of_a_touched_sample_is_in_memory(tmp_path: Path, width: int) -> None:
-    """Also its last, where less of it lies there than a step over its pages takes."""
+    """Also its last page, if the sample fills less of it than a step from page to page."""
     before, sample = Entry.raw(picture(1300, 1)), Entry.raw(picture(width, 1))  # 3,900 bytes before it
     path = write(tmp_path / "a.beton", [before, sample])
     with Beton(path) as beton:
@@ -36,7 +36,7 @@ def test_every_page_of_a_touched_sample_is_in_memory(tmp_path: Path, width: int)
         assert pages_of(path)[own].all()
 
 
-def test_samples_of_a_file_that_is_cut_meanwhile_are_an_error_and_no_end_of_the_process(
+def test_a_file_that_is_cut_while_it_is_read_is_an_error_and_does_not_end_the_process(
     tmp_path: Path,
 ) -> None:
     path = write(tmp_path / "a.beton", [Entry.raw(picture(200, 100))] * 3)

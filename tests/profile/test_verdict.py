@@ -1,4 +1,4 @@
-"""What binds, and what would lift it, from figures made up for the purpose."""
+"""What is the bottleneck, and what would remove it, from synthetic figures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def stages(
     idle: float = 0.1,
     wait: float = 0.4,
 ) -> Stages:
-    """One rank on two cores (two where gradients are summed), a file of 100 kB samples; rates in img/s."""
+    """One rank on two cores (two ranks if gradients are summed), a file of 100 kB samples; rates in img/s."""
     step_ms = 64e3 / step
     parts = [figure(share * step_ms) for share in (0.05, 0.3, 0.6, 0.05)]
     summing = None if all_reduce_share is None else figure(all_reduce_share * step_ms)
@@ -83,7 +83,7 @@ def test_on_a_cpu_the_cores_seconds_of_decoding_and_step_add_up() -> None:
         80, rel=0.02
     )
     idle = find_bottleneck(stages(copy=None, step=500, cpu_share=0.4))
-    assert idle.predicted_img_per_s == 500, "what the step leaves idle, decoding may have"
+    assert idle.predicted_img_per_s == 500, "decoding may use what the step leaves idle"
     one_thread = find_bottleneck(stages(copy=None, step=5000, cpu_share=1.0, decode=(2500,), threads=1))
     assert one_thread.predicted_img_per_s == pytest.approx(2500), "one thread takes half of two cores"
 
@@ -100,7 +100,7 @@ def test_from_the_second_epoch_on_a_file_that_memory_can_hold_comes_from_there()
     assert (too_large.predicted_img_per_s, too_large.later_epochs_img_per_s) == (500, 500)
 
 
-def test_a_decode_bound_accelerator_is_told_how_many_cores_or_which_storage_would_do() -> None:
+def test_the_advice_for_a_decode_bound_accelerator_is_how_many_cores_or_which_storage_is_enough() -> None:
     assert find_bottleneck(stages(measured=4900)).text == (
         "Decoding is the limit: training makes 4,900 img/s, 98 % of the 5,000 img/s that the stages allow together. "
         "Alone they make, in img/s: decoding 5,000, the training step 10,000, reading samples 80,000 and copying to the device "
@@ -110,7 +110,7 @@ def test_a_decode_bound_accelerator_is_told_how_many_cores_or_which_storage_woul
     )
 
 
-def test_a_cpu_whose_cores_are_shared_is_told_what_each_takes_of_them() -> None:
+def test_the_advice_for_shared_cores_is_how_much_of_them_each_stage_takes() -> None:
     assert find_bottleneck(
         stages(copy=None, decode=(1300, 2500), step=2400, cpu_share=1.0, measured=1200)
     ).text == (
@@ -123,18 +123,20 @@ def test_a_cpu_whose_cores_are_shared_is_told_what_each_takes_of_them() -> None:
     )
 
 
-def test_a_read_bound_run_is_told_what_is_wanted_of_the_disk_and_that_memory_cannot_hold_the_file() -> None:
+def test_the_advice_for_a_read_bound_run_is_how_fast_a_disk_it_needs_and_that_memory_cannot_hold_the_file() -> (
+    None
+):
     assert find_bottleneck(stages(resident=0.0, disk=5e7, measured=490)).text == (
         "Reading samples is the limit: training makes 490 img/s, 98 % of the 500 img/s that the stages allow together. Alone they "
         "make, in img/s: reading samples 500, decoding 5,000, the training step 10,000 and copying to the device 100,000. The device "
         "is idle 10 % of the time, and the host waits for data 40 %. 100 % of the file comes from the disk, which gives 50 MB/s; "
-        "5,000 img/s want 500 MB/s of samples of 100 kB. The file (130.0 GB) does not fit into the memory that is free (16.0 GB): put "
+        "5,000 img/s need 500 MB/s of samples of 100 kB. The file (130.0 GB) does not fit into the memory that is free (16.0 GB): put "
         "it on a faster disk, or pack it smaller. Packed and decoded again, as some of these samples were, it would make 2,500 as JPEG, 256 px "
         "(--max-resolution 256; 20 kB a sample)."
     )
 
 
-def test_a_run_bound_by_sums_is_told_to_sum_less_and_not_to_take_more_devices() -> None:
+def test_the_advice_for_a_run_bound_by_sums_is_to_sum_less_and_not_to_use_more_devices() -> None:
     assert find_bottleneck(stages(step=900, all_reduce_share=0.7, measured=880, wait=0.0)).text == (
         "Summing gradients over the ranks is the limit: training makes 880 img/s, 98 % of the 900 img/s that the stages allow "
         "together. Alone they make, in img/s: the training step 900, decoding 5,000, reading samples 80,000 and copying to the device "
@@ -144,7 +146,7 @@ def test_a_run_bound_by_sums_is_told_to_sum_less_and_not_to_take_more_devices() 
     )
 
 
-def test_a_step_that_sums_for_a_third_of_its_time_is_not_told_to_take_more_devices() -> None:
+def test_more_devices_are_no_advice_for_a_step_that_sums_for_a_third_of_its_time() -> None:
     text = find_bottleneck(stages(step=900, all_reduce_share=0.3)).text
     assert "21.3 ms sum gradients" in text and "or more of them" not in text
     assert "a faster device, a larger batch on each rank" in text
@@ -154,27 +156,27 @@ def test_a_step_that_sums_for_a_third_of_its_time_is_not_told_to_take_more_devic
     assert "share the cores" in shared and "Summing gradients costs less with a larger batch" in shared
 
 
-def test_where_cores_are_shared_twice_as_many_make_twice_as_much_until_reading_binds() -> None:
+def test_twice_as_many_shared_cores_make_twice_as_much_until_reading_is_the_limit() -> None:
     text = find_bottleneck(stages(copy=None, decode=(1000, 2000), step=2500, cpu_share=1.0)).text
     assert "With 4 cores in place of 2 training would make up to 2,222" in text and "3 cores" not in text
     read_next = stages(copy=None, decode=(1000, 2000), step=2500, cpu_share=1.0, resident=0.0, disk=1.5e8)
     assert "would make up to 1,500" in find_bottleneck(read_next).text
 
 
-def test_decoding_on_half_idle_cores_gets_advice_even_where_it_alone_is_faster_than_the_step() -> None:
+def test_decoding_on_half_idle_cores_gets_advice_even_if_it_alone_is_faster_than_the_step() -> None:
     verdict = find_bottleneck(stages(copy=None, decode=(1600, 3000), step=2500, cpu_share=0.5))
     assert verdict.binding == "decode" and verdict.predicted_img_per_s == pytest.approx(1875)
     assert "With 4 cores in place of 2" in verdict.text and "2,500 as JPEG, 256 px" in verdict.text
 
 
-def test_a_cpu_whose_step_alone_binds_hears_nothing_of_shared_cores() -> None:
+def test_shared_cores_are_not_mentioned_if_the_step_alone_is_the_limit() -> None:
     text = find_bottleneck(stages(copy=None, step=500, cpu_share=0.4)).text
     assert "share" not in text and text.endswith("More pipeline would not help: faster cores would.")
     busy = find_bottleneck(stages(copy=None, step=10, cpu_share=0.98)).text
     assert busy.endswith("More pipeline would not help: faster cores, or more of them, would.")
 
 
-def test_a_packing_that_is_larger_is_held_to_what_the_disk_gives() -> None:
+def test_a_larger_packing_is_limited_by_the_speed_of_the_disk() -> None:
     raw = StorageOption("raw, 256 px", "--mode raw --max-resolution 256", figure(35), 2e5)
     found = stages(resident=0.0, disk=6e8)
     text = find_bottleneck(replace(found, modes=[found.modes[0], raw])).text
@@ -183,7 +185,7 @@ def test_a_packing_that_is_larger_is_held_to_what_the_disk_gives() -> None:
     )
 
 
-def test_threads_that_are_held_back_are_told_before_cores_are_asked_for() -> None:
+def test_idle_cores_are_reported_before_more_cores_are_advised() -> None:
     text = find_bottleneck(stages(threads=1, measured=2400)).text
     assert (
         "data.threads = 1 leaves cores idle: with data.threads = 0, 2 a rank, decoding alone made 5,000"
@@ -197,25 +199,25 @@ def test_threads_that_are_held_back_are_told_before_cores_are_asked_for() -> Non
     assert no_idle_core.binding == "decode" and "leaves cores idle" not in no_idle_core.text
 
 
-def test_what_is_said_of_the_first_epoch_depends_on_where_the_file_lies() -> None:
+def test_what_is_reported_of_the_first_epoch_depends_on_where_the_file_is() -> None:
     fits = find_bottleneck(stages(resident=0.0, disk=5e7, file_bytes=1e9)).text
     assert "first epoch only: from the page cache training would make 5,000." in fits and "Packed" not in fits
     fast = {"decode": (60_000, 100_000), "step": 1e6, "copy": 1e6}
     in_memory = find_bottleneck(stages(**fast, file_bytes=1e9)).text
-    assert "copying out of it gives 8,000 MB/s; 100,000 img/s want 10,000 MB/s" in in_memory
+    assert "copying out of it gives 8,000 MB/s; 100,000 img/s need 10,000 MB/s" in in_memory
     assert "Memory is the limit" in in_memory and "disk" not in in_memory and "first epoch" not in in_memory
     unknown = find_bottleneck(stages(**fast, resident=0.5, disk=None)).text
     assert "could not be measured and is taken to be as fast as the page cache, 8,000 MB/s" in unknown
 
 
-def test_a_device_that_idles_is_told_apart_from_a_host_that_waits_for_data() -> None:
+def test_a_device_that_idles_is_distinguished_from_a_host_that_waits_for_data() -> None:
     text = find_bottleneck(stages(copy=700, idle=0.51, wait=0.0)).text
     assert "The device is idle 51 % of the time, and the host waits for data 0 %." in text
     on_a_cpu = find_bottleneck(stages(copy=None, idle=0.51)).text
     assert "The step waits for data 40 % of its time." in on_a_cpu and "idle" not in on_a_cpu
 
 
-def test_what_the_stages_do_not_explain_is_said_with_what_the_threads_did() -> None:
+def test_what_the_stages_do_not_explain_is_reported_with_what_the_threads_did() -> None:
     text = find_bottleneck(stages(measured=2000)).text
     assert "less than the stages explain" in text
     assert "the decoding threads worked 90 % of the time and had a core for 60 % of that" in text

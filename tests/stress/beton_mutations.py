@@ -1,4 +1,4 @@
-"""Betons laid out by hand, byte by byte, and ways to damage them that know what they damage."""
+"""Betons laid out by hand, byte by byte, and mutations that know which part of the format they corrupt."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORDS = (0, 1, 2, 23, 24, 255, 1 << 15, (1 << 16) - 1, (1 << 31) - 1, 1 << 31, (
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample as it shall stand in the file; its metadata may lie."""
+    """One sample as it is written to the file; its metadata may be wrong."""
 
     payload: bytes
     width: int
@@ -52,12 +52,12 @@ def laid_out(samples: list[Sample]) -> bytearray:
 
 
 def with_damaged_samples(rng: Random, samples: list[Sample], jpegs: list[bytes]) -> list[Sample]:
-    """Some of the samples' payloads damaged, or their metadata a lie; most often the metadata goes along with the JPEG."""
+    """Corrupt some of the samples' payloads or their metadata; mostly the metadata is changed to agree with the JPEG."""
     found = list(samples)
     for k in rng.integers(0, len(found), int(rng.integers(1, 4))):
         sample = found[k]
         if sample.mode and rng.random() < 0.9:
-            continue  # a lie about raw pixels always shows
+            continue  # a wrong size of raw pixels is always noticed
         if sample.mode == 0 and rng.random() < 0.9:
             payload = damaged(rng, sample.payload, jpegs[int(rng.integers(len(jpegs)))])
             sample = replace(sample, payload=payload or b"\xff")
@@ -74,7 +74,7 @@ def with_damaged_samples(rng: Random, samples: list[Sample], jpegs: list[bytes])
 
 
 def damage_file(rng: Random, file: bytearray, count: int) -> None:
-    """Change, in place, what the file says of itself."""
+    """Change, in place, the header and the tables of the file."""
     table_at = len(file) - ENTRY.size * count
     for _ in range(int(rng.integers(1, 4))):
         k, j = (int(x) for x in rng.integers(0, count, 2))
@@ -126,7 +126,7 @@ def damage_file(rng: Random, file: bytearray, count: int) -> None:
 
 
 def beyond_its_page(rng: Random, file: bytearray, count: int) -> bytearray:
-    """A large file, one of whose payloads is said to be a page long or more: it lies in the file, and in no page of it."""
+    """A large file with one payload whose stated size is a page or more: it is inside the file, but in none of its pages."""
     at, k = len(file) - ENTRY.size * count, int(rng.integers(count))
     size = PAGE_BYTES + int(rng.choice([-1, 0, 1, 1 << 12, 1 << 20]))
     found = file[:at] + bytes(2 * PAGE_BYTES) + file[at:]
@@ -155,7 +155,7 @@ def resized(rng: Random, file: bytearray) -> bytearray:
 
 
 def a_sidecar(rng: Random, count: int) -> bytes:
-    """A json beside the file that is not what it should be."""
+    """A corrupt JSON sidecar next to the file."""
     paths = [f"class/{k}.JPEG" for k in range(count)]
     document: Any = [
         {"paths": paths}, {"paths": paths[:-1]}, {"paths": [["x"]] * count}, {"paths": ["a\nb\x1b[2J"] * count}, {"paths": {"0": 1}},
@@ -185,7 +185,7 @@ def a_sidecar(rng: Random, count: int) -> bytes:
 
 
 def told_by_the_packer(paths: list[str]) -> dict[str, Any]:
-    """A json as the packer writes it, but for what is to be checked of the file itself."""
+    """A sidecar as the packer writes it, without what is checked against the file itself."""
     return {
         "packer": "alexnet_fast 1",
         "encoder": {"pillow": "1"},
@@ -202,7 +202,7 @@ def told_by_the_packer(paths: list[str]) -> dict[str, Any]:
 
 
 def replace_one(rng: Random, document: Any) -> None:
-    """Put, in place, something else for one value of a document, at any depth."""
+    """Replace, in place, one value of a document, at any depth."""
     nested: Any = 1
     for _ in range(400):
         nested = [nested]
@@ -220,7 +220,7 @@ def replace_one(rng: Random, document: Any) -> None:
 
 
 class Files:
-    """Damaged betons by number."""
+    """Corrupt betons by number."""
 
     def __init__(self, photos: Path, seed: int, folder: Path, *, with_ffcv: bool) -> None:
         self.seed = seed
@@ -253,7 +253,7 @@ class Files:
 
 
 def written_by_ffcv(folder: Path, payloads: list[bytes]) -> bytes | None:
-    """A beton by FFCV's own writer, where FFCV is installed."""
+    """A beton from FFCV's own writer, if FFCV is installed."""
     try:
         from ffcv.fields import IntField, RGBImageField
         from ffcv.writer import DatasetWriter

@@ -1,10 +1,10 @@
-"""Break stored images in six ways and load them: each must be left out and listed, or its crop be the intact image's.
+"""Break stored images in six ways and load them: each must be skipped and listed, or its crop must be the intact image's.
 
     PYTHONPATH=.:tests:tools python -m stress.broken_samples --beton train.beton [--epochs 2] [--seed 0] [--threads 2]
 
 The file is one that write_beton.py packed, with restart markers.  For each way a copy is made in which every sample is
-broken, each at a place of its own, and loaded for training with on_error = "skip".  Survived means: every sample of
-every epoch was counted, either as left out or as delivered with the very pixels of the intact file's.
+broken, each at a different place, and loaded for training with on_error = "skip".  Survived means: every sample of
+every epoch was counted, either as skipped or as delivered with exactly the pixels of the intact file.
 Prints a row of JSON for each way, and a sentence.
 """
 
@@ -40,7 +40,7 @@ def truncated(stored: Stored, rng: np.random.Generator) -> Stored:
 
 
 def zeroed(stored: Stored, rng: np.random.Generator) -> Stored:
-    """A page of its scan, or what it has of one, lost to zeros: as by a crash before it was written."""
+    """A page of its scan, or the rest of one, replaced by zeros: as after a crash before it was written."""
     payload, width, height = stored
     begin = int(rng.integers(scan_of(payload), len(payload) - 64))
     end = min(begin + PAGE, len(payload))
@@ -48,7 +48,7 @@ def zeroed(stored: Stored, rng: np.random.Generator) -> Stored:
 
 
 def of_another_size(stored: Stored, rng: np.random.Generator) -> Stored:
-    """Its metadata tells a size that is not the JPEG's."""
+    """Its metadata gives a size that is not the JPEG's."""
     payload, width, height = stored
     off = int(rng.choice([-32, -1, 1, 300]))
     return (
@@ -59,14 +59,14 @@ def of_another_size(stored: Stored, rng: np.random.Generator) -> Stored:
 
 
 def not_a_jpeg(stored: Stored, rng: np.random.Generator) -> Stored:
-    """Text, a PNG's first bytes, or noise in its place."""
+    """Text, a PNG's first bytes, or noise instead of it."""
     payload, width, height = stored
     begin = [b"<html>not found</html>", b"\x89PNG\r\n\x1a\n", b""][int(rng.integers(3))]
     return begin + rng.bytes(len(payload) - len(begin)), width, height
 
 
 def lying(stored: Stored, rng: np.random.Generator) -> Stored:
-    """Its frame header tells another size or another subsampling than its scan has, and the metadata agrees with it."""
+    """Its frame header gives another size or subsampling than its scan has, and the metadata agrees with the header."""
     payload, width, height = stored
     sof = segment(payload, 0xC0)
     header = bytearray(payload)
@@ -81,7 +81,7 @@ def lying(stored: Stored, rng: np.random.Generator) -> Stored:
 
 
 def out_of_order(stored: Stored, rng: np.random.Generator) -> Stored:
-    """A restart marker with another's number, or two neighbouring intervals changed round with theirs."""
+    """A restart marker with the wrong number, or two adjacent intervals swapped together with their markers."""
     payload, width, height = stored
     scan = scan_of(payload)
     ends = restart_ends(payload)
@@ -119,7 +119,7 @@ def scan_of(payload: bytes) -> int:
 
 
 def restart_ends(payload: bytes) -> list[int]:
-    """Offsets just behind each restart marker."""
+    """Offsets of the first byte after each restart marker."""
     data = np.frombuffer(payload, np.uint8)
     at = scan_of(payload)
     found = np.flatnonzero((data[at:-1] == 0xFF) & (data[at + 1 :] >= 0xD0) & (data[at + 1 :] <= 0xD7))
@@ -127,7 +127,7 @@ def restart_ends(payload: bytes) -> list[int]:
 
 
 def damage(source: Path, path: Path, ways: Mapping[int, str], seed: int) -> Path:
-    """A copy of a beton, its json beside it, in which sample i is broken in ways[i], at places drawn from ``seed``."""
+    """A copy of a beton, with its sidecar, in which sample i is broken in ways[i], at places drawn from ``seed``."""
     shutil.copyfile(source, path)
     if (told := sidecar_path(source)).exists():
         document = json.loads(told.read_text())
@@ -154,7 +154,7 @@ def damage(source: Path, path: Path, ways: Mapping[int, str], seed: int) -> Path
 
 
 def attack(source: Path, way: str, epochs: int, seed: int, threads: int | None = None) -> dict[str, Any]:
-    """Break every sample in one way; what became of their crops."""
+    """Break every sample in one way; returns what happened to their crops."""
     started, delivered, wrong = time.perf_counter(), 0, 0
     with tempfile.TemporaryDirectory() as folder:
         with Beton(source) as beton:
@@ -190,7 +190,7 @@ def crops(path: Path, epoch: int, threads: int | None) -> dict[int, np.ndarray]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 1 where a wrong pixel came through."""
+    """The command line; returns the exit code: 1 if a wrong pixel was delivered."""
     parser = argparse.ArgumentParser(description="Load images that are broken in six ways.")
     parser.add_argument("--beton", type=file_path, required=True)
     parser.add_argument("--epochs", type=int, default=2)
@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tries, wrong = (sum(row[name] for row in rows) for name in ("tries", "wrong"))
         print(
             f"{tries:,} crops of images broken in {len(rows)} ways: {wrong} delivered with a pixel that is not the "
-            f"image's, {sum(row['left_out'] for row in rows):,} left out and listed, the others whole"
+            f"image's, {sum(row['left_out'] for row in rows):,} skipped and listed, the others intact"
         )
         return int(wrong > 0)
 

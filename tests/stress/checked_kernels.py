@@ -1,4 +1,4 @@
-"""Kernels in their Python form, on memory that refuses what compiled code would follow anywhere."""
+"""Kernels run as Python, on memory that raises IndexError where compiled code would read or write anywhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Strict:
-    """An array as kernels use one, that raises IndexError for whatever lies outside of it."""
+    """An array as kernels use it; it raises IndexError for every index outside of it."""
 
     def __init__(self, content: bytes | list[int]) -> None:
         self.content: Any = bytearray(content) if isinstance(content, bytes) else content

@@ -1,11 +1,11 @@
-"""Open damaged betons and decode all of their samples: each must load or be refused by an error of ours.
+"""Open corrupt betons and decode all of their samples: each must load or be refused by an error of ours.
 
     PYTHONPATH=.:tests:tools python -m stress.fuzz_betons --tries 10000 --seed 0
 
-File number n is made from (seed, n) alone, so a finding can be made again: ``--first n --tries 1``.  Worker processes,
-under a limit on their memory, decode each sample twice into memory that ends at pages which nobody may touch: with
-scratch and decoder full of one image's leavings, then of another's.  Where the two differ, pixels were not the sample's.
-Each file that loads is then shown to whoever else opens betons: the survey, the check before a training and, every tenth,
+File number n is made from (seed, n) alone, so a finding can be reproduced: ``--first n --tries 1``.  Worker processes
+with limited memory decode each sample twice into memory between guard pages: with the scratch and the decoder
+full of data of one image, then of another.  If the two results differ, some pixels were not the sample's.
+Each file that loads is then given to the other readers of betons: the survey, the check before a training and, every tenth,
 the pictures, the verification and a Loader.
 """
 
@@ -43,18 +43,18 @@ from .guard_pages import PAGE, fill, guarded, guarded_scratch
 from .other_readers import Onlookers
 from .sample_images import EITHER, ROOT, found_folder
 
-SIZE = 64  # px: an image is three whole pages, so that both of its ends are at a guard
+SIZE = 64  # px: an image is exactly three pages, so that both of its ends are at a guard page
 MORE_MEMORY = (
     768 << 20
-)  # beyond what an idle worker has: a payload of 64 kB may say 33 million pixels, 4 bytes each
+)  # beyond what an idle worker has: the header of a 64 kB payload may claim 33 million pixels, 4 bytes each
 MAX_S = 20.0  # for one file, on a busy machine
 SABOTAGE = "ALEXNET_FAST_ATTACK_SABOTAGE"
-"""Names a file at which the worker writes where it must not: what the attack would be worth if that went unnoticed."""
+"""The number of a file at which the worker writes out of bounds on purpose, so that a test can see that this is noticed."""
 
 
 @dataclass
 class Result:
-    """What became of the files."""
+    """What happened to the files."""
 
     files: int = 0
     loaded: int = 0
@@ -62,18 +62,18 @@ class Result:
     """By the reader, with its own error."""
     samples: int = 0
     broken: int = 0
-    """Samples whose status said why they cannot be decoded."""
+    """Samples that cannot be decoded, as their status reports."""
     worst_s: float = 0.0
     worst: int = 0
     """The number of the file that took longest."""
     peak_bytes: int = 0
-    """The most memory that a worker had resident."""
+    """The peak resident memory of a worker."""
     seed: int = 0
     findings: list[str] = field(default_factory=list)
 
 
 class PoisonedDecoder(Decoder):
-    """A decoder that has been left full of another image: its tables in libjpeg, and one byte all over its memory."""
+    """A decoder that holds data of another image: its tables in libjpeg, and one byte value all over its memory."""
 
     def __init__(self, poison: bytes, leavings: int) -> None:
         super().__init__(SIZE)
@@ -172,7 +172,7 @@ def work(photos: Path, seed: int, numbers: range, *, with_ffcv: bool) -> None:
 
 
 def attack(photos: Path, tries: int, seed: int = 0, first: int = 0, *, with_ffcv: bool = True) -> Result:
-    """Files ``first`` to ``first + tries``, by one worker process after another: a new one after each that dies or hangs."""
+    """Files ``first`` to ``first + tries``, in a worker process; a new one replaces each that dies or hangs."""
     result, number = Result(seed=seed), first
     while number < first + tries:
         number = _one_worker(photos, range(number, first + tries), result, [] if with_ffcv else ["--no-ffcv"])
@@ -180,7 +180,7 @@ def attack(photos: Path, tries: int, seed: int = 0, first: int = 0, *, with_ffcv
 
 
 def _one_worker(photos: Path, numbers: range, result: Result, options: list[str]) -> int:
-    """Run a worker until it ends; returns the first number that it has not dealt with."""
+    """Run a worker until it ends; returns the first number that it has not handled."""
     command = [sys.executable, "-m", __spec__.name, "--photos", photos, "--seed", result.seed]
     command += ["--first", numbers.start, "--tries", len(numbers), "--worker", *options]
     paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
@@ -244,7 +244,9 @@ def main() -> int:
     parser.add_argument("--tries", type=int, default=10_000, metavar="N", help="files")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first file")
-    parser.add_argument("--no-ffcv", action="store_true", help="leave out files that FFCV's own writer began")
+    parser.add_argument(
+        "--no-ffcv", action="store_true", help="skip files that are based on FFCV's own writer"
+    )
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     photos = options.photos or found_folder("--photos")
@@ -255,7 +257,7 @@ def main() -> int:
     result = attack(photos, options.tries, options.seed, options.first, with_ffcv=not options.no_ffcv)
     print(json.dumps(asdict(result)))
     print(
-        f"{result.files} damaged betons: {result.loaded} loaded ({result.broken} of {result.samples} samples broken), "
+        f"{result.files} corrupt betons: {result.loaded} loaded ({result.broken} of {result.samples} samples broken), "
         f"{result.refused} refused, {len(result.findings)} findings; the slowest, number {result.worst}, took {result.worst_s:.2f} s"
     )
     return 1 if result.findings else 0

@@ -1,8 +1,8 @@
-"""Load damaged recipes: each must load, or be refused in exactly one sentence.
+"""Load corrupt recipes: each must load, or be refused in exactly one sentence.
 
     PYTHONPATH=.:tests:tools python -m stress.fuzz_recipes --tries 2000 --seed 0
 
-Recipe number n is made from (seed, n) alone, so a finding can be made again: ``--first n --tries 1``.
+Recipe number n is made from (seed, n) alone, so a finding can be reproduced: ``--first n --tries 1``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LINES = [
 
 @dataclass
 class Result:
-    """What became of the recipes."""
+    """What happened to the recipes."""
 
     recipes: int = 0
     loaded: int = 0
@@ -121,10 +121,10 @@ def make(seed: int, number: int) -> bytes:
 
 
 def attack_one(path: Path) -> bool:
-    """Whether a recipe loads; if so, it must read back from what it is written as.
+    """Whether a recipe loads; if so, reading back what dump writes must give the same recipe.
 
     Raises:
-        AssertionError: it is refused in other than one sentence.
+        AssertionError: it is refused, but not in one sentence.
     """
     try:
         loaded = recipe_toml.load(path)
@@ -135,12 +135,12 @@ def attack_one(path: Path) -> bool:
         )
         return False
     path.write_text(recipe_toml.dump(loaded), encoding="utf-8")
-    assert recipe_toml.load(path) == loaded, "it does not read back as it was written"
+    assert recipe_toml.load(path) == loaded, "reading back what was written gives another recipe"
     return True
 
 
 def attack(tries: int, seed: int = 0, first: int = 0) -> Result:
-    """Recipes ``first`` to ``first + tries``. To be called in the main thread: an alarm ends what takes too long."""
+    """Recipes ``first`` to ``first + tries``. Call it in the main thread: an alarm stops what takes too long."""
     result = Result(seed=seed)
     before = signal.signal(signal.SIGALRM, _too_long)
     try:
@@ -185,7 +185,7 @@ def main() -> int:
     result = attack(options.tries, options.seed, options.first)
     print(json.dumps(asdict(result)))
     print(
-        f"{result.recipes} damaged recipes: {result.loaded} loaded, {result.refused} refused in one sentence, "
+        f"{result.recipes} corrupt recipes: {result.loaded} loaded, {result.refused} refused in one sentence, "
         f"{len(result.findings)} findings; the slowest, number {result.worst}, took {result.worst_s:.2f} s"
     )
     return 1 if result.findings else 0

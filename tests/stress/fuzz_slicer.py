@@ -3,10 +3,10 @@
     pip install atheris
     PYTHONPATH=.:tests:tools python -m stress.fuzz_slicer --seconds 600
 
-The kernels run in their Python form on memory that refuses an index below zero or beyond the end (numpy would count it
-from the other end, compiled code would follow it), then compiled on guarded memory; both must say the same.  What is
-cut is decoded twice, in memory full of different leavings, and must be what a decode of the whole JPEG finds there.
-Guidance is atheris's (libFuzzer), which records the branches and comparisons of the Python form.
+The kernels run as Python on memory that refuses an index below zero or past the end (numpy would count it from the
+other end, compiled code would use it), then compiled on memory with guard pages; both must give the same result.  What
+is cut is decoded twice, in memory full of different old data, and must equal a decode of the complete JPEG there.
+atheris (libFuzzer) guides it, by the branches and comparisons of the Python form.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def same(value: Any) -> Any:
 
 
 class Oracle:
-    """Tells of any bytes whether parser and slicer treat them as they should."""
+    """Checks for any bytes that parser and slicer handle them correctly."""
 
     def __init__(self) -> None:
         self.decoder = Decoder(64)
@@ -86,7 +86,7 @@ class Oracle:
         assert room[: small.bytes].tobytes() == bytes(out[0 : small.bytes]), (
             f"cut {crop}: other bytes compiled"
         )
-        assert small.top <= crop[0] and small.left <= crop[1], f"cut {crop} begins too late: {small}"
+        assert small.top <= crop[0] and small.left <= crop[1], f"cut {crop} starts too late: {small}"
         assert small.top + small.height >= crop[2] and small.left + small.width >= crop[3], (
             f"cut {crop} is too small: {small}"
         )
@@ -110,7 +110,7 @@ class Oracle:
             across, down = (parsed.across, parsed.down) if k else (1, 1)
             there = image[small.top // down :, small.left // across :][: one.shape[0], : one.shape[1]]
             assert np.array_equal(one[: there.shape[0], : there.shape[1]], there), (
-                f"{kind}: other pixels than in the whole"
+                f"{kind}: other pixels than in the complete image"
             )
 
     def _decoded(self, source: np.ndarray, parsed: Any, small: Any, leavings: int) -> list[np.ndarray] | None:
@@ -136,19 +136,19 @@ def drawn(rng: np.random.Generator, parsed: Any) -> tuple[int, int, int, int]:
 
 @dataclass
 class Result:
-    """What became of the inputs."""
+    """What happened to the inputs."""
 
     inputs: int = 0
     seconds: float = 0.0
     seed: int = 0
     reached: dict[str, int] = field(default_factory=dict)
-    """How often each end was reached: a status, a decode of a whole JPEG, of rows, of tiles."""
+    """How often each result was reached: a status, a decode of a complete JPEG, of rows, of tiles."""
     findings: dict[str, str] = field(default_factory=dict)
     """What was wrong -> the first input that showed it, in hexadecimal."""
 
 
 class Attack:
-    """Inputs tried one after another, and what became of them."""
+    """Inputs tried one after another, and what happened to them."""
 
     def __init__(self, seed: int) -> None:
         self.oracle, self.result, self.started = Oracle(), Result(seed=seed), time.monotonic()
@@ -171,7 +171,7 @@ def small_seeds(photos: Path) -> list[bytes]:
 
 
 def attack(photos: Path, tries: int, seed: int = 0) -> Result:
-    """The seeds, and so many damaged ones, with no guidance."""
+    """The seeds, and N corrupt ones, with no guidance."""
     found, attack = small_seeds(photos), Attack(seed)
     for data in found:
         attack.try_one(data)
@@ -181,7 +181,7 @@ def attack(photos: Path, tries: int, seed: int = 0) -> Result:
 
 
 def guided(photos: Path, seconds: int, seed: int, corpus: Path, told: Path) -> None:
-    """Fuzz until the time is up, which ends this process; ``told`` holds the Result so far. For a process of its own."""
+    """Fuzz until the time is up, which ends this process, so run it in its own; ``told`` holds the Result so far."""
     import atheris  # type: ignore[import-untyped,import-not-found]
 
     found, attack = small_seeds(photos), Attack(seed)
@@ -222,7 +222,7 @@ def guided(photos: Path, seconds: int, seed: int, corpus: Path, told: Path) -> N
 
 
 def fuzz(photos: Path, seconds: int, seed: int, corpus: Path | None = None) -> Result:
-    """``guided`` in a process of its own, with the corpus of an earlier one to go on from.
+    """Run ``guided`` in its own process, starting from the corpus of an earlier run.
 
     Raises:
         UserError: atheris is not installed.
@@ -266,7 +266,7 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=int, default=600, metavar="S", help="how long to fuzz, guided")
     parser.add_argument(
-        "--tries", type=int, default=0, metavar="N", help="so many damaged JPEGs instead, with no guidance"
+        "--tries", type=int, default=0, metavar="N", help="try N corrupt JPEGs instead, with no guidance"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Memory with a page on either side that nobody may touch: one byte too far ends the process where it happens."""
+"""Memory between two guard pages: an access one byte too far ends the process where it happens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 def guarded(shape: int | tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
-    """An array that ends at such a page, and begins behind one but for what its size leaves of a page."""
+    """An array that ends at a guard page and starts less than a page after one."""
     count = int(np.prod(shape))
     size = count * np.dtype(dtype).itemsize
     whole = -(-size // PAGE) * PAGE
@@ -29,7 +29,7 @@ def guarded(shape: int | tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
 
 
 def guarded_bytes(content: bytes) -> np.ndarray:
-    """The bytes in such memory. (n,) uint8"""
+    """The bytes, copied to such memory. (n,) uint8"""
     array = guarded(len(content))
     array[:] = np.frombuffer(content, np.uint8)
     return array
@@ -42,6 +42,6 @@ def guarded_scratch(*arguments: Any, **options: Any) -> Scratch:
 
 
 def fill(scratch: Scratch, value: int) -> None:
-    """Leave nothing in a scratch that a decoder could take for its own."""
+    """Fill a scratch, so that nothing in it can be taken for this image's data."""
     for array in scratch[1:]:
         array.view(np.uint8)[...] = value

@@ -1,4 +1,4 @@
-"""Small JPEGs of real photos in every layout that the loader takes, and ways to damage them that know what they damage."""
+"""Small JPEGs of real images in every layout that the loader takes, and mutations that know which part they corrupt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZES_PX = ((150, 110), (96, 96), (61, 45), (17, 130))
 
 
 def seeds(photos: Path) -> dict[str, bytes]:
-    """JPEGs of photos from below a folder, by layout and size.
+    """JPEGs made from the images under a folder, by layout and size.
 
     Raises:
         UserError: the folder has too few.
@@ -58,7 +58,7 @@ def seeds(photos: Path) -> dict[str, bytes]:
 
 
 def parts(jpeg: bytes) -> list[bytes]:
-    """The segments of a JPEG up to its first scan, SOI first, and what follows; ends early where they do. Joined they are the JPEG."""
+    """The segments of a JPEG up to its first scan, SOI first, and the rest; joined they are the JPEG. Stops early where the segments do."""
     found, at = [jpeg[:2]], 2
     while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
         end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
@@ -84,7 +84,7 @@ def frame_at(jpeg: bytes) -> int:
 
 
 def frame_size(jpeg: bytes) -> tuple[int, int]:
-    """(width, height) as a JPEG's first frame header says, or (0, 0)."""
+    """(width, height) in a JPEG's first frame header, or (0, 0)."""
     at = frame_at(jpeg)
     return (
         (int.from_bytes(jpeg[at + 7 : at + 9], "big"), int.from_bytes(jpeg[at + 5 : at + 7], "big"))
@@ -237,7 +237,7 @@ def cut_off(rng: Random, jpeg: bytes, other: bytes) -> bytes:
 
 
 def a_hidden_frame(rng: Random, jpeg: bytes, other: bytes) -> bytes:
-    """One JPEG for who takes a marker without a length for a segment, another for who does not."""
+    """Reads as one JPEG if a marker without a length is taken for a segment, and as another if not."""
     marker = int(rng.choice([0x01, 0xD0, 0xD7, 0x00, 0x02, 0xBF, 0xDC]))
     start = (
         bytes([0xFF, SOI, 0xFF, marker]) + segment(0xFE, b"")[:2]
@@ -252,7 +252,7 @@ DAMAGES: list[Callable[[Random, bytes, bytes], bytes]] = [
 
 
 def damaged(rng: Random, jpeg: bytes, other: bytes) -> bytes:
-    """One to three damages, one upon the other."""
+    """One to three mutations, one after another."""
     for _ in range(int(rng.choice([1, 1, 1, 2, 3]))):
         if len(jpeg) > 4:
             jpeg = DAMAGES[int(rng.integers(len(DAMAGES)))](rng, jpeg, other)
@@ -260,7 +260,7 @@ def damaged(rng: Random, jpeg: bytes, other: bytes) -> bytes:
 
 
 def damages(rng: Random, found: list[bytes]) -> Iterator[bytes]:
-    """Damaged JPEGs without end."""
+    """Corrupt JPEGs, endlessly."""
     while True:
         jpeg, other = (found[int(k)] for k in rng.integers(0, len(found), 2))
         yield damaged(rng, jpeg, other)

@@ -1,8 +1,8 @@
-"""Kill a packing at random moments, and let its disk run full: resumed each time, the file must be the one of a packing left alone.
+"""Kill a packing at random moments, and fill its disk: resumed each time, the file must equal that of an uninterrupted packing.
 
     PYTHONPATH=.:tests:tools python -m stress.kill_packing [--tries 30] [--seed 0] [--data FOLDER]
 
-The disk is a small tmpfs in a mount namespace of its own, for which one has to be root, or be let have a user namespace.
+The disk is a small tmpfs in a separate mount namespace, which needs root, or permission to make a user namespace.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ FULL_AT = (0.2, 0.5, 0.8, 0.99)  # of the room that the file takes: sizes of the
 
 @dataclass
 class Kills:
-    """What became of packings that were killed."""
+    """What happened to packings that were killed."""
 
     kills: int = 0
     resumed: int = 0
-    """Starts that found images to go on behind."""
+    """Starts that found packed images and resumed after them."""
     packed: int = 0
-    """Packings that ended, each killed as often as it happened to be."""
+    """Packings that finished, each after any number of kills."""
     identical: int = 0
-    """Those of them whose file and json equal the ones of a packing left alone."""
+    """Those of them whose file and sidecar equal those of an uninterrupted packing."""
     left_alone_s: float = 0.0
     seed: int = 0
 
@@ -52,10 +52,10 @@ class Kills:
 
 @dataclass
 class Fills:
-    """What became of a packing whose disk was full."""
+    """What happened to a packing whose disk was full."""
 
     full: int = 0
-    """How often: refused by one sentence, with code 2, and the unfinished file kept."""
+    """How often it was refused in one sentence, with code 2, and the unfinished file was kept."""
     identical: bool = False
     said: str = ""
     """The first refusal."""
@@ -66,7 +66,7 @@ class Fills:
 
 
 class Packing:
-    """The command that is attacked: one split of a folder, into a folder of its own each time."""
+    """The command that is attacked: one split of a folder, into a new folder each time."""
 
     def __init__(self, data: Path, *options: object) -> None:
         self._command = [
@@ -80,7 +80,7 @@ class Packing:
         ]
 
     def start(self, out: Path, workers: int) -> subprocess.Popen[str]:
-        """Begin it in a process group of its own."""
+        """Start it in its own process group."""
         return subprocess.Popen(
             [*map(str, self._command), "--out", str(out), "--workers", str(workers)],
             env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
@@ -91,14 +91,14 @@ class Packing:
         )
 
     def run(self, out: Path, workers: int) -> tuple[int, str]:
-        """Let it end: its code and what it said."""
+        """Wait for its end; returns its exit code and what it printed."""
         process = self.start(out, workers)
         said, _ = process.communicate()
         return process.returncode, said
 
 
 def digests(out: Path) -> tuple[str, str]:
-    """SHA-256 of the beton and of its json."""
+    """SHA-256 of the beton and of its sidecar."""
     beton, sidecar = (
         hashlib.sha256((out / f"train.beton{end}").read_bytes()).hexdigest() for end in ("", ".json")
     )
@@ -113,10 +113,10 @@ def kill_at_random(
     workers: Sequence[int] = (1, 2, 3),
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Kills:
-    """Start the packing until it ends, and SIGKILL its whole group ``tries`` times at moments drawn over its whole length.
+    """Start the packing until it finishes, and SIGKILL its process group ``tries`` times at random moments of its run time.
 
     Every start has another number of workers.  Every other one is killed as soon as it has logged images, so that the
-    next goes on there.  Where it ends before all tries are used, the next one begins elsewhere.
+    next resumes there.  If it finishes before all tries are used, the next packing starts in another folder.
     """
     chance, found = random.Random(seed), Kills(seed=seed)
     begun = time.monotonic()
@@ -158,11 +158,11 @@ def kill_at_random(
 def fill_up(
     packing: Packing, alone: Path, disk: Path, parts: Sequence[float] = FULL_AT, workers: int = 2
 ) -> Fills:
-    """Pack on a disk that has room for a part of the file until it is full, make it larger, and so on; then all the room it needs.
+    """Pack on a disk with room for a part of the file until it is full, enlarge the disk, and so on; at the end all of it fits.
 
     Args:
-        alone: where a packing that nobody attacked lies.
-        disk: an empty folder, on which a tmpfs is mounted: needs root, in a mount namespace of its own.
+        alone: the folder of an uninterrupted packing.
+        disk: an empty folder, on which a tmpfs is mounted: needs root, in a separate mount namespace.
     """
     found = Fills()
     whole_kb = (alone / "train.beton").stat().st_blocks // 2
@@ -182,19 +182,19 @@ def fill_up(
 
 
 def left_alone(packing: Packing, out: Path, workers: int) -> None:
-    """Pack with nobody attacking.
+    """Pack without an attack.
 
     Raises:
-        UserError: that ended otherwise than well.
+        UserError: the packing failed.
     """
     code, said = packing.run(out, workers)
     if code:
-        last = (said.strip().splitlines() or ["it said nothing"])[-1].removeprefix("error: ")
-        raise UserError(f"the packing that nobody attacks ended with code {code}: {last}")
+        last = (said.strip().splitlines() or ["it printed nothing"])[-1].removeprefix("error: ")
+        raise UserError(f"the packing without an attack ended with code {code}: {last}")
 
 
 def own_mounts() -> list[str]:
-    """A command that runs another in a mount namespace of its own.
+    """A command that runs another one in a separate mount namespace.
 
     Raises:
         UserError: that is not allowed here.
@@ -260,25 +260,25 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def attack_by_kills(packing: Packing, scratch: Path, tries: int, seed: int) -> bool:
-    """Kill, and print what became of it."""
+    """Kill, and print the result."""
     kills = kill_at_random(packing, scratch, tries, seed, say=lambda text: print(text, file=sys.stderr))
     print(json.dumps({"attack": "packing, SIGKILL", **asdict(kills), "survived": kills.survived}))
     print(
-        f"{kills.kills} kills of the whole process group, {kills.resumed} starts that went on, "
-        f"{kills.identical} of {kills.packed} finished files identical to the one of a packing left alone"
+        f"{kills.kills} kills of the complete process group, {kills.resumed} starts that resumed, "
+        f"{kills.identical} of {kills.packed} finished files identical to that of an uninterrupted packing"
     )
     return kills.survived
 
 
 def attack_disk(packing: Packing, scratch: Path, parts: Sequence[float]) -> int:
-    """Fill a disk, and print what became of it."""
+    """Fill a disk, and print the result."""
     left_alone(packing, scratch / "alone", 2)
     (scratch / "disk").mkdir()
     fills = fill_up(packing, scratch / "alone", scratch / "disk", parts)
     print(json.dumps({"attack": "packing, full disk", **asdict(fills), "survived": fills.survived}))
     print(
         f"refused on a full disk {fills.full} times of {len(parts)}, in the end "
-        f"{'identical to' if fills.identical else 'NOT'} the file of a packing left alone"
+        f"{'identical to' if fills.identical else 'NOT'} the file of an uninterrupted packing"
     )
     return 0 if fills.survived else 1
 

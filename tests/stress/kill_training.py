@@ -2,13 +2,13 @@
 
     PYTHONPATH=.:tests:tools python -m stress.kill_training --betons DIR [--tries 10] [--each 5] [--seed 0] [--ranks 1 2] [--faults ...]
 
-DIR holds a train.beton and a val.beton of at most ten classes.  The run is the command in processes of its own, on
-a CPU, with a narrow AlexNet (narrow.py), at O2 with dropout, a checkpoint every third step and an evaluation each epoch.
-At a random moment behind a random step a signal goes to a process of it; with several ranks to the launcher, to one
-rank, or to all.  Then ``--resume auto`` goes on at once, whatever ranks whose launcher was killed still do.
-Survived means: the exit code says what happened, no process and no half-written file is left, and in the end all losses
-of all steps, accuracies, weights and momenta, the best checkpoint's too, are, to the bit, those of the run that was let
-alone.  Prints a row of JSON for each kind of fault, and a sentence.
+DIR holds a train.beton and a val.beton of at most ten classes.  The run is the command in its own processes, on
+a CPU, with a narrow AlexNet (narrow_model.py), at O2 with dropout, a checkpoint every third step and an evaluation each epoch.
+At a random moment after a random step a signal is sent to one of its processes; with several ranks to the launcher, to
+one rank, or to all.  Then ``--resume auto`` starts at once, even if ranks whose launcher was killed still run.
+Survived means: the exit code reports what happened, no process and no half-written file is left, and at the end all
+losses, accuracies, weights and momenta, also those of the best checkpoint, equal those of the uninterrupted run to the
+bit.  Prints a row of JSON for each kind of fault, and a sentence.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FILES = {
 
 @dataclass(frozen=True)
 class Fault:
-    """A signal, and whom of the run's processes it reaches: the "launcher", one "rank", or "all"."""
+    """A signal, and which of the run's processes get it: the "launcher", one "rank", or "all"."""
 
     name: str
     whom: str
@@ -67,7 +67,7 @@ class Fault:
 
 
 class Run:
-    """A training run in processes of its own, and what it has left behind."""
+    """A training run in its own processes, and the files that it has left."""
 
     def __init__(self, name: str, folder: Path, betons: Path, ranks: int) -> None:
         self.folder, self.metrics = folder / name, folder / name / "metrics.jsonl"
@@ -81,7 +81,7 @@ class Run:
         ]  # fmt: skip
 
     def start(self) -> subprocess.Popen[str]:
-        """The command, which goes on where it can."""
+        """Start the command, which resumes if it can."""
         self.before = self.file()
         sets = [word for argument in self.arguments for word in ("--set", argument)]
         return subprocess.Popen(
@@ -93,11 +93,11 @@ class Run:
         )  # fmt: skip
 
     def file(self) -> int | None:
-        """Which file metrics.jsonl is: each start makes it anew."""
+        """Which file metrics.jsonl is: each start writes it again, as a new file."""
         return self.metrics.stat().st_ino if self.metrics.exists() else None
 
     def records(self) -> list[dict[str, Any]]:
-        """The whole lines of metrics.jsonl."""
+        """The complete lines of metrics.jsonl."""
         text = self.metrics.read_text() if self.metrics.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
@@ -127,13 +127,15 @@ class Run:
 
 
 def attack(folder: Path, betons: Path, ranks: int, faults: Sequence[Fault], seed: int) -> str:
-    """One run struck by each of `faults` in turn, at random steps that go up, then left to end; "" or what was wrong."""
+    """Interrupt one run by each of `faults` in turn, at random increasing steps, then let it finish; returns "" or what was wrong."""
     rng = random.Random(seed)
     whole, let_alone = Run(f"whole{ranks}", folder, betons, ranks), None
     if not (whole.folder / "report.json").exists():
-        let_alone = whole.start()  # beside the one that is struck
+        let_alone = whole.start()  # concurrently with the one that is interrupted
     run = Run(f"struck{ranks}_{faults[0].name}_{seed}", folder, betons, ranks)
-    assert not run.folder.exists(), f"{run.folder} is another run's: what is struck there may have ended"
+    assert not run.folder.exists(), (
+        f"{run.folder} is of another run: what is interrupted there may have ended"
+    )
     steps = sorted(rng.sample(range(1, EPOCHS * STEPS - 4), len(faults)))
     struck, processes = list[subprocess.Popen[str]](), list[int]()
     try:
@@ -162,14 +164,14 @@ def attack(folder: Path, betons: Path, ranks: int, faults: Sequence[Fault], seed
         left = {
             path.name for path in run.folder.iterdir() if not path.name.startswith("checkpoint_e")
         } - FILES
-        assert not left, f"left behind: {left}"
+        assert not left, f"left over: {left}"
     except AssertionError as wrong:
         return f"seed {seed}, {ranks} rank(s), {', '.join(map(str, faults))} at steps {steps}: {wrong}"
     return ""
 
 
 def ended(process: subprocess.Popen[str]) -> str:
-    """What a process that ends well said."""
+    """Wait for a process that must succeed; returns what it printed."""
     out, error = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, f"exit code {process.returncode}: {out[-500:]} {error}"
     return out
@@ -221,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     "seed": arguments.seed, "seconds": round(time.monotonic() - began, 1),
                 }  # fmt: skip
                 print(json.dumps(row), flush=True)
-    print("\n".join(wrongs) or "every run ended with the bits of one that was let alone")
+    print("\n".join(wrongs) or "every run ended with the bits of an uninterrupted one")
     return 1 if wrongs else 0
 
 

@@ -1,10 +1,10 @@
-"""Open a loader, iterate, leave it in one of several ways, again and again: what it leaves behind must not grow.
+"""Open a loader, iterate, leave it in one of several ways, many times: what stays in the process must not grow.
 
     PYTHONPATH=.:tests:tools python -m stress.loader_leaks --beton train.beton [--tries 200] [--seed 0] [--size 224]
 
 The ways: closed after a break; a `with` left by an exception; dropped; dropped in a reference cycle, for the garbage collector;
-closed while a batch of it is held; and Ctrl-C at a random moment, be it while the loader is opened, iterated or closed.
-After each the process is looked at: threads, open files, maps of the file, and memory of its own.
+closed while one of its batches is held; and Ctrl-C at a random moment while the loader is opened, iterated or closed.
+After each, this is counted: threads, open files, maps of the file, and private memory.
 Prints a row of JSON for each way, and a sentence.
 """
 
@@ -36,17 +36,17 @@ from bench.memory_growth import own_bytes
 
 Open = Callable[[], "Cyclic"]
 GRACE_S = 10.0
-"""For threads that were told to end, and are not waited for by whoever dropped the loader."""
+"""For threads that were signalled to end; dropping a loader does not wait for them."""
 GROWTH_BYTES = 4_000_000
-"""Memory of its own that a process may gain from the first third of its tries to the last: less than two batches of 16 images."""
+"""How much private memory a process may gain from the first third of its tries to the last: less than two batches of 16 images."""
 WARM_UP = 5
-"""Tries that are not counted: they load whatever a process keeps for good."""
+"""Tries that are not counted: they load what a process keeps until its end."""
 M_MMAP_THRESHOLD, MMAP_BYTES = -3, 1 << 16  # mallopt(3)
 
 
 @dataclass(frozen=True)
 class Remains:
-    """What a process holds: its threads, open files, maps of the beton, and memory of its own in bytes."""
+    """What a process holds: its threads, open files, maps of the beton, and private memory in bytes."""
 
     threads: int
     files: int
@@ -55,7 +55,7 @@ class Remains:
 
 
 def remains(path: Path) -> Remains:
-    """What is left now, when threads that were told to end have had the time to."""
+    """What is left now, after threads that were signalled have had time to end."""
     until = time.monotonic() + GRACE_S
     while True:
         gc.collect()
@@ -117,7 +117,7 @@ def interrupt(open_: Open, rng: random.Random) -> None:
         with interruption(after_s=rng.uniform(0.0001, 0.05)), open_() as loader:
             for _ in range(
                 20
-            ):  # epochs: beyond the interruption, and not for ever where Python swallows it in a __del__
+            ):  # epochs: longer than until the interruption, but not forever if Python swallows it in a __del__
                 for _ in loader:
                     pass
     except KeyboardInterrupt:
@@ -126,7 +126,7 @@ def interrupt(open_: Open, rng: random.Random) -> None:
 
 @contextmanager
 def interruption(after_s: float) -> Iterator[None]:
-    """KeyboardInterrupt so many seconds from now, wherever the main thread then is, unless the body has ended."""
+    """KeyboardInterrupt in the main thread after N seconds, wherever it then is, unless the body has ended."""
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, after_s)
     try:
@@ -147,12 +147,12 @@ WAYS: dict[str, Callable[[Open, random.Random], None]] = {
 
 
 def attack(path: Path, way: str, tries: int, seed: int, size: int) -> dict[str, Any]:
-    """Leave so many loaders in one way; what was left behind."""
+    """Leave N loaders in one way; returns what stayed in the process."""
 
     def open_() -> Cyclic:
         return Cyclic(path, 16, train=True, size=size, threads=2, seed=seed)
 
-    # What is let go goes back to the system at once: else malloc keeps some of it, and one counts that.
+    # Freed memory goes back to the system at once; otherwise malloc keeps some of it, and that would be counted.
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_BYTES)
     rng = random.Random(f"{seed} {way}")
     started = time.perf_counter()
@@ -160,7 +160,7 @@ def attack(path: Path, way: str, tries: int, seed: int, size: int) -> dict[str, 
     for _ in range(WARM_UP):
         WAYS[way](open_, rng)
     before, found = remains(path), []
-    gc.freeze()  # torch's and numba's hundreds of thousands: no garbage, and slow to go through
+    gc.freeze()  # torch and numba have hundreds of thousands of objects: no garbage, and slow to visit
     for _ in range(tries):
         WAYS[way](open_, rng)
         found.append(remains(path))
@@ -181,8 +181,10 @@ def attack(path: Path, way: str, tries: int, seed: int, size: int) -> dict[str, 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 1 where something was left behind."""
-    parser = argparse.ArgumentParser(description="Open and leave loaders, and count what they leave behind.")
+    """The command line; returns the exit code: 1 if something stayed in the process."""
+    parser = argparse.ArgumentParser(
+        description="Open and leave loaders, and count what stays in the process."
+    )
     parser.add_argument("--beton", type=file_path, required=True)
     parser.add_argument("--tries", type=int, default=200, help="of each way")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,8 +1,8 @@
-"""``python -m alexnet_fast.train`` with 8 in place of AlexNet's 4,096 hidden units: the same in all but the time it takes.
+"""``python -m alexnet_fast.train`` with 8 instead of AlexNet's 4,096 hidden units: the same, but much faster.
 
     PYTHONPATH=. python tests/stress/narrow_model.py RECIPE [--set section.key=value ...]
 
-Its ranks run this file too, so that they are as narrow.
+Its ranks run this file too, so that their model is narrow too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who else opens a beton and the json beside it: the survey, its pictures, the verification, and the check before a training."""
+"""The other readers of a beton and its sidecar: the survey, its pictures, the verification, and the check before a training."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from alexnet_fast.packing.data_folder import find_or_pack
 
 
 class Onlookers:
-    """Shows each beton to all of them.
+    """Has all of them read each beton.
 
     Args:
-        folder: where a folder of images goes, and beside it the place of the beton that was packed from it.
+        folder: where a folder of images is written, and next to it the beton that was packed from it.
         jpeg: each of its images.
         count: how many there are.
 
@@ -35,10 +35,10 @@ class Onlookers:
             (self.data / f"train/class/{k}.JPEG").write_bytes(jpeg)
 
     def see(self, beton: Beton, decode: bool) -> None:
-        """Have the beton at ``path`` told and, where ``decode``, drawn and compared with the images.
+        """Survey the beton at ``path`` and, with ``decode``, draw it and compare it with the images.
 
         Raises:
-            AssertionError: something that it says would be obeyed by a terminal.
+            AssertionError: a printed line holds control characters for a terminal.
         """
         said: list[str] = []
         with _refusals(said.append):

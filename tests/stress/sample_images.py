@@ -1,4 +1,4 @@
-"""Where the attacks find images, when nobody names any."""
+"""Where the attacks find images if no folder is given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from alexnet_fast.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-# Photos, where they are; else what `make quickstart` makes.
+# Real images if they are there; otherwise those that `make quickstart` makes.
 FOLDERS = (
     Path(os.environ.get("ALEXNET_FAST_DATA", ROOT.parent / "shared/data"), "imagenet-samples"),
     ROOT / "data/quickstart-images",
@@ -20,7 +20,7 @@ def found_folder(flag: str) -> Path:
     """A folder with train/<class>/*.JPEG.
 
     Args:
-        flag: by which the user can name one.
+        flag: the flag with which the user can give one.
 
     Raises:
         UserError: there is none.

@@ -1,4 +1,4 @@
-"""tools/bench_pipeline.py as people run it: a short run on real photos with every peer that is here."""
+"""tools/bench_pipeline.py as people run it: a short run on real images with every peer that is installed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Bench(NamedTuple):
 
 
 def command(out: Path) -> list[object]:
-    """40 photos at 256 px on one core, two rounds."""
+    """40 images at 256 px on one core, two rounds."""
     photos = components.require("data") / "imagenet-samples"
     arguments = ["--data", photos, "--out", out, "--sides", 256, "--images", 49, "--batch", 20]
     arguments += ["--rounds", ROUNDS, "--epochs", EPOCHS, "--peers", ",".join(PEERS)]
@@ -127,7 +127,7 @@ def test_packed_inputs_are_used_again_and_hold_the_same_pixels(
                 assert "dri" not in theirs.info
 
 
-def test_an_interpreter_without_the_peer_is_said_aloud(
+def test_an_interpreter_without_the_peer_is_reported(
     bench: Bench, photos: Path, run_cli: Run, tmp_path: Path
 ):
     bare = tmp_path / "bare"

@@ -1,4 +1,4 @@
-"""tools/bench_storage.py as people run it: a short run on real photos."""
+"""tools/bench_storage.py as people run it: a short run on real images."""
 
 from __future__ import annotations
 

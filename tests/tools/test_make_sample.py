@@ -1,4 +1,4 @@
-"""The made set: whole, the same for the same seed, and silent about its classes to whoever looks at colours only."""
+"""The synthetic set: complete, the same for the same seed, and its colours do not depend on the class."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def mean_colours(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 3) float64 mean RGB of each picture, (N,) labels."""
+    """(N, 3) float64 mean RGB of each image, (N,) labels."""
     colours, labels = [], []
     for label, name in enumerate(sorted(make_sample.SHAPES)):
         for path in sorted((folder / name).iterdir()):
@@ -41,13 +41,13 @@ def mean_colours(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.array(colours), np.array(labels)
 
 
-def test_every_class_has_its_pictures_in_both_splits(sample: Path) -> None:
+def test_every_class_has_its_images_in_both_splits(sample: Path) -> None:
     for split, count in (("train", TRAIN), ("val", VAL)):
         assert sorted(folder.name for folder in (sample / split).iterdir()) == sorted(make_sample.SHAPES)
         assert all(len(list(folder.glob("*.JPEG"))) == count for folder in (sample / split).iterdir())
 
 
-def test_pictures_are_rgb_jpegs_of_varied_size_and_none_is_twice_there(sample: Path) -> None:
+def test_images_are_rgb_jpegs_of_various_sizes_and_no_two_are_the_same(sample: Path) -> None:
     sizes = set()
     for path in sample.rglob("*.JPEG"):
         with Image.open(path) as image:
@@ -79,13 +79,13 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> 
     assert not set(made["a"].values()) & set(made["c"].values())
 
 
-def test_a_picture_does_not_depend_on_how_many_others_are_made(tmp_path: Path, sample: Path) -> None:
+def test_an_image_does_not_depend_on_how_many_others_are_made(tmp_path: Path, sample: Path) -> None:
     make_sample.make_sample(tmp_path / "few", 2, {"train": 2, "val": 1}, seed=3)
     few, many = digests(tmp_path / "few"), digests(sample)
     assert few.items() <= many.items()
 
 
-def test_a_made_set_that_was_interrupted_is_not_taken_for_whole(
+def test_a_set_whose_making_was_interrupted_is_not_taken_for_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken:

@@ -34,13 +34,13 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     for panel, ax in zip(panels, axes[:, 0]):
         _draw_panel(panel, ax, sorted({r["threads"] for r in results}))
         ax.set_title(
-            f"photos of at most {panel[0]['side_px']} px, JPEG quality {settings['quality']}",
+            f"images of at most {panel[0]['side_px']} px, JPEG quality {settings['quality']}",
             loc="left",
             fontsize=13,
         )
     axes[-1, 0].set_xlabel("images per second (more is better); the line spans all rounds", fontsize=12)
     figure.suptitle(
-        f"Random-resized crop 224 px + flip of {settings['images']:,} photos, median of {settings['rounds']} rounds\n"
+        f"Random-resized crop 224 px + flip of {settings['images']:,} images, median of {settings['rounds']} rounds\n"
         f"{machine['processor']}, {machine['date'][:10]}",
         fontsize=14,
     )

@@ -1,9 +1,9 @@
-"""The process of one contestant: it opens its peer once, then runs a round whenever a line on stdin asks for one.
+"""The process of one contestant: it opens its peer once, then runs a round for each line on stdin.
 
     python -m bench.child TASK      TASK is a peer.Task as JSON
 
 Replies are lines of JSON on stdout: first ``{"versions": ...}`` or ``{"absent": reason}``, then one a round.
-Whatever libraries print goes to stderr. Standard library only, but for the peer's own module.
+What libraries print goes to stderr. Standard library only, except for the peer's own module.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def run_round(peer: Peer, first_epoch: int, epochs: int) -> dict[str, Any]:
     peer.prepare(first_epoch)
     # Listing the processes takes milliseconds, so nothing but reading their clocks is done inside the interval.
     pids = tree(os.getpid())
-    begin_s = time.perf_counter()  # before the CPU's clock, and read behind it: what is used lies within
+    # Wall time is read before the CPU clock, and at the end after it, so that all CPU time is inside the interval.
+    begin_s = time.perf_counter()
     cpu_begin_s = cpu_s(pids)
     tally = peer.run(epochs)
     used_s = cpu_s(pids) - cpu_begin_s

@@ -43,7 +43,7 @@ def fill(path: Path) -> None:
 
 
 def cached_pages(path: Path) -> np.ndarray:
-    """Which of a file's pages lie in the page cache (mincore(2)). (pages,) bool; of another user's file: all."""
+    """Which of a file's pages are in the page cache (mincore(2)). (pages,) bool; of another user's file: all."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         view = np.frombuffer(mapped, np.uint8)
         pages = np.zeros(-(-len(view) // mmap.PAGESIZE), np.uint8)
@@ -54,7 +54,7 @@ def cached_pages(path: Path) -> np.ndarray:
 
 
 def disk(path: Path, max_samples: int = 2000) -> dict[str, Any]:
-    """What the disk gives of the dropped file: MB/s in sequence, and by one-sample reads of 1 and of 16 threads."""
+    """The speed of the disk for the dropped file: MB/s in sequence, and by one-sample reads of 1 and of 16 threads."""
     with Beton(path) as beton:
         ptrs, sizes = beton.images["data_ptr"].tolist(), beton.sizes.tolist()
     chosen = random.Random(0).sample(range(len(sizes)), min(max_samples, len(sizes)))
@@ -79,7 +79,7 @@ def disk(path: Path, max_samples: int = 2000) -> dict[str, Any]:
 
 
 def _kernel_read_ahead(path: Path) -> int | None:
-    """How much the kernel reads around a touched page, where it tells."""
+    """How many bytes the kernel reads around a touched page; None if it does not report it."""
     device = path.stat().st_dev
     folder = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
     for place in (folder / "queue/read_ahead_kb", folder / "../queue/read_ahead_kb"):  # a disk, a partition
@@ -92,7 +92,7 @@ def _kernel_read_ahead(path: Path) -> int | None:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to read: the state of the page cache when a round begins, and how far the loader reads ahead."""
+    """One way to read: the state of the page cache when a round starts, and how far the loader reads ahead."""
 
     name: str
     cold: bool
@@ -115,7 +115,7 @@ def variants(read_ahead_bytes: Sequence[int]) -> list[Variant]:
 def run_rounds(
     path: Path, chosen: Sequence[Variant], rounds: int, batches: int, batch_size: int, threads: int
 ) -> list[dict[str, Any]]:
-    """All variants in turn, the order moving on by one each round; the first round, which compiles, is not counted."""
+    """All variants in turn, another one first in each round; the first round, which compiles, is not counted."""
     _round(path, chosen[-1], 0, batches, batch_size, threads)
     outcomes: dict[Variant, list[dict[str, float]]] = {variant: [] for variant in chosen}
     for k in range(rounds):
@@ -137,7 +137,7 @@ def run_rounds(
 def _round(
     path: Path, variant: Variant, epoch: int, batches: int, batch_size: int, threads: int
 ) -> dict[str, float]:
-    gc.collect()  # an old map would hold its pages in the cache
+    gc.collect()  # an old map would keep its pages in the cache
     (drop if variant.cold else fill)(path)
     cached = float(cached_pages(path).mean())
     with Loader(
@@ -160,6 +160,6 @@ def _round(
 
 
 def _read_bytes() -> int:
-    """Bytes that this process had the disk read."""
+    """Bytes that the disk has read for this process."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))

@@ -1,4 +1,4 @@
-"""Who runs: one line for each contestant, and the ratios that are asked for."""
+"""Who runs: one line for each contestant, and the ratios that are reported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Contestant:
     one_thread_only: bool = False
 
 
-# In the order in which they run, in each round.
+# In the order in which they run in each round.
 CONTESTANTS = (
     Contestant("ours", "ours", "tiles", "alexnet_fast"),
     Contestant("limit", "limit", "tiles", "limit: tiles to planes, no resampling", one_thread_only=True),

@@ -1,15 +1,15 @@
-"""What they run on: one folder of photos, packed or copied into the form that each contestant reads.
+"""What they run on: one folder of images, packed or copied into the form that each contestant reads.
 
 =========  ==========================================================================================
 tiles      our beton: JPEGs with restart markers and a tile table
 raw        our beton: raw RGB
 folder     a folder of classes; the JPEGs of ``tiles`` without markers and table, so the pixels are the same bits
-ffcv-jpeg  the beton that FFCV's own DatasetWriter makes of the photos, JPEG
+ffcv-jpeg  the beton that FFCV's own DatasetWriter makes of the images, JPEG
 ffcv-raw   the same, raw RGB
 =========  ==========================================================================================
 
-All hold the same photos with the same labels, shrunk to the same longest side. What is made is kept in
-the work folder and used again while the photos, the settings and (for ours) the packer's sources are the same.
+All hold the same images with the same labels, shrunk to the same longest side. What is made is kept in
+the work folder and used again while the images, the settings and (for ours) the packer's sources are the same.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class InputAbsent(Exception):
 
 @dataclass(frozen=True)
 class Photos:
-    """The photos of a run: whole batches of them, labelled 0, 1, ... by the classes that they leave."""
+    """The images of a run, in complete batches, labelled 0, 1, ... by the classes that are left."""
 
     split: ImageFolder
     digest: str
@@ -50,10 +50,10 @@ class Photos:
 
 
 def choose_photos(data: Path, most: int | None, batch_size: int) -> Photos:
-    """The first ``most`` photos of DATA/train in a fixed random order, cut to whole batches of ``batch_size``.
+    """The first ``most`` images of DATA/train in a fixed random order, cut to complete batches of ``batch_size``.
 
     Raises:
-        UserError: fewer photos than a batch, or a folder that cannot be read.
+        UserError: fewer images than a batch, or a folder that cannot be read.
     """
     split = scan_folder(data / "train").shuffled(SHUFFLE_SEED)
     count = min(most or len(split.paths), len(split.paths))
@@ -63,7 +63,7 @@ def choose_photos(data: Path, most: int | None, batch_size: int) -> Photos:
             f"{data}/train gives {min(most or 1 << 31, len(split.paths))} images, fewer than one batch; lower --batch to that"
         )
     split = split.limited(count)
-    # ImageFolder and its like number the classes that they see, so a class without a photo must not count.
+    # ImageFolder and similar classes number only the classes that they see, so a class without an image must not count.
     used = sorted(set(split.labels))
     split = ImageFolder(
         split.root,
@@ -79,11 +79,11 @@ def choose_photos(data: Path, most: int | None, batch_size: int) -> Photos:
 
 
 class Inputs:
-    """The inputs of one longest side, made when first asked for.
+    """The inputs of one longest side, made when first needed.
 
     Args:
         work: where they are kept.
-        side_px: longest side; larger photos are shrunk to it.
+        side_px: longest side; larger images are shrunk to it.
         ffcv_python: the interpreter that has FFCV.
         workers: processes that pack.
     """
@@ -108,7 +108,7 @@ class Inputs:
 
         Raises:
             InputAbsent: FFCV is needed and not installed.
-            UserError: a photo cannot be read, the disk is full.
+            UserError: an image cannot be read, or the disk is full.
         """
         ours = {} if kind.startswith("ffcv") else asdict(self._encoding(kind)) | {"packer": _packer_digest()}
         suffix = "" if kind == "folder" else ".beton"
@@ -168,7 +168,7 @@ class Inputs:
         done = subprocess.run(
             command, cwd=TOOLS, env=child_environment(self.workers), capture_output=True, text=True
         )
-        last_line = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last_line = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         if done.returncode == pack_ffcv.ABSENT:
             raise InputAbsent(last_line)
         if done.returncode:

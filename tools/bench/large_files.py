@@ -1,4 +1,4 @@
-"""Betons larger than what one has the photos for: the same payloads many times over, or none but the metadata."""
+"""Betons larger than the images that are there: the same payloads many times, or only the metadata."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from alexnet_fast.beton import format as fmt
 from alexnet_fast.beton.reader import Beton
 
-IMAGENET = 1_281_167  # photos of its training set
-SLOT_BYTES = 1 << 16  # room for a payload in a sparse file, about what a 500 px photo takes
+IMAGENET = 1_281_167  # images of its training set
+SLOT_BYTES = 1 << 16  # room for a payload in a sparse file, about what a 500 px image takes
 
 
 def write_repeated(source: Path, path: Path, times: int) -> Path:
-    """``source``'s samples ``times`` times, each with payload bytes of its own, as a file of its own.
+    """The samples of ``source`` ``times`` times, each with its own payload bytes, as a new file.
 
     Raises:
         OSError: the disk is full, or the folder not writable.

@@ -1,6 +1,6 @@
-"""What it costs to open a beton: ``python -m bench.open_cost FILE`` in a process of its own prints it as JSON.
+"""What it costs to open a beton: ``python -m bench.open_cost FILE``, a process of its own, prints it as JSON.
 
-Memory is the most that the process held while it opened the file, less what it held before, in bytes. It counts the
+Memory is the peak of the process while it opened the file, less what it held before, in bytes. It counts the
 file's own pages too, though the kernel can take those back and processes that open the same file share them.
 """
 
@@ -57,7 +57,7 @@ def main(path: Path, what: str) -> None:
     warm_up: Any = opener(small)  # imports, compiled code
     warm_up.close()
     small.unlink()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is held now
     before, own_before = _status_bytes("VmRSS"), _status_bytes("RssAnon")
     started = time.perf_counter()
     opened: Any = opener(path)

@@ -2,7 +2,7 @@
 
     python -m bench.pack_ffcv LISTING OUT jpeg|raw SIDE QUALITY WORKERS
 
-LISTING is a JSON file: root, paths (relative to it), labels. Photos are shrunk to SIDE (their longest one) by
+LISTING is a JSON file: root, paths (relative to it), labels. Images are shrunk to SIDE (their longest one) by
 FFCV's own resizer. Exits with ``ABSENT`` where FFCV is not installed.
 """
 
@@ -28,7 +28,7 @@ class Photos:
     def __getitem__(self, index: int) -> tuple[Any, int]:
         from PIL import Image
 
-        # An exception here would make FFCV's writer wait for ever; our packer has read every photo before.
+        # An exception here would make FFCV's writer wait forever; our packer has read every image before.
         with Image.open(self.root / self.paths[index]) as image:
             return image.convert("RGB"), self.labels[index]
 

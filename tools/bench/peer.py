@@ -1,4 +1,4 @@
-"""What the process of a contestant and its peer agree on. Standard library only: a peer's interpreter may have nothing else."""
+"""The interface between the process of a contestant and its peer. Standard library only: a peer's interpreter may have nothing else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Task:
 
 @dataclass
 class Tally:
-    """What came out of a round: enough to see that every contestant delivered every image once an epoch."""
+    """The counts of a round: enough to check that every contestant delivered every image once an epoch."""
 
     images: int = 0
     labels: int = 0
@@ -40,12 +40,12 @@ class Tally:
     dtype: str = ""
 
     def count(self, batches: Iterable[Any]) -> None:
-        """Take whole batches of (images, labels), arrays or tensors."""
+        """Count complete batches of (images, labels), arrays or tensors."""
         for images, labels in batches:
             self.add(images, int(labels.sum()))
 
     def add(self, images: Any, labels: int) -> None:
-        """Take one batch whose labels sum to ``labels``."""
+        """Count one batch whose labels sum to ``labels``."""
         self.images += len(images)
         self.labels += labels
         self.shape = tuple(images.shape)
@@ -55,8 +55,8 @@ class Tally:
 class Peer:
     """One contestant, opened on its input.
 
-    ``run`` starts with nothing made ahead and ends when its last batch is in the consumer's hands;
-    only ``run`` is timed.
+    ``run`` starts with no batch prefetched and ends when the consumer has its last batch; only ``run``
+    is timed.
     """
 
     def prepare(self, first_epoch: int) -> None:
@@ -67,4 +67,4 @@ class Peer:
         raise NotImplementedError
 
     def rest(self) -> None:
-        """After the clock has stopped: let go of whatever would go on working while others run."""
+        """After the clock has stopped: stop everything that would still work while others run."""

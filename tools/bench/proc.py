@@ -17,9 +17,9 @@ def tree(root: int) -> list[int]:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                # The command's name, in brackets, may hold anything; the parent is the second field behind it.
+                # The command's name, in brackets, may hold anything; the parent is the second field after it.
                 parent = int(Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:  # it has ended meanwhile
+            except OSError:  # it has just ended
                 continue
             children.setdefault(parent, []).append(int(entry))
     found = [root]
@@ -42,9 +42,9 @@ def cpu_s(pids: Iterable[int]) -> float:
 
 
 def memory_bytes(root: int) -> int:
-    """Memory that a process tree has made its own: heap and shared memory, each shared page split among its users.
+    """Private memory of a process tree: heap and shared memory, each shared page split among its users.
 
-    Pages of mapped files are left out: they are the page cache, which the machine would hold anyway.
+    Pages of mapped files are not counted: they are the page cache, which the machine would hold anyway.
     """
     total = 0
     for pid in tree(root):

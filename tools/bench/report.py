@@ -17,9 +17,9 @@ from rich.table import Table
 from bench.runner import ROOT, Entry
 from bench.statistics import measured, ratios
 
-# More CPU time than this between rounds, as a share of a round's and in seconds, disturbs the others.
+# More CPU time than this between rounds, as a share of a round's and in seconds, has disturbed the others.
 RESTLESS, RESTLESS_S = 0.03, 0.02
-IDLE = 0.85  # cores less busy than this were another program's, or waited for it
+IDLE = 0.85  # if cores are less busy than this, another program used them, or they waited for it
 
 
 def machine() -> dict[str, Any]:
@@ -63,7 +63,7 @@ def make_report(
     absent: Mapping[str, str],
     started: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything that the run found, ready for JSON."""
+    """All results of the run, ready for JSON."""
     return {
         "machine": {**started, "load_1min_at_end": os.getloadavg()[0]},
         "settings": dict(settings),
@@ -78,7 +78,7 @@ def write_json(report: Mapping[str, Any], path: Path) -> None:
 
 
 def print_report(report: Mapping[str, Any], console: Console) -> None:
-    """The tables, and whatever makes a figure doubtful."""
+    """The tables, and warnings about figures that are doubtful."""
     for side_px in report["settings"]["sides"]:
         results = [r for r in report["results"] if r["side_px"] == side_px]
         if results:
@@ -102,13 +102,13 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
 
 def speed_table(results: Sequence[Mapping[str, Any]], side_px: int, settings: Mapping[str, Any]) -> Table:
     table = Table(
-        title=f"{settings['images']:,} photos, longest side {side_px} px, JPEG quality {settings['quality']} -> random-resized crop 224 px + flip",
-        caption=f"img/s: median of {settings['rounds']} interleaved rounds of {settings['epochs']} epochs (least - most); "
+        title=f"{settings['images']:,} images, longest side {side_px} px, JPEG quality {settings['quality']} -> random-resized crop 224 px + flip",
+        caption=f"img/s: median of {settings['rounds']} interleaved rounds of {settings['epochs']} epochs (min - max); "
         "memory: heap and shared memory of the process and its children, without mapped files",
     )
     table.add_column("pipeline")
     table.add_column("input")
-    for heading in ("cores", "img/s", "least - most", "CPU ms / image", "cores busy", "peak memory"):
+    for heading in ("cores", "img/s", "min - max", "CPU ms / image", "cores busy", "peak memory"):
         table.add_column(heading, justify="right")
     threads = None
     for r in sorted(results, key=lambda r: int(r["threads"])):
@@ -132,10 +132,10 @@ def speed_table(results: Sequence[Mapping[str, Any]], side_px: int, settings: Ma
 def ratio_table(found: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(
         title="ratios of speed",
-        caption="of the medians (least - most within a round); by CPU time: of the CPU time an image, which other programs disturb less",
+        caption="of the medians (min - max within a round); by CPU time: of the CPU time an image, which other programs disturb less",
     )
     table.add_column("what")
-    for heading in ("longest side", "cores", "ratio", "least - most", "by CPU time"):
+    for heading in ("longest side", "cores", "ratio", "min - max", "by CPU time"):
         table.add_column(heading, justify="right")
     for r in found:
         spread = f"{r['min']:.2f} - {r['max']:.2f}"

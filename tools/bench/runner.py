@@ -1,4 +1,4 @@
-"""The parent's end: one process for each contestant, and the rounds that go round them."""
+"""The parent's end: one process for each contestant, and the rounds in which they take turns."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Process:
         """Let it run a round and wait for the outcome.
 
         Args:
-            watch_memory: sample the memory meanwhile and keep the peak; that costs a little, so it is done in a round of its own.
+            watch_memory: sample the memory during the round and keep the peak; that costs a little, so it has its own round.
 
         Raises:
             PeerFailed: naming the contestant and its log.
@@ -124,7 +124,7 @@ class Process:
 
     def _failed(self) -> PeerFailed:
         self._child.wait()
-        lines = self.log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+        lines = self.log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"]
         return PeerFailed(
             f"{self.entry.name} failed: {lines[-1]} (exit code {self._child.returncode}); its log is {self.log}"
         )
@@ -144,10 +144,10 @@ def run_rounds(
     Args:
         images: in every epoch.
         labels_sum: of every epoch's labels.
-        done: called with what has just been done.
+        done: called with a description of what has just been done.
 
     Raises:
-        PeerFailed: a process ended, or delivered other images than it should.
+        PeerFailed: a process ended, or delivered the wrong images.
     """
     for number in range(rounds + 2):
         warm_up, last = number == 0, number == rounds + 1
@@ -162,7 +162,7 @@ def run_rounds(
 
 
 def check(entry: Entry, outcome: dict[str, Any], images: int, labels_sum: int) -> None:
-    """That a round delivered every image, as often as it should, in the shape that all deliver."""
+    """Check that a round delivered every image, as often as expected, in the shape that all deliver."""
     delivered = (outcome["images"], outcome["labels"])
     if delivered != (images, labels_sum):
         raise PeerFailed(

@@ -66,9 +66,9 @@ class Side:
         )
 
     def _packed(self, contestants: list[Contestant]) -> list[tuple[Contestant, Path]]:
-        """The contestants whose input can be had, each with it."""
+        """The contestants whose input is available, each with its input."""
         found = []
-        # Ours first: our packer refuses a photo that cannot be read, where FFCV's writer would hang on it.
+        # Ours first: our packer refuses an image that cannot be read; FFCV's writer would hang on it.
         for contestant in sorted(contestants, key=lambda c: c.input.startswith("ffcv")):
             with self.console.status(f"{self.side_px} px: packing {contestant.input}"):
                 try:

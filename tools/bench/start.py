@@ -1,4 +1,4 @@
-"""One start, in a process of its own, that tells when each stage of it was over.
+"""One start, in its own process, which reports when each of its stages was over.
 
     python -m bench.start torch
     python -m bench.start loader BETON BATCH_SIZE THREADS

@@ -11,7 +11,7 @@ from bench.runner import Entry
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most of a list."""
+    """Median, minimum and maximum of a list."""
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
@@ -28,9 +28,9 @@ def cpu_ms(entry: Entry) -> list[float]:
 def measured(entry: Entry) -> dict[str, Any]:
     """Everything about one entry.
 
-    ``busy`` is CPU time over wall time and cores: 1 says that the contestant had its cores to itself and used
-    them; less, that it waited or that something else ran there. ``rest_cpu_s`` is what it used up between its
-    rounds, while others were timed: it should be next to nothing.
+    ``busy`` is CPU time over wall time and cores: 1 means that the contestant had its cores to itself and used
+    them; less means that it waited or that something else ran there. ``rest_cpu_s`` is what it used up between its
+    rounds, while others were timed: it should be close to 0.
     """
     busy = [outcome["cpu_s"] / outcome["wall_s"] / entry.threads for outcome in entry.rounds]
     return {
@@ -50,11 +50,11 @@ def measured(entry: Entry) -> dict[str, Any]:
 
 
 def ratios(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """The ratios of ``contestants.RATIOS``, then of each contestant's threads over its one thread.
+    """The ratios of ``competitors.RATIOS``, then of each contestant's threads over its one thread.
 
     ``ratio`` is that of the medians; ``min`` and ``max`` are of the ratios within a round, whose two runs
-    are neighbours in time. ``by_cpu_time`` is the slower's CPU time an image over the faster's: it leaves out waiting,
-    for other programs as for one's own threads.
+    are close in time. ``by_cpu_time`` is the slower's CPU time an image over the faster's: it does not count waiting,
+    neither for other programs nor for the contestant's own threads.
     """
     by_key = {(e.contestant.name, e.side_px, e.threads): e for e in entries}
     found = []

@@ -1,4 +1,4 @@
 """One module for each library, each with ``open_peer(task) -> Peer`` and ``versions() -> dict``.
 
-A module imports its library at the top: an ImportError there says that the peer is not installed.
+A module imports its library at the top: an ImportError there means that the peer is not installed.
 """

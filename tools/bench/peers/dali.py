@@ -1,8 +1,8 @@
 """NVIDIA DALI on the CPU: fused decode and random crop, antialiased resize, flip.
 
 Its executor runs batches ahead across epochs; so a round schedules exactly its own batches, which leaves
-nothing made for the next round and nothing to do while others run (its reader alone holds the bytes of
-one batch ready, in its own favour). The very first ``schedule_run`` fills the whole queue, later ones add one batch.
+no batch for the next round and no work while others run (only its reader holds the bytes of one batch
+ready, which is to its advantage). The first ``schedule_run`` fills the complete queue, later ones add one batch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def random_resized_crops(folder: str) -> Any:
 
 class Dali(Peer):
     def __init__(self, task: Task) -> None:
-        # The bench cuts the set to whole batches.
+        # The bench cuts the set to complete batches.
         self.steps = sum(len(files) for _, _, files in os.walk(task.input)) // task.batch_size
         self.ahead = min(AHEAD, self.steps)
         self.fresh = True

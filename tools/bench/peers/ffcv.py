@@ -1,4 +1,4 @@
-"""FFCV's Loader, with its own decoder or with ours in its place. Its iterator makes nothing ahead of an epoch and nothing after it."""
+"""FFCV's Loader, with its own decoder or with ours instead. Its iterator prefetches nothing before an epoch or after it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The limit of our way: the loader's slicing and libjpeg-turbo's decoding of the tiles to planes, with no resampling at all.
+"""The limit of our method: the loader's slicing and libjpeg-turbo's decoding of the tiles to planes, with no resampling at all.
 
 The same samples, order and crops as the loader's with the same seed, and the loader's own ``decode_jpeg_planes``,
-on one thread: what remains between this and the loader is what resampling, colour and hand-over cost.
+on one thread: the difference to the loader is what resampling, colour and hand-over cost.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench.peer import FLIP, RATIO, SCALE, SIZE_PX, Peer, Tally, Task
 SEED = 0  # the loader's default
 
 
-# Not ``kernel_cache.kernel``: a benchmark leaves no compiled code behind.
+# Not ``kernel_cache.kernel``: a benchmark stores no compiled code.
 @numba.njit(nogil=True, error_model="numpy")
 def decode_to_planes(file, samples, boxes, size, scratch):
     """Slice and decode the tiles of each sample's crop. -> (samples done, status of the first that was not)"""

@@ -1,8 +1,8 @@
-"""alexnet_fast.Loader, on whatever beton it is given.
+"""alexnet_fast.Loader, on any beton.
 
-Its threads run on into the next epoch by design, so a loader that merely paused would enter a round with
-batches ready, and would work on through the other contestants' rounds. So each round has a loader of its
-own, made before the clock starts (its threads do nothing before the first iteration) and closed after it.
+Its threads continue into the next epoch by design, so a loader that only paused would start a round with
+batches ready, and would work during the other contestants' rounds. So each round has its own loader,
+made before the clock starts (its threads do nothing before the first iteration) and closed after it.
 """
 
 from __future__ import annotations

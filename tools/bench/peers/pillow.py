@@ -51,7 +51,7 @@ def random_resized_crop(path: Path) -> Image.Image:
 
 
 def random_box(width: int, height: int) -> tuple[int, int, int, int]:
-    """(left, top, width, height) in pixels, drawn as torchvision's RandomResizedCrop draws it; the largest square after ten misfits."""
+    """(left, top, width, height) in pixels, drawn as torchvision's RandomResizedCrop draws it; the largest square after ten draws that do not fit."""
     for _ in range(10):
         area = width * height * random.uniform(*SCALE)
         aspect = math.exp(random.uniform(math.log(RATIO[0]), math.log(RATIO[1])))

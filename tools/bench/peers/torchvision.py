@@ -1,6 +1,6 @@
 """torchvision's way: ImageFolder, PIL, RandomResizedCrop and flip in a DataLoader's worker processes.
 
-Pixels leave as uint8 (``PILToTensor``), as everyone's here: float conversion and normalisation would only slow it down.
+Pixels are delivered as uint8 (``PILToTensor``), as by all contestants: float conversion and normalisation would only slow it down.
 On one core one worker process decodes and the main process hands over, which costs it about 4 % against
 ``num_workers=0``; a run on more cores has no such choice, so one core runs its way too.
 """
@@ -14,11 +14,11 @@ import torch
 
 from bench.peer import FLIP, RATIO, SCALE, SIZE_PX, Peer, Tally, Task
 
-_kept: list[object] = []  # torch forgets an operator when the library object that defined it goes
+_kept: list[object] = []  # torch forgets an operator when the library object that defined it is freed
 
 
 def import_torchvision() -> Any:
-    """torchvision, also where its CUDA wheel meets a CPU build of torch and misses two operators that nobody uses here."""
+    """torchvision, also if its CUDA wheel runs on a CPU build of torch and lacks two operators, which are not used here."""
     try:
         import torchvision
     except RuntimeError as error:
@@ -50,7 +50,7 @@ class Torchvision(Peer):
             batch_size=task.batch_size,
             shuffle=True,
             num_workers=task.threads,
-            persistent_workers=True,  # else every epoch would start them anew
+            persistent_workers=True,  # otherwise every epoch would start them again
         )
 
     def run(self, epochs: int) -> Tally:
