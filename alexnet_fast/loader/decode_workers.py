@@ -11,8 +11,10 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from ..augment.augmenter import Augmenter
 from ..decode.crop import CropOptions
 from ..decode.decoder import CHUNK, Decoder
+from ..decode.kernel import SAMPLE_DTYPE
 from ..errors import UserError
 from .buffer_pool import BufferPool, HostBuffer
 from .planner import BatchPlan, Key, Planner
@@ -49,6 +51,7 @@ class DecodeWorkers:
 
     Args:
         file: (file size,) uint8, the memory map.
+        augmenter: what is done to each decoded image.
         planner: which batches; its threads are the caller's to end.
         pool: where batches go.
         around_each: entered by a thread for each chunk that it decodes, by several at a time; what it raises reaches the consumer.
@@ -59,6 +62,7 @@ class DecodeWorkers:
         self,
         file: np.ndarray,
         crop_options: CropOptions,
+        augmenter: Augmenter,
         threads: int,
         batches_ahead: int,
         planner: Planner,
@@ -67,7 +71,8 @@ class DecodeWorkers:
         around_each: AbstractContextManager[object] = nullcontext(),  # noqa: B008  # it holds nothing
         watchdog: Watchdog,
     ) -> None:
-        self._file, self._crop_options, self._batches_ahead = file, crop_options, batches_ahead
+        self._file, self._crop_options, self._augmenter = file, crop_options, augmenter
+        self._batches_ahead = batches_ahead
         self._planner, self._pool = planner, pool
         self._around_each = around_each
         self._process = os.getpid()
@@ -193,6 +198,7 @@ class DecodeWorkers:
             stats.begin("waiting for the kernels, which are being loaded or compiled")
             if not kernels.wait(give_up=lambda: self._closed):
                 return
+            self._augmenter.load(SAMPLE_DTYPE)
             self._moved_s = time.perf_counter()
             self._loaded = True
             with Decoder(self._crop_options.size) as decoder:
@@ -255,15 +261,11 @@ class DecodeWorkers:
         epoch, step = task.key
         stats.begin(f"decoding samples {begin} to {end} of epoch {epoch}, step {step}")
         before = usage()
+        samples, images = task.samples[begin:end], task.buffer.images[begin:end]
+        statuses = task.statuses[begin:end]
         with self._around_each:
-            decoder.decode_batch(
-                self._file,
-                task.samples[begin:end],
-                epoch,
-                self._crop_options,
-                task.buffer.images[begin:end],
-                task.statuses[begin:end],
-            )
+            decoder.decode_batch(self._file, samples, epoch, self._crop_options, images, statuses)
+        self._augmenter.apply(samples, epoch, images, statuses)
         ended_s = stats.count(before, end - begin)
         if (watch := self.watch) is not None:
             watch(stats.name, "decode", before[0], ended_s, task.key)

@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..augment.augmentation import Augmentation, augmentations_of
+from ..augment.augmenter import Augmenter
 from ..beton.reader import Beton
 from ..common.arguments import (
     check,
@@ -67,6 +69,8 @@ class Loader(Settled):
         drop_last: leave out the rest that does not fill a batch on every rank (default: as ``train``).
         scale, ratio: of the random-resized crop, as torchvision's.
         flip: probability of a mirrored image.
+        augmentations: operations of ``alexnet_fast.augment``, done to each decoded image in this order by the decoding threads,
+            as ``[Solarize(128, p=0.2)]``; whatever ``train`` is.
         center_ratio: ``size`` over the shorter side before the centre crop: 224 / 256 is Resize(256) + CenterCrop(224).
         batches_ahead: batches that are being filled or wait, beside those that are held.
         read_ahead_bytes: how far beyond those batches the file is read into the page cache; 0 = only when touched.
@@ -129,6 +133,7 @@ class Loader(Settled):
         scale: tuple[float, float] = (0.08, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip: float = 0.5,
+        augmentations: Sequence[Augmentation] = (),
         center_ratio: float = 224 / 256,
         batches_ahead: int = 3,
         read_ahead_bytes: int = 64 << 20,
@@ -156,6 +161,7 @@ class Loader(Settled):
         scale = crop_scale("scale", scale)
         ratio = crop_ratio("ratio", ratio)
         flip = probability("flip", flip)
+        augmentations = augmentations_of("augmentations", augmentations)
         center_ratio = number("center_ratio", center_ratio, "0 < center_ratio <= 1", lambda r: 0 < r <= 1)
         batches_ahead = whole("batches_ahead", batches_ahead, "at least 1", lambda n: n >= 1)
         read_ahead_bytes = whole("read_ahead_bytes", read_ahead_bytes, "at least 0", lambda n: n >= 0)
@@ -209,6 +215,7 @@ class Loader(Settled):
         self._workers = DecodeWorkers(
             self.beton.map,
             self.cropping,
+            Augmenter(augmentations, seed),
             self.threads,
             batches_ahead,
             self._planner,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..augment.augmentation import Augmentation
+from ..augment.augmenter import Augmenter
 from ..decode.crop import CropOptions
 from ..decode.decoder import Decoder
 from ..decode.kernel import SAMPLE_DTYPE
@@ -71,10 +73,13 @@ class WarmUp:
             self._thread.join()
 
 
-def load_all() -> None:
+def load_all(augmentations: Sequence[Augmentation] = ()) -> None:
     """Load whatever a decoding thread will call, or compile it, once on a machine: the threads' own way with no sample at all.
 
     A build of an image, say, that calls this leaves the machine code in the package, for processors of the same kind.
+
+    Args:
+        augmentations: those that the Loaders will be given.
 
     Raises:
         TurboJpegMissing: libturbojpeg is not installed.
@@ -86,6 +91,7 @@ def load_all() -> None:
     images, statuses = np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.uint8)
     with Decoder(size=1) as decoder:
         decoder.decode_batch(nothing, np.empty(0, SAMPLE_DTYPE), 0, cropping, images, statuses)
+    Augmenter(augmentations, seed=0).load(SAMPLE_DTYPE)
 
 
 kernels = WarmUp(load_all, "load-kernels")

@@ -9,14 +9,18 @@ import pytest
 import torch
 
 from alexnet_fast import Loader
+from alexnet_fast.augment.solarize import Solarize
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import picture, write
 from standin import cases
 
 
-def test_whoever_keeps_a_batch_or_a_piece_of_one_keeps_its_pixels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("augmentations", [[], [Solarize(128, p=0.5)]], ids=["plain", "augmented"])
+def test_whoever_keeps_a_batch_or_a_piece_of_one_keeps_its_pixels(
+    tmp_path: Path, augmentations: list[Solarize]
+) -> None:
     path = write(tmp_path / "a.beton", [encode_jpeg(picture(80, 60, k), Encoding()) for k in range(24)])
-    with Loader(path, 4, train=True, size=64, threads=2) as loader:
+    with Loader(path, 4, train=True, size=64, threads=2, augmentations=augmentations) as loader:
         batches = [(batch, batch.images.clone(), batch.labels.clone()) for batch in loader]
         pieces = [(batch.images[1, :, 3:9], batch.images[1, :, 3:9].clone()) for batch in loader]
         arrays = [(batch.images.numpy()[2, 0], batch.images[2, 0].clone()) for batch in loader]

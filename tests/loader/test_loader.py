@@ -21,13 +21,14 @@ import pytest
 import torch
 
 from alexnet_fast import Beton, Loader
+from alexnet_fast.augment.solarize import Solarize
 from alexnet_fast.beton.reader import BetonError
 from alexnet_fast.decode.decoder import Decoder
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.bad_samples import OnError
 from alexnet_fast.loader.sampler import epoch_permutation
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
-from betons import OVERWRITERS, jpeg, loaded, picture, write
+from betons import OVERWRITERS, Entry, jpeg, loaded, picture, write
 from components import ROOT
 
 COUNT = 50
@@ -331,6 +332,47 @@ def test_a_forked_child_is_told_that_the_threads_are_its_parents(beton: Path) ->
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert len(list(iterator)) == 4
+
+
+# -- augmentations
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_augmentations_are_done_to_the_pixels_that_are_there_without_them(beton: Path, train: bool) -> None:
+    options: dict[str, Any] = {"train": train, "size": 48, "threads": 2}
+    plain, solarized = loaded(beton, **options), loaded(beton, augmentations=[Solarize(100, p=1)], **options)
+    for label, image in plain.items():
+        assert np.array_equal(solarized[label], np.where(image >= 100, 255 - image, image))
+
+
+def test_a_batch_with_a_broken_sample_is_augmented_too(tmp_path: Path) -> None:
+    good = jpeg(picture(64, 48))
+    path = write(tmp_path / "a.beton", [good, Entry(b"no image", 64, 48), good, good])
+    options: dict[str, Any] = {"size": 48, "on_error": "skip"}
+    plain, inverted = loaded(path, **options), loaded(path, augmentations=[Solarize(0, p=1)], **options)
+    assert sorted(plain) == sorted(inverted) == [0, 2, 3]
+    assert all(np.array_equal(inverted[label], 255 - image) for label, image in plain.items())
+
+
+def test_the_list_of_augmentations_is_copied_and_pickled(beton: Path) -> None:
+    given = [Solarize(100, p=0.5)]
+    with Loader(beton, 10, train=True, size=32, augmentations=given) as loader:
+        given.clear()
+        with pickle.loads(pickle.dumps(loader)) as other, Loader(beton, 10, train=True, size=32) as plain:
+            assert epoch_of(other) == (augmented := epoch_of(loader)) != epoch_of(plain)
+            assert len(augmented) == 5
+
+
+def test_an_augmentation_that_fails_is_an_error_of_the_iteration(beton: Path) -> None:
+    class Failing(Solarize):
+        def apply(self, *_: Any) -> None:
+            raise ZeroDivisionError("of an operation")
+
+    with (
+        Loader(beton, 10, train=True, augmentations=[Failing()]) as loader,
+        pytest.raises(RuntimeError, match="a decoding thread failed: ZeroDivisionError"),
+    ):
+        next(iter(loader))
 
 
 # -- what is set later
@@ -660,6 +702,16 @@ WRONG: dict[str, tuple[Any, ...]] = {
     **{name: (*PAIRS, (0.5, float("inf"))) for name in ("scale", "ratio")},
     **dict.fromkeys(("train", "pin_memory"), (*FLAGS, None)),
     **dict.fromkeys(("shuffle", "drop_last"), FLAGS),
+    "augmentations": (
+        None,
+        "Solarize",
+        Solarize(),
+        Solarize,
+        [Solarize],
+        [5],
+        [torch.nn.Identity()],
+        iter([Solarize()]),
+    ),
     "on_error": (None, 1, ["raise"], "ignore"),
     **dict.fromkeys(("image_field", "label_field"), (3, b"image", ["image"])),
     "indices": (
