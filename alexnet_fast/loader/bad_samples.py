@@ -94,10 +94,11 @@ class BadSampleFilter:
         return self._close_up(task, int(broken[0]))
 
     def _close_up(self, task: BatchTask, to: int) -> int:
+        buffer = task.buffer
         for place in np.flatnonzero(task.statuses == OK).tolist():
             if place > to:
-                task.buffer.images[to] = task.buffer.images[place]
-                task.buffer.labels[to] = task.buffer.labels[place]
+                for of_samples in (buffer.images, buffer.labels, buffer.indices):
+                    of_samples[to] = of_samples[place]
                 to += 1
         return to
 

@@ -17,8 +17,8 @@ import torch
 from ..errors import UserError
 
 
-class Batch(NamedTuple):
-    """One batch in host memory."""
+class ImagesAndLabels(NamedTuple):
+    """The pair that a batch unpacks as."""
 
     images: torch.Tensor
     """(B, 3, size, size) uint8, RGB."""
@@ -26,21 +26,49 @@ class Batch(NamedTuple):
     """(B,) int64."""
 
 
+class Batch(ImagesAndLabels):
+    """One batch in host memory: ``images, labels = batch``, and ``batch.indices`` says which samples they are.
+
+    A batch that is made of a pair alone, as libraries do that move each tensor of a named tuple to a device, has no indices.
+    """
+
+    _indices: torch.Tensor | None = None
+
+    def __new__(
+        cls, images: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor | None = None
+    ) -> Batch:
+        batch = super().__new__(cls, images, labels)
+        batch._indices = indices
+        return batch
+
+    @property
+    def indices(self) -> torch.Tensor:
+        """(B,) int64, each sample's place in the file; skipped samples are in none of the three."""
+        if self._indices is None:
+            raise AttributeError(
+                "this batch was made of images and labels alone, so it has no indices; take those of the Loader's own batch"
+            )
+        return self._indices
+
+
 class HostBuffer:
-    """Memory for one batch: images and, behind them, labels."""
+    """Memory for one batch: images, labels and indices, in this order."""
 
     def __init__(self, batch_size: int, size: int, pin_memory: bool) -> None:
         self.shape = (batch_size, 3, size, size)
         self.image_bytes = -(-batch_size * 3 * size * size // 8) * 8
         # torch pins through whatever accelerator it has; page-locked memory is what makes a copy asynchronous.
-        self.memory = torch.empty(self.image_bytes + 8 * batch_size, dtype=torch.uint8, pin_memory=pin_memory)
-        self.images, self.labels = self.views(self.memory.numpy())
+        self.memory = torch.empty(
+            self.image_bytes + 16 * batch_size, dtype=torch.uint8, pin_memory=pin_memory
+        )
+        self.images, self.labels, self.indices = self.views(self.memory.numpy())
         self.statuses = np.zeros(batch_size, np.uint8)
 
-    def views(self, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images (B, 3, size, size) uint8 and labels (B,) int64 in a buffer's bytes."""
+    def views(self, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Images (B, 3, size, size) uint8, labels (B,) int64 and indices (B,) int64 in a buffer's bytes."""
         images = memory[: self.shape[0] * self.shape[1] * self.shape[2] * self.shape[3]].reshape(self.shape)
-        return images, memory[self.image_bytes :].view(np.int64)
+        labels, indices = memory[self.image_bytes :].view(np.int64).reshape(2, -1)
+        return images, labels, indices
 
 
 class _Lease:
@@ -94,7 +122,6 @@ class BufferPool:
         self._free.clear()
 
     def lend(self, buffer: HostBuffer, count: int) -> Batch:
-        """The first ``count`` images and labels of a filled buffer, which comes back when they are gone."""
+        """The first ``count`` samples of a filled buffer, which comes back when their images, labels and indices are gone."""
         lease = _Lease(buffer, self._free)
-        images, labels = buffer.views(np.asarray(lease))
-        return Batch(torch.from_numpy(images[:count]), torch.from_numpy(labels[:count]))
+        return Batch(*(torch.from_numpy(view[:count]) for view in buffer.views(np.asarray(lease))))

@@ -38,6 +38,7 @@ class BatchTask:
     def __init__(self, plan: BatchPlan, buffer: HostBuffer) -> None:
         self.key, self.samples, self.buffer = plan.key, plan.samples, buffer
         buffer.labels[: len(plan.labels)] = plan.labels
+        buffer.indices[: len(plan.samples)] = plan.samples["index"]
         self.statuses = buffer.statuses[: len(plan.samples)]
         self.taken = 0
         self.left = len(plan.samples)

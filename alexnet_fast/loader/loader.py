@@ -45,7 +45,8 @@ from .watchdog import STALL_S, Watchdog
 class Loader(Settled):
     """Batches of ``(images, labels)`` from a beton file.
 
-    ``images`` is uint8 (B, 3, size, size), ``labels`` int64 (B,), both torch tensors in host memory.
+    ``images`` is uint8 (B, 3, size, size), ``labels`` int64 (B,), both torch tensors in host memory; ``batch.indices``, int64
+    (B,), are the samples' places in the file.
     The pixels of sample i in epoch e are a function of (seed, e, i) alone, and the order of (seed, e):
     neither threads, nor batch size, nor ranks, nor a resume change them.  A batch that you hold is
     yours; its memory is used again when your last reference to it is gone.

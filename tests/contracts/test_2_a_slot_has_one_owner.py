@@ -21,7 +21,7 @@ def test_whoever_keeps_a_batch_or_a_piece_of_one_keeps_its_pixels(
 ) -> None:
     path = write(tmp_path / "a.beton", [encode_jpeg(picture(80, 60, k), Encoding()) for k in range(24)])
     with Loader(path, 4, train=True, size=64, threads=2, augmentations=augmentations) as loader:
-        batches = [(batch, batch.images.clone(), batch.labels.clone()) for batch in loader]
+        batches = [(batch, *(each.clone() for each in (*batch, batch.indices))) for batch in loader]
         pieces = [(batch.images[1, :, 3:9], batch.images[1, :, 3:9].clone()) for batch in loader]
         arrays = [(batch.images.numpy()[2, 0], batch.images[2, 0].clone()) for batch in loader]
         for _ in range(6):
@@ -30,8 +30,10 @@ def test_whoever_keeps_a_batch_or_a_piece_of_one_keeps_its_pixels(
     del loader
     gc.collect()
     assert all(
-        torch.equal(batch.images, images) and torch.equal(batch.labels, labels)
-        for batch, images, labels in batches
+        torch.equal(batch.images, images)
+        and torch.equal(batch.labels, labels)
+        and torch.equal(batch.indices, indices)
+        for batch, images, labels, indices in batches
     )
     assert all(torch.equal(piece, copy) for piece, copy in pieces)
     assert all(torch.equal(torch.from_numpy(array), copy) for array, copy in arrays)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
 from alexnet_fast import Loader
 from alexnet_fast.loader.buffer_pool import Batch, BufferPool
@@ -45,6 +48,7 @@ KEPT: dict[str, Callable[[Batch], Any]] = {
     "the batch": lambda batch: batch,
     "the images": lambda batch: batch.images,
     "the labels": lambda batch: batch.labels,
+    "the indices": lambda batch: batch.indices,
     "one image": lambda batch: batch.images[2],
     "one row's view": lambda batch: batch.images[1:3, 0, 5].view(2, 4, 8),
     "a numpy array": lambda batch: batch.images.numpy(),
@@ -70,10 +74,39 @@ def test_whatever_refers_to_its_memory_keeps_a_slot(ring: BufferPool, what: str)
 
 def test_a_short_batch_is_a_view_of_its_slot(ring: BufferPool) -> None:
     slot = ring.take()
-    slot.images[:], slot.labels[:] = 7, 9
+    slot.images[:], slot.labels[:], slot.indices[:] = 7, 9, 11
     batch = ring.lend(slot, 3)
     assert batch.images.shape == (3, 3, 32, 32) and batch.labels.tolist() == [9, 9, 9]
+    assert batch.indices.tolist() == [11, 11, 11] and batch.indices.dtype == torch.int64
     assert (batch.images == 7).all() and batch.images.data_ptr() == slot.images.ctypes.data
+
+
+def test_a_batch_is_a_pair_with_its_indices_beside_it(ring: BufferPool) -> None:
+    slot = ring.take()
+    slot.images[:], slot.labels[:], slot.indices[:] = 7, 9, [3, 1, 4, 1]
+    batch = ring.lend(slot, 4)
+    images, labels = batch
+    assert len(batch) == 2 and images is batch.images and labels is batch.labels
+    for again in (pickle.loads(pickle.dumps(batch)), copy.copy(batch), copy.deepcopy(batch)):
+        assert type(again) is Batch and torch.equal(again.images, images)
+        assert again.labels.tolist() == [9] * 4 and again.indices.tolist() == [3, 1, 4, 1]
+
+
+def test_a_batch_that_a_library_makes_of_a_pair_has_no_indices_rather_than_wrong_ones(
+    ring: BufferPool,
+) -> None:
+    batch = ring.lend(ring.take(), 4)
+    moved = type(batch)(
+        *(each.clone() for each in batch)
+    )  # torch, Lightning and accelerate move a named tuple so
+    for pair in (
+        moved,
+        batch._replace(images=batch.images[:2], labels=batch.labels[:2]),
+        tree_map(torch.clone, batch),
+    ):
+        assert isinstance(pair, Batch) and torch.equal(pair.labels, batch.labels[: len(pair.labels)])
+        with pytest.raises(AttributeError, match="take those of the Loader's own batch"):
+            _ = pair.indices
 
 
 def test_no_more_free_slots_are_kept_than_asked(ring: BufferPool) -> None:

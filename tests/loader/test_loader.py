@@ -68,6 +68,28 @@ def test_a_batch_is_images_and_labels_as_torch_tensors(beton: Path) -> None:
         assert images.is_contiguous() and images.device.type == "cpu" and not images.is_pinned()
 
 
+@pytest.mark.parametrize(
+    "options", [{"train": True}, {"train": False}, {"train": True, "indices": [7, 3, 44, 7, 7]}]
+)
+def test_a_batch_says_which_samples_it_holds(beton: Path, options: dict[str, Any]) -> None:
+    """Their places in the file, which here are their labels; of a rank's own share, and from wherever the epoch is resumed."""
+    for rank in range(2):
+        with Loader(beton, 2, rank=rank, world_size=2, drop_last=False, size=32, **options) as loader:
+            loader.set_epoch(3, 1)
+            batches = list(loader)
+            for batch in batches:
+                assert batch.indices.dtype == torch.int64 and batch.indices.tolist() == batch.labels.tolist()
+            assert len(batches) == len(loader) - 1
+
+
+def test_the_indices_of_a_batch_find_its_samples_in_the_file(tmp_path: Path) -> None:
+    labels = [10 * k for k in range(12)]
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48, k)) for k in range(12)], labels)
+    with Loader(path, 4, train=True, size=32) as loader:
+        for batch in loader:
+            assert loader.beton.labels[batch.indices.numpy()].tolist() == batch.labels.tolist()
+
+
 def test_it_tells_what_it_holds(beton: Path) -> None:
     with Loader(beton, 8, train=True) as loader:
         assert (loader.num_samples, loader.num_classes, loader.batch_size, len(loader)) == (

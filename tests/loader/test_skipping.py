@@ -93,6 +93,7 @@ def test_a_batch_is_shorter_by_what_is_left_out_and_keeps_its_order(tmp_path: Pa
             batches = list(loader)
             assert [batch.labels.tolist() for batch in batches] == [[1, 2, 3], [4, 7], [8, 9, 10]]
             assert [len(batch.images) for batch in batches] == [3, 2, 3]
+            assert [batch.indices.tolist() for batch in batches] == [[1, 2, 3], [4, 7], [8, 9, 10]]
             assert all(batch.images.is_contiguous() for batch in batches)
             assert [(each.index, each.epoch) for each in loader.skipped] == [(0, 0), (5, 0), (6, 0), (11, 0)]
             assert (loader.epoch, loader.skipped_in_epoch) == (epoch + 1, 4)
