@@ -109,6 +109,13 @@ def field_of(name: str, given: object) -> str | None:
     return given
 
 
+def instance(name: str, given: object, kind: type[T], expected: str) -> T:
+    """An object of one kind."""
+    if not isinstance(given, kind):
+        raise _of_wrong_type(name, given, expected)
+    return given
+
+
 def instances(name: str, given: object, kind: type[T], expected: str) -> tuple[T, ...]:
     """Objects of one kind: a list or a tuple of them."""
     if not isinstance(given, (tuple, list)):

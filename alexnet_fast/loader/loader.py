@@ -5,41 +5,32 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from ..augment.augmentation import Augmentation, augmentations_of
 from ..augment.augmenter import Augmenter
 from ..beton.reader import Beton
-from ..common.arguments import (
-    check,
-    choice,
-    crop_ratio,
-    crop_scale,
-    flag,
-    number,
-    probability,
-    seed_of,
-    whole,
-)
+from ..common.arguments import check, whole
 from ..common.cpus import allowed_cores
 from ..common.settled import Settled
 from ..decode import turbojpeg
 from ..decode.counter_rng import occurrences
-from ..decode.crop import CropOptions
 from ..decode.kernel import sample_table
 from ..errors import UserError
-from .bad_samples import BadSampleFilter, OnError, SkippedSample
+from .bad_samples import BadSampleFilter, SkippedSample
 from .buffer_pool import Batch, BufferPool
 from .decode_workers import DecodeWorkers
+from .options import LoaderKeywords, LoaderOptions, options_of, shows_options
 from .page_advice import bytes_of
 from .planner import Planner, check_indices
 from .sampler import DistributedBatchSampler
 from .thread_stats import ThreadStats, TraceHook
-from .watchdog import STALL_S, Watchdog
+from .watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Loader(Settled):
@@ -60,29 +51,7 @@ class Loader(Settled):
     Args:
         path: a .beton file, packed by ``python -m alexnet_fast.pack`` or written by FFCV.
         batch_size: samples a batch, on each rank.
-        train: random-resized crops, flips and a shuffled order; else the resized centre crop, in the file's order.
-        size: side of the images, in pixels.
-        seed: of the order, the crops and the flips.
-        threads: decoding threads (default: the cores that this process may use).
-        rank, world_size: this process's share of every epoch.
-        indices: the samples to use, by their places in the file (default: all of them); one may come several times.
-        shuffle: a new order every epoch (default: as ``train``).
-        drop_last: leave out the rest that does not fill a batch on every rank (default: as ``train``).
-        scale, ratio: of the random-resized crop, as torchvision's.
-        flip: probability of a mirrored image.
-        augmentations: operations of ``alexnet_fast.augment``, done to each decoded image in this order by the decoding threads,
-            as ``[Solarize(128, p=0.2)]``; whatever ``train`` is.
-        center_ratio: ``size`` over the shorter side before the centre crop: 224 / 256 is Resize(256) + CenterCrop(224).
-        batches_ahead: batches that are being filled or wait, beside those that are held.
-        read_ahead_bytes: how far beyond those batches the file is read into the page cache; 0 = only when touched.
-        pin_memory: page-locked memory, so that an accelerator can copy batches asynchronously.
-        on_error: what becomes of a sample that cannot be decoded: "raise" names the first in the epoch's order; "skip"
-            leaves it out of its batch, which is shorter, and lists it in ``skipped``.  A batch of which nothing is left
-            is passed over, or an error with ``drop_last``, where all ranks make as many steps.
-        image_field, label_field: names of the fields to load, as the file stores them; needed only where it has several
-            RGB images or several ints.
-        stall_s: a wait of so many seconds in which no thread finishes anything is told on the log "alexnet_fast", with what
-            each thread is doing; after five times that it is an error.
+        options: LoaderOptions.  Or the same as keyword arguments, of which ``train`` has no default.
 
     Raises:
         UserError: an argument out of range or of a wrong type, a batch larger than the set with ``drop_last``; an attribute
@@ -110,6 +79,7 @@ class Loader(Settled):
         "beton",
         "cropping",
         "num_samples",
+        "options",
         "seed",
         "size",
         "threads",
@@ -117,108 +87,66 @@ class Loader(Settled):
     )
     _instead: ClassVar = {"epoch": "call set_epoch with it"}
 
+    @shows_options
     def __init__(
         self,
         path: str | os.PathLike[str],
         batch_size: int,
-        *,
-        train: bool,
-        size: int = 224,
-        seed: int = 0,
-        threads: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        indices: Sequence[int] | np.ndarray | None = None,
-        shuffle: bool | None = None,
-        drop_last: bool | None = None,
-        scale: tuple[float, float] = (0.08, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        flip: float = 0.5,
-        augmentations: Sequence[Augmentation] = (),
-        center_ratio: float = 224 / 256,
-        batches_ahead: int = 3,
-        read_ahead_bytes: int = 64 << 20,
-        pin_memory: bool = False,
-        on_error: OnError = "raise",
-        stall_s: float = STALL_S,
-        image_field: str | None = None,
-        label_field: str | None = None,
+        options: LoaderOptions | None = None,
+        **keywords: Unpack[LoaderKeywords],
     ) -> None:
         batch_size = whole("batch_size", batch_size, "at least 1", lambda n: n >= 1)
-        train = flag("train", train)
-        size = whole("size", size, "1 to 4096 pixels", lambda px: 1 <= px <= 4096)
-        seed = seed_of("seed", seed)
-        if threads is not None:
-            threads = whole("threads", threads, "at least 1", lambda n: n >= 1)
-        world_size = whole("world_size", world_size, "at least 1", lambda n: n >= 1)
-        rank = whole(
-            "rank",
-            rank,
-            f"0 to {world_size - 1}, since world_size is {world_size}",
-            lambda n: 0 <= n < world_size,
-        )
-        shuffle = train if shuffle is None else flag("shuffle", shuffle)
-        drop_last = train if drop_last is None else flag("drop_last", drop_last)
-        scale = crop_scale("scale", scale)
-        ratio = crop_ratio("ratio", ratio)
-        flip = probability("flip", flip)
-        augmentations = augmentations_of("augmentations", augmentations)
-        center_ratio = number("center_ratio", center_ratio, "0 < center_ratio <= 1", lambda r: 0 < r <= 1)
-        batches_ahead = whole("batches_ahead", batches_ahead, "at least 1", lambda n: n >= 1)
-        read_ahead_bytes = whole("read_ahead_bytes", read_ahead_bytes, "at least 0", lambda n: n >= 0)
-        pin_memory = flag("pin_memory", pin_memory)
-        choice("on_error", on_error, ("raise", "skip"))
-        stall_s = number("stall_s", stall_s, "more than 0 seconds", lambda s: s > 0)
-        # There are no other variables yet: what another is opened with, where this is pickled.
-        self._arguments = {name: given for name, given in locals().items() if name != "self"}
+        options = options_of(options, keywords)
+        drop_last = options.train if options.drop_last is None else options.drop_last
+        shuffle = options.train if options.shuffle is None else options.shuffle
+        rank, world_size = options.rank, options.world_size
         turbojpeg.load()
-        self.beton = Beton(path, image_field, label_field)
-        self._arguments["path"] = os.path.abspath(self.beton.path)
+        self.beton = Beton(path, options.image_field, options.label_field)
         self.batch_size = batch_size
-        self.train = train
-        self.size = size
-        self.seed = seed
+        self.train, self.size, self.seed = options.train, options.size, options.seed
         self._wait_s = 0.0
         samples = sample_table(self.beton)
-        if indices is not None:
-            places = check_indices(indices, self.beton)
+        if options.indices is not None:
+            places = check_indices(options.indices, self.beton)
             samples = samples[places]
             samples["occurrence"] = occurrences(places)
             # Not the list that was given, which may change and be large.
-            self._arguments["indices"] = samples["index"]
+            options = replace(options, indices=samples["index"])
+        self.options = options
+        self._arguments = {
+            "path": os.path.abspath(self.beton.path),
+            "batch_size": batch_size,
+            "options": options,
+        }
         self.num_samples = len(samples)
         """Samples of an epoch, over all ranks."""
         self._sampler = DistributedBatchSampler(self.num_samples, batch_size, rank, world_size, drop_last)
-        if self._sampler.steps == 0 and self._sampler.drop_last:
+        if self._sampler.steps == 0 and drop_last:
             raise UserError(
                 f"{self.beton.path} has {self.num_samples} samples, fewer than one batch of {batch_size * world_size} "
                 f"({batch_size} on each of {world_size} ranks), and drop_last leaves out what does not fill one; "
                 f"give a batch of at most {self.num_samples // world_size} on each, or Loader drop_last=False"
             )
-        self.cropping = CropOptions(
-            train,
-            size,
-            round(size / center_ratio),
-            np.uint64(seed),
-            scale,
-            ratio,
-            flip,
+        self.cropping = options.crop_options
+        self.threads = options.threads or allowed_cores()
+        self._pool = BufferPool(
+            batch_size, options.size, max_free=2 * options.batches_ahead + 2, pin_memory=options.pin_memory
         )
-        self.threads = threads or allowed_cores()
-        self._pool = BufferPool(batch_size, size, max_free=2 * batches_ahead + 2, pin_memory=pin_memory)
-        if shuffle and read_ahead_bytes:
+        if shuffle and options.read_ahead_bytes:
             self.beton.expect_random_access()
         # No further than an epoch: by then a file that small is in memory.
-        read_ahead_bytes = min(read_ahead_bytes, bytes_of(samples) // world_size)
-        self._bad_samples = BadSampleFilter(self.beton, on_error, may_be_empty=not self._sampler.drop_last)
-        watchdog = Watchdog(stall_s)
-        self._planner = Planner(self.beton, samples, self._sampler, seed, shuffle, read_ahead_bytes, watchdog)
+        read_ahead_bytes = min(options.read_ahead_bytes, bytes_of(samples) // world_size)
+        self._bad_samples = BadSampleFilter(self.beton, options.on_error, may_be_empty=not drop_last)
+        watchdog = Watchdog(options.stall_s)
+        self._planner = Planner(
+            self.beton, samples, self._sampler, options.seed, shuffle, read_ahead_bytes, watchdog
+        )
         self._workers = DecodeWorkers(
             self.beton.map,
             self.cropping,
-            Augmenter(augmentations, seed),
+            Augmenter(options.augmentations, options.seed),
             self.threads,
-            batches_ahead,
+            options.batches_ahead,
             self._planner,
             self._pool,
             around_each=self.beton.unchanged,

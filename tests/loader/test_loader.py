@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast import Beton, Loader
+from alexnet_fast import Beton, Loader, LoaderOptions
 from alexnet_fast.augment.solarize import Solarize
 from alexnet_fast.beton.reader import BetonError
 from alexnet_fast.decode.decoder import Decoder
@@ -500,7 +500,8 @@ def test_a_pickled_or_copied_loader_goes_on_with_the_epoch_that_would_be_next(
 
 def test_every_argument_is_pickled(beton: Path) -> None:
     with Loader(beton, 4, train=True) as loader:
-        assert loader.__getstate__()["arguments"].keys() == inspect.signature(Loader).parameters.keys()
+        arguments = loader.__getstate__()["arguments"]
+        assert {*arguments, *vars(arguments["options"])} == inspect.signature(Loader).parameters.keys()
 
 
 def test_a_derived_class_is_pickled_with_what_it_added(beton: Path) -> None:
@@ -724,6 +725,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     **{name: (*PAIRS, (0.5, float("inf"))) for name in ("scale", "ratio")},
     **dict.fromkeys(("train", "pin_memory"), (*FLAGS, None)),
     **dict.fromkeys(("shuffle", "drop_last"), FLAGS),
+    "options": (True, "train", {"train": True}, LoaderOptions),
     "augmentations": (
         None,
         "Solarize",
