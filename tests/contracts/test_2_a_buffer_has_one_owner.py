@@ -39,7 +39,7 @@ def test_whoever_keeps_a_batch_or_a_piece_of_one_keeps_its_pixels(
     assert all(torch.equal(torch.from_numpy(array), copy) for array, copy in arrays)
 
 
-def test_who_keeps_nothing_uses_the_same_few_slots_for_ever(tmp_path: Path) -> None:
+def test_who_keeps_nothing_uses_the_same_few_buffers_for_ever(tmp_path: Path) -> None:
     path = write(tmp_path / "a.beton", [encode_jpeg(picture(80, 60), Encoding())] * 24)
     with Loader(path, 4, train=True, size=64, threads=2, batches_ahead=2) as loader:
         assert len({batch.images.data_ptr() for _ in range(8) for batch in loader}) <= 5
@@ -50,11 +50,11 @@ def test_who_keeps_nothing_uses_the_same_few_slots_for_ever(tmp_path: Path) -> N
     "case",
     [
         "test_late_copies_find_their_batch_as_it_was",
-        "test_the_loaders_pixels_survive_late_copies_while_its_threads_refill_the_ring",
+        "test_the_loaders_pixels_survive_late_copies_while_its_threads_refill_the_pool",
         "test_without_any_one_of_the_three_waits_pixels_are_lost",
         "test_who_leaves_early_has_waited_for_the_copies_under_way",
     ],
 )
-def test_a_copy_that_is_late_owns_its_slot_too(case: str) -> None:
-    """On the stand-in NPU, whose copies read a slot when their stream comes to them."""
+def test_a_copy_that_is_late_owns_its_buffer_too(case: str) -> None:
+    """On the stand-in NPU, whose copies read a buffer when their stream comes to it."""
     cases.check("accelerator_cases.py", case)
