@@ -1,8 +1,8 @@
 """Host buffers for batches, and who owns each.
 
-A buffer belongs to the threads that fill it, then to whoever holds the batch.  It comes back only when
+A buffer belongs to the threads that fill it, then to whoever holds the batch.  It returns to the pool only when
 the last tensor over its memory is gone, views and numpy arrays of it included: a user who keeps a batch
-keeps its pixels, and who copies it asynchronously keeps it until the copy is known to be done.
+keeps its pixels, and code that copies it asynchronously keeps it until the copy is known to be done.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class _Lease:
 
 
 class _Return(weakref.ref[_Lease]):
-    """A lease's end, which puts itself and the buffer among the free ones."""
+    """A lease's end, which returns itself and the buffer to the free ones."""
 
     buffer: HostBuffer
 
@@ -92,36 +92,36 @@ class _Return(weakref.ref[_Lease]):
 class BufferPool:
     """Buffers for batches of up to ``batch_size`` images of 3 x ``size`` x ``size``.
 
-    It is as large as its use: the buffers being filled or waiting, and those that are held.
+    It has as many as are in use: those that are being filled or are ready, and those that are held.
 
     Args:
-        max_free: free buffers to keep for reuse; more are given back to the system.
+        max_free: free buffers to keep for reuse; the memory of more is freed.
         pin_memory: page-locked memory.
     """
 
     def __init__(self, batch_size: int, size: int, *, max_free: int, pin_memory: bool) -> None:
         self.batch_size, self.size, self.max_free, self.pin_memory = batch_size, size, max_free, pin_memory
         self._free: deque[_Return] = deque(maxlen=max_free)
-        if pin_memory:  # told here, not by the thread that needs the first buffer
+        if pin_memory:  # raised here, not by the thread that needs the first buffer
             try:
                 torch.empty(1, pin_memory=True)
             except RuntimeError as error:
                 raise UserError(
-                    f"pin_memory = True was asked for, but torch finds no accelerator to pin for ({error}); leave it out"
+                    f"pin_memory = True was asked for, but torch finds no accelerator to pin for ({error}); remove it"
                 ) from None
 
     def take(self) -> HostBuffer:
-        """A buffer that nobody else has."""
+        """A buffer that nothing else uses."""
         try:
             return self._free.pop().buffer
         except IndexError:
             return HostBuffer(self.batch_size, self.size, self.pin_memory)
 
     def close(self) -> None:
-        """Let the free buffers go; batches that are still held keep their memory."""
+        """Free the buffers that are not in use; batches that are still held keep their memory."""
         self._free.clear()
 
     def lend(self, buffer: HostBuffer, count: int) -> Batch:
-        """The first ``count`` samples of a filled buffer, which comes back when their images, labels and indices are gone."""
+        """The first ``count`` samples of a filled buffer, which returns to the pool when their images, labels and indices are gone."""
         lease = _Lease(buffer, self._free)
         return Batch(*(torch.from_numpy(view[:count]) for view in buffer.views(np.asarray(lease))))

@@ -42,11 +42,11 @@ class Loader(Settled):
     neither threads, nor batch size, nor ranks, nor a resume change them.  A batch that you hold is
     yours; its memory is used again when your last reference to it is gone.
 
-    Where ``indices`` repeats a sample, each of its copies has a crop and a flip of its own, which hang on which copy in
-    that list it is; the first copy's are those of a sample that comes once.
+    Where ``indices`` repeats a sample, each copy has its own crop, flip and augmentations, which depend on the copy's place
+    among the sample's copies in that list; the first copy has those of a sample that occurs once.
 
-    Pickled or copied, a Loader is its arguments, with the absolute path of its file, and where its next iteration begins:
-    another one is opened from them, in whatever process.
+    A pickle or copy of a Loader holds its arguments, with the absolute path of its file, and where its next iteration
+    starts: another Loader is opened from them, in any process.
 
     Args:
         path: a .beton file, packed by ``python -m alexnet_fast.pack`` or written by FFCV.
@@ -57,7 +57,7 @@ class Loader(Settled):
         UserError: an argument out of range or of a wrong type, a batch larger than the set with ``drop_last``; an attribute
             that is set later, where nobody would read it: only ``watch`` can be.
         BetonError: the file cannot be read, or has several fields that could be the image or the label; while iterating, it
-            was written over in place or cut short since it was opened.
+            was overwritten in place or shortened since it was opened.
         TurboJpegMissing: libturbojpeg is not installed.
         BrokenSample: while iterating, for a sample that cannot be decoded, naming it.
         LoaderStalled: while iterating, or when it is closed and a thread does not end.
@@ -110,7 +110,7 @@ class Loader(Settled):
             places = check_indices(options.indices, self.beton)
             samples = samples[places]
             samples["occurrence"] = occurrences(places)
-            # Not the list that was given, which may change and be large.
+            # A copy: the caller's list may change, and be large.
             options = replace(options, indices=samples["index"])
         self.options = options
         self._arguments = {
@@ -124,7 +124,7 @@ class Loader(Settled):
         if self._sampler.steps == 0 and drop_last:
             raise UserError(
                 f"{self.beton.path} has {self.num_samples} samples, fewer than one batch of {batch_size * world_size} "
-                f"({batch_size} on each of {world_size} ranks), and drop_last leaves out what does not fill one; "
+                f"({batch_size} on each of {world_size} ranks), and drop_last skips what does not fill one; "
                 f"give a batch of at most {self.num_samples // world_size} on each, or Loader drop_last=False"
             )
         self.cropping = options.crop_options
@@ -152,7 +152,7 @@ class Loader(Settled):
             around_each=self.beton.unchanged,
             watchdog=watchdog,
         )
-        # None of these knows of the loader, so a loader that is dropped, even within the next lines, ends their threads.
+        # None of these refers to the loader, so a loader that is dropped, even within the next lines, stops their threads.
         for end in (self._pool.close, self._planner.stop, self._workers.stop):
             weakref.finalize(self, end).atexit = False
         self._planner.start(self._workers.wake_workers)
@@ -173,17 +173,17 @@ class Loader(Settled):
 
     @property
     def dropped(self) -> int:
-        """Samples of each epoch that ``drop_last`` leaves out, over all ranks."""
+        """Samples of each epoch that ``drop_last`` skips, over all ranks."""
         return self._sampler.dropped
 
     @property
     def skipped(self) -> list[SkippedSample]:
-        """Each sample that ``on_error = "skip"`` left out so far on this rank, once, in the order in which they were met."""
+        """The samples that ``on_error = "skip"`` has skipped so far on this rank: each once, in the order in which they came."""
         return self._bad_samples.skipped
 
     @property
     def skipped_in_epoch(self) -> int:
-        """How many were left out of this rank's batches of the epoch in hand so far."""
+        """How many samples of this rank's batches were skipped so far in the current epoch."""
         return self._bad_samples.skipped_in_epoch
 
     @property
@@ -198,7 +198,7 @@ class Loader(Settled):
 
     @property
     def watch(self) -> TraceHook | None:
-        """Told of every chunk of samples that a thread decoded and of every wait for work; None = nobody. Set it at any time."""
+        """Called for every chunk of samples that a thread decoded and every wait for work; None = not called. May be set at any time."""
         return self._workers.watch
 
     @watch.setter
@@ -207,7 +207,7 @@ class Loader(Settled):
         self._workers.watch = watch
 
     def set_epoch(self, epoch: int, step: int = 0) -> None:
-        """Let the next iteration begin at batch ``step`` of ``epoch``; without it epochs follow each other from 0."""
+        """Start the next iteration at batch ``step`` of ``epoch``; without this call epochs follow each other from 0."""
         epoch = whole("epoch", epoch, "0 to 2^63 - 1", lambda n: 0 <= n < 1 << 63)
         batches = f"0 to {len(self)}, the batches of an epoch"
         self._cursor = (epoch, whole("step", step, batches, lambda n: 0 <= n <= len(self)))
@@ -217,7 +217,7 @@ class Loader(Settled):
         return self._sampler.steps
 
     def __iter__(self) -> Iterator[Batch]:
-        """The rest of the current epoch's batches. Leaving early moves on to the next epoch all the same."""
+        """The rest of the current epoch's batches. The next iteration is the next epoch's, even if this one is left early."""
         epoch, step = self._cursor
         self._cursor = (epoch + 1, 0)
         self._workers.seek((epoch, step))
@@ -228,13 +228,13 @@ class Loader(Settled):
         for _ in steps:
             if iteration != self._iteration:
                 raise RuntimeError(
-                    "this iteration ended when another of the same loader began; use one loader for each"
+                    "this iteration ended when another of the same loader started; use one loader for each"
                 )
             if (batch := self._next_batch()) is not None:
                 yield batch
 
     def _next_batch(self) -> Batch | None:
-        """The next batch, or None where all its samples are broken and it is passed over."""
+        """The next batch, or None if all its samples are broken and it is skipped."""
         started = time.perf_counter()
         task = self._workers.next_done()
         self._wait_s += time.perf_counter() - started

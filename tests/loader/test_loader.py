@@ -50,7 +50,7 @@ def decoding_threads() -> list[threading.Thread]:
 
 
 def join_decoding_threads() -> None:
-    """They were told to end, and do."""
+    """They were signalled to end, and do."""
     for thread in decoding_threads():
         thread.join(10)
         assert not thread.is_alive()
@@ -181,7 +181,7 @@ def test_an_iteration_that_another_one_overtook_is_an_error_and_not_other_batche
         first = iter(loader)
         next(first)
         second = iter(loader)
-        with pytest.raises(RuntimeError, match="another of the same loader began"):
+        with pytest.raises(RuntimeError, match="another of the same loader started"):
             next(first)
         assert len(list(second)) == 5
 
@@ -224,7 +224,7 @@ def test_a_rank_without_a_share_has_no_batches(tmp_path: Path) -> None:
 
 
 def test_sizes_and_scratch_grow_with_the_images(tmp_path: Path) -> None:
-    """The threads begin with room for photos of 512 px and payloads of 64 kB."""
+    """The threads start with room for images of 512 px and payloads of 64 kB."""
     sizes = [(64, 48), (700, 20), (20, 900), (1300, 1000), (64, 48), (2500, 300)]
     path = write(tmp_path / "a.beton", [encode_jpeg(picture(*size), Encoding(quality=98)) for size in sizes])
     together = loaded(path, train=True, size=64)
@@ -272,7 +272,7 @@ def test_a_file_that_is_shortened_within_an_epoch_is_an_error_that_names_it(tmp_
 
 @pytest.fixture
 def two_betons(beton: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """One to be written over, and another of the same length, whose pixels stand under other labels."""
+    """One to be overwritten, and another of the same length, whose pixels have other labels."""
     entries = [encode_jpeg(picture(80 + k % 7 * 8, 60 + k % 5 * 8, k % 10), Encoding()) for k in range(COUNT)]
     other = write(tmp_path / "other.beton", [*entries[1:], entries[0]])
     path = Path(shutil.copy(beton, tmp_path / "a.beton"))
@@ -289,7 +289,7 @@ def test_no_batch_is_handed_out_of_a_file_that_is_written_over_while_it_is_decod
     how: str,
     on_error: OnError,
 ) -> None:
-    """Behind the look at it and before its bytes are read; what a page that is gone would do is no end of the process."""
+    """After it was checked and before its bytes are read; a page that is gone does not end the process."""
     path, other = two_betons
     options: dict[str, Any] = {"train": True, "size": 48, "seed": 3}
     expected = [loaded(beton, epoch=epoch, **options) for epoch in range(4)]
@@ -771,7 +771,7 @@ def test_an_argument_of_a_wrong_type_is_one_sentence_that_names_it(beton: Path, 
     assert not decoding_threads()
 
 
-def test_what_is_given_at_length_is_told_in_short(beton: Path) -> None:
+def test_a_long_argument_is_shown_in_short(beton: Path) -> None:
     with pytest.raises(UserError) as caught:
         Loader(beton, np.arange(10_000).reshape(100, 100), train=True)  # type: ignore[arg-type]
     assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
