@@ -6,14 +6,20 @@ from typing import TYPE_CHECKING
 
 from ._version import __version__
 
-__all__ = ["Beton", "Loader", "UserError", "__version__"]
+__all__ = ["Beton", "Loader", "LoaderOptions", "UserError", "__version__"]
 
 if TYPE_CHECKING:
     from .beton.reader import Beton
     from .errors import UserError
     from .loader.loader import Loader
+    from .loader.options import LoaderOptions
 
-_HOMES = {"Beton": ".beton.reader", "Loader": ".loader.loader", "UserError": ".errors"}
+_HOMES = {
+    "Beton": ".beton.reader",
+    "Loader": ".loader.loader",
+    "LoaderOptions": ".loader.options",
+    "UserError": ".errors",
+}
 
 
 def __getattr__(name: str) -> object:

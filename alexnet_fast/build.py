@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,10 +21,14 @@ from .engine.train_state import TrainState
 from .errors import UserError
 from .loader.bad_samples import SkippedSample
 from .loader.loader import Loader
+from .loader.options import LoaderKeywords, LoaderOptions
 from .models import MODELS
 from .models.initial_weights import initialise_he
 from .recipe import Recipe
 from .run import checkpoint_manager
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def launch_config(recipe: Recipe) -> LaunchConfig:
@@ -48,30 +52,25 @@ def init_distributed(recipe: Recipe, stack: ExitStack) -> tuple[World, Device]:
     return world, device
 
 
-def train_loader(recipe: Recipe, world: World, device: Device, **other: Any) -> Loader:
+def train_loader(recipe: Recipe, world: World, device: Device, **other: Unpack[LoaderKeywords]) -> Loader:
     """This rank's training batches; raises UserError for a file, batch or labels that do not fit.
 
-    other: arguments of Loader in place of the recipe's.
+    other: options of the Loader in place of the recipe's.
     """
     data = recipe.data
-    arguments: dict[str, Any] = {
-        "train": True,
-        "size": data.size,
-        "seed": recipe.run.seed,
-        "threads": data.threads or world.threads,
-        "rank": world.rank,
-        "world_size": world.world_size,
-        "scale": data.scale,
-        "ratio": data.ratio,
-        "flip": data.flip,
-        "batches_ahead": data.batches_ahead,
-        "read_ahead_bytes": data.read_ahead_bytes,
-        "pin_memory": device.pin_memory,
-        "on_error": data.on_error,
-        **data.fields,
-    }
-    batch_size = world.batch_size(data.global_batch_size)
-    return check_labels(Loader(data.train, batch_size, **(arguments | other)), recipe)
+    options = LoaderOptions(
+        **_shared_options(recipe, world, device),
+        train=True,
+        size=data.size,
+        seed=recipe.run.seed,
+        scale=data.scale,
+        ratio=data.ratio,
+        flip=data.flip,
+        on_error=data.on_error,
+    )
+    return check_labels(
+        Loader(data.train, world.batch_size(data.global_batch_size), options, **other), recipe
+    )
 
 
 def val_loader(recipe: Recipe, world: World, device: Device) -> Loader:
@@ -83,21 +82,28 @@ def val_loader(recipe: Recipe, world: World, device: Device) -> Loader:
         raise UserError(
             f"eval.size = {size} is too small: {spec.title} needs at least {spec.min_size_px} pixels"
         )
-    loader = Loader(
-        data.val,
-        math.ceil((recipe.eval.global_batch_size or data.global_batch_size) / world.world_size),
+    options = LoaderOptions(
+        **_shared_options(recipe, world, device),
         train=False,
         size=size,
-        threads=data.threads or world.threads,
-        rank=world.rank,
-        world_size=world.world_size,
         center_ratio=recipe.eval.center_ratio,
-        batches_ahead=data.batches_ahead,
-        read_ahead_bytes=data.read_ahead_bytes,
-        pin_memory=device.pin_memory,
-        **data.fields,
     )
-    return check_labels(loader, recipe)
+    batch_size = math.ceil((recipe.eval.global_batch_size or data.global_batch_size) / world.world_size)
+    return check_labels(Loader(data.val, batch_size, options), recipe)
+
+
+def _shared_options(recipe: Recipe, world: World, device: Device) -> dict[str, Any]:
+    """The options that both loaders of a run share."""
+    data = recipe.data
+    return {
+        "threads": data.threads or world.threads,
+        "rank": world.rank,
+        "world_size": world.world_size,
+        "batches_ahead": data.batches_ahead,
+        "read_ahead_bytes": data.read_ahead_bytes,
+        "pin_memory": device.pin_memory,
+        **data.fields,
+    }
 
 
 def all_skipped(world: World, loader: Loader, before: list[SkippedSample]) -> list[SkippedSample]:

@@ -69,11 +69,11 @@ def late() -> Iterator[Any]:
 
 
 class PinnedBatches:
-    """Batches in the loader's own ring, each of other pixels, written the moment that their slot is free."""
+    """Batches in the loader's own buffer pool, each of other pixels, written the moment that their buffer is free."""
 
     def __init__(self, sizes: list[int], px: int = 8) -> None:
-        self.ring, self.sizes, self.px = BufferPool(max(sizes), px, max_free=8, pin_memory=True), sizes, px
-        self.slots: list[Any] = []
+        self.pool, self.sizes, self.px = BufferPool(max(sizes), px, max_free=8, pin_memory=True), sizes, px
+        self.buffers: list[Any] = []
 
     def expected(self, k: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(k)
@@ -84,15 +84,15 @@ class PinnedBatches:
     def __iter__(self) -> Iterator[Batch]:
         for k, size in enumerate(self.sizes):
             images, labels = self.expected(k)
-            slot = self.ring.take()
-            slot.images[:size], slot.labels[:size] = images.numpy(), labels.numpy()
-            if slot not in self.slots:
-                self.slots.append(slot)
-            yield self.ring.lend(slot, size)
+            buffer = self.pool.take()
+            buffer.images[:size], buffer.labels[:size] = images.numpy(), labels.numpy()
+            if buffer not in self.buffers:
+                self.buffers.append(buffer)
+            yield self.pool.lend(buffer, size)
 
     @property
     def lent(self) -> int:
-        return len(self.slots) - len(self.ring._free)
+        return len(self.buffers) - len(self.pool._free)
 
 
 def normalized(images: Tensor) -> Tensor:
@@ -114,12 +114,12 @@ def check_all_arrive(feed: DevicePrefetcher, batches: PinnedBatches, tolerance: 
 # --- feeding ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ahead", [1, 2, 4])
+@pytest.mark.parametrize("depth", [1, 2, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_batches_arrive_whole_and_in_order_epoch_after_epoch(
-    device: Device, dtype: torch.dtype, ahead: int
+    device: Device, dtype: torch.dtype, depth: int
 ) -> None:
-    feed = DevicePrefetcher(device, dtype, ahead=ahead)
+    feed = DevicePrefetcher(device, dtype, depth=depth)
     for sizes in ([4] * 9 + [3], [4] * 9 + [3], [2], [1, 6, 6, 5]):
         check_all_arrive(feed, PinnedBatches(sizes), 1e-5 if dtype is torch.float32 else 4e-3)
     images, _ = next(iter(feed(PinnedBatches([4]))))
@@ -146,9 +146,9 @@ class Deaf(torch.Event):
 
 
 MUTATIONS = {
-    "the host does not wait for a slot's copy": "host",
+    "the host does not wait for a buffer's copy": "host",
     "the compute stream does not wait for the copy": "compute",
-    "the copy stream does not wait until the slot's last batch was normalized": "copies",
+    "the copy stream does not wait until the buffer's last batch was normalized": "copies",
 }
 
 
@@ -166,18 +166,18 @@ def test_without_any_one_of_the_three_waits_pixels_are_lost(
     check_all_arrive(feed, batches)
     if without == "host":
         monkeypatch.setattr(Device, "wait_for", lambda self, event: None)
-    for slot in feed._slots:
+    for buffer in feed._buffers:
         if without == "compute":
-            slot.copied = Deaf(device.torch_device, enable_timing=False)
+            buffer.copied = Deaf(device.torch_device, enable_timing=False)
         if without == "copies":
-            slot.normalized = Deaf(device.torch_device, enable_timing=False)
+            buffer.normalized = Deaf(device.torch_device, enable_timing=False)
     late(**({"compute_s": LATE_S} if without == "copies" else {"copies_s": LATE_S}))
     with pytest.raises(AssertionError):
         check_all_arrive(feed, batches)
 
 
 @needs_standin
-def test_the_loaders_pixels_survive_late_copies_while_its_threads_refill_the_ring(
+def test_the_loaders_pixels_survive_late_copies_while_its_threads_refill_the_pool(
     device: Device, late: Any, tmp_path: Path
 ) -> None:
     jpegs = [encode_jpeg(betons.picture(80, 60, k), Encoding()) for k in range(24)]
@@ -193,14 +193,14 @@ def test_the_loaders_pixels_survive_late_copies_while_its_threads_refill_the_rin
         assert torch.allclose(images.cpu(), normalized(pixels), atol=1e-5)
 
 
-@pytest.mark.parametrize("ahead", [1, 2, 4])
-def test_so_many_batches_are_copied_ahead_and_no_more_are_held(device: Device, ahead: int) -> None:
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_so_many_batches_are_copied_ahead_and_no_more_are_held(device: Device, depth: int) -> None:
     batches, most = PinnedBatches([4] * 12), 0
-    feed = DevicePrefetcher(device, torch.float32, ahead=ahead)
+    feed = DevicePrefetcher(device, torch.float32, depth=depth)
     for _ in feed(batches):
         most = max(most, batches.lent)
     gc.collect()
-    assert len(batches.slots) == ahead + 1 == len(feed._slots) and most == ahead and batches.lent == 0
+    assert len(batches.buffers) == depth + 1 == len(feed._buffers) and most == depth and batches.lent == 0
 
 
 @needs_standin

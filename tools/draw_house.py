@@ -91,11 +91,14 @@ ROOMS = {
     "ffcv_ops": Room("our decoders in FFCV's own Loader", "beton common decode", "ffcv threading"),
     "loader": Room(
         "pixels to batches: order, threads, host buffers, the way to the device",
-        "beton common decode devices kernel_cache",
+        "augment beton common decode devices kernel_cache",
         "torch numba threading",
     ),
     "distributed": Room("processes that train together", "common devices", "torch threading"),
     "devices": Room("all in which devices differ", "common", "torch"),
+    "augment": Room(
+        "what is done to one decoded image: one operation a file", "common decode kernel_cache", "numba"
+    ),
     "decode": Room(
         "bytes to pixels: compiled kernels, no thread, no torch",
         "beton common kernel_cache",

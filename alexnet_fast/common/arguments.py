@@ -15,11 +15,14 @@ import os
 from collections.abc import Callable
 from numbers import Real
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from ..errors import UserError
 from .untrusted import printable
+
+T = TypeVar("T")
 
 
 def whole(name: str, given: object, expected: str, good: Callable[[int], bool]) -> int:
@@ -104,6 +107,30 @@ def field_of(name: str, given: object) -> str | None:
     if given is not None and not isinstance(given, str):
         raise _of_wrong_type(name, given, "the name of a field, as a str, or None")
     return given
+
+
+def instance(name: str, given: object, kind: type[T], expected: str) -> T:
+    """An object of one kind."""
+    if not isinstance(given, kind):
+        raise _of_wrong_type(name, given, expected)
+    return given
+
+
+def instances(name: str, given: object, kind: type[T], expected: str) -> tuple[T, ...]:
+    """Objects of one kind: a list or a tuple of them."""
+    if not isinstance(given, (tuple, list)):
+        raise _of_wrong_type(name, given, expected)
+    for each in given:
+        if not isinstance(each, kind):
+            what = f"the class {each.__name__}" if isinstance(each, type) else f"a {type(each).__name__}"
+            raise UserError(f"{_told(name, given)} holds {what}, expected {expected}")
+    return tuple(given)
+
+
+def set_checked(instance: object, **fields: object) -> None:
+    """Set fields of a frozen dataclass to the values that its ``__post_init__`` found good."""
+    for name, value in fields.items():
+        object.__setattr__(instance, name, value)
 
 
 def check(name: str, given: object, expected: str, good: bool) -> None:

@@ -300,4 +300,4 @@ def _ring_bytes(recipe: Recipe, use: Use) -> int:
     if evaluation.only or evaluation.every:
         sides.append((evaluation.global_batch_size or data.global_batch_size, evaluation.size or data.size))
     slots = data.batches_ahead + HELD
-    return sum(slots * -(-batch // use.world_size) * (3 * side * side + 8) for batch, side in sides)
+    return sum(slots * -(-batch // use.world_size) * (3 * side * side + 16) for batch, side in sides)

@@ -1,4 +1,4 @@
-"""What is done about samples whose pixels cannot be had: an error that names the first, or a list of those left out."""
+"""What is done about samples that cannot be decoded: an error that names the first, or a list of those that are skipped."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ OnError = Literal["raise", "skip"]
 
 @dataclass(frozen=True)
 class SkippedSample:
-    """A sample that was left out.
+    """A sample that was skipped.
 
     Attributes:
         index: its place in the file.
-        path: its path in the folder that was packed, None where the file's json does not tell it.
+        path: its path in the folder that was packed, None if the file's json does not have it.
         reason: why it cannot be decoded.
-        epoch: the first in which it was met.
+        epoch: the first in which it was skipped.
     """
 
     index: int
@@ -39,14 +39,14 @@ class SkippedSample:
 
 
 class BadSampleFilter:
-    """Looks at every batch before it is handed out.
+    """Checks every batch before the consumer gets it.
 
-    Whether a sample is broken depends on its bytes and its crop alone, so what is left out is the same for any number
-    of threads and ranks.
+    Whether a sample is broken depends on its bytes and its crop alone, so the same samples are skipped for any number of
+    threads and ranks.
 
     Args:
         on_error: "raise", or "skip" what is broken.
-        may_be_empty: whether a batch of which nothing is left may be passed over: not where all ranks make as many steps.
+        may_be_empty: whether a batch of which nothing is left may be skipped: not where all ranks make as many steps.
     """
 
     def __init__(self, beton: Beton, on_error: OnError, may_be_empty: bool) -> None:
@@ -56,19 +56,19 @@ class BadSampleFilter:
 
     @property
     def skipped(self) -> list[SkippedSample]:
-        """Each sample that was left out, once, in the order in which they were met."""
+        """The samples that were skipped: each once, in the order in which they came."""
         return list(self._skipped.values())
 
     @property
     def skipped_in_epoch(self) -> int:
-        """How many were left out of the batches of the epoch in hand."""
+        """How many samples of the current epoch were skipped."""
         return self._in_epoch
 
     def apply(self, task: BatchTask) -> int:
-        """Leave a batch's broken samples out; returns how many are left, which then stand first in its buffer, in their order.
+        """Skip a batch's broken samples; returns how many are left, which are then the first in its buffer, in their order.
 
         Raises:
-            BrokenSample: naming the first, unless told to skip; or nothing is left.
+            BrokenSample: naming the first, if they are not to be skipped; or nothing is left.
         """
         epoch, step = task.key
         if epoch != self._epoch:
@@ -82,7 +82,7 @@ class BadSampleFilter:
         ]
         first = f"{self._beton.source(found[0].index)} cannot be decoded: {found[0].reason}"
         if self._on_error == "raise":
-            raise BrokenSample(f"{first}; pack it again or leave it out")
+            raise BrokenSample(f"{first}; pack it again, or the set without it")
         for each in found:
             self._skipped.setdefault(each.index, each)
         self._in_epoch += len(found)
@@ -94,18 +94,19 @@ class BadSampleFilter:
         return self._close_up(task, int(broken[0]))
 
     def _close_up(self, task: BatchTask, to: int) -> int:
+        buffer = task.buffer
         for place in np.flatnonzero(task.statuses == OK).tolist():
             if place > to:
-                task.buffer.images[to] = task.buffer.images[place]
-                task.buffer.labels[to] = task.buffer.labels[place]
+                for of_samples in (buffer.images, buffer.labels, buffer.indices):
+                    of_samples[to] = of_samples[place]
                 to += 1
         return to
 
 
 def summarize(skipped: Iterable[SkippedSample], most: int = 10) -> str:
-    """Samples that were left out, in one sentence that names the first of them."""
+    """Samples that were skipped, in one sentence that names the first of them."""
     every = sorted(skipped, key=lambda each: each.index)
     rest = f"; and {len(every) - most} more" if len(every) > most else ""
-    return f"{len(every)} samples cannot be decoded and are left out: " + (
+    return f"{len(every)} samples cannot be decoded and are skipped: " + (
         "; ".join(map(str, every[:most])) + rest
     )

@@ -1,8 +1,8 @@
 """Host buffers for batches, and who owns each.
 
-A buffer belongs to the threads that fill it, then to whoever holds the batch.  It comes back only when
+A buffer belongs to the threads that fill it, then to whoever holds the batch.  It returns to the pool only when
 the last tensor over its memory is gone, views and numpy arrays of it included: a user who keeps a batch
-keeps its pixels, and who copies it asynchronously keeps it until the copy is known to be done.
+keeps its pixels, and code that copies it asynchronously keeps it until the copy is known to be done.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from ..errors import UserError
 
 
-class Batch(NamedTuple):
-    """One batch in host memory."""
+class ImagesAndLabels(NamedTuple):
+    """The pair that a batch unpacks as."""
 
     images: torch.Tensor
     """(B, 3, size, size) uint8, RGB."""
@@ -26,21 +26,49 @@ class Batch(NamedTuple):
     """(B,) int64."""
 
 
+class Batch(ImagesAndLabels):
+    """One batch in host memory: ``images, labels = batch``, and ``batch.indices`` says which samples they are.
+
+    A batch that is made of a pair alone, as libraries do that move each tensor of a named tuple to a device, has no indices.
+    """
+
+    _indices: torch.Tensor | None = None
+
+    def __new__(
+        cls, images: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor | None = None
+    ) -> Batch:
+        batch = super().__new__(cls, images, labels)
+        batch._indices = indices
+        return batch
+
+    @property
+    def indices(self) -> torch.Tensor:
+        """(B,) int64, each sample's place in the file; skipped samples are in none of the three."""
+        if self._indices is None:
+            raise AttributeError(
+                "this batch was made of images and labels alone, so it has no indices; take those of the Loader's own batch"
+            )
+        return self._indices
+
+
 class HostBuffer:
-    """Memory for one batch: images and, behind them, labels."""
+    """Memory for one batch: images, labels and indices, in this order."""
 
     def __init__(self, batch_size: int, size: int, pin_memory: bool) -> None:
         self.shape = (batch_size, 3, size, size)
         self.image_bytes = -(-batch_size * 3 * size * size // 8) * 8
         # torch pins through whatever accelerator it has; page-locked memory is what makes a copy asynchronous.
-        self.memory = torch.empty(self.image_bytes + 8 * batch_size, dtype=torch.uint8, pin_memory=pin_memory)
-        self.images, self.labels = self.views(self.memory.numpy())
+        self.memory = torch.empty(
+            self.image_bytes + 16 * batch_size, dtype=torch.uint8, pin_memory=pin_memory
+        )
+        self.images, self.labels, self.indices = self.views(self.memory.numpy())
         self.statuses = np.zeros(batch_size, np.uint8)
 
-    def views(self, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images (B, 3, size, size) uint8 and labels (B,) int64 in a buffer's bytes."""
+    def views(self, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Images (B, 3, size, size) uint8, labels (B,) int64 and indices (B,) int64 in a buffer's bytes."""
         images = memory[: self.shape[0] * self.shape[1] * self.shape[2] * self.shape[3]].reshape(self.shape)
-        return images, memory[self.image_bytes :].view(np.int64)
+        labels, indices = memory[self.image_bytes :].view(np.int64).reshape(2, -1)
+        return images, labels, indices
 
 
 class _Lease:
@@ -56,7 +84,7 @@ class _Lease:
 
 
 class _Return(weakref.ref[_Lease]):
-    """A lease's end, which puts itself and the buffer among the free ones."""
+    """A lease's end, which returns itself and the buffer to the free ones."""
 
     buffer: HostBuffer
 
@@ -64,37 +92,36 @@ class _Return(weakref.ref[_Lease]):
 class BufferPool:
     """Buffers for batches of up to ``batch_size`` images of 3 x ``size`` x ``size``.
 
-    It is as large as its use: the buffers being filled or waiting, and those that are held.
+    It has as many as are in use: those that are being filled or are ready, and those that are held.
 
     Args:
-        max_free: free buffers to keep for reuse; more are given back to the system.
+        max_free: free buffers to keep for reuse; the memory of more is freed.
         pin_memory: page-locked memory.
     """
 
     def __init__(self, batch_size: int, size: int, *, max_free: int, pin_memory: bool) -> None:
         self.batch_size, self.size, self.max_free, self.pin_memory = batch_size, size, max_free, pin_memory
         self._free: deque[_Return] = deque(maxlen=max_free)
-        if pin_memory:  # told here, not by the thread that needs the first buffer
+        if pin_memory:  # raised here, not by the thread that needs the first buffer
             try:
                 torch.empty(1, pin_memory=True)
             except RuntimeError as error:
                 raise UserError(
-                    f"pin_memory = True was asked for, but torch finds no accelerator to pin for ({error}); leave it out"
+                    f"pin_memory = True was asked for, but torch finds no accelerator to pin for ({error}); remove it"
                 ) from None
 
     def take(self) -> HostBuffer:
-        """A buffer that nobody else has."""
+        """A buffer that nothing else uses."""
         try:
             return self._free.pop().buffer
         except IndexError:
             return HostBuffer(self.batch_size, self.size, self.pin_memory)
 
     def close(self) -> None:
-        """Let the free buffers go; batches that are still held keep their memory."""
+        """Free the buffers that are not in use; batches that are still held keep their memory."""
         self._free.clear()
 
     def lend(self, buffer: HostBuffer, count: int) -> Batch:
-        """The first ``count`` images and labels of a filled buffer, which comes back when they are gone."""
+        """The first ``count`` samples of a filled buffer, which returns to the pool when their images, labels and indices are gone."""
         lease = _Lease(buffer, self._free)
-        images, labels = buffer.views(np.asarray(lease))
-        return Batch(torch.from_numpy(images[:count]), torch.from_numpy(labels[:count]))
+        return Batch(*(torch.from_numpy(view[:count]) for view in buffer.views(np.asarray(lease))))

@@ -11,8 +11,10 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from ..augment.augmenter import Augmenter
 from ..decode.crop import CropOptions
 from ..decode.decoder import CHUNK, Decoder
+from ..decode.kernel import SAMPLE_DTYPE
 from ..errors import UserError
 from .buffer_pool import BufferPool, HostBuffer
 from .planner import BatchPlan, Key, Planner
@@ -22,43 +24,46 @@ from .watchdog import LOADING_S, POLL_S, Watchdog, close_at_exit, thread_report,
 
 
 class BatchTask:
-    """One batch that is being made, or waits for the consumer.
+    """One batch that is being decoded, or is ready for the consumer.
 
     Attributes:
         key: its (epoch, step).
         samples: (n,) kernel.SAMPLE_DTYPE.
         buffer: where it goes.
         statuses: (n,) uint8, each sample's status; complete when ``left`` is 0.
-        taken: samples that threads have begun.
+        taken: samples that threads have started.
         left: samples that are not done.
     """
 
     def __init__(self, plan: BatchPlan, buffer: HostBuffer) -> None:
         self.key, self.samples, self.buffer = plan.key, plan.samples, buffer
         buffer.labels[: len(plan.labels)] = plan.labels
+        buffer.indices[: len(plan.samples)] = plan.samples["index"]
         self.statuses = buffer.statuses[: len(plan.samples)]
         self.taken = 0
         self.left = len(plan.samples)
 
 
 class DecodeWorkers:
-    """Threads that make the batches that a planner plans, up to ``batches_ahead`` of them at a time.
+    """Threads that decode the batches of a planner, up to ``batches_ahead`` of them at a time.
 
-    A task that is dropped half-way (`seek`) keeps its buffer to itself until its threads let go of
-    it; the buffer is then freed, and never used for another batch.
+    A task that `seek` drops half-way keeps its buffer until its threads are done with it; the buffer is
+    then freed, and never used for another batch.
 
     Args:
         file: (file size,) uint8, the memory map.
-        planner: which batches; its threads are the caller's to end.
+        augmenter: what is done to each decoded image.
+        planner: which batches; the caller closes it.
         pool: where batches go.
         around_each: entered by a thread for each chunk that it decodes, by several at a time; what it raises reaches the consumer.
-        watchdog: the consumer's, with threads that do not move.
+        watchdog: of the consumer, for threads that make no progress.
     """
 
     def __init__(
         self,
         file: np.ndarray,
         crop_options: CropOptions,
+        augmenter: Augmenter,
         threads: int,
         batches_ahead: int,
         planner: Planner,
@@ -67,12 +72,13 @@ class DecodeWorkers:
         around_each: AbstractContextManager[object] = nullcontext(),  # noqa: B008  # it holds nothing
         watchdog: Watchdog,
     ) -> None:
-        self._file, self._crop_options, self._batches_ahead = file, crop_options, batches_ahead
+        self._file, self._crop_options, self._augmenter = file, crop_options, augmenter
+        self._batches_ahead = batches_ahead
         self._planner, self._pool = planner, pool
         self._around_each = around_each
         self._process = os.getpid()
         self._lock = threading.Lock()  # held for moments only, and by the consumer only in `with`
-        self._tasks: deque[BatchTask] = deque()  # oldest first: being made or waiting for the consumer
+        self._tasks: deque[BatchTask] = deque()  # oldest first: being decoded, or ready
         self._next_key: Key | None = None  # what the consumer gets next; None = not what was planned
         self._closed = self._loaded = False
         self._error: BaseException | None = None
@@ -90,12 +96,12 @@ class DecodeWorkers:
         close_at_exit(self)
 
     def start(self) -> None:
-        """Begin. Callers have seen to it that `stop` will be called, whatever happens."""
+        """Start the threads. The caller has made sure that `stop` will be called, whatever happens."""
         for thread in self._threads:
             thread.start()
 
     def seek(self, key: Key) -> None:
-        """Let batch ``key`` be the next; what is planned and made already is kept if it begins with it, else dropped."""
+        """Make ``key`` the next batch; what is planned and decoded already is kept if it starts with it, else dropped."""
         self._refuse_in_a_fork()
         key = self._planner.first_from(key)
         with self._lock:
@@ -113,7 +119,7 @@ class DecodeWorkers:
         Raises:
             RuntimeError: a thread failed (with its cause), or the workers are closed.
             UserError: a thread met something that the user can fix; or this is a fork of the loader's process.
-            LoaderStalled: nothing moved for too long.
+            LoaderStalled: no progress for too long.
         """
         self._refuse_in_a_fork()
         began_s = self._watchdog.begin()
@@ -147,18 +153,18 @@ class DecodeWorkers:
         return task
 
     def _look_after(self, began_s: float) -> None:
-        """See that the threads live and move; the consumer has waited since ``began_s``."""
+        """Check that the threads are alive and make progress; the consumer has waited since ``began_s``."""
         dead = [thread.name for thread in self._threads if not thread.is_alive()]
         if dead and not self._closed and self._error is None:
-            raise RuntimeError(f"the decoding thread {dead[0]} has ended, and not because it was told to")
+            raise RuntimeError(f"the decoding thread {dead[0]} exited unexpectedly")
         awaited = self._next_key
         what = "the next batch" if awaited is None else "epoch {}, step {}".format(*awaited)
-        # Read before _moved_s, and set behind it: else the time that loading took would be a stall behind it.
+        # Read before _moved_s, and set after it: else the time that loading took would count as a stall.
         loading_s = 0.0 if self._loaded else LOADING_S
         self._watchdog.check(max(began_s, self._moved_s), what, self.report, loading_s)
 
     def report(self) -> str:
-        """What each thread is doing, the planner's too, for a person."""
+        """What each thread is doing, the planner's too, in words."""
         own = [thread_report(*each) for each in zip(self._threads, self.thread_stats)]
         return "\n".join([*own, self._planner.report()])
 
@@ -173,18 +179,18 @@ class DecodeWorkers:
         self._tasks.clear()
 
     def stop(self) -> None:
-        """Tell the threads to end, and wait for nothing and no lock.
+        """Signal the threads to end. Waits for nothing and takes no lock.
 
-        The garbage collector calls this for a loader that was dropped, in whatever thread it runs and under whatever
-        locks that thread holds, some of which the decoding threads may need to end.  Where Ctrl-C stops it half-way, which
-        nobody hears of there, they find that they shall end when they next look up by themselves.
+        The garbage collector calls this for a dropped loader, in any thread, under any locks that this thread holds and that
+        the decoding threads may need in order to end.  If Ctrl-C interrupts it half-way, which is reported to nobody there,
+        the threads notice at their next poll.
         """
         self._closed = True
         self._wake_all()
         self._wake_consumer.put(None)
 
     def _wake_all(self) -> None:
-        """Have the decoding threads that wait look again."""
+        """Have the decoding threads that wait look for work again."""
         for wake in self.wake_workers:
             wake.put(None)
 
@@ -193,13 +199,14 @@ class DecodeWorkers:
             stats.begin("waiting for the kernels, which are being loaded or compiled")
             if not kernels.wait(give_up=lambda: self._closed):
                 return
+            self._augmenter.load(SAMPLE_DTYPE)
             self._moved_s = time.perf_counter()
             self._loaded = True
             with Decoder(self._crop_options.size) as decoder:
                 while (chunk := self._take(stats, wake)) is not None:
                     self._decode(*chunk, stats, decoder)
                     self._done(*chunk)
-        except BaseException as error:  # whatever it is, the consumer must hear of it
+        except BaseException as error:  # whatever it is, the consumer must get it
             with self._lock:
                 self._error = error
             self._wake_consumer.put(None)
@@ -218,7 +225,7 @@ class DecodeWorkers:
         return chunk
 
     def _begun(self, stats: ThreadStats) -> tuple[BatchTask, int, int] | None:
-        """The next samples of a task, which nobody else will take; None where there are none now, or the workers are closed."""
+        """The next samples of a task, which no other thread will take; None if there are none now, or the workers are closed."""
         with self._lock:
             if self._closed:
                 return None
@@ -232,7 +239,7 @@ class DecodeWorkers:
             return task, begin, task.taken
 
     def _unfinished(self) -> BatchTask | None:
-        """The oldest task with samples that nobody has begun."""
+        """The oldest task with samples that no thread has started."""
         return next((task for task in self._tasks if task.taken < len(task.samples)), None)
 
     def _planned(self) -> BatchTask | None:
@@ -246,7 +253,7 @@ class DecodeWorkers:
 
     def _why_idle(self) -> str:
         if self._next_key is None:
-            return "waiting for an epoch to begin"
+            return "waiting for an epoch to start"
         if len(self._tasks) < self._batches_ahead:
             return "waiting for the planner"
         return f"waiting: {sum(task.left == 0 for task in self._tasks)} batches are ready"
@@ -255,15 +262,11 @@ class DecodeWorkers:
         epoch, step = task.key
         stats.begin(f"decoding samples {begin} to {end} of epoch {epoch}, step {step}")
         before = usage()
+        samples, images = task.samples[begin:end], task.buffer.images[begin:end]
+        statuses = task.statuses[begin:end]
         with self._around_each:
-            decoder.decode_batch(
-                self._file,
-                task.samples[begin:end],
-                epoch,
-                self._crop_options,
-                task.buffer.images[begin:end],
-                task.statuses[begin:end],
-            )
+            decoder.decode_batch(self._file, samples, epoch, self._crop_options, images, statuses)
+        self._augmenter.apply(samples, epoch, images, statuses)
         ended_s = stats.count(before, end - begin)
         if (watch := self.watch) is not None:
             watch(stats.name, "decode", before[0], ended_s, task.key)

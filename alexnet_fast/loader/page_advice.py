@@ -1,9 +1,9 @@
 """madvise: asks the kernel for pages of the mapped file before they are touched.
 
-A shuffled epoch touches a file one sample here and one there.  Where the file is not in the page cache, a
-decoding thread waits for the disk at every other page, one request at a time, and the kernel's own
-read-ahead, which guesses that the neighbours come next, reads much that is thrown away.  The planner knows what
-comes next: it is asked for early and in many requests at once, which is what disks are fast at.
+A shuffled epoch touches a file at random places.  Where the file is not in the page cache, a decoding thread
+waits for the disk at every other page, one request at a time, and the kernel's own read-ahead, which expects the
+neighbouring pages next, reads much that is not used.  The planner knows what comes next: it requests that early, and
+with many requests at once, which is what disks are fast at.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ madvise = types.ExternalFunction("madvise", types.int32(types.uint64, types.uint
 
 @kernel
 def advise_willneed(file, samples, page, advice):
-    """Ask for the bytes of samples that will be read soon, neighbours in one request; returns the number of requests.
+    """Request the bytes of samples that will be read soon, neighbours in one request; returns the number of requests.
 
-    Advice and no more: where a file system cannot follow it, the pages are read when they are touched.
-    One call for many samples, so that the thread asks for the GIL once.
+    It is only advice: where a file system cannot follow it, the pages are read when they are touched.
+    One call for many samples, so that the thread takes the GIL once.
 
     Args:
         file: (file size,) uint8, the memory map.

@@ -3,7 +3,7 @@
     planner                                  decoding threads
     order -> samples -> madvise -> plans --take--> buffer -> pixels      (decode_workers)
 
-`seek` begins a new sequence of plans, at any batch of any epoch; whatever was planned before is dropped with the old one.
+`seek` starts a new sequence of plans, at any batch of any epoch, and drops the old one.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from .thread_stats import ThreadStats
 from .watchdog import POLL_S, Watchdog, close_at_exit, thread_report, wait_for
 
 PAUSE_S = 10.0
-"""After a longer rest (another loader's evaluation) what was asked for may have left the cache again."""
+"""After a longer pause (another loader's evaluation) bytes that were read ahead may have left the page cache again."""
 
 Key = tuple[int, int]
 """(epoch, step) of a batch."""
 
 
 class BatchPlan(NamedTuple):
-    """One batch that is to be made.
+    """One batch to decode.
 
     Attributes:
         key: its (epoch, step).
@@ -49,7 +49,7 @@ class BatchPlan(NamedTuple):
 
 
 class _Sequence:
-    """The batches from one on, without end, and those of them that are planned and not yet taken.
+    """An endless sequence of batches from one key on: those that are planned and not yet taken.
 
     Each count is written by one side alone, and a deque's append and popleft are single calls into C: no lock is needed.
     """
@@ -64,9 +64,9 @@ class _Sequence:
 
 
 class Planner:
-    """A thread that plans the batches from any point on and for ever, ahead of the threads that decode them.
+    """A thread that plans batches without end, from any point on, ahead of the threads that decode them.
 
-    A request to the disk blocks while its queue is full, so none but this thread makes any; plans that are made already are
+    A request to the disk blocks while the disk's queue is full, so only this thread makes them; plans that are ready are
     taken meanwhile.  The next epoch's order is sorted by a second thread while this epoch is planned (0.15 s for 1.28
     million samples).
 
@@ -75,10 +75,10 @@ class Planner:
         samples: (N,) kernel.SAMPLE_DTYPE, those of an epoch, over all ranks.
         sampler: which places of an epoch's order each batch of this rank has.
         seed: of the order.
-        shuffle: whether each epoch has an order of its own, else the samples' own order.
+        shuffle: whether each epoch has its own order, else the samples' order.
         max_bytes: how far beyond the batches that were taken the file is read ahead, in bytes of samples; 0 = not at all.
             At least one batch is planned ahead.
-        watchdog: of whoever waits for the thread's end; the consumer's, which may have given it up already.
+        watchdog: for the wait for the thread's end; the consumer's, which may have timed out already.
     """
 
     def __init__(
@@ -105,12 +105,12 @@ class Planner:
         close_at_exit(self)
 
     def start(self, wake_workers: Sequence[SimpleQueue[None]]) -> None:
-        """Begin; each plan is announced in each of these. Callers have seen to it that `stop` will be called, whatever happens."""
+        """Start the thread; each plan wakes these. The caller has made sure that `stop` will be called, whatever happens."""
         self._wake_workers = wake_workers
         self._thread.start()
 
     def seek(self, key: Key) -> None:
-        """Plan the batches from this one on, and drop what was planned. The threads that `take` must be kept out meanwhile."""
+        """Plan the batches from this one on, and drop what was planned. No thread may `take` meanwhile."""
         self._sequence = _Sequence(key)
         self._wake.put(None)
 
@@ -118,7 +118,7 @@ class Planner:
         """The next plan, or None where there is none yet. For one thread at a time.
 
         Raises:
-            Whatever ended the thread, once all that it planned is taken.
+            Whatever stopped the thread, once all its plans are taken.
         """
         sequence = self._sequence
         if sequence is None:
@@ -133,17 +133,17 @@ class Planner:
         return plan
 
     def first_from(self, key: Key) -> Key:
-        """The first batch that there is from ``key`` on: ``key``, unless it is the end of its epoch."""
+        """The first batch from ``key`` on: ``key`` itself, unless it is the end of its epoch."""
         return key if key[1] < self._sampler.steps else (key[0] + 1, 0)
 
     def report(self) -> str:
-        """What the thread is doing, for a person."""
+        """What the thread is doing, in words."""
         sequence = self._sequence
         planned = 0 if sequence is None else len(sequence.plans)
         return f"{thread_report(self._thread, self._stats)}\n    {planned} batches are planned"
 
     def stop(self) -> None:
-        """Tell the thread to end, and wait for nothing and no lock: the garbage collector may call this."""
+        """Signal the thread to end. Waits for nothing and takes no lock: the garbage collector may call this."""
         self._stopped = True
         self._wake.put(None)
 
@@ -163,11 +163,11 @@ class Planner:
             while not self._stopped:
                 sequence = self._sequence
                 if sequence is planned or sequence is None:
-                    self._wait("waiting for an epoch to begin")
+                    self._wait("waiting for an epoch to start")
                     continue
                 self._plan(sequence)
                 planned = sequence
-        except BaseException as error:  # whatever it is, the consumer must hear of it
+        except BaseException as error:  # whatever it is, the consumer must get it
             self._error = error
             self._announce()
         finally:
@@ -175,7 +175,7 @@ class Planner:
                 self._next_order.join()  # no thread may be inside a kernel when the interpreter ends
 
     def _plan(self, sequence: _Sequence) -> None:
-        """Plan batches until others are wanted."""
+        """Plan batches until `seek` asks for others."""
         for plan in self._batches(sequence.key):
             began_s = time.monotonic()
             while not sequence.has_room(plan, self._max_bytes):
@@ -224,11 +224,11 @@ class Planner:
 
     def _advise(self, plan: BatchPlan) -> None:
         if self._max_bytes:
-            self._stats.begin("asking for the bytes of epoch {}, step {}".format(*plan.key))
+            self._stats.begin("requesting the bytes of epoch {}, step {}".format(*plan.key))
             advise_willneed(self._beton.map, plan.samples, PAGE, WILLNEED)
 
     def _wait(self, why: str) -> None:
-        """Until somebody wakes the thread; Ctrl-C may have come between `stop`'s two lines, so not for ever."""
+        """Until something wakes the thread; Ctrl-C may have come between `stop`'s two lines, so not for ever."""
         if self._stats.doing != why:
             self._stats.begin(why)
         wait_for(self._wake, POLL_S)
@@ -264,12 +264,12 @@ class _Order(threading.Thread):
 
 
 def check_indices(indices: Sequence[int] | np.ndarray, beton: Beton) -> np.ndarray:
-    """The places of samples in the file, (n,) int64; UserError where one is none, or there are none."""
+    """The places of samples in the file, (n,) int64; UserError for anything else, and for an empty list."""
     try:
         places = np.asarray(indices)
     except (TypeError, ValueError) as error:  # lists of several lengths, a tensor on a card
         raise UserError(
-            f"indices is no array: {printable(str(error))}; expected a list of whole numbers"
+            f"indices is not an array: {printable(str(error))}; expected a list of whole numbers"
         ) from None
     if places.ndim != 1 or (len(places) and places.dtype.kind not in "iu"):
         mask = "; numpy.flatnonzero(mask) makes one of a mask" if places.dtype.kind == "b" else ""
@@ -282,6 +282,6 @@ def check_indices(indices: Sequence[int] | np.ndarray, beton: Beton) -> np.ndarr
     wrong = places[(places < 0) | (places >= beton.num_samples)]
     if len(wrong):
         raise UserError(
-            f"indices holds {wrong[0]}, but {beton.path} has samples 0 to {beton.num_samples - 1}: leave it out"
+            f"indices holds {wrong[0]}, but {beton.path} has samples 0 to {beton.num_samples - 1}: remove it"
         )
     return places.astype(np.int64)

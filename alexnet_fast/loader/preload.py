@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..augment.augmentation import Augmentation
+from ..augment.augmenter import Augmenter
 from ..decode.crop import CropOptions
 from ..decode.decoder import Decoder
 from ..decode.kernel import SAMPLE_DTYPE
@@ -19,42 +20,32 @@ POLL_S = 0.02
 
 
 class WarmUp:
-    """Runs ``work`` on a thread of its own from the first ``begin`` on, while its users set up other things.
+    """Runs ``work`` once a process, on a thread of its own, from the first ``wait`` on.
 
-    The thread outlives whoever began it, and the interpreter waits for its end: half a compilation is worth nothing
-    to the next start.
+    The thread outlives whoever waits, and the interpreter waits for its end: half a compilation is worth nothing to the next start.
     """
-
-    _thread: threading.Thread | None
-    _error: BaseException | None
 
     def __init__(self, work: Callable[[], None], name: str) -> None:
         self._work, self._name = work, name
         self._renew()
-        atexit.register(self._join)
         os.register_at_fork(after_in_child=self._renew)  # threads do not survive a fork
 
     def _renew(self) -> None:
-        self._lock, self._done = threading.Lock(), threading.Event()
-        self._thread, self._error = None, None
-
-    def begin(self) -> None:
-        """Start the thread, unless it was started before."""
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
 
     def wait(self, give_up: Callable[[], bool]) -> bool:
-        """Whether the work is done; waits for it until ``give_up()``.
-
-        Raises:
-            Whatever the work raised.
-        """
-        self.begin()
-        while not self._done.wait(POLL_S):
+        """Whether the work is done; waits for it until ``give_up()``, and raises what it raised."""
+        with self._lock:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name=self._name, daemon=False)
+                thread.start()
+                self._thread = thread
+        while self._thread.is_alive():
             if give_up():
                 return False
+            self._thread.join(POLL_S)
         if self._error is not None:
             raise self._error
         return True
@@ -64,17 +55,15 @@ class WarmUp:
             self._work()
         except BaseException as error:  # for those who wait
             self._error = error
-        self._done.set()
-
-    def _join(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
 
 
-def load_all() -> None:
+def load_all(augmentations: Sequence[Augmentation] = ()) -> None:
     """Load whatever a decoding thread will call, or compile it, once on a machine: the threads' own way with no sample at all.
 
     A build of an image, say, that calls this leaves the machine code in the package, for processors of the same kind.
+
+    Args:
+        augmentations: those that the Loaders will be given.
 
     Raises:
         TurboJpegMissing: libturbojpeg is not installed.
@@ -86,6 +75,7 @@ def load_all() -> None:
     images, statuses = np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.uint8)
     with Decoder(size=1) as decoder:
         decoder.decode_batch(nothing, np.empty(0, SAMPLE_DTYPE), 0, cropping, images, statuses)
+    Augmenter(augmentations, seed=0).load(SAMPLE_DTYPE)
 
 
 kernels = WarmUp(load_all, "load-kernels")

@@ -1,10 +1,10 @@
-"""Whose turn it is: (seed, epoch, position) -> sample, and which positions a rank takes at each step.
+"""The order of an epoch's samples, (seed, epoch, position) -> sample, and which positions a rank takes at each step.
 
     position   0 1 2 3   4 5 6 7   8 9 10 11   12 13 14
                |rank 0 | rank 1 |  rank 0 |   rank 1 ...      batch_size 4, 2 ranks
                |----- step 0 ---|------ step 1 --------|
 
-All are pure functions, so a resume costs nothing and ranks agree without talking.
+All are pure functions, so a resume costs nothing and ranks agree without communication.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class DistributedBatchSampler:
     """The positions of an epoch that one rank takes.
 
     Attributes:
-        batch_size: samples a step on each rank; the last step's rest is dealt out evenly.
-        drop_last: leave out the rest that does not fill a step of all ranks.
+        batch_size: samples a step on each rank; those of a last, incomplete step are divided evenly.
+        drop_last: skip the rest that does not fill a step of all ranks.
     """
 
     num_samples: int

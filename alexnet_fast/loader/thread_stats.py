@@ -1,4 +1,4 @@
-"""What each thread of a loader is doing and has done: for the report of a stall, and for whoever measures."""
+"""What each thread of a loader is doing and has done: for the report of a stall, and for callers that profile."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ TraceHook = Callable[[str, str, float, float, tuple[int, int]], None]
 
 
 class ThreadStats:
-    """One thread's; written by that thread alone, read by anyone.  Of the read-ahead thread only what it is doing.
+    """Of one thread, which alone writes it; any thread may read it.  The planner's has only what it is doing.
 
     Attributes:
         name: the thread's.
         doing: what it does now, in words.
-        since_s: when that began, in seconds of time.perf_counter.
-        busy_s: seconds inside decode calls so far.
+        since_s: since when, in seconds of time.perf_counter.
+        busy_s: seconds that it has decoded and augmented so far.
         cpu_s: seconds of those in which it had a processor.
-        faults: page faults of those that waited for the disk.
-        samples: that it has decoded so far.
+        faults: page faults meanwhile that waited for the disk.
+        samples: how many it has decoded so far.
     """
 
     def __init__(self, name: str) -> None:
@@ -30,13 +30,13 @@ class ThreadStats:
         self.begin("starting")
 
     def begin(self, doing: str) -> float:
-        """Do something else from now on; returns when that is."""
+        """Something else is being done from now on; returns the time, in seconds of time.perf_counter."""
         self.since_s = time.perf_counter()
         self.doing = doing
         return self.since_s
 
     def count(self, before: tuple[float, float, int], samples: int) -> float:
-        """Add a decode call to the sums, given ``usage`` at its begin; returns when that ended."""
+        """Add decoded samples to the sums, given ``usage`` at the start; returns the time, in seconds of time.perf_counter."""
         now_s, cpu_s, faults = usage()
         self.busy_s += now_s - before[0]
         self.cpu_s += cpu_s - before[1]

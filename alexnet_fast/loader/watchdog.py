@@ -1,4 +1,4 @@
-"""Waiting with an end: a wait in which nothing moves is told aloud, with what each thread is doing, and is given up at last."""
+"""Watchdog: warns, with every thread's state, when the loader makes no progress, and finally raises LoaderStalled."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from typing import Protocol
 from .thread_stats import ThreadStats
 
 STALL_S = 120.0
-"""Nothing for so long is worth telling: a chunk of 32 photos takes 14 ms, a hiccup of a network file system seconds to minutes."""
+"""No progress for so many seconds is worth a warning: a chunk of 32 images takes 14 ms, a hiccup of a network file system seconds to minutes."""
 GIVE_UP = 5
-"""So many times that long, and it is no hiccup."""
+"""After so many times that long it is an error, and no hiccup."""
 LOADING_S = 600.0
-"""Kernels that are being compiled (20 to 60 s, by as many ranks as start on a machine) are no stall before that."""
-FRAMES = 4  # of a thread's stack, the innermost: where it stands, and who sent it there
+"""While kernels are compiled (20 to 60 s, by as many ranks as start on a machine) no progress is no stall before that."""
+FRAMES = 4  # of a thread's stack, the innermost: where it is, and what called that
 POLL_S = 1.0
 
 Report = Callable[[], str]
@@ -31,16 +31,16 @@ logger = logging.getLogger("alexnet_fast")
 
 
 class LoaderStalled(RuntimeError):
-    """The loader has not moved for ``GIVE_UP`` times its ``stall_s``; the message tells what each thread was doing."""
+    """The loader made no progress for ``GIVE_UP`` times its ``stall_s``; the message says what each thread was doing."""
 
 
 class Watchdog:
-    """Of one waiter: a warning after each ``stall_s`` without a sign of life, LoaderStalled after ``GIVE_UP`` of them.
+    """For one waiter: warns after each ``stall_s`` without progress, raises LoaderStalled after ``GIVE_UP`` of them.
 
-    Once it has given up, the end of the same threads is not waited for as long again: ``join`` goes on where ``check`` was.
+    Once it has raised, it does not wait as long again for the end of the same threads: ``join`` resumes where ``check`` was.
 
     Args:
-        stall_s: seconds; infinity never tires.
+        stall_s: seconds; infinity never warns.
     """
 
     def __init__(self, stall_s: float) -> None:
@@ -48,7 +48,7 @@ class Watchdog:
         self._since_s, self._said = 0.0, 0
 
     def begin(self) -> float:
-        """A wait begins, whatever was given up before; returns when that is, in seconds of time.perf_counter."""
+        """Start a wait, whatever timed out before; returns the time, in seconds of time.perf_counter."""
         self._since_s, self._said = time.perf_counter(), 0
         return self._since_s
 
@@ -56,10 +56,10 @@ class Watchdog:
         """Warn or raise, if it is time.
 
         Args:
-            since_s: when there was a sign of life, in seconds of time.perf_counter.
+            since_s: when there was progress last, in seconds of time.perf_counter.
             waits_for: in words.
-            report: what there is to say, called when it is needed.
-            stall_s: more patience for this once, if it is more.
+            report: makes the threads' state in words, when it is needed.
+            stall_s: a longer limit for this call, if it is longer.
         """
         stall_s = max(self.stall_s, stall_s)
         quiet_s = time.perf_counter() - since_s
@@ -68,16 +68,16 @@ class Watchdog:
         if quiet_s < min(self._said + 1, GIVE_UP) * stall_s:
             return
         self._said += 1
-        text = f"the loader has not moved for {quiet_s:.0f} s while {waits_for} was waited for:\n{report()}"
+        text = f"the loader made no progress for {quiet_s:.0f} s while waiting for {waits_for}:\n{report()}"
         if self._said >= GIVE_UP:
             raise LoaderStalled(text)
-        logger.warning("%s\nit is given up after %.0f s", text, GIVE_UP * stall_s)
+        logger.warning("%s\nit times out after %.0f s", text, GIVE_UP * stall_s)
 
     def join(self, threads: Sequence[threading.Thread], report: Report) -> None:
-        """Wait for the end of threads that were told to end.
+        """Wait for the end of threads that were signalled to end.
 
         Raises:
-            LoaderStalled: one of them does not.
+            LoaderStalled: one of them does not end.
         """
         since_s = self._since_s if self._said >= GIVE_UP else self.begin()
         for thread in threads:
@@ -97,7 +97,7 @@ _open: weakref.WeakSet[Closable] = weakref.WeakSet()
 
 
 def close_at_exit(owner: Closable) -> None:
-    """Have it closed at the interpreter's end: no thread may be inside a kernel while that takes itself apart."""
+    """Close it when the interpreter exits: no thread may be inside a kernel then."""
     _open.add(owner)
 
 
@@ -113,9 +113,9 @@ def _close_all() -> None:
 def wait_for(wake: SimpleQueue[None], max_s: float) -> bool:
     """Whether anything was put into it, by now or within so many seconds; empties it.
 
-    This wakes threads where a Condition or an Event would not do: who puts or waits may be the garbage collector, or the
-    main thread, which Ctrl-C can stop between any two lines of Python.  Each put and get is a single call into C, which leaves
-    no lock held.  What is put while nobody waits ends the next wait at once, so look for work before each wait.
+    A Condition or an Event would not do: whoever puts or waits may be the garbage collector, or the main thread, which
+    Ctrl-C can interrupt between any two lines of Python.  Each put and get is a single call into C, which leaves no lock held.
+    What is put while nobody waits ends the next wait at once, so look for work before each wait.
     """
     try:
         wake.get(timeout=max_s)
@@ -128,7 +128,7 @@ def wait_for(wake: SimpleQueue[None], max_s: float) -> bool:
 
 
 def thread_report(thread: threading.Thread, activity: ThreadStats) -> str:
-    """What a thread is doing, for how long, and where it stands. Several lines."""
+    """What a thread is doing, for how long, and where in the code it is. Several lines."""
     for_s = time.perf_counter() - activity.since_s
     said = f"  {thread.name}: {activity.doing}, for {for_s:.1f} s{_state(thread)}"
     frame = sys._current_frames().get(thread.ident or 0)
@@ -139,7 +139,7 @@ def thread_report(thread: threading.Thread, activity: ThreadStats) -> str:
 
 
 def _state(thread: threading.Thread) -> str:
-    """Whether the kernel runs it, where the system tells (Linux): one that waits for a disk shows no other sign."""
+    """The thread's state in the operating system (Linux): one that waits for a disk shows no other sign."""
     names = {
         "R": "running",
         "S": "asleep",

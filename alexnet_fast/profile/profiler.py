@@ -134,7 +134,7 @@ class _Profiling:
         stepping = step.measure(state, feed, batch, cores, seconds["step"], world)
 
         self.say("training with everything running")
-        queued = recipe.data.batches_ahead + (0 if device.is_host else feed.ahead)
+        queued = recipe.data.batches_ahead + (0 if device.is_host else feed.depth)
         everything, spans = end_to_end.measure(loader, feed, state, queued, seconds["whole"], world)
 
         self.say("decoding and training again")

@@ -60,7 +60,7 @@ def prepare(state: TrainState) -> None:
 
 def mark(state: TrainState, feed: DevicePrefetcher, timer: DeviceTimer | None) -> None:
     """Record the parts of each step from now on with `timer`; with None record nothing."""
-    state.timer = feed.marks = timer
+    state.timer = feed.timer = timer
 
 
 def measure(
@@ -75,14 +75,14 @@ def measure(
 
     batch: uint8 (B, 3, H, W) and int64 (B,), on the device.  cores: of this rank.  Every rank has to call this.
     """
-    marks, (images, labels) = feed.marks, batch
-    assert marks is not None
+    timer, (images, labels) = feed.timer, batch
+    assert timer is not None
 
     def run(steps: int) -> np.ndarray:
         """(steps, parts) milliseconds."""
         for _ in range(steps):
             state.train_step(feed.normalize(images), labels)
-        spans = marks.read()
+        spans = timer.read()
         ends = np.array([(span.begin_s, span.end_s) for span in spans]).reshape(steps, len(PARTS), 2)
         # The time between two parts belongs to the second.
         begins = np.concatenate([ends[:, :1, 0], ends[:, :-1, 1]], axis=1)

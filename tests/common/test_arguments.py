@@ -42,6 +42,18 @@ def test_a_sentence_says_what_was_given_and_what_is_expected() -> None:
     assert refused(arguments.choice, "b", ("a", "c")) == 'name = \'b\' is out of range, expected "a" or "c"'
 
 
+def test_a_list_of_objects_names_the_first_that_is_of_another_kind() -> None:
+    assert arguments.instances("name", [1, True], int, "numbers") == (1, True)
+    assert arguments.instances("name", (), int, "numbers") == ()
+    assert refused(arguments.instances, "12", str, "words") == "name = '12' is of type str, expected words"
+    assert refused(arguments.instances, [1, "b"], int, "numbers") == (
+        "name = [1, 'b'] holds a str, expected numbers"
+    )
+    assert refused(arguments.instances, (int,), int, "numbers") == (
+        "name = (<class 'int'>,) holds the class int, expected numbers"
+    )
+
+
 def test_a_number_beyond_all_floats_is_out_of_range() -> None:
     assert "is out of range" in refused(arguments.number, 10**400, "a probability", lambda p: p <= 1)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from alexnet_fast import Loader
+from alexnet_fast.augment.solarize import Solarize
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import Entry, difference, drawn_crop, jpeg, picture, train_reference, write
 
@@ -93,6 +94,58 @@ def test_seed_epoch_and_index_each_change_them(beton: Path, expected: Epoch) -> 
     assert len({image.tobytes() for image in pixels.values()}) == 20
 
 
+# -- with augmentations
+
+AUGMENTATIONS = [Solarize(90, p=0.5), Solarize(200, p=0.3)]
+
+
+def inverted(image: np.ndarray, threshold: int) -> np.ndarray:
+    return np.where(image >= threshold, 255 - image, image)
+
+
+@pytest.fixture(scope="module")
+def augmented(beton: Path, expected: Epoch) -> Epoch:
+    """Each image as it is without them, but for some whose pixels are inverted in one of three ways."""
+    labels, pixels = epoch_of(beton, 64, threads=1, augmentations=AUGMENTATIONS)
+    assert labels == expected[0]
+    kinds = [0, 0, 0, 0]
+    for label, image in pixels.items():
+        plain = expected[1][label]
+        first = inverted(plain, 90)
+        ways = [plain, first, inverted(plain, 200), inverted(first, 200)]
+        kinds[next(k for k, way in enumerate(ways) if np.array_equal(image, way))] += 1
+    assert min(kinds[0], kinds[1]) > 40 and sum(kinds) == COUNT
+    return labels, pixels
+
+
+@pytest.mark.parametrize(("threads", "batch_size"), [(2, 64), (4, 100), (3, 7)])
+def test_neither_threads_nor_batch_size_change_what_augmentations_do(
+    beton: Path, augmented: Epoch, threads: int, batch_size: int
+) -> None:
+    labels, pixels = epoch_of(beton, batch_size, threads=threads, augmentations=AUGMENTATIONS)
+    assert labels == augmented[0] and same(pixels, augmented[1])
+
+
+def test_ranks_do_not_change_what_augmentations_do(beton: Path, augmented: Epoch) -> None:
+    for rank in range(3):
+        _, pixels = epoch_of(beton, 10, rank=rank, world_size=3, augmentations=AUGMENTATIONS)
+        assert same(pixels, augmented[1])
+
+
+def test_a_resume_does_not_change_what_augmentations_do(beton: Path, augmented: Epoch) -> None:
+    labels, pixels = epoch_of(beton, 50, step=3, augmentations=AUGMENTATIONS)
+    assert labels == augmented[0][150:] and same(pixels, augmented[1])
+
+
+def test_seed_and_epoch_change_what_augmentations_do(beton: Path) -> None:
+    """Without crops and flips, so that nothing else differs."""
+    options = {"train": False, "augmentations": AUGMENTATIONS}
+    _, pixels = epoch_of(beton, 64, **options)  # type: ignore[arg-type]
+    for change in ({"seed": 12}, {"epoch": 3}):
+        _, others = epoch_of(beton, 64, **options, **change)  # type: ignore[arg-type]
+        assert 60 < sum(np.array_equal(pixels[label], others[label]) for label in range(COUNT)) < COUNT - 60
+
+
 # -- samples that occur several times
 
 REPEATED = [*range(60), *range(0, 60, 3), 5, *[7] * 12, *range(30, 60), 5]
@@ -160,6 +213,13 @@ def test_ranks_do_not_change_the_copies(
 
 def test_a_resume_does_not_change_the_copies(beton: Path, repeated: list[tuple[int, bytes]]) -> None:
     assert batches_of(beton, 16, step=3) == repeated[48:]
+
+
+def test_each_copy_of_a_sample_is_augmented_by_draws_of_its_own(beton: Path) -> None:
+    options = {"augmentations": [Solarize(0, p=0.5)], "indices": [5] * 40, "flip": 0.0, "scale": (1.0, 1.0)}
+    made = batches_of(beton, 16, train=False, **options)
+    assert len({image for _, image in made}) == 2
+    assert batches_of(beton, 7, train=False, threads=3, **options) == made
 
 
 def test_an_evaluation_sees_each_copy_alike(beton: Path) -> None:

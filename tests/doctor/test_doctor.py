@@ -482,7 +482,7 @@ def test_batches_are_compared_with_memory_and_the_locked_memory_limit() -> None:
     use = recipe_checks.use_of(asked, CPU_TORCH)
     expected, pinned = recipe_checks.memory(asked, use, Small())
     slots, evaluation_too = 3 + 2, 2
-    ring = 1024 * (3 * 224 * 224 + 8) * slots * evaluation_too
+    ring = 1024 * (3 * 224 * 224 + 16) * slots * evaluation_too
     assert size(ring) in expected.found and expected.status == "warning"
     assert pinned.status == "warning"
     assert size(ring) in pinned.found and "ulimit -l unlimited" in pinned.remedy

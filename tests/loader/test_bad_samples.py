@@ -1,4 +1,4 @@
-"""Broken samples: each is an error that names it, and no pixel of another image stands in for it."""
+"""Broken samples: each is an error that names it, and its pixels are never another image's."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def with_marker(payload: bytes, k: int, code: int) -> bytes:
 
 
 def swapped_tiles(payload: bytes) -> bytes:
-    """Two whole rows of tiles of different lengths changed round, and the table left as it was."""
+    """Two complete rows of tiles of different lengths swapped, and the table unchanged."""
     at, scan = segments(payload)[0]
     ends = [0, *marks(scan)]
     rows = [scan[ends[k] : ends[k + 4]] for k in range(0, len(ends) - 1, 4)]
@@ -93,7 +93,7 @@ def progressive() -> bytes:
 
 
 def without_later_tables(payload: bytes) -> bytes:
-    """The JPEG less the DHT segments that stand between its scans."""
+    """The JPEG without the DHT segments between its scans."""
     while (at := payload.rindex(b"\xff\xc4")) > payload.index(b"\xff\xda"):
         payload = payload[:at] + payload[at + 2 + int.from_bytes(payload[at + 2 : at + 4], "big") :]
     return payload
@@ -242,7 +242,7 @@ def outcomes(path: Path, count: int) -> list[np.ndarray | None]:
 
 
 def test_a_table_that_lies_anywhere_gives_true_pixels_or_an_error(tmp_path: Path) -> None:
-    """Two neighbouring entries wrong by the same bytes, so that the sum is right: a tile begins or ends in the wrong place."""
+    """Two neighbouring entries wrong by the same bytes, so that the sum is right: a tile starts or ends in the wrong place."""
     lies = []
     for k in range(47):
         for shift in (1, -1, 2, -3, 40):
@@ -259,21 +259,21 @@ def test_a_table_that_lies_anywhere_gives_true_pixels_or_an_error(tmp_path: Path
     assert sum(outcome is None for outcome in found) > 100
 
 
-def test_random_damage_never_crashes_and_the_intact_go_on(tmp_path: Path) -> None:
-    """Whatever stands in the bytes, a decode ends in pixels or in an error; headers are damaged as often as scans."""
+def test_random_corruption_never_crashes_and_the_intact_are_decoded(tmp_path: Path) -> None:
+    """Whatever the bytes are, a decode ends in pixels or in an error; headers are corrupted as often as scans."""
     rng = np.random.default_rng(0)
     sources = [
         tiled(), untabled(), unmarked(), of_mode("L"), jpegtran(tiled(), "-progressive"), jpegtran(tiled(), "-restart", "2")
     ]  # fmt: skip
     entries = []
     for k in range(600):
-        damaged = bytearray(sources[k % len(sources)])
-        last = len(damaged) if k % 2 else 700
+        corrupt = bytearray(sources[k % len(sources)])
+        last = len(corrupt) if k % 2 else 700
         for _ in range(rng.integers(1, 6)):
-            damaged[rng.integers(2, last)] = rng.choice(
+            corrupt[rng.integers(2, last)] = rng.choice(
                 [0, 1, 17, 34, 0xC0, 0xD3, 0xDA, 255, rng.integers(256)]
             )
-        entries.append(Entry(bytes(damaged), *SIZE))
+        entries.append(Entry(bytes(corrupt), *SIZE))
     found = outcomes(write(tmp_path / "a.beton", entries), len(entries))
     assert sum(outcome is None for outcome in found) > 100
     assert all(outcome.shape == (3, 224, 224) for outcome in found if outcome is not None)

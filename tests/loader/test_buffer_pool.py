@@ -1,8 +1,10 @@
-"""Who owns a slot: its memory comes back when nothing refers to it any more, and not before."""
+"""Who owns a buffer: its memory is used again when nothing refers to it any more, and not before."""
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
 from alexnet_fast import Loader
 from alexnet_fast.loader.buffer_pool import Batch, BufferPool
@@ -21,11 +24,11 @@ from betons import picture, write
 @pytest.fixture(scope="module")
 def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
     entries = [encode_jpeg(picture(80, 60, k % 10), Encoding()) for k in range(40)]
-    return write(tmp_path_factory.mktemp("ring") / "a.beton", entries)
+    return write(tmp_path_factory.mktemp("pool") / "a.beton", entries)
 
 
 @pytest.fixture
-def ring() -> BufferPool:
+def pool() -> BufferPool:
     return BufferPool(4, 32, max_free=2, pin_memory=False)
 
 
@@ -33,18 +36,19 @@ def addresses(loader: Loader, epochs: int) -> set[int]:
     return {batch.images.data_ptr() for _ in range(epochs) for batch in loader}
 
 
-def test_a_slot_comes_back_when_the_batch_is_gone(ring: BufferPool) -> None:
-    slot = ring.take()
-    batch = ring.lend(slot, 4)
-    assert ring.take() is not slot
+def test_a_buffer_comes_back_when_the_batch_is_gone(pool: BufferPool) -> None:
+    buffer = pool.take()
+    batch = pool.lend(buffer, 4)
+    assert pool.take() is not buffer
     del batch
-    assert ring.take() is slot
+    assert pool.take() is buffer
 
 
 KEPT: dict[str, Callable[[Batch], Any]] = {
     "the batch": lambda batch: batch,
     "the images": lambda batch: batch.images,
     "the labels": lambda batch: batch.labels,
+    "the indices": lambda batch: batch.indices,
     "one image": lambda batch: batch.images[2],
     "one row's view": lambda batch: batch.images[1:3, 0, 5].view(2, 4, 8),
     "a numpy array": lambda batch: batch.images.numpy(),
@@ -58,31 +62,60 @@ KEPT: dict[str, Callable[[Batch], Any]] = {
 
 
 @pytest.mark.parametrize("what", KEPT)
-def test_whatever_refers_to_its_memory_keeps_a_slot(ring: BufferPool, what: str) -> None:
-    slot = ring.take()
-    kept = KEPT[what](ring.lend(slot, 4))
+def test_whatever_refers_to_its_memory_keeps_a_buffer(pool: BufferPool, what: str) -> None:
+    buffer = pool.take()
+    kept = KEPT[what](pool.lend(buffer, 4))
     gc.collect()
-    assert ring.take() is not slot
+    assert pool.take() is not buffer
     del kept
     gc.collect()
-    assert slot in (ring.take(), ring.take())
+    assert buffer in (pool.take(), pool.take())
 
 
-def test_a_short_batch_is_a_view_of_its_slot(ring: BufferPool) -> None:
-    slot = ring.take()
-    slot.images[:], slot.labels[:] = 7, 9
-    batch = ring.lend(slot, 3)
+def test_a_short_batch_is_a_view_of_its_buffer(pool: BufferPool) -> None:
+    buffer = pool.take()
+    buffer.images[:], buffer.labels[:], buffer.indices[:] = 7, 9, 11
+    batch = pool.lend(buffer, 3)
     assert batch.images.shape == (3, 3, 32, 32) and batch.labels.tolist() == [9, 9, 9]
-    assert (batch.images == 7).all() and batch.images.data_ptr() == slot.images.ctypes.data
+    assert batch.indices.tolist() == [11, 11, 11] and batch.indices.dtype == torch.int64
+    assert (batch.images == 7).all() and batch.images.data_ptr() == buffer.images.ctypes.data
 
 
-def test_no_more_free_slots_are_kept_than_asked(ring: BufferPool) -> None:
-    batches = [ring.lend(ring.take(), 4) for _ in range(6)]
+def test_a_batch_is_a_pair_with_its_indices_beside_it(pool: BufferPool) -> None:
+    buffer = pool.take()
+    buffer.images[:], buffer.labels[:], buffer.indices[:] = 7, 9, [3, 1, 4, 1]
+    batch = pool.lend(buffer, 4)
+    images, labels = batch
+    assert len(batch) == 2 and images is batch.images and labels is batch.labels
+    for again in (pickle.loads(pickle.dumps(batch)), copy.copy(batch), copy.deepcopy(batch)):
+        assert type(again) is Batch and torch.equal(again.images, images)
+        assert again.labels.tolist() == [9] * 4 and again.indices.tolist() == [3, 1, 4, 1]
+
+
+def test_a_batch_that_a_library_makes_of_a_pair_has_no_indices_rather_than_wrong_ones(
+    pool: BufferPool,
+) -> None:
+    batch = pool.lend(pool.take(), 4)
+    moved = type(batch)(
+        *(each.clone() for each in batch)
+    )  # torch, Lightning and accelerate move a named tuple so
+    for pair in (
+        moved,
+        batch._replace(images=batch.images[:2], labels=batch.labels[:2]),
+        tree_map(torch.clone, batch),
+    ):
+        assert isinstance(pair, Batch) and torch.equal(pair.labels, batch.labels[: len(pair.labels)])
+        with pytest.raises(AttributeError, match="take those of the Loader's own batch"):
+            _ = pair.indices
+
+
+def test_no_more_free_buffers_are_kept_than_asked(pool: BufferPool) -> None:
+    batches = [pool.lend(pool.take(), 4) for _ in range(6)]
     kept = {batch.images.data_ptr() for batch in batches}
     del batches
-    again = [ring.take() for _ in range(2)]
-    assert {slot.images.ctypes.data for slot in again} <= kept
-    assert len(ring._free) == 0
+    again = [pool.take() for _ in range(2)]
+    assert {buffer.images.ctypes.data for buffer in again} <= kept
+    assert len(pool._free) == 0
 
 
 def test_memory_is_used_again_when_batches_are_let_go(beton: Path) -> None:

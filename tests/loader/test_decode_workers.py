@@ -92,7 +92,7 @@ def test_a_forked_child_loads_the_kernels_for_itself() -> None:
 
 @contextmanager
 def interrupted_at(line: int) -> Iterator[None]:
-    """Ctrl-C as the body's calls are about to begin the ``line``-th line of ours or of Python's own library."""
+    """Ctrl-C as the body's calls are about to run the ``line``-th line of ours or of Python's own library."""
     lines = count()
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
@@ -112,7 +112,7 @@ def interrupted_at(line: int) -> Iterator[None]:
 def test_ctrl_c_at_any_line_of_what_ends_the_threads_leaves_none_that_waits_for_ever(
     beton: Path, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The garbage collector stops a dropped loader's threads in the main thread, where nobody hears of the interruption."""
+    """The garbage collector stops a dropped loader's threads in the main thread, where the interruption is reported to nobody."""
     monkeypatch.setattr(decode_workers, "POLL_S", 0.01)
     decode_workers.kernels.wait(give_up=lambda: False)
     for line in count():
@@ -136,7 +136,7 @@ def test_ctrl_c_at_any_line_of_what_ends_the_threads_leaves_none_that_waits_for_
 def test_threads_that_wait_are_woken_by_the_garbage_collector(
     beton: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else each loader that is dropped would hold its threads, and its memory, until they look up by themselves."""
+    """Else each loader that is dropped would hold its threads, and its memory, until their next poll."""
     monkeypatch.setattr(decode_workers, "POLL_S", 10 * WAIT_S)
     loader = Loader(beton, 1, train=True, threads=2)
     next(iter(loader))

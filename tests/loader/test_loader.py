@@ -20,14 +20,15 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_fast import Beton, Loader
+from alexnet_fast import Beton, Loader, LoaderOptions
+from alexnet_fast.augment.solarize import Solarize
 from alexnet_fast.beton.reader import BetonError
 from alexnet_fast.decode.decoder import Decoder
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.bad_samples import OnError
 from alexnet_fast.loader.sampler import epoch_permutation
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
-from betons import OVERWRITERS, jpeg, loaded, picture, write
+from betons import OVERWRITERS, Entry, jpeg, loaded, picture, write
 from components import ROOT
 
 COUNT = 50
@@ -49,7 +50,7 @@ def decoding_threads() -> list[threading.Thread]:
 
 
 def join_decoding_threads() -> None:
-    """They were told to end, and do."""
+    """They were signalled to end, and do."""
     for thread in decoding_threads():
         thread.join(10)
         assert not thread.is_alive()
@@ -65,6 +66,28 @@ def test_a_batch_is_images_and_labels_as_torch_tensors(beton: Path) -> None:
         )
         assert isinstance(labels, torch.Tensor) and labels.dtype == torch.int64 and labels.shape == (8,)
         assert images.is_contiguous() and images.device.type == "cpu" and not images.is_pinned()
+
+
+@pytest.mark.parametrize(
+    "options", [{"train": True}, {"train": False}, {"train": True, "indices": [7, 3, 44, 7, 7]}]
+)
+def test_a_batch_says_which_samples_it_holds(beton: Path, options: dict[str, Any]) -> None:
+    """Their places in the file, which here are their labels; of a rank's own share, and from wherever the epoch is resumed."""
+    for rank in range(2):
+        with Loader(beton, 2, rank=rank, world_size=2, drop_last=False, size=32, **options) as loader:
+            loader.set_epoch(3, 1)
+            batches = list(loader)
+            for batch in batches:
+                assert batch.indices.dtype == torch.int64 and batch.indices.tolist() == batch.labels.tolist()
+            assert len(batches) == len(loader) - 1
+
+
+def test_the_indices_of_a_batch_find_its_samples_in_the_file(tmp_path: Path) -> None:
+    labels = [10 * k for k in range(12)]
+    path = write(tmp_path / "a.beton", [jpeg(picture(64, 48, k)) for k in range(12)], labels)
+    with Loader(path, 4, train=True, size=32) as loader:
+        for batch in loader:
+            assert loader.beton.labels[batch.indices.numpy()].tolist() == batch.labels.tolist()
 
 
 def test_it_tells_what_it_holds(beton: Path) -> None:
@@ -158,7 +181,7 @@ def test_an_iteration_that_another_one_overtook_is_an_error_and_not_other_batche
         first = iter(loader)
         next(first)
         second = iter(loader)
-        with pytest.raises(RuntimeError, match="another of the same loader began"):
+        with pytest.raises(RuntimeError, match="another of the same loader started"):
             next(first)
         assert len(list(second)) == 5
 
@@ -201,7 +224,7 @@ def test_a_rank_without_a_share_has_no_batches(tmp_path: Path) -> None:
 
 
 def test_sizes_and_scratch_grow_with_the_images(tmp_path: Path) -> None:
-    """The threads begin with room for photos of 512 px and payloads of 64 kB."""
+    """The threads start with room for images of 512 px and payloads of 64 kB."""
     sizes = [(64, 48), (700, 20), (20, 900), (1300, 1000), (64, 48), (2500, 300)]
     path = write(tmp_path / "a.beton", [encode_jpeg(picture(*size), Encoding(quality=98)) for size in sizes])
     together = loaded(path, train=True, size=64)
@@ -249,7 +272,7 @@ def test_a_file_that_is_shortened_within_an_epoch_is_an_error_that_names_it(tmp_
 
 @pytest.fixture
 def two_betons(beton: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """One to be written over, and another of the same length, whose pixels stand under other labels."""
+    """One to be overwritten, and another of the same length, whose pixels have other labels."""
     entries = [encode_jpeg(picture(80 + k % 7 * 8, 60 + k % 5 * 8, k % 10), Encoding()) for k in range(COUNT)]
     other = write(tmp_path / "other.beton", [*entries[1:], entries[0]])
     path = Path(shutil.copy(beton, tmp_path / "a.beton"))
@@ -266,7 +289,7 @@ def test_no_batch_is_handed_out_of_a_file_that_is_written_over_while_it_is_decod
     how: str,
     on_error: OnError,
 ) -> None:
-    """Behind the look at it and before its bytes are read; what a page that is gone would do is no end of the process."""
+    """After it was checked and before its bytes are read; a page that is gone does not end the process."""
     path, other = two_betons
     options: dict[str, Any] = {"train": True, "size": 48, "seed": 3}
     expected = [loaded(beton, epoch=epoch, **options) for epoch in range(4)]
@@ -331,6 +354,47 @@ def test_a_forked_child_is_told_that_the_threads_are_its_parents(beton: Path) ->
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert len(list(iterator)) == 4
+
+
+# -- augmentations
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_augmentations_are_done_to_the_pixels_that_are_there_without_them(beton: Path, train: bool) -> None:
+    options: dict[str, Any] = {"train": train, "size": 48, "threads": 2}
+    plain, solarized = loaded(beton, **options), loaded(beton, augmentations=[Solarize(100, p=1)], **options)
+    for label, image in plain.items():
+        assert np.array_equal(solarized[label], np.where(image >= 100, 255 - image, image))
+
+
+def test_a_batch_with_a_broken_sample_is_augmented_too(tmp_path: Path) -> None:
+    good = jpeg(picture(64, 48))
+    path = write(tmp_path / "a.beton", [good, Entry(b"no image", 64, 48), good, good])
+    options: dict[str, Any] = {"size": 48, "on_error": "skip"}
+    plain, inverted = loaded(path, **options), loaded(path, augmentations=[Solarize(0, p=1)], **options)
+    assert sorted(plain) == sorted(inverted) == [0, 2, 3]
+    assert all(np.array_equal(inverted[label], 255 - image) for label, image in plain.items())
+
+
+def test_the_list_of_augmentations_is_copied_and_pickled(beton: Path) -> None:
+    given = [Solarize(100, p=0.5)]
+    with Loader(beton, 10, train=True, size=32, augmentations=given) as loader:
+        given.clear()
+        with pickle.loads(pickle.dumps(loader)) as other, Loader(beton, 10, train=True, size=32) as plain:
+            assert epoch_of(other) == (augmented := epoch_of(loader)) != epoch_of(plain)
+            assert len(augmented) == 5
+
+
+def test_an_augmentation_that_fails_is_an_error_of_the_iteration(beton: Path) -> None:
+    class Failing(Solarize):
+        def apply(self, *_: Any) -> None:
+            raise ZeroDivisionError("of an operation")
+
+    with (
+        Loader(beton, 10, train=True, augmentations=[Failing()]) as loader,
+        pytest.raises(RuntimeError, match="a decoding thread failed: ZeroDivisionError"),
+    ):
+        next(iter(loader))
 
 
 # -- what is set later
@@ -436,7 +500,8 @@ def test_a_pickled_or_copied_loader_goes_on_with_the_epoch_that_would_be_next(
 
 def test_every_argument_is_pickled(beton: Path) -> None:
     with Loader(beton, 4, train=True) as loader:
-        assert loader.__getstate__()["arguments"].keys() == inspect.signature(Loader).parameters.keys()
+        arguments = loader.__getstate__()["arguments"]
+        assert {*arguments, *vars(arguments["options"])} == inspect.signature(Loader).parameters.keys()
 
 
 def test_a_derived_class_is_pickled_with_what_it_added(beton: Path) -> None:
@@ -660,6 +725,17 @@ WRONG: dict[str, tuple[Any, ...]] = {
     **{name: (*PAIRS, (0.5, float("inf"))) for name in ("scale", "ratio")},
     **dict.fromkeys(("train", "pin_memory"), (*FLAGS, None)),
     **dict.fromkeys(("shuffle", "drop_last"), FLAGS),
+    "options": (True, "train", {"train": True}, LoaderOptions),
+    "augmentations": (
+        None,
+        "Solarize",
+        Solarize(),
+        Solarize,
+        [Solarize],
+        [5],
+        [torch.nn.Identity()],
+        iter([Solarize()]),
+    ),
     "on_error": (None, 1, ["raise"], "ignore"),
     **dict.fromkeys(("image_field", "label_field"), (3, b"image", ["image"])),
     "indices": (
@@ -695,7 +771,7 @@ def test_an_argument_of_a_wrong_type_is_one_sentence_that_names_it(beton: Path, 
     assert not decoding_threads()
 
 
-def test_what_is_given_at_length_is_told_in_short(beton: Path) -> None:
+def test_a_long_argument_is_shown_in_short(beton: Path) -> None:
     with pytest.raises(UserError) as caught:
         Loader(beton, np.arange(10_000).reshape(100, 100), train=True)  # type: ignore[arg-type]
     assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)

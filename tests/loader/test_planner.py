@@ -48,7 +48,7 @@ class Recorder:
 
 
 class Planning:
-    """A planner of a beton, and a wait until it has planned so many batches ahead as it will."""
+    """A planner of a beton, and a wait until it has planned as many batches ahead as it will."""
 
     def __init__(self, beton: Beton, max_bytes: int, shuffle: bool = False) -> None:
         sampler = DistributedBatchSampler(COUNT, BATCH, 0, 1, drop_last=True)
@@ -198,7 +198,7 @@ def test_the_next_epochs_order_is_sorted_while_this_epoch_is_planned(
     monkeypatch.setattr(planner, "epoch_permutation", permutation)
     ours = planning(2 * batch_bytes, shuffle=True)
     ours.planner.seek((0, 0))
-    assert sorting.wait(WAIT_S), "it begins with this epoch, of which no more than two batches can be planned"
+    assert sorting.wait(WAIT_S), "it starts with this epoch, of which no more than two batches can be planned"
     first = [ours.take() for _ in range(STEPS)]
     assert ours.planner.take() is None
     planned.set()

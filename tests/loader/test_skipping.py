@@ -1,4 +1,4 @@
-"""One photo in a hundred broken, in six ways: 'raise' names the first, 'skip' leaves each out and lists it, and nothing else changes."""
+"""One image in a hundred broken, in six ways: 'raise' names the first, 'skip' skips and lists each, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ BATCH = 50
 
 
 @pytest.fixture(scope="module")
-def hurt(all_photos_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return damage(all_photos_beton, tmp_path_factory.mktemp("hurt") / "train.beton", BROKEN, seed=0)
+def corrupt(all_photos_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return damage(all_photos_beton, tmp_path_factory.mktemp("corrupt") / "train.beton", BROKEN, seed=0)
 
 
 Found = tuple[list[SkippedSample], int, dict[int, np.ndarray]]
 
 
 def skipping(path: Path, rank: int = 0, world_size: int = 1, threads: int = 2) -> Found:
-    """What was left out of an epoch of training, how often, and the pixels by label of what was not (a class has one photo)."""
+    """What was skipped in an epoch of training, how often, and the pixels by label of what was not (a class has one image)."""
     with Loader(
         path, BATCH // world_size, train=True, seed=3, threads=threads, rank=rank, world_size=world_size,
         on_error="skip",
@@ -37,10 +37,10 @@ def skipping(path: Path, rank: int = 0, world_size: int = 1, threads: int = 2) -
         return loader.skipped, loader.skipped_in_epoch, delivered
 
 
-def test_skip_leaves_out_and_lists_each_for_any_number_of_threads_and_ranks(
-    hurt: Path, all_photos_beton: Path
+def test_skip_skips_and_lists_each_for_any_number_of_threads_and_ranks(
+    corrupt: Path, all_photos_beton: Path
 ) -> None:
-    skipped, count, delivered = skipping(hurt)
+    skipped, count, delivered = skipping(corrupt)
     listed = {each.index for each in skipped}
     always = {k for k, way in BROKEN.items() if way not in ("zeroed scan", "bad marker order")}
     assert always < listed <= set(BROKEN), "of the other two a crop may not touch the broken part"
@@ -50,12 +50,12 @@ def test_skip_leaves_out_and_lists_each_for_any_number_of_threads_and_ranks(
     intact = loaded(all_photos_beton, BATCH, train=True, seed=3, threads=2)
     assert all(np.array_equal(image, intact[label]) for label, image in delivered.items())
 
-    alone, _, same = skipping(hurt, threads=1)
+    alone, _, same = skipping(corrupt, threads=1)
     assert alone == skipped, "in the same order too"
     assert list(same) == list(delivered)
     assert all(np.array_equal(same[label], delivered[label]) for label in same)
 
-    ranks = [skipping(hurt, rank, 2) for rank in range(2)]
+    ranks = [skipping(corrupt, rank, 2) for rank in range(2)]
     assert sorted((*ranks[0][0], *ranks[1][0]), key=lambda each: each.index) == sorted(
         skipped, key=lambda each: each.index
     )
@@ -63,7 +63,7 @@ def test_skip_leaves_out_and_lists_each_for_any_number_of_threads_and_ranks(
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_raise_names_the_first_in_the_epochs_order(hurt: Path, threads: int) -> None:
+def test_raise_names_the_first_in_the_epochs_order(corrupt: Path, threads: int) -> None:
     order = epoch_permutation(1000, seed=6, epoch=0).tolist()
     always = [k for k, way in BROKEN.items() if way not in ("zeroed scan", "bad marker order")]
     first = min(always, key=order.index)
@@ -71,8 +71,8 @@ def test_raise_names_the_first_in_the_epochs_order(hurt: Path, threads: int) -> 
         "else take another seed"
     )
     with (
-        Loader(hurt, BATCH, train=True, seed=6, size=32, threads=threads) as loader,
-        pytest.raises(BrokenSample, match=rf"^sample {first} \(.*\.JPEG\) of {hurt} cannot be decoded: "),
+        Loader(corrupt, BATCH, train=True, seed=6, size=32, threads=threads) as loader,
+        pytest.raises(BrokenSample, match=rf"^sample {first} \(.*\.JPEG\) of {corrupt} cannot be decoded: "),
     ):
         list(loader)
 
@@ -87,12 +87,13 @@ def path_of(folder: Path, broken: set[int], count: int = 12) -> Path:
     )
 
 
-def test_a_batch_is_shorter_by_what_is_left_out_and_keeps_its_order(tmp_path: Path) -> None:
+def test_a_batch_is_shorter_by_what_is_skipped_and_keeps_its_order(tmp_path: Path) -> None:
     with Loader(path_of(tmp_path, {0, 5, 6, 11}), 4, train=False, size=16, on_error="skip") as loader:
         for epoch in range(3):
             batches = list(loader)
             assert [batch.labels.tolist() for batch in batches] == [[1, 2, 3], [4, 7], [8, 9, 10]]
             assert [len(batch.images) for batch in batches] == [3, 2, 3]
+            assert [batch.indices.tolist() for batch in batches] == [[1, 2, 3], [4, 7], [8, 9, 10]]
             assert all(batch.images.is_contiguous() for batch in batches)
             assert [(each.index, each.epoch) for each in loader.skipped] == [(0, 0), (5, 0), (6, 0), (11, 0)]
             assert (loader.epoch, loader.skipped_in_epoch) == (epoch + 1, 4)
@@ -117,7 +118,7 @@ def test_a_batch_of_which_nothing_is_left_is_an_error_where_all_ranks_make_as_ma
         assert delivered == [0, 1, 2, 3]
 
 
-def test_a_batch_of_which_nothing_is_left_is_passed_over_elsewhere(tmp_path: Path) -> None:
+def test_a_batch_of_which_nothing_is_left_is_skipped_elsewhere(tmp_path: Path) -> None:
     with Loader(path_of(tmp_path, {4, 5, 6, 7}), 4, train=False, size=16, on_error="skip") as loader:
         assert [batch.labels.tolist() for batch in loader] == [[0, 1, 2, 3], [8, 9, 10, 11]]
         assert loader.skipped_in_epoch == 4
@@ -128,6 +129,6 @@ def test_a_report_names_the_first_and_counts_the_rest() -> None:
         SkippedSample(k, f"a/{k}.JPEG" if k % 2 else None, "its bytes are no JPEG", 0) for k in (5, 2, 9)
     ]
     assert summarize(skipped, most=2) == (
-        "3 samples cannot be decoded and are left out: sample 2: its bytes are no JPEG; "
+        "3 samples cannot be decoded and are skipped: sample 2: its bytes are no JPEG; "
         "sample 5 (a/5.JPEG): its bytes are no JPEG; and 1 more"
     )

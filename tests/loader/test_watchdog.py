@@ -1,4 +1,4 @@
-"""Nothing waits for ever and nothing ends in silence: stalls, threads that end, failures anywhere."""
+"""No wait is endless and no failure is silent: stalls, threads that exit, failures anywhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Gate:
-    """Stands before Decoder.decode_batch, and holds up whoever decodes a sample from ``first`` on until it is opened."""
+    """Wraps Decoder.decode_batch, and blocks each thread that decodes a sample from ``first`` on until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, first: int = 0) -> None:
         self._first, self._opened = first, threading.Event()
@@ -52,14 +52,14 @@ class Gate:
         self._opened.set()
 
     def await_arrivals(self, count: int) -> None:
-        """Wait until so many threads stand before it."""
+        """Wait until N threads are blocked."""
         for _ in range(count):
             assert self._arrivals.acquire(timeout=WAIT_S)
 
 
 @pytest.fixture
 def warnings() -> Iterator[list[str]]:
-    """What the log has said so far."""
+    """What was logged so far."""
     said: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
@@ -81,13 +81,13 @@ def test_a_stall_is_told_with_what_each_thread_is_doing_and_given_up_at_last(
         with pytest.raises(LoaderStalled) as caught:
             next(batches)
         for text in (warnings[0], str(caught.value)):
-            assert "while epoch 0, step 1 was waited for:" in text
+            assert "while waiting for epoch 0, step 1:" in text
             assert (
                 "decode-0: decoding samples" in text and "decode-1: " in text and "of epoch 0, step 1" in text
             )
-            assert "in gated" in text, "where it stands"
+            assert "in gated" in text, "where in the code it is"
             assert "planner: " in text
-        assert len(warnings) == 4 and "given up after" in warnings[0]
+        assert len(warnings) == 4 and "times out after" in warnings[0]
         gate.open()
         loader._workers._watchdog.stall_s = WAIT_S
         loader.set_epoch(0, 1)
@@ -103,7 +103,7 @@ def test_a_consumer_that_rests_is_no_stall(
         batches = iter(loader)
         held = [next(batches)]
         time.sleep(1.2)
-        threading.Timer(0.2, gate.open).start()  # the wait begins here, and not as the last thread moved
+        threading.Timer(0.2, gate.open).start()  # the wait starts here, not with the last progress
         held.extend(batches)
     assert len(held) == 5 and not warnings
 
@@ -125,7 +125,7 @@ def test_a_thread_that_does_not_end_is_told_when_the_loader_is_closed(
     iter(loader)
     loader._workers.seek((0, 0))
     gate.await_arrivals(1)
-    with pytest.raises(LoaderStalled, match="the end of its thread decode-0 was waited for"):
+    with pytest.raises(LoaderStalled, match="while waiting for the end of its thread decode-0"):
         loader.close()
     gate.open()
     loader._workers._watchdog.stall_s = WAIT_S
@@ -148,27 +148,27 @@ def test_what_was_given_up_once_is_not_waited_for_as_long_again(
         loader._workers._watchdog.stall_s = 0.1
 
     threading.Thread(target=tire).start()
-    with pytest.raises(LoaderStalled, match="epoch 0, step 0 was waited for"):
+    with pytest.raises(LoaderStalled, match="while waiting for epoch 0, step 0"):
         next(iter(loader))
     assert len(warnings) == GIVE_UP - 1
     for close in (loader._workers.close, loader._planner.close, loader.close):
-        with pytest.raises(LoaderStalled, match="the end of its thread .* was waited for"):
+        with pytest.raises(LoaderStalled, match="while waiting for the end of its thread "):
             close()
-    assert len(warnings) == GIVE_UP - 1, "it was given up at the first look"
+    assert len(warnings) == GIVE_UP - 1, "it timed out at the first check"
     gate.open()
     loader._workers._watchdog.stall_s = WAIT_S
     loader.close()
 
 
-def test_a_new_wait_has_its_whole_patience() -> None:
-    patience = Watchdog(0.001)
+def test_a_new_wait_has_its_full_time() -> None:
+    watchdog = Watchdog(0.001)
     long_ago_s = time.perf_counter() - 1
     for _ in range(2):
         for _ in range(GIVE_UP - 1):
-            patience.check(long_ago_s, "it", str)
+            watchdog.check(long_ago_s, "it", str)
         with pytest.raises(LoaderStalled):
-            patience.check(long_ago_s, "it", str)
-        patience.begin()
+            watchdog.check(long_ago_s, "it", str)
+        watchdog.begin()
 
 
 @pytest.mark.parametrize("failure", [SystemExit(3), MemoryError("none"), KeyboardInterrupt()])
@@ -189,7 +189,7 @@ def test_a_thread_that_ends_without_a_word_is_named(beton: Path, monkeypatch: py
     monkeypatch.setattr(decode_workers.DecodeWorkers, "_work", lambda self, stats, wake: None)
     with (
         Loader(beton, 8, train=False, size=16, threads=1) as loader,
-        pytest.raises(RuntimeError, match="the decoding thread decode-0 has ended"),
+        pytest.raises(RuntimeError, match="the decoding thread decode-0 exited unexpectedly"),
     ):
         list(loader)
 
@@ -234,7 +234,7 @@ def test_the_others_decode_while_one_thread_plans(beton: Path, monkeypatch: pyte
         assert len(next(iter(loader)).labels) == 40
 
 
-def test_each_chunk_and_each_wait_is_told_to_whoever_watches(beton: Path) -> None:
+def test_each_chunk_and_each_wait_is_given_to_the_watch(beton: Path) -> None:
     told: list[tuple[str, str, float, float, tuple[int, int]]] = []
     with Loader(beton, 8, train=True, size=16, threads=2) as loader:
         list(loader)

@@ -9,15 +9,19 @@ import pytest
 import torch
 
 from alexnet_fast import Loader
+from alexnet_fast.augment.solarize import Solarize
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import picture, write
 from standin import cases
 
 
-def test_whoever_keeps_a_batch_or_a_piece_of_one_keeps_its_pixels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("augmentations", [[], [Solarize(128, p=0.5)]], ids=["plain", "augmented"])
+def test_whoever_keeps_a_batch_or_a_piece_of_one_keeps_its_pixels(
+    tmp_path: Path, augmentations: list[Solarize]
+) -> None:
     path = write(tmp_path / "a.beton", [encode_jpeg(picture(80, 60, k), Encoding()) for k in range(24)])
-    with Loader(path, 4, train=True, size=64, threads=2) as loader:
-        batches = [(batch, batch.images.clone(), batch.labels.clone()) for batch in loader]
+    with Loader(path, 4, train=True, size=64, threads=2, augmentations=augmentations) as loader:
+        batches = [(batch, *(each.clone() for each in (*batch, batch.indices))) for batch in loader]
         pieces = [(batch.images[1, :, 3:9], batch.images[1, :, 3:9].clone()) for batch in loader]
         arrays = [(batch.images.numpy()[2, 0], batch.images[2, 0].clone()) for batch in loader]
         for _ in range(6):
@@ -26,14 +30,16 @@ def test_whoever_keeps_a_batch_or_a_piece_of_one_keeps_its_pixels(tmp_path: Path
     del loader
     gc.collect()
     assert all(
-        torch.equal(batch.images, images) and torch.equal(batch.labels, labels)
-        for batch, images, labels in batches
+        torch.equal(batch.images, images)
+        and torch.equal(batch.labels, labels)
+        and torch.equal(batch.indices, indices)
+        for batch, images, labels, indices in batches
     )
     assert all(torch.equal(piece, copy) for piece, copy in pieces)
     assert all(torch.equal(torch.from_numpy(array), copy) for array, copy in arrays)
 
 
-def test_who_keeps_nothing_uses_the_same_few_slots_for_ever(tmp_path: Path) -> None:
+def test_who_keeps_nothing_uses_the_same_few_buffers_for_ever(tmp_path: Path) -> None:
     path = write(tmp_path / "a.beton", [encode_jpeg(picture(80, 60), Encoding())] * 24)
     with Loader(path, 4, train=True, size=64, threads=2, batches_ahead=2) as loader:
         assert len({batch.images.data_ptr() for _ in range(8) for batch in loader}) <= 5
@@ -44,11 +50,11 @@ def test_who_keeps_nothing_uses_the_same_few_slots_for_ever(tmp_path: Path) -> N
     "case",
     [
         "test_late_copies_find_their_batch_as_it_was",
-        "test_the_loaders_pixels_survive_late_copies_while_its_threads_refill_the_ring",
+        "test_the_loaders_pixels_survive_late_copies_while_its_threads_refill_the_pool",
         "test_without_any_one_of_the_three_waits_pixels_are_lost",
         "test_who_leaves_early_has_waited_for_the_copies_under_way",
     ],
 )
-def test_a_copy_that_is_late_owns_its_slot_too(case: str) -> None:
-    """On the stand-in NPU, whose copies read a slot when their stream comes to them."""
+def test_a_copy_that_is_late_owns_its_buffer_too(case: str) -> None:
+    """On the stand-in NPU, whose copies read a buffer when their stream comes to it."""
     cases.check("accelerator_cases.py", case)

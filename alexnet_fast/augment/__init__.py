@@ -1,0 +1,1 @@
+"""What is done to one decoded image, in place: one operation a file."""

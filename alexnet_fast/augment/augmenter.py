@@ -1,0 +1,74 @@
+"""Applies a loader's augmentations to chunks of decoded images, and draws for each image which of them it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..decode.counter_rng import GOLDEN, mix, sample_key, uniform
+from ..decode.status import OK
+from ..kernel_cache import kernel
+from .augmentation import Augmentation
+
+U64 = np.uint64
+SALT = 0x6175676D656E74  # "augment": keeps these keys apart from the crops' and the order's of the same seed
+
+
+@kernel
+def draw(samples, statuses, seed, epoch, p, chosen, keys):
+    """Draw which images each augmentation changes, and the keys of its own random numbers.
+
+    Args:
+        samples: (n,) kernel.SAMPLE_DTYPE.
+        statuses: (n,) uint8; a sample that is not OK is never chosen.
+        p: (m,) float64, the probability of each augmentation.
+        chosen: (m, n) bool, out.
+        keys: (m, n) uint64, out.
+    """
+    for q in range(len(samples)):
+        sample = sample_key(seed, epoch, samples[q].index, samples[q].occurrence)
+        for place in range(len(p)):
+            key = mix((sample + GOLDEN) ^ U64(place))
+            chosen[place, q] = statuses[q] == OK and uniform(key, 0) < p[place]
+            # Another key: draw 0 of this one is known to be small where the image is chosen.
+            keys[place, q] = mix(key)
+
+
+class Augmenter:
+    """A loader's augmentations, applied in their order.  It has no state, so one serves any number of threads.
+
+    What an image gets is a function of (seed, epoch, index, occurrence) and of the augmentation's place in the list: the same
+    for any threads, ranks, batch size and resume.
+
+    Args:
+        augmentations: may be empty.
+        seed: 0 to 2^64 - 1.
+    """
+
+    def __init__(self, augmentations: Sequence[Augmentation], seed: int) -> None:
+        self._augmentations = tuple(augmentations)
+        self._seed = U64(seed ^ SALT)
+        self._p = np.array([each.p for each in self._augmentations], np.float64)
+
+    def apply(self, samples: np.ndarray, epoch: int, images: np.ndarray, statuses: np.ndarray) -> None:
+        """Change a chunk of images in place.
+
+        Args:
+            samples: (n,) kernel.SAMPLE_DTYPE.
+            images: (n, 3, size, size) uint8.
+            statuses: (n,) uint8; an image that is not OK is not touched.
+        """
+        if not self._augmentations:
+            return
+        shape = (len(self._augmentations), len(samples))
+        chosen, keys = np.empty(shape, np.bool_), np.empty(shape, U64)
+        draw(samples, statuses, self._seed, U64(epoch), self._p, chosen, keys)
+        for augmentation, is_chosen, own in zip(self._augmentations, chosen, keys):
+            places = np.flatnonzero(is_chosen)
+            augmentation.apply(images, places, own[places])
+
+    def load(self, samples_dtype: np.dtype) -> None:
+        """Load the kernels, or compile them: the threads' own way with no sample at all."""
+        nothing = np.empty(0, samples_dtype)
+        self.apply(nothing, 0, np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.uint8))

@@ -1,0 +1,171 @@
+"""The options of a Loader, checked in one place: a new one is a field and a keyword here, and the code that uses it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict, TypeVar
+
+import numpy as np
+
+from ..augment.augmentation import Augmentation, augmentations_of
+from ..common.arguments import (
+    choice,
+    crop_ratio,
+    crop_scale,
+    flag,
+    instance,
+    number,
+    probability,
+    seed_of,
+    set_checked,
+    whole,
+)
+from ..decode.crop import CropOptions
+from .bad_samples import OnError
+from .watchdog import STALL_S
+
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoaderOptions:
+    """The options of a Loader: all its arguments but the file and the batch size.
+
+    ``Loader(path, 256, LoaderOptions(train=True, size=160))`` is ``Loader(path, 256, train=True, size=160)``.  Keyword arguments
+    next to options replace what these hold: ``Loader(path, 256, options, rank=1, world_size=2)``.
+
+    Args:
+        train: random-resized crops, flips and a shuffled order; else the resized centre crop, in the file's order.
+        size: side of the images, in pixels.
+        seed: of the order, the crops, the flips and the augmentations.
+        threads: decoding threads (default: the cores that this process may use).
+        rank, world_size: this process's share of every epoch.
+        indices: the samples to use, by their places in the file (default: all of them); one may come several times.
+        shuffle: a new order every epoch (default: as ``train``).
+        drop_last: skip the rest that does not fill a batch on every rank (default: as ``train``).
+        scale, ratio: of the random-resized crop, as torchvision's.
+        flip: probability of a mirrored image.
+        augmentations: operations of ``alexnet_fast.augment``, done to each decoded image in this order by the decoding threads,
+            as ``[Solarize(128, p=0.2)]``; whatever ``train`` is.
+        center_ratio: ``size`` over the shorter side before the centre crop: 224 / 256 is Resize(256) + CenterCrop(224).
+        batches_ahead: batches that are being filled or wait, not counting those that are held.
+        read_ahead_bytes: how far beyond those batches the file is read into the page cache; 0 = only when touched.
+        pin_memory: page-locked memory, so that an accelerator can copy batches asynchronously.
+        on_error: what to do about a sample that cannot be decoded: "raise" names the first in the epoch's order; "skip" makes
+            its batch shorter by it, and lists it in ``skipped``.  A batch of which nothing is left is skipped, or an error
+            with ``drop_last``, where all ranks make as many steps.
+        stall_s: when no thread has finished anything for so many seconds, the log "alexnet_fast" gets a warning with what each
+            thread is doing; after five times that it is an error.
+        image_field, label_field: names of the fields to load, as the file stores them; needed only where it has several
+            RGB images or several ints.
+
+    Raises:
+        UserError: an option out of range or of a wrong type.
+    """
+
+    train: bool
+    size: int = 224
+    seed: int = 0
+    threads: int | None = None
+    rank: int = 0
+    world_size: int = 1
+    indices: Sequence[int] | np.ndarray | None = None
+    shuffle: bool | None = None
+    drop_last: bool | None = None
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    augmentations: Sequence[Augmentation] = ()
+    center_ratio: float = 224 / 256
+    batches_ahead: int = 3
+    read_ahead_bytes: int = 64 << 20
+    pin_memory: bool = False
+    on_error: OnError = "raise"
+    stall_s: float = STALL_S
+    image_field: str | None = None
+    label_field: str | None = None
+
+    def __post_init__(self) -> None:
+        # indices and the fields are checked against the file, which is not open yet.
+        world_size = whole("world_size", self.world_size, "at least 1", lambda n: n >= 1)
+        ranks = f"0 to {world_size - 1}, since world_size is {world_size}"
+        choice("on_error", self.on_error, ("raise", "skip"))
+        set_checked(
+            self,
+            train=flag("train", self.train),
+            size=whole("size", self.size, "1 to 4096 pixels", lambda px: 1 <= px <= 4096),
+            seed=seed_of("seed", self.seed),
+            threads=None
+            if self.threads is None
+            else whole("threads", self.threads, "at least 1", lambda n: n >= 1),
+            world_size=world_size,
+            rank=whole("rank", self.rank, ranks, lambda n: 0 <= n < world_size),
+            shuffle=None if self.shuffle is None else flag("shuffle", self.shuffle),
+            drop_last=None if self.drop_last is None else flag("drop_last", self.drop_last),
+            scale=crop_scale("scale", self.scale),
+            ratio=crop_ratio("ratio", self.ratio),
+            flip=probability("flip", self.flip),
+            augmentations=augmentations_of("augmentations", self.augmentations),
+            center_ratio=number(
+                "center_ratio", self.center_ratio, "0 < center_ratio <= 1", lambda r: 0 < r <= 1
+            ),
+            batches_ahead=whole("batches_ahead", self.batches_ahead, "at least 1", lambda n: n >= 1),
+            read_ahead_bytes=whole("read_ahead_bytes", self.read_ahead_bytes, "at least 0", lambda n: n >= 0),
+            pin_memory=flag("pin_memory", self.pin_memory),
+            stall_s=number("stall_s", self.stall_s, "more than 0 seconds", lambda s: s > 0),
+        )
+
+    @property
+    def crop_options(self) -> CropOptions:
+        """What ``decode.crop`` needs of these."""
+        resize = round(self.size / self.center_ratio)
+        return CropOptions(
+            self.train, self.size, resize, np.uint64(self.seed), self.scale, self.ratio, self.flip
+        )
+
+
+class LoaderKeywords(TypedDict, total=False):
+    """The fields of LoaderOptions as keyword arguments, for type checkers and editors."""
+
+    train: bool
+    size: int
+    seed: int
+    threads: int | None
+    rank: int
+    world_size: int
+    indices: Sequence[int] | np.ndarray | None
+    shuffle: bool | None
+    drop_last: bool | None
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    flip: float
+    augmentations: Sequence[Augmentation]
+    center_ratio: float
+    batches_ahead: int
+    read_ahead_bytes: int
+    pin_memory: bool
+    on_error: OnError
+    stall_s: float
+    image_field: str | None
+    label_field: str | None
+
+
+def options_of(given: object, keywords: LoaderKeywords) -> LoaderOptions:
+    """The options that were given, with these keyword arguments in place of what they hold, or made of these alone."""
+    if given is None:
+        return LoaderOptions(**keywords)  # type: ignore[typeddict-item]
+    options = instance("options", given, LoaderOptions, "a LoaderOptions, or keyword arguments alone")
+    return replace(options, **keywords)
+
+
+def shows_options(constructor: Constructor) -> Constructor:
+    """Have help() and inspect.signature show the options as the keyword arguments of a constructor that takes them."""
+    signature = inspect.signature(constructor)
+    own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    options = inspect.signature(LoaderOptions).parameters.values()
+    shown: Any = constructor
+    shown.__signature__ = signature.replace(parameters=[*own, *options])
+    shown.__doc__ = LoaderOptions.__doc__
+    return constructor
