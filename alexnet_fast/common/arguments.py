@@ -123,7 +123,7 @@ def instances(name: str, given: object, kind: type[T], expected: str) -> tuple[T
     for each in given:
         if not isinstance(each, kind):
             what = f"the class {each.__name__}" if isinstance(each, type) else f"a {type(each).__name__}"
-            raise UserError(f"{_told(name, given)} holds {what}, expected {expected}")
+            raise UserError(f"{_shown(name, given)} holds {what}, expected {expected}")
     return tuple(given)
 
 
