@@ -340,7 +340,7 @@ def test_a_raw_folder_is_packed_before_training_and_exactness_is_not_lost(
     assert (raw.with_name("raw-beton") / "val.beton").exists()
     report = json.loads((folder / "report.json").read_text())
     assert (report["val_samples"], report["full_batches"]["samples"]) == (7, 4)
-    assert f"over full batches alone (4 of 7 samples): Acc@1 {report['full_batches']['acc1']:.3f}" in text
+    assert f"over full batches only (4 of 7 samples): Acc@1 {report['full_batches']['acc1']:.3f}" in text
 
 
 def in_process(*argv: object) -> int:

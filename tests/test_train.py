@@ -206,7 +206,10 @@ def test_resume_auto_with_nothing_to_resume_says_so_and_begins(recipe: Path, cap
     out = capsys.readouterr().out
     assert "warning: the set has 3 classes and the model 7: --set model.num_classes=3" in out
     assert not (recipe.parent / "small" / "eval.json").exists()
-    assert "checkpoint_last.pt does not exist, so the run begins anew" in out and out.count("Epoch: [") == 1
+    assert (
+        "checkpoint_last.pt does not exist, so the run starts from scratch" in out
+        and out.count("Epoch: [") == 1
+    )
     assert not list((recipe.parent / "small").glob("*.pt"))
 
 
@@ -292,7 +295,7 @@ def test_a_changed_batch_within_an_epoch_is_refused(recipe: Path, capsys: Any, m
         assert command.main([str(recipe), "--set", "checkpoint.every_steps=1"]) == 130
     capsys.readouterr()
     sentence = refused(capsys, str(recipe), "--resume", "auto", "--set", "data.global_batch_size=2")
-    assert "stands within epoch 0, and data.global_batch_size has changed since" in sentence
+    assert "saved at epoch 0, step 1: data.global_batch_size has changed since" in sentence
 
 
 def test_in_a_process_of_its_own_a_mistake_ends_with_2_and_no_traceback(recipe: Path) -> None:

@@ -213,7 +213,9 @@ def test_a_run_without_checkpoints_says_that_it_leaves_those_of_an_earlier_one(
     before = (folder / LAST).read_bytes()
     capfd.readouterr()
     assert main("checkpoint.every_epochs=0") == 0
-    assert "is of an earlier run, whose report goes now and whose checkpoints stay" in capfd.readouterr().out
+    assert (
+        "holds an earlier run: its report is deleted now, its checkpoints are kept" in capfd.readouterr().out
+    )
     assert (folder / LAST).read_bytes() == before
 
 
@@ -353,7 +355,7 @@ def test_a_fresh_run_says_whose_checkpoints_it_replaces_and_never_mixes_those_of
     with monkeypatch.context() as patched:
         strike(patched, Meter, "add", 2, signal.SIGTERM)
         assert main("checkpoint.keep=9") == 143
-    assert "is of an earlier run, whose report goes now" in capfd.readouterr().out
+    assert "holds an earlier run: its report is deleted now" in capfd.readouterr().out
     assert numbered(folder) == [] and cursor(folder / LAST) == (0, 2)
     assert not list(folder.glob("*.partial"))
 
@@ -391,24 +393,24 @@ def test_a_flipped_bit_in_a_weight_is_detected_and_the_previous_checkpoint_taken
     capfd.readouterr()
     assert main("--resume", str(last)) == 2
     error = capfd.readouterr().err
-    assert error.startswith(f"error: the checkpoint {last} is damaged (the checksum of its record ")
-    assert error.endswith(f"{first}, the one before it, is whole; give that\n") and error.count("\n") == 1
+    assert error.startswith(f"error: the checkpoint {last} is corrupt (the checksum of its record ")
+    assert error.endswith(f"{first}, the one before it, is valid; give that one\n") and error.count("\n") == 1
     assert main("--eval", "--resume", str(last)) == 2 and f"{first}, the one" in capfd.readouterr().err
 
     assert main("--resume", "auto") == 0
     out = capfd.readouterr().out
     assert (
-        f"{last} is damaged (the checksum of its record " in out
+        f"{last} is corrupt (the checksum of its record " in out
         and f": taking {before}, the one before it" in out
     )
-    assert f"{before} is damaged (" in out and f": taking {first}, the one before it" in out
-    assert f"goes on from {first} at epoch 1, step 0" in out
+    assert f"{before} is corrupt (" in out and f": using {first}, the one before it" in out
+    assert f"resumes from {first} at epoch 1, step 0" in out
     check_same(folder, let_alone)
 
     for path in checkpoint_manager.list_checkpoints(folder):
         flip(path)
     assert main("--resume", "auto") == 2
-    assert "has no other checkpoint that is whole: move it away to begin anew" in capfd.readouterr().err
+    assert "has no other valid checkpoint: move it away to start from scratch" in capfd.readouterr().err
 
 
 # --- another run in the folder -------------------------------------------------------------------------------------
