@@ -201,25 +201,25 @@ def test_env_names_hosts_by_the_environment_unless_torchrun_did(
         ("--data-pth x", "unknown flag --data-pth; did you mean --data-path?"),
         ("--xyzzy", "unknown flag --xyzzy: see --help"),
         ("--pretrained", "unknown flag --pretrained: give the weights with --set model.weights=PATH"),
-        ("--start-epoch 3", "--resume PATH goes on at the epoch"),
+        ("--start-epoch 3", "--resume PATH resumes at the epoch"),
         ("--epochs three", "argument --epochs: invalid int value: 'three'"),
         ("--epochs", "argument --epochs: expected one argument"),
         ("-a resnet50", "argument -a/--arch: invalid choice: 'resnet50'"),
         (
             "/no/such/folder",
-            "/no/such/folder is not there: expected a recipe (a .toml file) or a folder of data",
+            "/no/such/folder does not exist: expected a recipe (a .toml file) or a folder of data",
         ),
-        ("a.toml b.toml", "b.toml is one too many beside a.toml"),
-        ("/tmp --data_path /tmp", "/tmp is one too many"),
+        ("a.toml b.toml", "unexpected argument b.toml after a.toml"),
+        ("/tmp --data_path /tmp", "unexpected argument /tmp after /tmp"),
         ("--beton-dir x", "give --data_path too"),
-        ("", "a RECIPE is needed"),
+        ("", "expected a RECIPE"),
         ("--data_path /no/such", "--data_path /no/such does not exist"),
         ("--gpu 1 --device cpu", "--gpu 1 names a card, but the device is the CPU"),
         ("--gpu 1 --multiprocessing-distributed", "contradict each other"),
         ("--multiprocessing-distributed --device_list 4,5", "ASCEND_RT_VISIBLE_DEVICES"),
         (
             "--world-size 2 --rank 2 --addr h",
-            "--rank 2 is no host's number: with --world-size 2 they go from 0 to 1",
+            "--rank 2 is not the number of a host: with --world-size 2, expected 0 to 1",
         ),
         ("--world-size 2 --rank 1", "distributed.address = '' is not an address for 2 hosts"),
         ("--world-size 2 --dist-url file:///x", "--dist-url file:///x: expected tcp://host:port or env://"),
@@ -601,7 +601,7 @@ def test_full_batches_count_the_same_samples_for_any_batch_and_ranks(
 
 
 def test_flags_that_stand_for_a_recipe_that_is_not_there_say_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"1p.toml, which these flags stand for, is not there"):
+    with pytest.raises(UserError, match=r"1p.toml, which these flags select, does not exist"):
         modelzoo_flags.choose_recipe(command.parse(["--lr", "1"]), tmp_path)
 
 

@@ -165,7 +165,7 @@ def test_a_finished_run_resumed_leaves_its_report_as_it_is(
     shutil.copytree(finished[0], recipe.parent / "small")
     assert command.main([str(recipe), "--resume", "auto"]) == 0
     out = capsys.readouterr().out
-    assert "small was finished before: its report stays as it is; to train on, raise schedule.epochs" in out
+    assert "small was complete before: its report is kept; to train further, raise schedule.epochs" in out
     assert out.splitlines()[-3:] == finished[1].splitlines()[-3:]
     before, after = (folder / "small" / "report.json" for folder in (finished[0].parent, recipe.parent))
     assert after.read_bytes() == before.read_bytes()
@@ -237,7 +237,7 @@ def refused(capsys: Any, *arguments: str) -> str:
         ('data.size="large"', 'data.size = "large" is not accepted: expected a whole number'),
         (
             "model.num_classes=2",
-            "has a label 2, but model.num_classes = 2 leaves 0 to 1: set model.num_classes = 3",
+            "has a label 2, but model.num_classes = 2 allows 0 to 1: set model.num_classes = 3",
         ),
         ("data.global_batch_size=14", "13 samples, fewer than one batch of 14"),
         ("distributed.hosts=2", "distributed.address = '' is not an address for 2 hosts"),

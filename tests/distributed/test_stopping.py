@@ -162,7 +162,7 @@ def test_a_signal_during_anything_saves_and_the_run_goes_on_to_the_bit(
     epoch, step = stands_at
     assert capfd.readouterr().err.splitlines() == [
         f"{shown}: the run saves what it has and stops; Ctrl-C from now on ends it at once, without a save",
-        f"stopped by {shown} at epoch {epoch}, step {step}: saved, --resume auto goes on",
+        f"stopped by {shown} at epoch {epoch}, step {step}: saved, --resume auto resumes",
     ]
     assert cursor(folder / LAST) == stands_at and not (folder / "report.json").exists()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -179,8 +179,8 @@ def test_without_checkpoints_a_stopped_run_says_that_nothing_is_saved(
     first, second = capfd.readouterr().err.splitlines()
     assert first.startswith("SIGTERM: the run stops, and saves nothing; ")
     assert second == (
-        "stopped by SIGTERM at epoch 0, step 2: nothing is saved, as checkpoint.every_epochs = 0 and "
-        "checkpoint.every_steps = 0 ask"
+        "stopped by SIGTERM at epoch 0, step 2: nothing is saved, because checkpoint.every_epochs = 0 "
+        "and checkpoint.every_steps = 0"
     )
     assert not list(folder.glob("*.pt"))
 
@@ -192,7 +192,7 @@ def test_where_checkpoints_are_asked_for_by_steps_alone_a_stop_a_best_epoch_and_
     with monkeypatch.context() as patched:
         strike(patched, Meter, "add", 2, signal.SIGTERM)
         assert main(*by_steps) == 143
-    assert "step 2: saved, --resume auto goes on" in capfd.readouterr().err
+    assert "step 2: saved, --resume auto resumes" in capfd.readouterr().err
     assert cursor(folder / LAST) == (0, 2)
     assert main(*by_steps, "--resume", "auto") == 0
     assert cursor(folder / LAST) == (EPOCHS, 0) and cursor(folder / BEST) > (0, 0)
@@ -525,7 +525,7 @@ def test_a_loss_that_stays_not_finite_stops_the_run_and_keeps_the_last_good_chec
     assert "no checkpoint of step 6: the loss or a weight is not finite" in out
     assert error == (
         "error: the loss has not been finite for 2 steps, since step 5 of the run: stopped at optim.lr = 0.004; "
-        f"{folder / LAST} is of before; try a lower optim.lr\n"
+        f"{folder / LAST} was saved before that; try a lower optim.lr\n"
     )
     assert cursor(folder / LAST) == (1, 1) and not list(folder.glob("*.partial"))
 
