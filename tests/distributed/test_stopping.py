@@ -381,7 +381,7 @@ def flip(path: Path, share: float = 0.5) -> None:
     path.write_bytes(content)
 
 
-def test_a_flipped_bit_in_a_weight_is_detected_and_the_previous_checkpoint_taken_with_a_warning(
+def test_a_flipped_bit_in_a_weight_is_detected_and_the_previous_checkpoint_used_with_a_warning(
     main: Main, folder: Path, let_alone: Path, capfd: Any
 ) -> None:
     assert main("checkpoint.every_steps=3", "checkpoint.keep=3") == 0
@@ -401,7 +401,7 @@ def test_a_flipped_bit_in_a_weight_is_detected_and_the_previous_checkpoint_taken
     out = capfd.readouterr().out
     assert (
         f"{last} is corrupt (the checksum of its record " in out
-        and f": taking {before}, the one before it" in out
+        and f": using {before}, the one before it" in out
     )
     assert f"{before} is corrupt (" in out and f": using {first}, the one before it" in out
     assert f"resumes from {first} at epoch 1, step 0" in out
