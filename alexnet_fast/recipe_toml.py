@@ -59,9 +59,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except RecursionError:
         raise UserError(f"{path} is not a recipe: its values nest too deeply") from None
     except (OSError, ValueError) as error:  # ValueError also for a number of thousands of digits
-        told = printable(str(error))
+        reason = printable(str(error))
         raise UserError(
-            f"the recipe {printable(str(path))} cannot be read ({told}): expected a TOML text file"
+            f"the recipe {printable(str(path))} cannot be read ({reason}): expected a TOML text file"
         ) from error
     return validate(table, str(path), [_apply(table, override) for override in overrides])
 

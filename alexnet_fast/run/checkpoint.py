@@ -236,8 +236,8 @@ def load(path: Path, is_ours: bool = False) -> dict[str, Any]:
         raise UserError(
             f"there is no checkpoint {path}: give the path of a checkpoint_*.pt, or --resume auto"
         )
-    if (damage := check_integrity(path, is_ours)) is not None:
-        raise CorruptCheckpoint(path, damage)
+    if (fault := check_integrity(path, is_ours)) is not None:
+        raise CorruptCheckpoint(path, fault)
     try:
         with torch.serialization.safe_globals(NPU_GLOBALS):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -298,7 +298,7 @@ def check_integrity(path: Path, is_ours: bool = False) -> str | None:
                     return "it is empty"
                 return "it does not start like a checkpoint" if is_ours else None
         with zipfile.ZipFile(path) as records:
-            damaged = records.testzip()
+            corrupt = records.testzip()
     except Exception as error:  # a corrupt directory raises many kinds
         _refuse_if_unread(path, error)
         return (
@@ -306,7 +306,7 @@ def check_integrity(path: Path, is_ours: bool = False) -> str | None:
             if isinstance(error, zipfile.BadZipFile)
             else _first_line(error)
         )
-    return None if damaged is None else f"the checksum of its record {damaged} is wrong"
+    return None if corrupt is None else f"the checksum of its record {corrupt} is wrong"
 
 
 def _refuse_if_unread(path: Path, error: Exception) -> None:

@@ -64,13 +64,13 @@ def load(path: Path) -> dict[str, Any]:
         return checkpoint.load(path, is_ours=path in found)
     except CorruptCheckpoint as error:
         before = found[found.index(path) + 1 :] if path in found else found
-        whole = next(
+        valid = next(
             (other for other in before if checkpoint.check_integrity(other, is_ours=True) is None), None
         )
-        if whole is None:
+        if valid is None:
             raise
         raise UserError(
-            f"the checkpoint {path} is corrupt ({error.reason}): {whole}, the one before it, is valid; give that one"
+            f"the checkpoint {path} is corrupt ({error.reason}): {valid}, the one before it, is valid; give that one"
         ) from error
 
 
@@ -102,8 +102,8 @@ class CheckpointManager:
     ) -> bool:
         """Save the run's state as the last checkpoint; False, on all ranks, where a weight or momentum is not finite.
 
-        is_best: save it as the best too.  The best is written first: the last one records the best accuracy, so a run
-        killed between the two would resume with an accuracy that no file has, and might never replace the best.
+        is_best: save it as the best too, before the last one.  The last one records the best accuracy: in the other
+        order, a run killed between the two would resume with a best accuracy that no file has.
         Writes nothing where the last one has the same cursor.  Raises UserError where it cannot be written.
         """
         if self._last == progress.cursor:  # never so after an evaluation, which advances the cursor

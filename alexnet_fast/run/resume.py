@@ -123,8 +123,8 @@ def assert_ranks_agree(
 
 
 def _agreed(dataset: Loader, which: str) -> dict[str, Any]:
-    told = identity(dataset)
-    return {f"samples{which}": told["samples"], f"labels{which}": f"of checksum {told['labels']}"}
+    found = identity(dataset)
+    return {f"samples{which}": found["samples"], f"labels{which}": f"of checksum {found['labels']}"}
 
 
 def find_weights(recipe: Recipe, resume: str | None) -> Path:

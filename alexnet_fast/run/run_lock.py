@@ -46,7 +46,7 @@ def _taken() -> None:
 
 def _locked(path: Path, patience_s: float, say: Callable[[str], None]) -> int:
     """The descriptor of the lock file, locked, with this process's name in it."""
-    told, deadline = False, time.monotonic() + patience_s
+    reported, deadline = False, time.monotonic() + patience_s
     while True:
         try:
             file = open_locked(path, _taken)
@@ -59,11 +59,11 @@ def _locked(path: Path, patience_s: float, say: Callable[[str], None]) -> int:
                         f"{path.parent} is in use by {holder}, which did not end in {patience_s:g} s: wait for it, "
                         "stop it, or set run.name"
                     ) from None
-                if not told:
+                if not reported:
                     say(
                         f"{path.parent} is in use by {holder}: waiting for it to end, at most {patience_s:g} s"
                     )
-                told = True
+                reported = True
         time.sleep(POLL_S)
     with suppress(OSError):  # a full disk
         os.ftruncate(file, 0)
