@@ -230,7 +230,7 @@ class Trainer:
             saved = self.save()
             self.world.all_reduce_sum(torch.zeros(1))  # no rank ends before rank 0 has written
             raise StoppedBySignal(
-                number, where + ("saved, --resume auto resumes" if saved else "not saved, see above")
+                number, where + ("saved, resume with --resume auto" if saved else "not saved, see above")
             )
 
     def save(self, is_best: bool = False) -> bool:
@@ -314,7 +314,7 @@ class Trainer:
         before = read_report(self.folder / REPORT) if averages is None else None
         if before is not None:  # it had trained all its epochs and written its report
             self.log.say(
-                f"{recipe.run.name} was complete before: its report is kept; to train further, raise schedule.epochs "
+                f"{recipe.run.name} is already complete: its report is kept; to train further, raise schedule.epochs "
                 f"= {recipe.schedule.epochs}"
             )
         elif self.world.is_rank0:

@@ -165,7 +165,7 @@ def test_a_finished_run_resumed_keeps_its_report(
     shutil.copytree(finished[0], recipe.parent / "small")
     assert command.main([str(recipe), "--resume", "auto"]) == 0
     out = capsys.readouterr().out
-    assert "small was complete before: its report is kept; to train further, raise schedule.epochs" in out
+    assert "small is already complete: its report is kept; to train further, raise schedule.epochs" in out
     assert out.splitlines()[-3:] == finished[1].splitlines()[-3:]
     before, after = (folder / "small" / "report.json" for folder in (finished[0].parent, recipe.parent))
     assert after.read_bytes() == before.read_bytes()

@@ -162,7 +162,7 @@ def test_a_signal_during_anything_saves_and_the_run_goes_on_to_the_bit(
     epoch, step = stands_at
     assert capfd.readouterr().err.splitlines() == [
         f"{shown}: the run saves what it has and stops; Ctrl-C from now on ends it at once, without a save",
-        f"stopped by {shown} at epoch {epoch}, step {step}: saved, --resume auto resumes",
+        f"stopped by {shown} at epoch {epoch}, step {step}: saved, resume with --resume auto",
     ]
     assert cursor(folder / LAST) == stands_at and not (folder / "report.json").exists()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -192,7 +192,7 @@ def test_where_checkpoints_are_asked_for_by_steps_alone_a_stop_a_best_epoch_and_
     with monkeypatch.context() as patched:
         strike(patched, Meter, "add", 2, signal.SIGTERM)
         assert main(*by_steps) == 143
-    assert "step 2: saved, --resume auto resumes" in capfd.readouterr().err
+    assert "step 2: saved, resume with --resume auto" in capfd.readouterr().err
     assert cursor(folder / LAST) == (0, 2)
     assert main(*by_steps, "--resume", "auto") == 0
     assert cursor(folder / LAST) == (EPOCHS, 0) and cursor(folder / BEST) > (0, 0)
