@@ -1,4 +1,4 @@
-"""Feed AlexNet, and models like it, until the accelerator is the limit."""
+"""An input pipeline and trainer for AlexNet and similar models, in which the accelerator is the limit."""
 
 from __future__ import annotations
 

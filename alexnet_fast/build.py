@@ -1,4 +1,4 @@
-"""From a recipe to the parts of a run: loaders, model, schedule."""
+"""Builds the parts of a run from a recipe: loaders, model, schedule."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 
 
 def launch_config(recipe: Recipe) -> LaunchConfig:
-    """Which ranks the recipe asks for, on this host and on others."""
+    """The ranks that the recipe asks for, on this host and on others."""
     asked = recipe.distributed
     return LaunchConfig(asked.nproc, asked.hosts, asked.host, asked.address, asked.stop_s)
 
 
 def init_distributed(recipe: Recipe, stack: ExitStack) -> tuple[World, Device]:
-    """This process's place among the ranks, and its device, in use; the ranks part when `stack` closes."""
+    """Join the ranks and select this process's device; returns both.  The process group ends when `stack` closes."""
     asked = recipe.distributed
     world = ranks.from_environment(launch_config(recipe).world_size)
     if world.local_world_size > 1 and ":" in recipe.run.device:
         raise UserError(
-            f"run.device = {recipe.run.device!r} is one device for {world.local_world_size} ranks: leave out its "
+            f"run.device = {recipe.run.device!r} is one device for {world.local_world_size} ranks: remove its "
             "index, and each rank takes its own"
         )
     device = resolve(recipe.run.device, world.local_rank)
@@ -55,7 +55,7 @@ def init_distributed(recipe: Recipe, stack: ExitStack) -> tuple[World, Device]:
 def train_loader(recipe: Recipe, world: World, device: Device, **other: Unpack[LoaderKeywords]) -> Loader:
     """This rank's training batches; raises UserError for a file, batch or labels that do not fit.
 
-    other: options of the Loader in place of the recipe's.
+    other: options of the Loader that override the recipe's.
     """
     data = recipe.data
     options = LoaderOptions(
@@ -75,7 +75,7 @@ def train_loader(recipe: Recipe, world: World, device: Device, **other: Unpack[L
 
 def val_loader(recipe: Recipe, world: World, device: Device) -> Loader:
     """This rank's evaluation batches, each sample once over all ranks; one that cannot be decoded is an error, whatever
-    data.on_error says: an accuracy counts every sample, or is none."""
+    data.on_error says, since an accuracy must count every sample."""
     data, size = recipe.data, recipe.eval.size or recipe.data.size
     spec = MODELS[recipe.model.name]
     if size < spec.min_size_px:
@@ -107,9 +107,9 @@ def _shared_options(recipe: Recipe, world: World, device: Device) -> dict[str, A
 
 
 def all_skipped(world: World, loader: Loader, before: list[SkippedSample]) -> list[SkippedSample]:
-    """What data.on_error = "skip" left out so far, on any rank, each sample once; on rank 0, and nothing on the others.
+    """The samples that data.on_error = "skip" has skipped on any rank, each once; on rank 0, and none on the others.
 
-    before: what was left out before the run was resumed, as rank 0 knows it.  Every rank has to call this.
+    before: those skipped before the run was resumed, as rank 0 knows them.  Every rank has to call this.
     """
     gathered, by_index = world.gather_object(loader.skipped), dict[int, SkippedSample]()
     for of_rank in [before, *gathered] if gathered is not None else []:
@@ -120,7 +120,7 @@ def all_skipped(world: World, loader: Loader, before: list[SkippedSample]) -> li
 
 
 def check_labels(loader: Loader, recipe: Recipe) -> Loader:
-    """The loader, if the model has a class for each of its labels; otherwise UserError, and it is closed."""
+    """The loader, if the model has a class for each of its labels; otherwise closes it and raises UserError."""
     lowest, classes = int(loader.beton.labels.min(initial=0)), recipe.model.num_classes
     if lowest >= 0 and loader.num_classes <= classes:
         return loader
@@ -128,13 +128,13 @@ def check_labels(loader: Loader, recipe: Recipe) -> Loader:
     path = loader.beton.path
     loader.close()
     raise UserError(
-        f"{path} has a label {wrong}, but model.num_classes = {classes} leaves 0 to {classes - 1}: "
+        f"{path} has a label {wrong}, but model.num_classes = {classes} allows 0 to {classes - 1}: "
         + (f"set model.num_classes = {loader.num_classes}" if lowest >= 0 else "pack the set again")
     )
 
 
 def train_state(recipe: Recipe, world: World, device: Device) -> TrainState:
-    """The model with fresh weights, the same on every rank, its optimizer and its sums, on the device."""
+    """The model with fresh weights, the same on every rank, its optimizer and its meter, on the device."""
     sgd = partial(
         torch.optim.SGD,
         lr=recipe.optim.lr,
@@ -164,7 +164,7 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:
 
 
 def raise_if_diverged(recipe: Recipe, averages: Averages, steps: int, weights: bool = True) -> None:
-    """Raise UserError for a run that no further step can mend, which leaves its last checkpoint as it is.
+    """Raise UserError for a run that further steps cannot fix; its last checkpoint stays as it is.
 
     averages: as read after `steps` steps of the run.  weights: whether they are finite, as far as is known.
     """
@@ -175,7 +175,7 @@ def raise_if_diverged(recipe: Recipe, averages: Averages, steps: int, weights: b
     if streak:
         what = f"the loss has not been finite for {streak} steps, since step {steps - streak} of the run"
     found = checkpoint_manager.list_checkpoints(recipe.folder)
-    kept = f"{found[0]} is of before" if found else "nothing was saved before"
+    kept = f"{found[0]} was saved before that" if found else "nothing was saved before that"
     remedy = "a lower optim.lr" + ("" if recipe.schedule.warmup_epochs else ", schedule.warmup_epochs")
     if recipe.precision.level != "O0":
         remedy += ' or precision.loss_scale = "dynamic"' if recipe.precision.loss_scale != "dynamic" else ""

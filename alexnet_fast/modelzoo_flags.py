@@ -1,6 +1,6 @@
 """The reference's command line: Ascend ModelZoo's AlexNet, a port of the PyTorch ImageNet example.
 
-Its flags set recipe keys, so that a line of its scripts works behind `python -m alexnet_fast.train`:
+Its flags set recipe keys, so that a line of its scripts works after `python -m alexnet_fast.train`:
 
     recipe < the reference's flags < --set section.key=value
 
@@ -35,12 +35,12 @@ def _recipes() -> Path:
     return installed if installed.is_dir() else installed.parents[1] / "recipes"
 
 
-PORT = 29688  # where the reference's ranks meet, if --dist-url names no other
+PORT = 29688  # where the reference's ranks meet, unless --dist-url names another
 RECIPES = _recipes()
 
 
 class Flag(NamedTuple):
-    """A flag of the reference that sets one recipe key to what it is given."""
+    """A flag of the reference that sets one recipe key to its value."""
 
     names: tuple[str, ...]
     key: str
@@ -74,10 +74,10 @@ FLAGS = (
     Flag(("--loss-scale", "--loss_scale"), "precision.loss_scale", _loss_scale, "SCALE", "a number or dynamic"),
 )  # fmt: skip
 
-# Flags of the example that have no counterpart, and what to do instead.
+# Flags of the example without a counterpart, and what to do instead.
 INSTEAD = {
     "--pretrained": "give the weights with --set model.weights=PATH",
-    "--start-epoch": "--resume PATH goes on at the epoch that the checkpoint names",
+    "--start-epoch": "--resume PATH resumes at the epoch that the checkpoint names",
 }
 
 
@@ -88,7 +88,7 @@ class Parser(cli.Parser):
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the reference's flags, each with the recipe key that it sets, as a group of their own."""
+    """Add the reference's flags, each with the recipe key that it sets, as a separate group."""
     group = parser.add_argument_group(
         "the reference's flags",
         "Ascend ModelZoo's AlexNet; each overrides the recipe, and --set overrides each",
@@ -101,7 +101,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--beton-dir", type=cli.file_path, metavar="DIR",
-        help="where a packed folder goes (not a flag of the reference's; default: DIR-beton, beside --data_path)",
+        help="where a folder is packed to (not a flag of the reference; default: DIR-beton, next to --data_path)",
     )  # fmt: skip
     for flag in FLAGS:
         add(
@@ -117,7 +117,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--amp", action=argparse.BooleanOptionalAction,
-        help="precision.level: O2, or O0 with --no-amp; without either the recipe's",
+        help="precision.level: O2, or O0 with --no-amp; without either, as the recipe says",
     )  # fmt: skip
     add("--gpu", type=int, metavar="N", help="run.device: train on this one card; distributed.nproc = 1")
     add(
@@ -141,22 +141,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--dummy",
         action="store_true",
-        help="data.synthetic: made-up photos, to measure with, in place of --data_path",
+        help="data.synthetic: synthetic images for measuring, in place of --data_path",
     )
     add("-a", "--arch", choices=tuple(MODELS), help="model.name: the network")
 
 
 def settle(arguments: argparse.Namespace, parser: Parser) -> argparse.Namespace:
-    """Tell the positional arguments apart, the recipe and, as the reference has it, the data; `recipe` becomes a Path or None."""
+    """Distinguish the positional arguments, a recipe or (as in the reference) the data; `recipe` becomes a Path or None."""
     given, arguments.recipe = arguments.recipe, None
     for text in map(str, given):
         is_data = os.path.isdir(text) or text.endswith(".beton")
         if not is_data and not text.endswith(".toml") and not os.path.exists(text):
-            parser.error(f"{text} is not there: expected a recipe (a .toml file) or a folder of data")
+            parser.error(f"{text} does not exist: expected a recipe (a .toml file) or a folder of data")
         name = "data_path" if is_data else "recipe"
         if getattr(arguments, name) is not None:
             parser.error(
-                f"{text} is one too many beside {getattr(arguments, name)}: give one recipe and one folder of data"
+                f"unexpected argument {text} after {getattr(arguments, name)}: give one recipe and one folder of data"
             )
         setattr(arguments, name, Path(text))
     if arguments.beton_dir is not None and arguments.data_path is None:
@@ -164,19 +164,19 @@ def settle(arguments: argparse.Namespace, parser: Parser) -> argparse.Namespace:
             f"--beton-dir {arguments.beton_dir} says where --data_path is packed: give --data_path too"
         )
     if arguments.recipe is None and not arguments.keys and not _any_given(arguments):
-        parser.error("a RECIPE is needed, such as recipes/tiny.toml")
+        parser.error("expected a RECIPE, such as recipes/tiny.toml")
     return arguments
 
 
 def _any_given(arguments: argparse.Namespace) -> bool:
-    """Whether a flag of the reference is among the arguments, so that the flags can choose the recipe."""
+    """Whether the arguments include a flag of the reference, so that the flags can choose the recipe."""
     flags = argparse.ArgumentParser()
     add_flags(flags)
     return any(getattr(arguments, name) != default for name, default in vars(flags.parse_args([])).items())
 
 
 def choose_recipe(arguments: argparse.Namespace, folder: Path = RECIPES) -> Path:
-    """The recipe of the reference's script that is called with such flags.
+    """The recipe of the reference's script that passes such flags.
 
     One card or eight by --multiprocessing-distributed, the performance run by --epochs=1, 8p_eval by --evaluate.
     """
@@ -188,7 +188,7 @@ def choose_recipe(arguments: argparse.Namespace, folder: Path = RECIPES) -> Path
     path = folder / f"{name}.toml"
     if not path.is_file():
         raise UserError(
-            f"no RECIPE was given, and {path}, which these flags stand for, is not there: give its path"
+            f"no RECIPE was given, and {path}, which these flags select, does not exist: give its path"
         )
     return path
 
@@ -196,10 +196,10 @@ def choose_recipe(arguments: argparse.Namespace, folder: Path = RECIPES) -> Path
 def overrides(
     arguments: argparse.Namespace, base: Recipe, environ: Mapping[str, str] = os.environ
 ) -> list[str]:
-    """What the flags set but for the data, as section.key=value.
+    """What the flags set, except for the data, as section.key=value.
 
-    base: the recipe that they are laid over.
-    Raises UserError for flags that contradict each other or name what is not there.
+    base: the recipe that they override.
+    Raises UserError for flags that contradict each other or name a device that is not available.
     """
     keys: dict[str, Any] = {
         flag.key: getattr(arguments, flag.key) for flag in FLAGS if getattr(arguments, flag.key) is not None
@@ -211,10 +211,10 @@ def overrides(
     if arguments.amp is not None:
         keys.setdefault("precision.level", "O2" if arguments.amp else "O0")
     keys |= _cards(arguments, keys.get("run.device", base.run.device))
-    if not {"RANK", "LOCAL_RANK"} <= environ.keys():  # torchrun has its own say in ranks and where they meet
+    if not {"RANK", "LOCAL_RANK"} <= environ.keys():  # torchrun sets the ranks, and where they meet, itself
         keys |= _hosts(arguments, base, environ)
     if arguments.workers is not None:
-        # Their number for the host, ours for a rank; 0 lets each rank use its share of the cores.
+        # The flag counts threads of the host, the key those of a rank; with 0 each rank uses its share of the cores.
         nproc = keys.get("distributed.nproc", base.distributed.nproc)
         keys["data.threads"] = 0 if arguments.workers >= allowed_cores() else -(-arguments.workers // nproc)
     return _as_set(keys)
@@ -223,14 +223,14 @@ def overrides(
 def data_overrides(
     arguments: argparse.Namespace, recipe: Recipe, say: Callable[[str], None] = print
 ) -> list[str]:
-    """What --data_path sets, as section.key=value; a folder of images is packed on the way.
+    """What --data_path sets, as section.key=value; packs a folder of images.
 
-    recipe: the one that will run, but for its data.  Raises UserError for a folder without the sets that it needs.
+    recipe: the one that will run, except for its data.  Raises UserError for a folder without the sets that it needs.
     """
     given, evaluates = arguments.data_path, arguments.eval or recipe.eval.only
-    _kind(recipe.run.device)  # a device that is not there is better said before half an hour of packing
+    _kind(recipe.run.device)  # report a missing device before half an hour of packing
     for flag, path in (("--data_path", given), ("--beton-dir", arguments.beton_dir or given)):
-        check_text(os.path.abspath(path), flag)  # before packing: the recipe will name what is packed
+        check_text(os.path.abspath(path), flag)  # before packing: the recipe will hold these paths
     sets = find_or_pack(given, arguments.beton_dir, SPLITS[1:] if evaluates else SPLITS, say)
     if sets.train is None and not evaluates:
         raise UserError(f"--data_path {given} has nothing to train on: expected train/ or train.beton")
@@ -254,7 +254,7 @@ def _cards(arguments: argparse.Namespace, device: str) -> dict[str, Any]:
             return {}
         kind = _kind(device)
         if kind == "cpu":
-            raise UserError(f"--gpu {arguments.gpu} names a card, but the device is the CPU: leave --gpu out")
+            raise UserError(f"--gpu {arguments.gpu} names a card, but the device is the CPU: remove --gpu")
         return {"run.device": f"{kind}:{arguments.gpu}", "distributed.nproc": 1}
     if arguments.gpu is not None:
         raise UserError(
@@ -265,32 +265,32 @@ def _cards(arguments: argparse.Namespace, device: str) -> dict[str, Any]:
         cards = arguments.device_list.split(",")
         if cards != [str(index) for index in range(len(cards))]:
             raise UserError(
-                f"--device_list {arguments.device_list}: expected cards from 0 on, as 0,1,2; to take others set "
+                f"--device_list {arguments.device_list}: expected cards from 0 on, as 0,1,2; to use others set "
                 f"{NPU.visible_variable} or {CUDA.visible_variable}"
             )
         return {"distributed.nproc": len(cards)}
     kind = _kind(device)
     if kind == "cpu":
-        return {}  # as many ranks as the recipe says: a CPU has no cards to count
+        return {}  # as many ranks as the recipe says, since a CPU has no cards to count
     return {"run.device": kind, "distributed.nproc": _count(kind)}
 
 
 def _kind(device: str) -> str:
-    """cpu, cuda or npu: what a recipe's device is on this machine. Raises UserError where it is not there."""
+    """cpu, cuda or npu: the kind of a recipe's device on this machine. Raises UserError where it is not available."""
     from .devices.registry import resolve
 
     return resolve(device.partition(":")[0]).kind
 
 
 def _count(kind: str) -> int:
-    """How many cards of a kind this process sees."""
+    """The number of cards of a kind that this process sees."""
     import torch
 
     return torch.get_device_module(kind).device_count()
 
 
 def _hosts(arguments: argparse.Namespace, base: Recipe, environ: Mapping[str, str]) -> dict[str, Any]:
-    """How many hosts there are, which one this is, and where they meet."""
+    """The number of hosts, which one this is, and where they meet."""
     url, count, number = arguments.dist_url, arguments.world_size, arguments.rank
     if url == "env://":
         count = _from(environ, "WORLD_SIZE") if count in (None, -1) else count
@@ -302,7 +302,7 @@ def _hosts(arguments: argparse.Namespace, base: Recipe, environ: Mapping[str, st
     if number not in (None, -1):
         if not 0 <= number < hosts:
             raise UserError(
-                f"--rank {number} is no host's number: with --world-size {hosts} they go from 0 to {hosts - 1}"
+                f"--rank {number} is not the number of a host: with --world-size {hosts}, expected 0 to {hosts - 1}"
             )
         keys["distributed.host"] = number
     if hosts > 1 and (arguments.addr or url):
@@ -313,7 +313,7 @@ def _hosts(arguments: argparse.Namespace, base: Recipe, environ: Mapping[str, st
 def _meeting_place(addr: str | None, url: str | None, environ: Mapping[str, str]) -> str:
     """host:port of host 0.
 
-    As in the reference on NPUs, --addr has the last word on the host: its scripts leave 127.0.0.1 in --dist-url.
+    As in the reference on NPUs, --addr overrides the host of --dist-url, where its scripts leave 127.0.0.1.
     """
     host, port = None, PORT
     if url == "env://":

@@ -1,6 +1,6 @@
-"""Recipes: a whole run as one frozen object.
+"""Recipes: all settings of a run as one frozen object.
 
-Every key stands here once, with its default and its description; recipe_toml.py reads, writes and lists them.
+Every key is defined here, once, with its default and its description; recipe_toml.py reads, writes and lists them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ else:
 
 
 class Section(BaseModel):
-    """Frozen, strict about types, closed to unknown keys.  A key's docstring is its description."""
+    """Frozen and strict about types; rejects unknown keys.  A key's docstring is its description."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -48,7 +48,7 @@ class Run(Section):
     device: Text = "auto"
     """auto (an accelerator if there is one, else the CPU), cpu, cuda or npu; npu:1 for one of several."""
     out: FilePath = "runs"
-    """Folder in which the run's folder lies."""
+    """Folder that contains the run's folder."""
 
 
 class FieldNames(TypedDict):
@@ -68,11 +68,11 @@ class Data(Section):
     label_field: Text = ""
     """Name of the betons' field that is the label; empty = their only int."""
     synthetic: bool = False
-    """Train on made-up photos in place of data.train and data.val: to measure, not to learn."""
+    """Train on synthetic images in place of data.train and data.val: to measure, not to learn."""
     size: Annotated[int, Field(le=4096)] = 224
     """Side of the training images in pixels; AlexNet needs 63."""
     global_batch_size: Positive = 128
-    """Samples a step over all ranks; each rank takes its share."""
+    """Samples per step over all ranks; each rank takes its share."""
     threads: Count = 0
     """Decoding threads of each rank; 0 = the cores this process may use."""
     batches_ahead: Positive = 3
@@ -82,15 +82,15 @@ class Data(Section):
     on_error: Literal["raise", "skip"] = "raise"
     """A training sample that cannot be decoded: raise (stop, naming it) or skip (a shorter batch; the report lists it). Evaluation always raises."""
     scale: Pair = (0.08, 1.0)
-    """Least and largest share of the image's area in a training crop."""
+    """Minimum and maximum share of the image's area in a training crop."""
     ratio: Pair = (3 / 4, 4 / 3)
-    """Least and largest width / height of a training crop."""
+    """Minimum and maximum width / height of a training crop."""
     flip: Share = 0.5
     """Probability that a training image is mirrored."""
 
     @property
     def fields(self) -> FieldNames:
-        """Which fields of the betons are meant."""
+        """The names of the betons' fields."""
         return {"image_field": self.image_field or None, "label_field": self.label_field or None}
 
 
@@ -98,13 +98,13 @@ class Model(Section):
     name: ModelName = "alexnet"
     """The network; resnet18 needs torchvision, and model.dropout = 0."""
     num_classes: Positive = 1000
-    """Classes that the model tells apart; labels run from 0 to one less."""
+    """Number of classes; labels run from 0 to one less."""
     dropout: Share = 0.5
     """Dropout before the first two fully connected layers."""
     init: Literal["torch", "he"] = "torch"
-    """Fresh weights: torch (its defaults, as the reference) or he (learns far sooner, at a lower optim.lr)."""
+    """Fresh weights: torch (its defaults, as the reference) or he (learns much sooner, at a lower optim.lr)."""
     weights: OptionalPath = ""
-    """Checkpoint or torchvision state_dict to begin from; empty = fresh weights."""
+    """Checkpoint or torchvision state_dict to start from; empty = fresh weights."""
 
 
 class Optim(Section):
@@ -126,13 +126,13 @@ class Schedule(Section):
     curve: Literal["cosine", "constant"] = "cosine"
     """cosine (to 0 at the end) or constant."""
     per: Literal["epoch", "step"] = "epoch"
-    """Whether the rate moves once per epoch (as the reference's) or at each step."""
+    """Whether the rate changes once per epoch (as in the reference) or at each step."""
     warmup_epochs: Rate = 0.0
     """Epochs over which the rate first rises linearly to lr."""
     steps_per_epoch: Count = 0
     """Cut each epoch after this many steps; 0 = the whole epoch."""
     nonfinite_steps: Count = 20
-    """Stop when the loss of so many steps in a row is not finite, as log lines notice; 0 = never."""
+    """Stop when the loss is not finite for this many steps in a row, checked at log lines; 0 = never."""
 
 
 class Precision(Section):
@@ -150,22 +150,22 @@ class Eval(Section):
     every: Count = 1
     """Epochs between evaluations; the last epoch is always evaluated. 0 = never evaluate."""
     global_batch_size: Count = 0
-    """Samples an evaluation step over all ranks; 0 = as in training."""
+    """Samples per evaluation step over all ranks; 0 = as in training."""
     size: Annotated[int, Field(ge=0, le=4096)] = 0
     """Side of the evaluation images in pixels; 0 = as in training."""
     center_ratio: Annotated[float, Field(gt=0, le=1)] = 0.875
     """Side of the centre crop over the resized shorter side; 0.875 = Resize(256) + CenterCrop(224)."""
     full_batches_of: Count = 0
-    """Also tell the accuracy over full batches of so many samples, as the reference does (128); 0 = the exact one alone."""
+    """Also report the accuracy over full batches of this many samples, as the reference does (128); 0 = only the exact one."""
 
 
 class Checkpoint(Section):
     every_epochs: Count = 1
     """Epochs between checkpoints. A best epoch, the last one and a stop save too, unless this and every_steps are both 0: then nothing is saved."""
     every_steps: Count = 0
-    """Also save behind every this many steps of an epoch; 0 = at the ends of epochs only."""
+    """Also save after every this many steps of an epoch; 0 = only at the ends of epochs."""
     keep: Positive = 2
-    """Checkpoints of the run that are kept: the last and those before it; the best is kept besides."""
+    """Checkpoints of the run that are kept: the last and those before it; the best is kept too."""
 
     @property
     def is_asked_for(self) -> bool:
@@ -177,14 +177,14 @@ class Log(Section):
     print_freq: Positive = 10
     """Steps between log lines; only then are losses read from the device."""
     warmup_steps: Count = 10
-    """First steps of the run that are left out of its img/s."""
+    """First steps of the run that do not count in its img/s."""
     tensorboard: bool = False
     """Also write TensorBoard events into the run's folder."""
 
 
 class Distributed(Section):
     nproc: Positive = 1
-    """Ranks to start on each host, one device each; under torchrun those that it started are joined."""
+    """Ranks to start on each host, one device each; under torchrun the ranks that it started are used."""
     hosts: Positive = 1
     """Hosts that train together; the same command runs on each."""
     host: Count = 0
@@ -196,11 +196,11 @@ class Distributed(Section):
     timeout_s: Positive = 600
     """Seconds for which a rank waits for the others before the run ends with an error."""
     stop_s: Positive = 60
-    """Seconds that ranks have to finish their step and save when the run is told to stop; then they are killed."""
+    """Seconds that ranks have to finish their step and save when the run is signalled to stop; then they are killed."""
 
 
 class Recipe(Section):
-    """A whole run. Paths are relative to the current directory; ~ in front is the home folder."""
+    """All settings of a run. Paths are relative to the current directory; a leading ~ is the home folder."""
 
     run: Run = Run()
     data: Data = Data()
@@ -215,7 +215,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _fits_the_network(self) -> Recipe:
-        """Raises for the keys whose limits depend on model.name."""
+        """Raise for keys whose limits depend on model.name."""
         spec = MODELS[self.model.name]
         size, dropout, mistakes = self.data.size, self.model.dropout, list[InitErrorDetails]()
         if size < spec.min_size_px:
@@ -230,11 +230,11 @@ class Recipe(Section):
 
     @property
     def folder(self) -> Path:
-        """Where the run's results lie."""
+        """The folder of the run's results."""
         return Path(self.run.out) / self.run.name
 
     @property
     def max_checkpoints(self) -> int:
-        """Most checkpoint files in the folder at once: those that are kept, the best, and one that is being written."""
+        """Maximum number of checkpoint files at once: those that are kept, the best, and one that is being written."""
         saves = self.checkpoint.is_asked_for and not self.eval.only
         return self.checkpoint.keep + 2 if saves else 0

@@ -1,7 +1,7 @@
 """Recipes as TOML: read, checked, written, compared.
 
-A recipe file is complete in itself, `--set section.key=value` overrides single keys, and what is wrong is one
-sentence that names the key; `keys()` lists them all.
+A recipe file includes no other file; `--set section.key=value` overrides single keys.  A mistake is one sentence that
+names the key; `keys()` lists all keys.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ else:
     import tomli as tomllib
 
 MAX_BYTES = 1 << 16
-"""Of a recipe: ten times the longest of ours."""
+"""Maximum size of a recipe: ten times our longest one."""
 MAX_LINE = 5_000
-"""Characters of a line: a path fits. tomllib takes 18 s for one key of 30,000 parts."""
+"""Maximum characters of a line: a path fits. tomllib takes 18 s for one key of 30,000 parts."""
 
 
 class Key(NamedTuple):
@@ -44,7 +44,7 @@ class Key(NamedTuple):
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe at `path` with each "section.key=value" of `overrides` applied.
 
-    Raises UserError, naming the file or key, what it was given and what it expects.
+    Raises UserError, which names the file or key, the given value and the expected one.
     """
     path = Path(path)
     try:
@@ -57,11 +57,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"the recipe {path} is not valid TOML: {printable(str(error))}") from error
     except RecursionError:
-        raise UserError(f"the recipe {path} is no recipe: its values nest too deeply") from None
-    except (OSError, ValueError) as error:  # of a number of thousands of digits, too
-        told = printable(str(error))
+        raise UserError(f"{path} is not a recipe: its values nest too deeply") from None
+    except (OSError, ValueError) as error:  # ValueError also for a number of thousands of digits
+        reason = printable(str(error))
         raise UserError(
-            f"the recipe {printable(str(path))} cannot be read ({told}): expected a TOML text file"
+            f"the recipe {printable(str(path))} cannot be read ({reason}): expected a TOML text file"
         ) from error
     return validate(table, str(path), [_apply(table, override) for override in overrides])
 
@@ -70,19 +70,19 @@ def validate(table: dict[str, Any], source: str = "the recipe", overridden: Coll
     """A recipe from nested tables; raises UserError for the first thing that is wrong in it.
 
     Args:
-        source: whence the tables come.
-        overridden: names of the keys that do not come thence, but from the command line (--set or a flag).
+        source: where the tables come from, for messages.
+        overridden: names of the keys that come from the command line instead (--set or a flag).
     """
     try:
-        # By way of JSON, where an array is a tuple and a number with no fraction a float, yet "3" no number.
+        # Through JSON, where pydantic accepts an array as a tuple and 3 as a float, but not "3" as a number.
         return Recipe.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         name, sentence = _sentence(error)
         raise UserError(f"{'on the command line' if name in overridden else source}: {sentence}") from None
     except RecursionError:
-        raise UserError(f"{source} is no recipe: its tables nest too deeply") from None
+        raise UserError(f"{source} is not a recipe: its tables nest too deeply") from None
     except ValueError as error:
-        raise UserError(f"{source} holds a number that is none: {printable(str(error))}") from None
+        raise UserError(f"{source} contains an invalid number: {printable(str(error))}") from None
 
 
 def dump(recipe: Recipe) -> str:
@@ -107,7 +107,7 @@ def keys() -> Iterator[Key]:
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Names of the keys in which two dumped recipes differ.
 
-    A key that one of them lacks has its default there: a recipe of an older version knows fewer keys.
+    A missing key counts as its default: a recipe of an older version has fewer keys.
     """
     default = Recipe().model_dump(mode="json")
 
@@ -123,24 +123,24 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def toml(value: Any) -> str:
-    """JSON is TOML, but for the one control character that TOML wants escaped too."""
+    """The value as TOML: its JSON, with the one control character escaped that only TOML wants escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _apply(table: dict[str, Any], override: str) -> str:
-    """Set one "section.key=value", the value TOML or text as it stands; return the key's name."""
+    """Set one "section.key=value", whose value is TOML or else plain text; return the key's name."""
     name, equals, text = override.partition("=")
     section, dot, key = name.strip().partition(".")
     if not equals or not dot:
         raise UserError(f"--set {printable(override)}: expected section.key=value, as in --set optim.lr=0.02")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):  # no TOML, or a number or a nesting of more than Python takes
+    except (ValueError, RecursionError):  # not TOML, or a number or nesting too long for Python
         value = check_text(text, f"--set {section}.{key} =")
     values = table.setdefault(section, {})
     if not isinstance(values, dict):
         given = printable(repr(values))
-        raise UserError(f"{section} = {given} is no section: write [{section}] and its keys below it")
+        raise UserError(f"{section} = {given} is not a section: write [{section}] and its keys below it")
     values[key] = value
     return f"{section}.{key}"
 
@@ -150,8 +150,8 @@ def _sentence(error: ValidationError) -> tuple[str, str]:
     mistakes = sorted(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
     mistake = mistakes[0]
     name = printable(".".join(str(part) for part in mistake["loc"][:2]))
-    if mistake["type"] == "json_invalid":  # deeper than pydantic goes, or text that is no Unicode
-        return name, f"it is no recipe ({printable(mistake['msg'])})"
+    if mistake["type"] == "json_invalid":  # nested too deeply for pydantic, or text that is not Unicode
+        return name, f"it is not a recipe ({printable(mistake['msg'])})"
     if mistake["type"] == "extra_forbidden":
         return name, f"unknown {'key' if '.' in name else 'section'} {name}{_nearest(name)}"
     given = printable(json.dumps(mistake["input"], default=str))
@@ -193,7 +193,7 @@ def _section(field: FieldInfo) -> type[Section]:
 
 
 def _type_name(field: FieldInfo) -> str:
-    """A reader's name for a key's type."""
+    """A key's type in words."""
     names = {
         int: "a whole number",
         float: "a number",

@@ -1,10 +1,10 @@
 """Train AlexNet by a recipe: ``python -m alexnet_fast.train RECIPE [--set section.key=value ...]``.
 
-The flags of the reference, Ascend ModelZoo's AlexNet, work too (reference.py).
-Exit codes: 0 done, 1 a rank failed (its error on stderr), 2 something the user can mend (one sentence on
-stderr), 143 stopped by SIGTERM, 130 by SIGINT (Ctrl-C).  Both finish the step, save and exit, and
-``--resume auto`` goes on from there; an evaluation that they interrupt is made again.  From then on SIGTERM
-changes nothing, and SIGINT ends the run at once, without a save; with one rank and with many.
+The flags of the reference, Ascend ModelZoo's AlexNet, work too (modelzoo_flags.py).
+Exit codes: 0 done, 1 a rank failed (its error on stderr), 2 a mistake that the user can fix (one sentence on
+stderr), 143 stopped by SIGTERM, 130 by SIGINT (Ctrl-C).  Both signals finish the step, save and exit, and
+``--resume auto`` resumes from there; an evaluation that they interrupt is run again.  After the first signal SIGTERM
+has no effect, and SIGINT ends the run at once, without a save.  This holds for one rank and for many.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ from .trainer import evaluate_only, train
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code.
 
-    argv: arguments in place of the command line's.  Ranks run the command line of this process again, or, where `argv` is
-    given, ``python -m alexnet_fast.train`` with it.
+    argv: arguments in place of the command line's.  Ranks run the command line of this process again or, where `argv` is
+    given, ``python -m alexnet_fast.train`` with those arguments.
     """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # from now on Ctrl-C is told in a word
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # from here on Ctrl-C is reported in one line
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def run() -> int:
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         def entry() -> object:
             if arguments.profile:
-                from .profile.profiler import profile  # with Pillow, which training does not need
+                from .profile.profiler import profile  # imports Pillow, which training does not need
 
                 return profile(recipe, *([arguments.seconds] if arguments.seconds else []))
             if arguments.eval or recipe.eval.only:
@@ -79,16 +79,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def settled_recipe(arguments: argparse.Namespace) -> Recipe:
-    """The recipe that will run: the file's under flags and --set, with images packed or made on the way.
+    """The recipe to run: the file's, overridden by flags and --set; packs or makes images where they are asked for.
 
-    Our launcher does so for all its ranks, which find it ready.
+    The launcher does this once; its ranks receive the result.
     """
     if (shared := launcher.shared_text()) is not None:
         return Recipe.model_validate_json(shared)
     path = arguments.recipe or modelzoo_flags.choose_recipe(arguments)
     flags = modelzoo_flags.overrides(arguments, load(path, arguments.set))
     recipe = load(path, [*flags, *arguments.set])
-    launch_config(recipe)  # all that can be wrong is found before images are packed
+    launch_config(recipe)  # mistakes are found before images are packed
     if recipe.data.synthetic:
         recipe = load(path, [*flags, *arguments.set, *dataset.overrides(recipe, say)])
     elif arguments.data_path:
@@ -98,12 +98,12 @@ def settled_recipe(arguments: argparse.Namespace) -> Recipe:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line's arguments; exits with one sentence for what is no flag, or is one too few."""
+    """The command line's arguments; exits with a one-sentence error for an unknown flag or a missing argument."""
     parser = modelzoo_flags.Parser(
         prog="python -m alexnet_fast.train",
         description="Train AlexNet by a recipe.",
-        epilog="SIGTERM or Ctrl-C (SIGINT) finishes the step, saves and ends, and --resume auto goes on from there. From then "
-        "on SIGTERM changes nothing, and Ctrl-C ends the run at once, without a save.",
+        epilog="SIGTERM or Ctrl-C (SIGINT) finishes the step, saves and ends, and --resume auto resumes from there. After the "
+        "first signal SIGTERM has no effect, and Ctrl-C ends the run at once, without a save.",
     )
     parser.add_argument(
         "recipe",
@@ -126,12 +126,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--resume",
         type=path_or_auto,
         metavar="PATH|auto",
-        help="go on from a checkpoint; auto: the run's own newest, if any",
+        help="resume from a checkpoint; auto: the run's own newest, if any",
     )
     parser.add_argument(
         "--profile",
         action="store_true",
-        help="in place of training, measure what each stage could do, and say which one binds and what would lift it",
+        help="instead of training, measure the speed of each stage, and report the bottleneck and how to remove it",
     )
     parser.add_argument(
         "--seconds",
@@ -143,7 +143,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     modelzoo_flags.add_flags(parser)
     arguments = modelzoo_flags.settle(parser.parse(argv), parser)
     if arguments.profile and (arguments.eval or arguments.resume):
-        parser.error("--profile measures in place of training: leave out --eval and --resume")
+        parser.error("--profile measures instead of training: remove --eval and --resume")
     if arguments.seconds and not arguments.profile:
         parser.error("--seconds says how long --profile measures: give --profile too")
     return arguments
@@ -162,7 +162,7 @@ def at_least_one(text: str) -> float:
 
 
 def say(sentence: str) -> None:
-    """Tell the user, once for all ranks that torchrun may have started."""
+    """Print a sentence, once for all ranks, which torchrun may have started."""
     if os.environ.get("RANK", "0") == "0":
         print(escaped(sentence), flush=True)
 

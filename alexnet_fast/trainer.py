@@ -1,4 +1,4 @@
-"""A training run, readable top to bottom: its parts, the loop over epochs and steps, evaluation, the report."""
+"""A training run, to be read from top to bottom: its parts, the loop over epochs and steps, evaluation, the report."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ Pair = tuple[Tensor, Tensor]  # images and labels on the device
 
 
 def train(recipe: Recipe, resume: str | None = None) -> Report:
-    """Train, evaluate and save as the recipe says; what it came to also lies in the run's folder.
+    """Train, evaluate and save as the recipe says; returns the report, which is also written to the run's folder.
 
-    resume: a checkpoint's path, or "auto" for the run's own newest that is whole, if there is one.
-    Raises UserError for whatever the user can mend, and StoppedBySignal behind the step, or before the batch of an evaluation, to
-    which a signal came (with several ranks one later).
+    resume: a checkpoint's path, or "auto" for the run's own newest valid one, if any.
+    Raises UserError for a mistake that the user can fix, and StoppedBySignal after the step, or before the evaluation
+    batch, at which a signal came (with several ranks, one later).
     """
     with ExitStack() as stack:
         return Trainer(recipe, resume, stack).run()
@@ -130,20 +130,20 @@ class Trainer:
         if 2 * self.train_set.num_classes < recipe.model.num_classes:
             notes.append(
                 f"warning: the set has {self.train_set.num_classes} classes and the model {recipe.model.num_classes}: "
-                f"--set model.num_classes={self.train_set.num_classes}, if the set is whole"
+                f"--set model.num_classes={self.train_set.num_classes}, if the set is complete"
             )
         parameters = sum(each.numel() for each in self.precision.model.parameters())
         if (room := room_for_checkpoints(recipe.folder, recipe.max_checkpoints, parameters)).remedy:
             notes.append(f"warning: {room.found}: {room.remedy}")
         if not is_cached(decode_chunk):
             notes.append(
-                "the kernels are being compiled, once on this machine: some 20 s until the first batch"
+                "the kernels are being compiled, once on this machine: about 20 s until the first batch"
             )
         for note in (self.describe(), *notes):
             self.log.say(note)
 
     def run(self) -> Report:
-        """All epochs from the cursor on, an evaluation and a checkpoint after each that is due one."""
+        """Run all epochs from the cursor on, with an evaluation and a checkpoint after each where one is due."""
         recipe, accuracy, averages = self.recipe, None, None
         for epoch in range(self.cursor["epoch"], recipe.schedule.epochs):
             self.train_epoch(epoch)
@@ -152,7 +152,7 @@ class Trainer:
             due = self.val_set is not None and (last or is_due(recipe.eval.every, epoch + 1))
             accuracy, averages = self.validate() if due else None, self.meter.read()
             values = self.precision.figures()
-            if recipe.data.on_error == "skip":  # by what the meter counted, which a stop does not cut short
+            if recipe.data.on_error == "skip":  # from the meter's count, which includes steps before a resume
                 in_all = self.steps_per_epoch * recipe.data.global_batch_size
                 values["skipped_in_epoch"] = in_all - averages.samples
             self.log.epoch(epoch, self.precision.learning_rate, averages, accuracy, self.clock, **values)
@@ -167,9 +167,9 @@ class Trainer:
             saves = last or is_best or is_due(asked.every_epochs, epoch + 1)
             saves = saves or is_due(asked.every_steps, self.steps_per_epoch)
             if asked.is_asked_for and saves and not self.save(is_best):
-                self.best_acc1 = before  # the best is one that is kept
+                self.best_acc1 = before  # the best must be one that was saved
 
-        if accuracy is None and self.val_set is not None:  # resumed behind its last epoch
+        if accuracy is None and self.val_set is not None:  # resumed after its last epoch
             accuracy = self.validate()
             self.log.accuracy(accuracy)
         return self.report(averages, accuracy)
@@ -178,7 +178,7 @@ class Trainer:
         """The steps of an epoch from the cursor on; only log lines, every print_freq, and checkpoints wait for the device."""
         recipe, steps = self.recipe, self.steps_per_epoch
         first = self.cursor["step"]
-        if first >= steps:  # stopped behind its last step: what is left is its evaluation
+        if first >= steps:  # stopped after its last step: only its evaluation remains
             return
         self.train_set.set_epoch(epoch, first)
         self.precision.model.train()
@@ -221,22 +221,22 @@ class Trainer:
             yield batch
 
     def stop_if_signalled(self) -> None:
-        """Save, unless the run saves nothing, and raises StoppedBySignal, on all ranks together, where a signal told any of them to stop."""
+        """Save, unless the run saves nothing, and raise StoppedBySignal, on all ranks together, where any of them was signalled."""
         if number := self.stopping.agreed():
             where = f"at epoch {self.cursor['epoch']}, step {self.cursor['step']}: "
             if not self.recipe.checkpoint.is_asked_for:
-                asks = "checkpoint.every_epochs = 0 and checkpoint.every_steps = 0 ask"
-                raise StoppedBySignal(number, f"{where}nothing is saved, as {asks}")
+                asks = "checkpoint.every_epochs = 0 and checkpoint.every_steps = 0"
+                raise StoppedBySignal(number, f"{where}nothing is saved, because {asks}")
             saved = self.save()
-            self.world.all_reduce_sum(torch.zeros(1))  # nobody ends before the first has written
+            self.world.all_reduce_sum(torch.zeros(1))  # no rank ends before rank 0 has written
             raise StoppedBySignal(
-                number, where + ("saved, --resume auto goes on" if saved else "not saved, see above")
+                number, where + ("saved, resume with --resume auto" if saved else "not saved, see above")
             )
 
     def save(self, is_best: bool = False) -> bool:
-        """Make how things stand at the cursor the last checkpoint; False where they are not finite, on all ranks.
+        """Save the state at the cursor as the last checkpoint; False, on all ranks, where it is not finite.
 
-        is_best: and the best.
+        is_best: and as the best.
         """
         recipe, averages = self.recipe, self.meter.read()
         skipped = self.all_skipped()
@@ -257,13 +257,13 @@ class Trainer:
         return False
 
     def tell_skipped(self) -> None:
-        """Say which training samples were left out, when there are new ones among them.  Every rank has to call this."""
+        """Log which training samples were skipped, if there are new ones.  Every rank has to call this."""
         before, self.skipped = len(self.skipped), self.all_skipped()
         if len(self.skipped) > before:
             self.log.say(f'data.on_error = "skip": {summarize(self.skipped)}')
 
     def all_skipped(self) -> list[SkippedSample]:
-        """What this run and those that it goes on from left out, on rank 0.  Every rank has to call this."""
+        """All samples skipped so far, before a resume too, on rank 0.  Every rank has to call this."""
         if self.recipe.data.on_error != "skip":
             return self.skipped_before
         return all_skipped(self.world, self.train_set, self.skipped_before)
@@ -284,7 +284,7 @@ class Trainer:
 
     @property
     def where(self) -> str:
-        """The device, and how many train together."""
+        """The device, and how many of them train together."""
         plural = f"{self.world.world_size} x " if self.world.world_size > 1 else ""
         return f"{plural}{self.device.kind} ({self.device.name})"
 
@@ -312,9 +312,9 @@ class Trainer:
             measured=self.precision.figures(),
         )
         before = read_report(self.folder / REPORT) if averages is None else None
-        if before is not None:  # it has trained all its epochs, and told so
+        if before is not None:  # it had trained all its epochs and written its report
             self.log.say(
-                f"{recipe.run.name} was finished before: its report stays as it is; to train on, raise schedule.epochs "
+                f"{recipe.run.name} is already complete: its report is kept; to train further, raise schedule.epochs "
                 f"= {recipe.schedule.epochs}"
             )
         elif self.world.is_rank0:

@@ -1,4 +1,4 @@
-"""What holds on every accelerator, tested on the one that is here.
+"""What must hold on every accelerator, tested on the one of this machine.
 
 These are no tests of the machine they are written on.  tests/devices/test_on_npu_standin.py runs this file in a
 process of its own on the stand-in NPU (tests/standin), tests/devices/test_on_gpu.py on a GPU; on a machine with a real
@@ -44,9 +44,9 @@ from components import ROOT
 from poison import poisoned_memory
 
 STANDIN = getattr(getattr(torch, "npu", None), "standin", None)
-IS_EXACT = STANDIN is not None  # it computes as the CPU does, to the bit
+IS_EXACT = STANDIN is not None  # it computes bit for bit as the CPU does
 LATE_S = 0.01
-RATE = 5e-4  # He's weights learn fast; at higher rates 24 images are chaos, which amplifies any rounding
+RATE = 5e-4  # He's weights learn fast; at higher rates training on 24 images is chaotic and amplifies any rounding
 
 needs_standin = pytest.mark.skipif(STANDIN is None, reason="only the stand-in NPU is late, or counts")
 
@@ -62,14 +62,14 @@ def device() -> Device:
 
 @pytest.fixture
 def late() -> Iterator[Any]:
-    """late(copies_s=..., compute_s=...): from now on the stand-in's streams are behind the host."""
+    """late(copies_s=..., compute_s=...): from then on the stand-in's streams lag behind the host."""
     assert STANDIN is not None
     yield STANDIN.be_late
     STANDIN.be_late()
 
 
 class PinnedBatches:
-    """Batches in the loader's own buffer pool, each of other pixels, written the moment that their buffer is free."""
+    """Batches in the loader's own buffer pool, each with other pixels, written as soon as their buffer is free."""
 
     def __init__(self, sizes: list[int], px: int = 8) -> None:
         self.pool, self.sizes, self.px = BufferPool(max(sizes), px, max_free=8, pin_memory=True), sizes, px
@@ -96,13 +96,13 @@ class PinnedBatches:
 
 
 def normalized(images: Tensor) -> Tensor:
-    """ToTensor + Normalize, as torchvision's reference transforms do it."""
+    """ToTensor + Normalize, as in torchvision's reference transforms."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return (images.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
 
 
 def check_all_arrive(feed: DevicePrefetcher, batches: PinnedBatches, tolerance: float = 1e-5) -> None:
-    """All batches of a pass, whole and in order; nothing is read back before the pass is over."""
+    """Assert that all batches of a pass arrive complete and in order; nothing is read back before the pass ends."""
     got = list(feed(batches))
     assert len(got) == len(batches.sizes)
     for k, (images, labels) in enumerate(got):
@@ -116,7 +116,7 @@ def check_all_arrive(feed: DevicePrefetcher, batches: PinnedBatches, tolerance: 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_batches_arrive_whole_and_in_order_epoch_after_epoch(
+def test_batches_arrive_complete_and_in_order_epoch_after_epoch(
     device: Device, dtype: torch.dtype, depth: int
 ) -> None:
     feed = DevicePrefetcher(device, dtype, depth=depth)
@@ -127,7 +127,7 @@ def test_batches_arrive_whole_and_in_order_epoch_after_epoch(
 
 
 @needs_standin
-def test_late_copies_find_their_batch_as_it_was(device: Device, late: Any) -> None:
+def test_late_copies_read_the_right_batch(device: Device, late: Any) -> None:
     late(copies_s=LATE_S)
     check_all_arrive(DevicePrefetcher(device, torch.float32), PinnedBatches([4] * 10 + [3]))
 
@@ -157,7 +157,7 @@ MUTATIONS = {
 def test_without_any_one_of_the_three_waits_pixels_are_lost(
     mutation: str, device: Device, late: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mutation test of the two above: each wait is taken out in turn, and the check must fail."""
+    """The mutation test of the two above: each wait is removed in turn, and the check must fail."""
     feed, batches, without = (
         DevicePrefetcher(device, torch.float32),
         PinnedBatches([4] * 10 + [3]),
@@ -194,7 +194,7 @@ def test_the_loaders_pixels_survive_late_copies_while_its_threads_refill_the_poo
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_so_many_batches_are_copied_ahead_and_no_more_are_held(device: Device, depth: int) -> None:
+def test_depth_batches_are_copied_in_advance_and_no_more_are_held(device: Device, depth: int) -> None:
     batches, most = PinnedBatches([4] * 12), 0
     feed = DevicePrefetcher(device, torch.float32, depth=depth)
     for _ in feed(batches):
@@ -204,7 +204,7 @@ def test_so_many_batches_are_copied_ahead_and_no_more_are_held(device: Device, d
 
 
 @needs_standin
-def test_who_leaves_early_has_waited_for_the_copies_under_way(device: Device) -> None:
+def test_leaving_early_waits_for_the_copies_in_progress(device: Device) -> None:
     gate = Event()
     feed, batches = DevicePrefetcher(device, torch.float32), PinnedBatches([4] * 9)
     with closing(feed(batches)) as few:
@@ -219,9 +219,7 @@ def test_who_leaves_early_has_waited_for_the_copies_under_way(device: Device) ->
 
 @needs_standin
 @pytest.mark.parametrize("fault", ["the loader", "a batch's labels"])
-def test_a_failure_on_the_way_waits_for_the_copies_under_way_too(
-    fault: str, device: Device, late: Any
-) -> None:
+def test_a_failure_waits_for_the_copies_in_progress_too(fault: str, device: Device, late: Any) -> None:
     class Broken(PinnedBatches):
         def __iter__(self) -> Iterator[Batch]:
             for k, batch in enumerate(super().__iter__()):
@@ -237,7 +235,7 @@ def test_a_failure_on_the_way_waits_for_the_copies_under_way_too(
     assert feed._copy_stream.query()
 
 
-def test_a_pass_ends_when_another_of_the_same_feed_begins(device: Device) -> None:
+def test_a_pass_ends_when_another_of_the_same_feed_starts(device: Device) -> None:
     feed = DevicePrefetcher(device, torch.float32)
     first, second = feed(PinnedBatches([4] * 6)), feed(PinnedBatches([4] * 6))
     next(first)
@@ -250,7 +248,7 @@ def test_a_pass_ends_when_another_of_the_same_feed_begins(device: Device) -> Non
 
 
 class SmallAlexNet(AlexNet):
-    """AlexNet with a classifier 16 times as narrow: the same operations, in a fraction of the time."""
+    """AlexNet with a classifier 16 times narrower: the same operations, in a fraction of the time."""
 
     def __init__(self, num_classes: int = 10, dropout: float = 0.0) -> None:
         super().__init__(1, dropout)
@@ -259,7 +257,7 @@ class SmallAlexNet(AlexNet):
 
 
 class LearnableBatches(PinnedBatches):
-    """Ten classes, told apart by how bright the noise is."""
+    """Ten classes that differ in the brightness of their noise."""
 
     def expected(self, k: int) -> tuple[Tensor, Tensor]:
         images, labels = super().expected(k)
@@ -270,7 +268,7 @@ class LearnableBatches(PinnedBatches):
 def train(
     device: Device, level: Any, steps: int, make: Any = SmallAlexNet
 ) -> tuple[list[float], dict[str, Tensor]]:
-    """Losses and weights of so many steps over three batches of 8 images, 64 px."""
+    """Losses and weights of this many steps over three batches of 8 images, 64 px."""
     torch.manual_seed(0)
     model = make(10, dropout=0.0)
     initialise_he(model)
@@ -308,14 +306,12 @@ def test_half_precision_follows_the_float32_losses_within_1_percent_over_30_step
     losses, _ = train(device, level, 30)
     expected, _ = train(device, "O0", 30)
     assert losses == pytest.approx(expected, rel=0.01)
-    assert expected[-1] < 0.7 * expected[0], "and there was something to follow"
+    assert expected[-1] < 0.7 * expected[0], "and the loss did fall"
 
 
 @pytest.mark.parametrize("level", ["O1", "O2"])
 @pytest.mark.parametrize("loss_scale", ["dynamic", 1024.0])
-def test_a_first_step_that_overflows_leaves_momenta_of_zero(
-    device: Device, level: Any, loss_scale: Any
-) -> None:
+def test_a_first_step_that_overflows_leaves_zero_momenta(device: Device, level: Any, loss_scale: Any) -> None:
     sgd = partial(torch.optim.SGD, lr=RATE, momentum=0.9, weight_decay=1e-4)
     precision = Precision(
         SmallAlexNet(), fused_or_foreach(sgd, device), level=level, device=device, loss_scale=loss_scale
@@ -362,11 +358,11 @@ RECIPE = str(ROOT / "recipes" / "1p.toml")
 
 
 @needs_standin
-def test_fifty_steps_hold_no_synchronising_call_but_those_of_print_freq(
+def test_fifty_steps_make_no_synchronising_call_except_those_of_print_freq(
     device: Device, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert STANDIN is not None
-    ends: list[Counter[str]] = []  # how often the host had waited at the end of each step, and what for
+    ends: list[Counter[str]] = []  # how often, and for what, the host had waited at the end of each step
     step = Precision.step
 
     def counted(precision: Precision) -> None:
@@ -381,7 +377,7 @@ def test_fifty_steps_hold_no_synchronising_call_but_those_of_print_freq(
     for k, (before, after) in enumerate(pairwise(ends)):
         waits = after - before
         if k == 4:
-            assert waits == Counter({"device": 1}), "the end of the clock's warm-up, once a run"
+            assert waits == Counter({"device": 1}), "the end of the clock's warm-up, once per run"
         elif k % 10:
             assert waits == Counter(), k
         else:
@@ -423,7 +419,7 @@ def test_a_whole_run_of_1p_packs_trains_evaluates_and_resumes(
         save(training, is_best)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:  # stopped after its first epoch, to go on in the second
+    with monkeypatch.context() as patched:  # stopped after its first epoch, to resume in the second
         patched.setattr(training.Trainer, "save", save_and_stop)
         assert command.main(arguments["resumed"]) == 130
     torch.manual_seed(99)  # whatever happens between the two must not matter
@@ -450,7 +446,7 @@ def test_two_ranks_train_on_two_devices(device: Device, sets: Path, tmp_path: Pa
 # --- the device ---------------------------------------------------------------------------------------------------
 
 
-def test_auto_and_its_name_are_the_same_device_and_it_says_what_differs(device: Device) -> None:
+def test_auto_and_its_name_are_the_same_device_with_its_own_settings(device: Device) -> None:
     assert resolve("auto") == resolve(device.kind) == resolve(f"{device.kind}:0") == device
     assert device.half_dtype is torch.float16 and device.half_needs_loss_scale and device.pin_memory
     expected = {"npu": (torch.contiguous_format, "hccl"), "cuda": (torch.channels_last, "nccl")}
@@ -465,7 +461,7 @@ def test_one_device_too_many_is_refused_with_the_variable_that_hides_them(device
         resolve(device.kind, local_rank=count)
 
 
-def test_a_device_that_does_not_start_is_one_sentence(device: Device, monkeypatch: Any) -> None:
+def test_a_device_that_does_not_start_gives_one_sentence(device: Device, monkeypatch: Any) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("the driver is older than CANN\nC++ stack trace")
 
@@ -476,7 +472,7 @@ def test_a_device_that_does_not_start_is_one_sentence(device: Device, monkeypatc
         device.use()
 
 
-def test_its_random_state_can_be_kept_and_put_back(device: Device) -> None:
+def test_its_random_state_can_be_saved_and_restored(device: Device) -> None:
     state = device.random_state()
     drop = nn.Dropout()
     first = drop(torch.ones(100, device=device.torch_device)).cpu()
@@ -500,13 +496,13 @@ def test_the_stand_in_refuses_what_the_real_npu_refuses(device: Device, tmp_path
 
 
 @needs_standin
-def test_the_stand_in_gives_garbage_to_who_does_not_wait(device: Device) -> None:
+def test_the_stand_in_returns_garbage_without_a_wait(device: Device) -> None:
     stream, gate, ones = device.stream(), Event(), torch.ones(1000, device=device.torch_device)
     device.synchronize()
     with stream:
         STANDIN.launch(STANDIN.COMPUTE, gate.wait)
         twos = ones + ones
-    unready = twos.cpu()  # waits for the default stream alone
+    unready = twos.cpu()  # waits for the default stream only
     gate.set()
     device.synchronize()
     assert not torch.equal(unready, twos.cpu()) and torch.equal(twos.cpu(), torch.full((1000,), 2.0))

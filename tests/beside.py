@@ -1,10 +1,11 @@
-"""Long commands that run beside the first tests, one after another, on the core that those leave idle.
+"""Long commands that run concurrently with the first tests, one after another, on the core that those leave idle.
 
-A test or module that is marked ``beside(COMMAND)`` has it begun before the session's first test, comes last itself, and
-asks ``COMMAND.finished()``.  They are some two and a half minutes of a suite that took eleven to thirteen on two cores.
+The command of a test or module that is marked ``beside(COMMAND)`` starts before the session's first test.  The test itself
+runs last, and calls ``COMMAND.finished()``.  The commands take about two and a half minutes; the suite took eleven to
+thirteen on two cores.
 
-A process of its own runs them.  It was a thread once: it saw the temporary folder, the environment and the functions
-that the test of that moment had changed for itself, and left its files where that test counted its own.
+A separate process runs them.  It was a thread once: then it saw the temporary folder, the environment and the functions
+that the current test had changed for itself, and left its files where that test counted its own.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class Beside:
     """A command line of this Python, run once a session.
 
     Args:
-        arguments: given a folder of its own, the command line; may skip or fail for a component that is not here.
-        env: variables that are changed for it; None takes one away.
+        arguments: called with the command's own folder, returns the command line; may skip or fail for a missing component.
+        env: variables that are changed for it; None removes one.
     """
 
     folder: Path
@@ -48,7 +49,7 @@ class Beside:
         self._refusal: BaseException | None = None
 
     def line(self) -> str:
-        """Make its folder; returns the lines of shell that run it, none where it cannot run here."""
+        """Make its folder; returns the shell lines that run it, empty where it cannot run here."""
         self._kept = tempfile.TemporaryDirectory()  # as long as this
         self.folder = self._left("own")
         self.folder.mkdir()
@@ -67,9 +68,9 @@ class Beside:
         )
 
     def finished(self) -> Finished:
-        """What became of it, a signal's number told as 128 more; waits for that, and raises what kept it from running.
+        """Wait for its end; the exit code is 128 + N after signal N.  Raises the error that kept it from running.
 
-        Where no test was marked with it, it begins now.
+        Where no test was marked with it, it starts now.
         """
         if self.runner is None and self._refusal is None:
             begin([self])
@@ -86,7 +87,7 @@ class Beside:
         return Finished(int(code), out, error)
 
     def report(self, name: str) -> Any:
-        """The JSON that it has written into its folder; it has to have ended well."""
+        """The JSON that it has written into its folder; it must have succeeded."""
         finished = self.finished()
         assert finished.code == 0, finished.stderr
         return json.loads((self.folder / name).read_text())
@@ -99,12 +100,12 @@ _runners: list[subprocess.Popen[bytes]] = []
 
 
 def marked(items: Iterable[pytest.Item]) -> list[Beside]:
-    """The commands that tests ask for."""
+    """The commands with which tests are marked."""
     return list(dict.fromkeys(marker.args[0] for item in items for marker in item.iter_markers("beside")))
 
 
 def begin(commands: list[Beside]) -> None:
-    """Run them one after another, beside whatever comes now; none begins once this process has gone."""
+    """Start running them one after another, in the background; none starts after this process has ended."""
     if not (lines := [line for command in commands if (line := command.line())]):
         return
     script = "".join(f"kill -0 {os.getpid()} || exit\n{line}" for line in lines)
@@ -118,13 +119,13 @@ def begin(commands: list[Beside]) -> None:
 
 
 def await_all() -> None:
-    """Nothing runs beside any more: for those who measure."""
+    """Wait until nothing runs in the background, for tests that measure."""
     for runner in _runners:
         runner.wait()
 
 
 def stop() -> None:
-    """Nobody asks any more: end what runs beside, and all that it has started."""
+    """End the commands that still run, and all processes that they have started."""
     for runner in _runners:
         if runner.poll() is None:
             with suppress(ProcessLookupError):

@@ -1,7 +1,7 @@
-"""Betons for tests: pictures, JPEGs of every kind, and a writer of the format that shares no line with the package's own.
+"""Betons for tests: pictures, JPEGs of every kind, and a writer of the format that shares no code with the package.
 
-The file is laid out here by hand, from the specification, so that a mistake in ``alexnet_fast.beton`` cannot
-cancel itself out.
+The layout is written here by hand, from the specification, so that a mistake in ``alexnet_fast.beton`` cannot cancel
+itself out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
 @dataclass(frozen=True)
 class Entry:
-    """One sample as it shall stand in the file; its metadata may lie."""
+    """One sample as it is written to the file; its metadata may be wrong on purpose."""
 
     payload: bytes
     width: int
@@ -54,9 +54,9 @@ def write(
     labels: Sequence[int] | None = None,
     more: Sequence[tuple[str, Sequence[int]]] = (),
 ) -> Path:
-    """A beton of an image and a label field in one page or more; labels are 0, 1, 2 ... unless given.
+    """Write a beton of an image and a label field in one or more pages; labels are 0, 1, 2 ... unless given.
 
-    more: names and values of further int fields, behind the label.
+    more: names and values of further int fields, after the label.
     """
     samples = [entry if isinstance(entry, Entry) else Entry.of(entry) for entry in entries]
     metadata_end = 24 + (2 + len(more)) * 1041 + (24 + 8 * len(more)) * len(samples)
@@ -82,27 +82,27 @@ def write(
 
 
 def copied_over(path: Path, other: Path) -> None:
-    """As ``cp`` does: cut to nothing first."""
+    """As ``cp`` does: truncated to nothing first."""
     subprocess.run(["cp", other, path], check=True)
 
 
 def written_over(path: Path, other: Path) -> None:
-    """As ``rsync --inplace`` does, and whoever opens a file by "r+b"."""
+    """As ``rsync --inplace`` does, and code that opens a file with "r+b"."""
     with open(path, "r+b") as file:
         file.write(other.read_bytes())
 
 
 def cut(path: Path, other: Path) -> None:
-    os.truncate(path, PAGE + 5000)  # what is open of it is no longer there
+    os.truncate(path, PAGE + 5000)  # pages that are still mapped no longer exist
 
 
 OVERWRITERS = {"cp": copied_over, "r+b": written_over, "truncate": cut}
-"""Each changes a beton in place; the other one is of the same length."""
+"""Each changes a beton in place; the other file has the same length."""
 
 
 @cache
 def picture(width: int = 500, height: int = 375, seed: int = 0) -> Image.Image:
-    """A photo-like RGB image: the falling spectrum of natural scenes, hues that change more slowly than the light, a few edges."""
+    """A photo-like RGB image: a spectrum that falls as in natural scenes, hues that vary more slowly than brightness, a few edges."""
     rng = np.random.default_rng(seed)
     high, wide = (max(16, side + side % 2) for side in (height, width))
     frequency = np.hypot(np.fft.fftfreq(high)[:, None], np.fft.rfftfreq(wide)[None, :])
@@ -131,7 +131,7 @@ def picture(width: int = 500, height: int = 375, seed: int = 0) -> Image.Image:
 
 
 def photo_paths(count: int) -> list[Path]:
-    """So many of the ImageNet photos, spread over their classes; skips where there are none."""
+    """Paths of ``count`` ImageNet images, spread over their classes; skips where there are none."""
     found = sorted((components.require("data") / "imagenet-samples/train").glob("*/*.JPEG"))
     return found[:: max(1, len(found) // count)][:count]
 
@@ -144,20 +144,20 @@ def jpeg(image: Image.Image, **options: object) -> bytes:
 
 
 def pixels(jpeg: bytes) -> np.ndarray:
-    """What Pillow decodes. (height, width, 3) uint8."""
+    """The pixels that Pillow decodes. (height, width, 3) uint8."""
     with Image.open(io.BytesIO(jpeg)) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def cjpeg(image: Image.Image, *options: str) -> bytes:
-    """libjpeg-turbo's own encoder: sampling factors and markers that Pillow has no words for."""
+    """Encode with libjpeg-turbo's program: it has sampling factors and markers that Pillow has no options for."""
     buffer = io.BytesIO()
     image.save(buffer, "PPM")
     return _tool("cjpeg", *options, data=buffer.getvalue())
 
 
 def jpegtran(jpeg: bytes, *options: str) -> bytes:
-    """The same coefficients written anew: ``-restart 4B`` sets markers every 4 MCUs, ``-restart 2`` every 2 rows, ``-restart 0`` none."""
+    """Write the same coefficients again: ``-restart 4B`` sets markers every 4 MCUs, ``-restart 2`` every 2 rows, ``-restart 0`` none."""
     return _tool("jpegtran", *options, data=jpeg)
 
 
@@ -168,7 +168,7 @@ def _tool(name: str, *options: str, data: bytes) -> bytes:
 
 
 def segments(jpeg: bytes) -> dict[int, tuple[int, bytes]]:
-    """Marker -> (offset, content) of each segment up to the scan; the last of its kind."""
+    """Marker -> (offset, content) of each segment up to the scan; the last one of each marker."""
     found, at = {}, 2
     while True:
         marker, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
@@ -180,20 +180,20 @@ def segments(jpeg: bytes) -> dict[int, tuple[int, bytes]]:
 
 
 def without_segment(jpeg: bytes, marker: int) -> bytes:
-    """The JPEG less one of its segments."""
+    """The JPEG without one of its segments."""
     at, content = segments(jpeg)[marker]
     return jpeg[:at] + jpeg[at + 4 + len(content) :]
 
 
 def marks(scan: bytes) -> list[int]:
-    """Offsets just behind each RST marker in entropy-coded data, and its end."""
+    """Offsets just after each RST marker in entropy-coded data, and its end."""
     return [k + 2 for k in range(len(scan) - 1) if scan[k] == 0xFF and 0xD0 <= scan[k + 1] <= 0xD7] + [
         len(scan)
     ]
 
 
 def check_tiles(payload: bytes, width: int, height: int, mcu_px: tuple[int, int] = (16, 16)) -> None:
-    """The interval divides the MCUs per row, the markers count round, and the table agrees with them."""
+    """Assert that the interval divides the MCUs per row, the markers count modulo 8, and the table agrees with them."""
     found = segments(payload)
     per_row, rows = -(-width // mcu_px[0]), -(-height // mcu_px[1])
     interval = int.from_bytes(found[0xDD][1], "big")
@@ -203,7 +203,7 @@ def check_tiles(payload: bytes, width: int, height: int, mcu_px: tuple[int, int]
     assert len(ends) == rows * per_row // interval
     assert [scan[end - 1] for end in ends] == [*(0xD0 + k % 8 for k in range(len(ends) - 1)), 0xD9]
     at, content = found[0xEA]
-    assert at == 2, "the table comes straight after SOI"
+    assert at == 2, "the table comes directly after SOI"
     assert content.startswith(b"TILES\x00\x01\x02")
     assert np.cumsum(np.frombuffer(content[8:], "<u2")).tolist() == ends
 
@@ -241,7 +241,7 @@ def drawn_crop(
 def train_reference(
     image: Image.Image, box: tuple[int, int, int, int], mirrored: bool, size: int
 ) -> np.ndarray:
-    """Crop, then Pillow's antialiased bilinear resize, then flip: what torchvision does to a PIL image. (3, size, size)"""
+    """Crop, Pillow's antialiased bilinear resize, flip: as torchvision does for a PIL image. (3, size, size) uint8"""
     made = image.crop(box).resize((size, size), Image.Resampling.BILINEAR)
     if mirrored:
         made = made.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -274,7 +274,7 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
 def read_with_ffcv(path: Path, *, os_cache: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, H, W, 3) uint8 and labels (N,) int64 as ffcv's own Loader delivers a file of one image size.
 
-    Without ``os_cache`` it reads the file page by page into memory of its own.
+    Without ``os_cache`` it reads the file page by page into its own memory.
     """
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder

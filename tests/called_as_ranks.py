@@ -1,4 +1,4 @@
-"""A function of the tests as each of several ranks, which are processes of their own: launch(LaunchConfig(2), ranks_that_end.waits, folder)."""
+"""Run a function of the tests in several ranks, each its own process: launch(LaunchConfig(2), ranks_that_end.waits, folder)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from alexnet_fast.errors import exit_code
 
 
 def launch(config: LaunchConfig, function: Callable[..., Any], *arguments: Any) -> int:
-    """The launcher with ranks that find `function`, which is a module's, and unpickle its arguments."""
+    """Call the launcher; its ranks import `function`, which a module defines, and unpickle its arguments.  Returns the exit code."""
     call = base64.b64encode(pickle.dumps((function, arguments))).decode()
     return launcher.launch(config, partial(function, *arguments), (sys.executable, __file__, call))
 

@@ -1,4 +1,4 @@
-"""The quantised DCT coefficients of a JPEG, where libturbojpeg is here to read them."""
+"""The quantised DCT coefficients of a JPEG, where libturbojpeg is available to read them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["coefficients", "geometry", "same_coefficients"]
 
 
 def coefficients(jpeg: bytes) -> list[np.ndarray]:
-    """Of each component: (rows of blocks, blocks a row, 64) int16; skips where there is no libturbojpeg."""
+    """Per component: (rows of blocks, blocks per row, 64) int16; skips without libturbojpeg."""
     components.require("turbojpeg")
     return read.coefficients(jpeg)
 
 
 def same_coefficients(one: bytes, other: bytes) -> bool:
-    """Whether two JPEGs hold the same image; skips where there is no libturbojpeg."""
+    """Whether two JPEGs hold the same image; skips without libturbojpeg."""
     components.require("turbojpeg")
     return read.same_coefficients(one, other)

@@ -1,4 +1,4 @@
-"""Command lines of this Python, in processes of their own, as people run them."""
+"""Command lines of this Python, each in its own process, as people run them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from components import ROOT
 
 
 class Finished(NamedTuple):
-    """What a command left behind."""
+    """The result of a command."""
 
     code: int
     stdout: str
@@ -21,24 +21,24 @@ class Finished(NamedTuple):
 
 
 def of(*arguments: object) -> list[str]:
-    """The command line of this Python with some arguments."""
+    """The command line of this Python with these arguments."""
     return [sys.executable, *map(str, arguments)]
 
 
 def variables(more: Mapping[str, str | None] | None = None) -> dict[str, str | None]:
-    """The variables that are changed for a command so that it finds the package, and more of them."""
+    """The variables that are set for a command so that it finds the package, and `more`."""
     return {"PYTHONPATH": str(ROOT), "COLUMNS": "200", **(more or {})}
 
 
 def environment(changes: Mapping[str, str | None]) -> dict[str, str]:
-    """Our own with some variables changed; None takes one away."""
+    """This process's environment with some variables changed; None removes one."""
     return {name: value for name, value in {**os.environ, **changes}.items() if value is not None}
 
 
 def start(
     *arguments: object, cwd: Path = ROOT, env: Mapping[str, str | None] | None = None, **options: Any
 ) -> subprocess.Popen[str]:
-    """Begin a command that finds the package."""
+    """Start a command that finds the package."""
     return subprocess.Popen(
         of(*arguments),
         cwd=cwd,

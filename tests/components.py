@@ -1,6 +1,6 @@
-"""What a test needs and a machine may not have: it skips aloud, or fails where ALEXNET_FAST_REQUIRE names it.
+"""Components that a test needs and a machine may lack: the test skips, or fails where ALEXNET_FAST_REQUIRE names them.
 
-CI (.ci/run) sets it to every component that a test may ask for: there a missing one is a fault, not a circumstance.
+CI (.ci/run) sets it to every component that a test may ask for: there a missing one is a failure.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 DATA_ENVIRONMENT, REQUIRE_ENVIRONMENT = "ALEXNET_FAST_DATA", "ALEXNET_FAST_REQUIRE"
 PACKED_ENVIRONMENT = (
-    "ALEXNET_FAST_TESTS_PACKED"  # the 1,000 photos, as the session that began this one has packed them
+    "ALEXNET_FAST_TESTS_PACKED"  # the beton of all images, packed by the session that started this one
 )
 
-_kept: list[object] = []  # torch forgets an operator when the library object that defined it goes
+_kept: list[object] = []  # torch forgets an operator when the library object that defined it is deleted
 
 
 def required() -> list[str]:
-    """Components that must be here."""
+    """Components that must be available."""
     return os.environ.get(REQUIRE_ENVIRONMENT, "").split()
 
 
 def named_in(reason: str) -> str | None:
-    """The required component that a reason to skip names, if any."""
+    """The required component that is named in a reason to skip, if any."""
     return next(
         (name for name in required() if re.search(rf"\b{re.escape(name)}\b", reason, re.IGNORECASE)), None
     )
 
 
 def require(component: str) -> Any:
-    """The module "ffcv", "torchvision" or "turbojpeg" (ours, with the library found), the folder that is "data", or the
-    file that a "compiler" makes of the stand-in NPU's C++."""
+    """The module "ffcv", "torchvision" or "turbojpeg" (ours, with the library loaded), the folder of "data", or the file
+    that a "compiler" builds from the stand-in NPU's C++.  Skips or fails the test where it is not available."""
     try:
         return _FINDERS[component]()
     except (ImportError, OSError, LookupError, ValueError) as error:
@@ -46,12 +46,12 @@ def require(component: str) -> Any:
 def _absent(component: str, error: Exception) -> NoReturn:
     reason = f"{component} is not here ({error})"
     if component in required():
-        pytest.fail(f"{reason}, and {REQUIRE_ENVIRONMENT} says that it must be", pytrace=False)
+        pytest.fail(f"{reason}, and {REQUIRE_ENVIRONMENT} requires it", pytrace=False)
     pytest.skip(reason)
 
 
 def _torchvision() -> Any:
-    """torchvision, whose CUDA wheel cannot register two operators on a CPU build of torch; nobody here calls them."""
+    """torchvision, whose CUDA wheel cannot register two operators on a CPU build of torch; no test calls them."""
     import torch
 
     if not hasattr(torch.ops.torchvision, "nms"):
@@ -66,8 +66,8 @@ def _torchvision() -> Any:
 
 
 def _ffcv() -> Any:
-    """ffcv, less what it does to its process: it gives torch one thread, cv2 sets LD_LIBRARY_PATH for whatever is started, and
-    the progress bars of its writer leave a thread behind."""
+    """ffcv, with its changes to the process undone: it limits torch to one thread, cv2 sets LD_LIBRARY_PATH for child
+    processes, and the progress bars of its writer leave a thread running."""
     torch = importlib.import_module("torch")
     threads, variables = torch.get_num_threads(), dict(os.environ)
     try:

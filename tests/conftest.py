@@ -1,4 +1,4 @@
-"""Fixtures for all tests: real photos, betons packed from them once a session, command lines, and nothing that a test leaves to the next."""
+"""Fixtures for all tests: real images, betons packed from them once per session, command lines, and checks that a test changes nothing for the next."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ THREAD_GRACE_S = 5.0
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGPIPE)
 LIMITS = (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_MEMLOCK)
-SET_FOR_GOOD = ("PYTEST_", "TORCH")  # by torch, as parts of it are imported
+SET_FOR_GOOD = ("PYTEST_", "TORCH")  # by torch, when parts of it are imported
 
 OF_THE_TESTERS_TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 OF_THE_TESTERS_LAUNCHER = (
@@ -43,11 +43,11 @@ OF_THE_TESTERS_LAUNCHER = (
 )
 
 for name in (*OF_THE_TESTERS_TERMINAL, *OF_THE_TESTERS_LAUNCHER):
-    os.environ.pop(name, None)  # what is printed, and which ranks there are, is the tests' to say
+    os.environ.pop(name, None)  # the tests decide what is printed, and which ranks there are
 
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # a shell's & has it so, and what we start would inherit it
+):  # a shell's & sets it so, and child processes would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -62,15 +62,13 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def _skip_as_failure(report: Any) -> Any:
-    """However a test skips (importorskip, a mark, require): not for a component that must be here."""
+    """Turn a skip for a required component into a failure, however the test skips (importorskip, a mark, require)."""
     if (
         report.skipped
         and isinstance(report.longrepr, tuple)
         and (name := components.named_in(report.longrepr[2]))
     ):
-        report.longrepr = (
-            f"{report.longrepr[2]}\n{components.REQUIRE_ENVIRONMENT} says that {name} must be here"
-        )
+        report.longrepr = f"{report.longrepr[2]}\n{components.REQUIRE_ENVIRONMENT} requires {name}"
         report.outcome = "failed"
     return report
 
@@ -90,25 +88,25 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(scope="session")
 def require() -> Callable[[str], Any]:
-    """require("ffcv"), "torchvision", "turbojpeg", "data" or "compiler": what it gives, else the test skips or fails."""
+    """require("ffcv"), "torchvision", "turbojpeg", "data" or "compiler": returns it; without it the test skips or fails."""
     return components.require
 
 
 @pytest.fixture(scope="session")
 def photos() -> Path:
-    """ImageNet photos, one for each of 1,000 classes, in train/<class>/*.JPEG below this folder."""
+    """A folder of ImageNet images, one for each of 1,000 classes, in train/<class>/*.JPEG."""
     return Path(components.require("data")) / "imagenet-samples"
 
 
 @pytest.fixture(scope="session")
 def tiny_imagenet() -> Path:
-    """Ten classes of Tiny ImageNet, 64 px: 500 a class in train/, 50 in val/."""
+    """A folder of ten classes of Tiny ImageNet, 64 px: 500 images per class in train/, 50 in val/."""
     return Path(components.require("data")) / "tiny-imagenet-10"
 
 
 @pytest.fixture(scope="session")
 def all_photos_beton(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All 1,000 photos as ``write_beton.py`` packs them: longest side 500 px, quality 90, restart markers."""
+    """All 1,000 images as ``write_beton.py`` packs them: longest side 500 px, quality 90, restart markers."""
     if packed := os.environ.get(components.PACKED_ENVIRONMENT):
         return Path(packed)
     from alexnet_fast.common.cpus import allowed_cores
@@ -121,7 +119,7 @@ def all_photos_beton(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def photo_beton(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 of the photos, of as many classes: longest side 500 px, quality 90, restart markers."""
+    """200 of the images, of 200 classes: longest side 500 px, quality 90, restart markers."""
     from alexnet_fast.common.cpus import allowed_cores
     from alexnet_fast.packing.encode import Encoding
     from alexnet_fast.packing.writer import scan_folder, write_beton
@@ -133,7 +131,7 @@ def photo_beton(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_beton(tiny_imagenet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a train.beton and a val.beton: the first 20 images of each of Tiny ImageNet's ten classes, mixed."""
+    """A folder with a train.beton and a val.beton: the first 20 images of each of the ten classes, shuffled."""
     from alexnet_fast.common.cpus import allowed_cores
     from alexnet_fast.packing.encode import Encoding
     from alexnet_fast.packing.writer import scan_folder, write_beton
@@ -149,9 +147,9 @@ def tiny_beton(tiny_imagenet: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def run_cli() -> Callable[..., Finished]:
-    """run_cli("tools/write_beton.py", "--data", folder) or run_cli("-m", "alexnet_fast.train", ...): this Python, in a process.
+    """run_cli("tools/write_beton.py", "--data", folder) or run_cli("-m", "alexnet_fast.train", ...): runs this Python in its own process.
 
-    Keywords: cwd (the repository's root), env (variables that are added; None takes one away), timeout_s.
+    Keywords: cwd (default: the repository's root), env (variables that are set; None removes one), timeout_s.
     """
 
     def run(*arguments: object, timeout_s: float = 600, **options: Any) -> Finished:
@@ -162,11 +160,11 @@ def run_cli() -> Callable[..., Finished]:
 
 @pytest.fixture(autouse=True)
 def no_thread_left_behind() -> Iterator[None]:
-    """A test that leaves a thread running fails: loaders end theirs when they are closed or dropped."""
+    """A test that leaves a thread running fails: loaders end theirs when they are closed or deleted."""
     before = set(threading.enumerate())
     yield
     for thread in _new_threads(before):
-        # It outlives the loader that began it, and writes files, which the next test may count.
+        # It outlives the loader that started it, and writes files, which the next test may count.
         if thread.name == "load-kernels":
             thread.join()
     if not _new_threads(before):
@@ -184,9 +182,9 @@ def _new_threads(before: set[threading.Thread]) -> list[threading.Thread]:
 
 @pytest.fixture(autouse=True)
 def nothing_changed_for_the_next() -> Iterator[None]:
-    """A test that leaves this process other than it found it fails: the next one would depend on it.
+    """A test that leaves this process changed fails: the next one would depend on it.
 
-    Torch's number of threads is put back: a run sets it to the cores that it may use, FFCV to its own workers'.
+    Torch's number of threads is restored: a run sets it to the cores that it may use, FFCV to its number of workers.
     """
     before, torch = _of_the_process(), sys.modules.get("torch")
     threads = torch.get_num_threads() if torch is not None else 0
@@ -202,9 +200,9 @@ def nothing_changed_for_the_next() -> Iterator[None]:
 
 
 def _of_the_process() -> dict[str, Any]:
-    """What all tests share, and what they start inherits."""
+    """The state that all tests share and child processes inherit."""
     return {
-        # What stands in them may be a secret, and is not to be printed.
+        # Their values may be secret, and must not be printed.
         **{
             f"${name}": hash(value) for name, value in os.environ.items() if not name.startswith(SET_FOR_GOOD)
         },

@@ -9,7 +9,7 @@ from betons import jpeg, picture
 
 
 def fill(root: Path, classes: dict[str, int]) -> Path:
-    """A folder of so many small JPEGs a class."""
+    """Make a folder of classes, each with its number of small JPEGs; returns it."""
     for k, (name, count) in enumerate(classes.items()):
         (root / name).mkdir(parents=True)
         for i in range(count):
@@ -18,5 +18,5 @@ def fill(root: Path, classes: dict[str, int]) -> Path:
 
 
 def listed(folder: Path) -> list[str]:
-    """What lies in a folder; nothing where there is none."""
+    """The names in a folder, sorted; empty where it does not exist."""
     return sorted(os.listdir(folder)) if folder.exists() else []

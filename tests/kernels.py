@@ -1,4 +1,4 @@
-"""A package with kernels of its own, small enough to be compiled many times, and processes that start with it."""
+"""A package with its own kernels, small enough to be compiled many times, and processes that import it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ print(json.dumps({"before": before, "after": is_cached(outer), "value": value, "
 
 
 class Start(NamedTuple):
-    """What one process found."""
+    """What one process reports."""
 
     cached_before: bool
     cached_after: bool
@@ -64,7 +64,7 @@ class Start(NamedTuple):
 
 
 def write_package(folder: Path, factor: int = 2) -> Path:
-    """``small``, a package whose kernel gives 6 * factor for 4."""
+    """Write ``small``, a package whose kernel returns 6 * factor for 4; returns its folder."""
     package = folder / "small"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -75,12 +75,12 @@ def write_package(folder: Path, factor: int = 2) -> Path:
 
 
 def forbid_writing(package: Path) -> None:
-    """Nobody can make a folder where a file is: not even root, whom permissions do not stop."""
+    """Put a file where the cache folder goes: even root, whom permissions do not stop, cannot make a folder there."""
     (package / "__pycache__").write_text("no folder")
 
 
 def read_only(folder: Path) -> list[str]:
-    """A command that runs another for which the folder is a file system mounted read-only; skips where that is not allowed."""
+    """A command that runs another with the folder mounted read-only; skips where mounting is not allowed."""
     unshare = ["unshare", "--mount"] + ([] if os.geteuid() == 0 else ["--map-root-user"])
     mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
     through = [*unshare, "sh", "-c", mount, str(folder)]
@@ -101,7 +101,7 @@ def start(
     env: dict[str, str] | None = None,
     through: Sequence[str] = (),
 ) -> subprocess.Popen[str]:
-    """Begin a process, ``through`` a command that runs another; ``env`` is added to the environment less whatever places caches."""
+    """Start a process, ``through`` a command that runs it; ``env`` is added to the environment, without variables that place caches."""
     placing = ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")
     inherited = {name: value for name, value in os.environ.items() if name not in placing}
     path = os.pathsep.join([str(package.parent), str(ROOT)])
@@ -116,7 +116,7 @@ def start(
 
 
 def ended(processes: Sequence[subprocess.Popen[str]]) -> list[Start]:
-    """Wait for processes that must succeed."""
+    """Wait for processes, which must succeed; returns their reports."""
     found = []
     for process in processes:
         out, err = process.communicate(timeout=240)
@@ -136,5 +136,5 @@ def ended(processes: Sequence[subprocess.Popen[str]]) -> list[Start]:
 
 
 def run(package: Path, **options: Any) -> Start:
-    """One process, from start to end."""
+    """Run one process to its end."""
     return ended([start(package, **options)])[0]

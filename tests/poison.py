@@ -1,4 +1,4 @@
-"""Memory that holds NaN until it is written, as memory that was freed may."""
+"""Memory that holds NaN until it is written, as reused memory may."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """While the body runs, torch fills each tensor that it makes without a value with NaN."""
+    """While the body runs, torch fills each uninitialized tensor with NaN."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         assert torch.empty(3).isnan().all(), "torch.utils.deterministic.fill_uninitialized_memory is off"

@@ -1,4 +1,4 @@
-"""What ranks do in the tests: functions that called_as_ranks.py runs in processes of their own."""
+"""Functions that ranks run in the tests; called_as_ranks.py starts each rank as its own process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, fused=True)
 
 
 def everything_that_ranks_say_to_each_other(size: int) -> None:
-    """Sums, gathers, agreements, the meter and the precisions: one start of the processes for all of them."""
+    """Sums, gathers, agreements, the meter and the precisions: all in one start of the processes."""
     with world_of(size) as world:
         sums_and_gathers(world)
         a_meter_reads_all_ranks(world)
@@ -46,7 +46,7 @@ def everything_that_ranks_say_to_each_other(size: int) -> None:
 def sums_and_gathers(world: World) -> None:
     own = torch.tensor([1, world.rank])
     assert world.all_reduce_sum(own).tolist() == [world.world_size, sum(range(world.world_size))]
-    assert own.tolist() == [1, world.rank], "what is summed stays as it is"
+    assert own.tolist() == [1, world.rank], "the argument is not changed"
     gathered = world.gather_object({"rank": world.rank})
     assert gathered == ([{"rank": rank} for rank in range(world.world_size)] if world.is_rank0 else None)
     seeds: list[Any] = [None] * world.world_size
@@ -71,7 +71,7 @@ def differences_are_named(world: World) -> None:
     except UserError as error:
         assert "rank 1 on" in str(error) and "has samples 6" in str(error)
     else:
-        raise AssertionError("ranks with other samples went on")
+        raise AssertionError("ranks with other samples continued")
 
 
 def small_precision(world: World, level: Any, reduce: Any) -> Precision:
@@ -130,7 +130,7 @@ def an_overflow_on_one_rank_is_everyones(world: World, level: str, reduce: str) 
 
 
 def float32_is_what_travels(world: World) -> None:
-    """The sum of 256 and 1.5 is no bfloat16, but half of it is rounded once only, to 129."""
+    """257.5, the sum of 256 and 1.5, is not a bfloat16; its half is rounded only once, to 129."""
     net = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
     parallel = ranks.wrap_ddp(net, world, "float32")
     travelled, all_reduce = [], torch.distributed.all_reduce
@@ -147,11 +147,11 @@ def float32_is_what_travels(world: World) -> None:
     assert net.weight.grad.item() == 129
 
 
-# ---------------------------------------------------------------- whole runs
+# ---------------------------------------------------------------- complete runs
 
 
 def run_stop_resume(whole: Recipe, stopped: Recipe, at: int) -> None:
-    """A run in one go; then one that a SIGTERM to its second rank stops as that rank is in step `at`, and that goes on."""
+    """Run without a stop; then a run that SIGTERM to its second rank stops in step `at`, and its resume."""
     with one_group_for_all(whole.distributed.nproc) as world:
         trainer.train(whole)
         add, left = Meter.add, [at if world.rank == 1 else 0]
@@ -168,7 +168,7 @@ def run_stop_resume(whole: Recipe, stopped: Recipe, at: int) -> None:
         except StoppedBySignal as told:
             assert told.number == signal.SIGTERM and f"step {at + 1}: saved" in str(told), told
         else:
-            raise AssertionError("nobody stopped")
+            raise AssertionError("no rank stopped")
         Meter.add = add  # type: ignore[method-assign]
         torch.manual_seed(1000)  # whatever happens between the two must not matter
         trainer.train(stopped, "auto")
@@ -182,7 +182,7 @@ def evaluate_each(recipes: list[Recipe], nproc: int, checkpoint: str) -> None:
 
 @contextmanager
 def one_group_for_all(nproc: int) -> Any:
-    """Several runs of the narrow AlexNet in one start of the processes: their groups become this one."""
+    """Several runs of the narrow AlexNet in one start of the processes: all use this process group."""
     world = ranks.from_environment(nproc)
     with ranks.process_group(world, CPU):
         before = ranks.process_group, MODELS["alexnet"]
@@ -190,7 +190,7 @@ def one_group_for_all(nproc: int) -> Any:
         MODELS["alexnet"] = NARROW
         try:
             yield world
-        finally:  # one rank alone is the process of the tests
+        finally:  # a single rank is the process of the tests
             ranks.process_group, MODELS["alexnet"] = before  # type: ignore[misc]
 
 
@@ -204,7 +204,7 @@ def train_each(recipes: list[Recipe], nproc: int, resume: str | None = None) -> 
 
 
 def profiles_with_slow_sums(train: str, out: str) -> None:
-    """Profile a run whose gradients take long to be summed, on ranks with unequal shares of the cores."""
+    """Profile a run with slow sums of gradients, on ranks with unequal shares of the cores."""
     ranks.bind_rank = lambda local_rank, ranks: 1 + local_rank  # type: ignore[assignment]
     average = ranks.average_in_float32
 

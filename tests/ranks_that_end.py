@@ -1,6 +1,7 @@
-"""How ranks end in the tests: functions that called_as_ranks.py runs in processes of their own.
+"""Ways in which ranks end in the tests; called_as_ranks.py starts each rank as its own process.
 
-Thirty processes import it, and no more than a rank needs at least: numba, recipes and training would cost each half a second.
+Thirty processes import this module, so it imports only what a rank needs: numba, recipes and training would cost each
+half a second.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ CPU = resolve("cpu")
 
 @contextmanager
 def world_of(size: int) -> Any:
-    """This rank's place, its group formed; one thread, since the ranks share few cores."""
+    """This rank's World, in a process group; one thread, since the ranks share few cores."""
     world = ranks.from_environment(size)
     torch.set_num_threads(1)
     with ranks.process_group(world, CPU, timeout_s=60):
@@ -57,7 +58,7 @@ def leaves_with_3_on(rank: int) -> None:
 def hangs_on(rank: int) -> None:
     with world_of(2) as world:
         world.all_reduce_sum(torch.ones(1))
-        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=2))  # not to meet in: that may take a while
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=2))  # not for joining, which may take a while
         if world.rank == rank:
             gone_fishing()
         world.all_reduce_sum(torch.ones(1))
@@ -68,7 +69,7 @@ def gone_fishing() -> None:
 
 
 def waits(folder: Path) -> None:
-    """Say who one is, and wait to be killed."""
+    """Write this rank's process id, and wait to be killed."""
     with world_of(2) as world:
         world.all_reduce_sum(torch.ones(1))
         (folder / f"{world.rank}.waiting").write_text(str(os.getpid()))
@@ -78,7 +79,7 @@ def waits(folder: Path) -> None:
 
 
 def ends_behind_its_killed_launcher(folder: Path) -> None:
-    """Hear of the launcher's end too late to stop for it, as behind the last step."""
+    """Notice the launcher's end too late to stop for it, as after the last step."""
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     rank = os.environ["RANK"]
@@ -95,7 +96,7 @@ def ends_behind_its_killed_launcher(folder: Path) -> None:
 
 
 def is_done_at_sigterm(folder: Path) -> None:
-    """As a rank that is behind its last step."""
+    """As a rank that has finished its last step."""
     await_sigterm(folder)
 
 
@@ -113,7 +114,7 @@ def await_sigterm(folder: Path) -> None:
 
 
 def saves_when_it_may(folder: Path) -> None:
-    """As a rank whose save takes until there is a file `may_save`."""
+    """As a rank whose save lasts until the file `may_save` exists."""
     with world_of(2) as world, StopSignals(world) as stopping:
         world.all_reduce_sum(torch.ones(1))
         (folder / f"{world.rank}.waiting").write_text(str(os.getpid()))

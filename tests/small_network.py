@@ -1,4 +1,4 @@
-"""A network and a batch that take no time: a convolution, a batch norm and a linear layer."""
+"""A network and a batch that take little time: a convolution, a batch norm and a linear layer."""
 
 from __future__ import annotations
 

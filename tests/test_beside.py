@@ -1,4 +1,4 @@
-"""Commands that run beside the tests: of the session, and of none of its tests."""
+"""Commands that run concurrently with the tests: they belong to the session, not to a test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TELLS = (
 )
 
 
-def test_what_a_test_changes_for_itself_reaches_nothing_that_runs_beside_it(
+def test_a_tests_changes_do_not_reach_commands_that_run_concurrently(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (own := tmp_path / "own").mkdir()
@@ -41,7 +41,7 @@ def test_what_a_test_changes_for_itself_reaches_nothing_that_runs_beside_it(
     assert not list(own.iterdir())
 
 
-def test_variables_are_changed_and_taken_away_and_each_command_has_a_folder(
+def test_variables_are_set_and_removed_and_each_command_has_a_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TAKEN", "1")
@@ -56,7 +56,7 @@ def test_variables_are_changed_and_taken_away_and_each_command_has_a_folder(
     assert one.folder != other.folder
 
 
-def test_one_that_cannot_run_here_skips_and_keeps_no_other_from_running() -> None:
+def test_a_command_that_cannot_run_here_skips_and_the_others_run() -> None:
     def skips(folder: Path) -> list[object]:
         pytest.skip("ffcv is not here")
 

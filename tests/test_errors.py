@@ -1,4 +1,4 @@
-"""How a command line ends, whether or not its output is still read."""
+"""How a command exits, whether or not its output is still read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEAD = "import os, sys\nfrom alexnet_fast.errors import StoppedBySignal, UserErr
 
 
 def end_of(body: str, unread: str) -> tuple[int, str]:
-    """A command line of that body, with "stdout", or that and stderr ("both"), a pipe without a reader; its code and stderr."""
+    """Run a command with that body, where stdout, or stdout and stderr ("both"), is a pipe without a reader; its code and stderr."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -33,7 +33,7 @@ def end_of(body: str, unread: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("unread", ["stdout", "both"])
 @pytest.mark.parametrize("length", [10, 100_000], ids=["at its end", "in its middle"])
-def test_a_command_whose_reader_went_as_head_does_ends_quietly_with_141(length: int, unread: str) -> None:
+def test_a_command_whose_reader_has_gone_as_with_head_ends_quietly_with_141(length: int, unread: str) -> None:
     assert end_of(f"print('x' * {length})", unread) == (141, "")
 
 
@@ -41,11 +41,11 @@ def test_a_command_whose_reader_went_as_head_does_ends_quietly_with_141(length: 
     ("raised", "code"),
     [("UserError('no')", 2), ("StoppedBySignal(15, 'here')", 143), ("KeyboardInterrupt", 130)],
 )
-def test_the_exit_code_says_why_even_if_the_message_is_not_read(raised: str, code: int) -> None:
+def test_the_exit_code_is_right_even_if_the_message_is_not_read(raised: str, code: int) -> None:
     assert end_of(f"print('unsaid'); raise {raised}", "both") == (code, "")
 
 
-def test_a_pipe_of_the_commands_own_that_breaks_is_an_error_with_its_traceback() -> None:
+def test_a_broken_pipe_of_the_commands_own_is_an_error_with_a_traceback() -> None:
     code, error = end_of("end = os.pipe(); os.close(end[0]); os.dup2(2, 1); os.write(end[1], b'x')", "stdout")
     assert code == 1 and "BrokenPipeError" in error
 
@@ -70,17 +70,17 @@ def test_a_pipe_of_the_commands_own_that_breaks_is_an_error_with_its_traceback()
         ),
     ],
 )
-def test_what_the_system_refuses_about_a_file_is_a_users_mistake_and_one_sentence(
+def test_a_system_error_about_a_file_is_a_users_mistake_and_one_sentence(
     body: str, sentence: str | None
 ) -> None:
     code, error = run_of(body)
     if sentence is None:
-        assert code == 1 and "FileNotFoundError" in error, "one that is not there may be our mistake"
+        assert code == 1 and "FileNotFoundError" in error, "a missing file may be our mistake"
     else:
         assert code == 2 and error.startswith(sentence) and error.count("\n") == 1, error
 
 
-def test_what_the_system_refuses_about_no_file_has_its_traceback() -> None:
+def test_a_system_error_without_a_file_has_a_traceback() -> None:
     code, error = run_of("raise OSError(13, 'Permission denied')")
     assert code == 1 and "Traceback" in error
 
@@ -92,7 +92,7 @@ def test_a_sentence_is_one_line_whatever_names_are_in_it() -> None:
         assert error.endswith(r"a\nerror: b\x1b[2J\u202e\udce9é[bold]" + "\n") and error.count("\n") == 1
 
 
-def test_a_name_that_the_terminals_encoding_does_not_have_is_printed_as_an_escape() -> None:
+def test_characters_that_the_terminals_encoding_lacks_are_printed_as_escapes() -> None:
     done = subprocess.run(
         [sys.executable, "-c", f"{HEAD}sys.exit(exit_code(lambda: print('caf\\udce9 été')))"],
         cwd=ROOT,
@@ -103,13 +103,13 @@ def test_a_name_that_the_terminals_encoding_does_not_have_is_printed_as_an_escap
     assert (done.returncode, done.stdout, done.stderr) == (0, b"caf\\udce9 \\xe9t\\xe9\n", b"")
 
 
-def test_a_parser_that_ends_a_command_whose_reader_went_ends_it_quietly_too() -> None:
+def test_a_parser_that_exits_after_the_reader_has_gone_is_quiet_too() -> None:
     assert end_of("print('usage'); sys.exit(0)", "stdout") == (141, "")
     assert run_of("print('usage'); sys.exit(2)") == (2, "")
 
 
 def run_of(body: str) -> tuple[int, str]:
-    """A command line of that body; its code and stderr."""
+    """Run a command with that body; its code and stderr."""
     done = subprocess.run(
         [sys.executable, "-c", f"{HEAD}def body():\n    {body}\nsys.exit(exit_code(body))"],
         cwd=ROOT,

@@ -20,12 +20,12 @@ from components import ROOT
 RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.toml"))
 
 
-def test_it_is_found_from_a_folder_that_holds_a_clone_of_its_own_name(tmp_path: Path) -> None:
-    """Python takes a folder for a namespace package, which comes before what setuptools' finder knows."""
+def test_it_is_found_from_a_folder_that_contains_a_clone_of_the_same_name(tmp_path: Path) -> None:
+    """Python takes a folder as a namespace package, which comes before the packages of setuptools' finder."""
     try:
         distribution("alexnet_fast")
     except PackageNotFoundError:
-        pytest.skip("alexnet_fast is on the path here, and not installed")
+        pytest.skip("alexnet_fast is on the path here, but not installed")
     (tmp_path / "alexnet_fast").mkdir()
     code = "from alexnet_fast import __version__; from alexnet_fast.loader import loader"
     done = subprocess.run(
@@ -40,7 +40,7 @@ def test_it_is_found_from_a_folder_that_holds_a_clone_of_its_own_name(tmp_path: 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built without a download, from a copy: a build leaves files in the folder that it builds."""
+    """The wheel, built without a download from a copy, since a build leaves files in its source folder."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     for name in ("alexnet_fast", "recipes", "tests", "tools"):
@@ -55,22 +55,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment that has the wheel and our own packages, but not the checkout."""
+    """The Python of an environment with the wheel and our own packages, but without the checkout."""
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder, symlinks=True)
     python = folder / "bin/python"
     site = next((folder / "lib").glob("python*/site-packages"))
-    with zipfile.ZipFile(wheel) as files:  # all that installing a wheel without compiled code or scripts is
+    with zipfile.ZipFile(wheel) as files:  # enough to install a wheel without compiled code or scripts
         files.extractall(site)
-    # A line of a .pth adds a folder, but not what that folder's own .pth files name, such as a checkout.
+    # A line of a .pth adds a folder, but does not read that folder's own .pth files, which may name a checkout.
     (site / "ours.pth").write_text("".join(f"{path}\n" for path in sys.path if path.endswith("-packages")))
-    for kernels in (ROOT / "alexnet_fast").glob("*/__pycache__/kernels"):  # to compile them again takes 15 s
+    for kernels in (ROOT / "alexnet_fast").glob("*/__pycache__/kernels"):  # compiling them again takes 15 s
         shutil.copytree(kernels, site / kernels.relative_to(ROOT))
     return python
 
 
 def run(python: Path, *arguments: object, cwd: Path) -> str:
-    """What a command of that environment prints."""
+    """Run a command of that environment; returns its stdout."""
     done = subprocess.run(
         [python, *map(str, arguments)],
         cwd=cwd,
@@ -94,7 +94,9 @@ def test_a_wheel_has_the_commands_the_recipes_and_the_types_and_nothing_else(whe
     assert modules <= set(names)
 
 
-def test_what_is_installed_packs_and_trains_a_recipe_from_any_folder(installed: Path, tmp_path: Path) -> None:
+def test_the_installed_package_packs_and_trains_a_recipe_from_any_folder(
+    installed: Path, tmp_path: Path
+) -> None:
     for split, count in (("train", 8), ("val", 4)):
         for label, name in enumerate(("ant", "bee")):
             (folder := tmp_path / "images" / split / name).mkdir(parents=True)

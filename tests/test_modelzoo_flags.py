@@ -33,7 +33,7 @@ from alexnet_fast.run import checkpoint, import_reference
 CLASSES = 3
 RECIPES = Path(__file__).parents[1] / "recipes"
 
-# What its five scripts pass, as their $(...) and ${...} come out on a host of 16 cores at 10.0.0.7.
+# What its five scripts pass, with $(...) and ${...} expanded on a host of 16 cores at 10.0.0.7.
 ONE_CARD = """DATA -a alexnet --addr=10.0.0.7 --seed=49 --workers=16 --learning-rate=0.01 --mom=0.9
     --weight-decay=1.0e-04 --print-freq=1 --device=npu --gpu=3 --dist-backend hccl --epochs=EPOCHS --batch-size=128
     --label-smoothing=0.1 --amp"""
@@ -52,7 +52,7 @@ SCRIPTS = {
 
 @pytest.fixture
 def npus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host of eight NPUs and 16 cores, as far as the flags ask."""
+    """A host of eight NPUs and 16 cores, as seen by the flags."""
     monkeypatch.setattr(
         modelzoo_flags, "_kind", lambda device: device.partition(":")[0].replace("auto", "npu")
     )
@@ -62,7 +62,7 @@ def npus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def betons(tmp_path: Path) -> Path:
-    """A folder of two files that are called betons, for what does not open them."""
+    """A folder of two empty files named as betons, for code that does not open them."""
     folder = tmp_path / "betons"
     folder.mkdir()
     for split in ("train", "val"):
@@ -71,7 +71,7 @@ def betons(tmp_path: Path) -> Path:
 
 
 def resolved(*argv: object, environ: dict[str, str] | None = None) -> tuple[Recipe, str]:
-    """The recipe that a command line comes to, and the name of the one that it began with."""
+    """The recipe that a command line resolves to, and the name of the one that it started from."""
     arguments = command.parse([str(text) for text in argv])
     path = Path(arguments.recipe or modelzoo_flags.choose_recipe(arguments))
     flags = modelzoo_flags.overrides(arguments, load(path, arguments.set), environ or {})
@@ -88,7 +88,7 @@ def at(recipe: Recipe, key: str) -> Any:
 
 
 def refused(capsys: Any, *argv: object) -> str:
-    """The one sentence that a command line ends with, exit code 2."""
+    """The one-sentence error of a command line that exits with 2."""
     try:
         code: Any = command.main([str(text) for text in argv])
     except SystemExit as error:
@@ -101,7 +101,7 @@ def refused(capsys: Any, *argv: object) -> str:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.usefixtures("npus")
-def test_a_line_of_each_script_chooses_its_recipe_and_changes_nothing_that_the_recipe_has(
+def test_a_line_of_each_script_chooses_its_recipe_and_changes_none_of_its_settings(
     name: str, betons: Path
 ) -> None:
     recipe, chosen = resolved(*SCRIPTS[name].replace("DATA", str(betons)).split())
@@ -167,7 +167,7 @@ def test_each_flag_overrides_its_key_of_the_recipe(argv: str, key: str, value: A
 
 
 @pytest.mark.usefixtures("npus")
-def test_set_has_the_last_word() -> None:
+def test_set_overrides_flags() -> None:
     recipe, _ = resolved(RECIPES / "1p.toml", "--lr", 0.5, "--mom", 0.8, "--set", "optim.lr=0.25")
     assert (recipe.optim.lr, recipe.optim.momentum, recipe.optim.weight_decay) == (0.25, 0.8, 1e-4)
 
@@ -183,7 +183,7 @@ def test_set_has_the_last_word() -> None:
         ({}, (1, 0, "")),
     ],
 )
-def test_env_names_hosts_by_the_environment_unless_torchrun_did(
+def test_env_takes_hosts_from_the_environment_unless_torchrun_set_them(
     environ: dict[str, str], expected: Any
 ) -> None:
     recipe, _ = resolved(
@@ -201,25 +201,25 @@ def test_env_names_hosts_by_the_environment_unless_torchrun_did(
         ("--data-pth x", "unknown flag --data-pth; did you mean --data-path?"),
         ("--xyzzy", "unknown flag --xyzzy: see --help"),
         ("--pretrained", "unknown flag --pretrained: give the weights with --set model.weights=PATH"),
-        ("--start-epoch 3", "--resume PATH goes on at the epoch"),
+        ("--start-epoch 3", "--resume PATH resumes at the epoch"),
         ("--epochs three", "argument --epochs: invalid int value: 'three'"),
         ("--epochs", "argument --epochs: expected one argument"),
         ("-a resnet50", "argument -a/--arch: invalid choice: 'resnet50'"),
         (
             "/no/such/folder",
-            "/no/such/folder is not there: expected a recipe (a .toml file) or a folder of data",
+            "/no/such/folder does not exist: expected a recipe (a .toml file) or a folder of data",
         ),
-        ("a.toml b.toml", "b.toml is one too many beside a.toml"),
-        ("/tmp --data_path /tmp", "/tmp is one too many"),
+        ("a.toml b.toml", "unexpected argument b.toml after a.toml"),
+        ("/tmp --data_path /tmp", "unexpected argument /tmp after /tmp"),
         ("--beton-dir x", "give --data_path too"),
-        ("", "a RECIPE is needed"),
+        ("", "expected a RECIPE"),
         ("--data_path /no/such", "--data_path /no/such does not exist"),
         ("--gpu 1 --device cpu", "--gpu 1 names a card, but the device is the CPU"),
         ("--gpu 1 --multiprocessing-distributed", "contradict each other"),
         ("--multiprocessing-distributed --device_list 4,5", "ASCEND_RT_VISIBLE_DEVICES"),
         (
             "--world-size 2 --rank 2 --addr h",
-            "--rank 2 is no host's number: with --world-size 2 they go from 0 to 1",
+            "--rank 2 is not the number of a host: with --world-size 2, expected 0 to 1",
         ),
         ("--world-size 2 --rank 1", "distributed.address = '' is not an address for 2 hosts"),
         ("--world-size 2 --dist-url file:///x", "--dist-url file:///x: expected tcp://host:port or env://"),
@@ -291,7 +291,7 @@ SMALL = [
 def finished(
     raw: Path, run_cli: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
-    """A run of the one-card script's line on the raw folder, in a process of its own: its folder and its log."""
+    """A run of the one-card script's line on the raw folder, in its own process: its folder and its log."""
     out = tmp_path_factory.mktemp("runs")
     line = SCRIPTS["1p"].replace("DATA", str(raw)).replace("--epochs=90", "--epochs=2").replace("--gpu=3", "")
     line = line.replace("--device=npu", "").replace("hccl", "gloo").replace("--batch-size=128", "")
@@ -331,7 +331,7 @@ def test_the_scripts_find_their_figures_in_our_log(finished: tuple[Path, Path]) 
         assert line in closing
 
 
-def test_a_raw_folder_is_packed_before_training_and_exactness_is_not_lost(
+def test_a_raw_folder_is_packed_before_training_and_the_accuracy_is_exact(
     finished: tuple[Path, Path], raw: Path
 ) -> None:
     folder, log = finished
@@ -340,7 +340,7 @@ def test_a_raw_folder_is_packed_before_training_and_exactness_is_not_lost(
     assert (raw.with_name("raw-beton") / "val.beton").exists()
     report = json.loads((folder / "report.json").read_text())
     assert (report["val_samples"], report["full_batches"]["samples"]) == (7, 4)
-    assert f"over full batches alone (4 of 7 samples): Acc@1 {report['full_batches']['acc1']:.3f}" in text
+    assert f"over full batches only (4 of 7 samples): Acc@1 {report['full_batches']['acc1']:.3f}" in text
 
 
 def in_process(*argv: object) -> int:
@@ -375,9 +375,9 @@ def test_the_eight_card_line_trains_two_ranks_on_a_raw_folder(
     assert (report["ranks"], report["steps"], report["val_samples"]) == (2, 3, 7)
     assert report["recipe"]["precision"]["level"] == "O2"
     assert report["full_batches"]["samples"] == 4
-    assert done.stdout.count("[AVG-ACC]") == done.stdout.count("FPS@all") == 1  # by rank 0 alone
-    assert done.stdout.count("packed /") == 2  # train and val, by the launcher alone
-    # All ranks' images by the clock: no more than the epoch's over its seconds, no less than one rank's.
+    assert done.stdout.count("[AVG-ACC]") == done.stdout.count("FPS@all") == 1  # by rank 0 only
+    assert done.stdout.count("packed /") == 2  # train and val, by the launcher only
+    # The speed counts the images of all ranks: speed x seconds is the images of the epoch.
     epoch = json.loads((tmp_path / "8p_perf" / "metrics.jsonl").read_text().splitlines()[-1])
     assert epoch["img_per_s"] * epoch["seconds"] == pytest.approx(12, rel=0.02)
 
@@ -393,7 +393,7 @@ def test_a_mistake_is_found_before_images_are_packed(raw: Path, tmp_path: Path, 
 
 
 class OnNpu(torch.Tensor):
-    """Pickles as torch_npu has a tensor on an NPU pickle: a call of its own function, over the bytes of a CPU copy."""
+    """Pickles like a tensor of torch_npu on an NPU: as a call of its own function, with the bytes of a CPU copy."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         plain = self.as_subclass(torch.Tensor)
@@ -405,7 +405,7 @@ class OnNpu(torch.Tensor):
 
 @pytest.fixture
 def torch_npu_saves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As much of torch_npu as saving a tensor needs; gone again for what loads it."""
+    """The parts of torch_npu that saving a tensor needs; removed again before loading."""
 
     class Format:
         def __init__(self, number: int) -> None:
@@ -432,7 +432,7 @@ def torch_npu_saves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def as_the_reference(ours: dict[str, Any], epoch: int, wrap: Callable[[str], str]) -> dict[str, Any]:
-    """One of our checkpoints in the reference's form."""
+    """One of our checkpoints in the reference's format."""
     return {
         "epoch": epoch,
         "arch": "alexnet",
@@ -448,14 +448,14 @@ def wrapped(key: str) -> str:
 
 
 def partly_wrapped(key: str) -> str:
-    """As DataParallel over the features alone names them, the example's way without --gpu."""
+    """Names as of DataParallel over the features only, as in the example without --gpu."""
     return key.replace("features.", "features.module.")
 
 
 @pytest.mark.parametrize(
     ("wrap", "zipped"), [(wrapped, True), (partly_wrapped, False), (str, False)]
 )  # not zipped: as torch 1.5 wrote them
-def test_its_checkpoints_evaluate_to_what_their_weights_do(
+def test_its_checkpoints_evaluate_to_the_accuracy_of_their_weights(
     wrap: Callable[[str], str],
     zipped: bool,
     finished: tuple[Path, Path],
@@ -475,7 +475,7 @@ def test_its_checkpoints_evaluate_to_what_their_weights_do(
 
 
 @pytest.mark.usefixtures("torch_npu_saves")
-def test_a_checkpoint_saved_from_npu_tensors_loads_where_no_torch_npu_is(tmp_path: Path) -> None:
+def test_a_checkpoint_saved_from_npu_tensors_loads_without_torch_npu(tmp_path: Path) -> None:
     weights = AlexNet(CLASSES).state_dict()
     on_npu = {f"module.{key}": tensor.as_subclass(OnNpu) for key, tensor in weights.items()}
     best = torch.tensor([57.8]).as_subclass(OnNpu)
@@ -485,14 +485,14 @@ def test_a_checkpoint_saved_from_npu_tensors_loads_where_no_torch_npu_is(tmp_pat
     for name in [name for name in sys.modules if name.partition(".")[0] == "torch_npu"]:
         del sys.modules[
             name
-        ]  # the fixture puts everything back; to undo it here would leave the fakes to the tests that follow
+        ]  # the fixture restores everything; undoing it here would leave the fakes to later tests
     loaded = checkpoint.load(tmp_path / "npu.pth.tar")
     assert loaded["epoch"] == 90 and float(loaded["best_acc1"]) == pytest.approx(57.8)
     assert all(torch.equal(loaded["state_dict"][key], weights[key]) for key in weights)
     assert {type(tensor) for tensor in loaded["state_dict"].values()} == {torch.Tensor}
 
 
-def test_resumed_from_its_checkpoint_a_run_goes_on_at_its_epoch_with_its_momenta(
+def test_a_run_resumes_from_its_checkpoint_at_its_epoch_with_its_momenta(
     finished: tuple[Path, Path], raw: Path, tmp_path: Path, capsys: Any
 ) -> None:
     ours = checkpoint.load(finished[0] / "checkpoint_last.pt")
@@ -522,7 +522,7 @@ def test_resumed_from_its_checkpoint_a_run_goes_on_at_its_epoch_with_its_momenta
     assert "a checkpoint of the reference, at epoch 1, with its momenta" in out
 
 
-def test_momenta_that_are_not_sgds_begin_anew(tmp_path: Path) -> None:
+def test_momenta_that_are_not_sgds_start_from_zero(tmp_path: Path) -> None:
     from alexnet_fast.build import train_state
     from alexnet_fast.devices.registry import resolve
 
@@ -550,7 +550,7 @@ def test_ours_loads_in_torchvision(finished: tuple[Path, Path], require: Callabl
         model.load_state_dict(saved["state_dict"], strict=True)
 
 
-# --- accuracy the reference's way
+# --- accuracy as the reference counts it
 
 
 @pytest.mark.parametrize(
@@ -560,7 +560,7 @@ def test_ours_loads_in_torchvision(finished: tuple[Path, Path], require: Callabl
 def test_full_batches_count_the_same_samples_for_any_batch_and_ranks(
     num_samples: int, batch_size: int, world_size: int, full: int
 ) -> None:
-    """Each rank a thread, summing over the others' values."""
+    """Each rank is a thread that sums the values of all."""
     labels = torch.arange(num_samples) % 7
     logits = torch.randn(num_samples, 7, generator=torch.Generator().manual_seed(num_samples))
     values: list[Any] = [None] * world_size
@@ -600,12 +600,12 @@ def test_full_batches_count_the_same_samples_for_any_batch_and_ranks(
         assert results[0].full_batches == TopKCounts(whole, int(right[:whole].sum()), int(five[:whole].sum()))
 
 
-def test_flags_that_stand_for_a_recipe_that_is_not_there_say_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"1p.toml, which these flags stand for, is not there"):
+def test_flags_that_select_a_missing_recipe_say_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"1p.toml, which these flags select, does not exist"):
         modelzoo_flags.choose_recipe(command.parse(["--lr", "1"]), tmp_path)
 
 
-def test_paths_of_the_references_flags_begin_at_home_and_are_not_empty(
+def test_paths_of_the_references_flags_may_start_at_home_and_are_not_empty(
     betons: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(betons.parent))
@@ -619,9 +619,7 @@ def test_paths_of_the_references_flags_begin_at_home_and_are_not_empty(
     assert "a user that this machine does not know" in refused(capsys, "--data_path=~no-such-user-here/x")
 
 
-def test_a_data_path_that_no_recipe_can_hold_is_refused_before_it_is_packed(
-    tmp_path: Path, capsys: Any
-) -> None:
+def test_a_data_path_that_a_recipe_cannot_hold_is_refused_before_packing(tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     for split in ("train", "val"):
         (folder / split / "a").mkdir(parents=True)
@@ -634,7 +632,7 @@ def test_a_data_path_that_no_recipe_can_hold_is_refused_before_it_is_packed(
     assert "a contains no image" in refused(capsys, "--data_path", tmp_path / "utf-8", "--device", "cpu")
 
 
-def test_a_path_of_odd_characters_comes_through_as_it_is(tmp_path: Path) -> None:
+def test_a_path_with_odd_characters_is_kept_exactly(tmp_path: Path) -> None:
     folder = tmp_path / 'a"\x7f\n\\'
     folder.mkdir()
     (folder / "train.beton").touch()

@@ -1,4 +1,4 @@
-"""Recipes: what is accepted, and the one sentence for what is not."""
+"""Recipes: what is accepted, and the one-sentence errors for the rest."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_a_hostile_recipe_is_one_short_sentence(tmp_path: Path, sentence: str) -
     assert str(caught.value).isprintable() and len(str(caught.value)) < 800
 
 
-def test_what_is_no_file_is_no_recipe_and_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path, tmp_path / "pipe", "/dev/zero", "a\0b", tmp_path / ("x" * 300)):
         with pytest.raises(UserError, match="cannot be read"):
@@ -207,8 +207,8 @@ def test_differences_name_the_keys() -> None:
     assert differences(one.model_dump(mode="json"), other.model_dump(mode="json")) == ["optim.lr"]
 
 
-def test_a_key_that_an_older_recipe_lacks_differs_only_from_another_value_than_its_default() -> None:
-    """A run that an older version began is resumed by a recipe that has more keys."""
+def test_a_key_missing_in_an_older_recipe_counts_as_its_default() -> None:
+    """A run of an older version is resumed with a recipe that has more keys."""
     older = Recipe().model_dump(mode="json")
     del older["data"]["label_field"], older["distributed"]
     assert differences(older, Recipe().model_dump(mode="json")) == []

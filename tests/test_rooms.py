@@ -1,4 +1,4 @@
-"""The house: each room imports only what it may, nothing runs up, and docs/design.md shows the rooms as they are."""
+"""The rooms: each imports only what it may, no rule points upwards, and docs/design.md shows the rooms as they are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_every_room_imports_only_what_it_may() -> None:
     assert draw_house.broken_rules() == []
 
 
-def test_no_rule_allows_a_circle() -> None:
+def test_no_rule_allows_an_import_cycle() -> None:
     assert draw_house.climbing() == []
 
 
@@ -32,7 +32,7 @@ def test_the_design_page_shows_the_rooms_as_they_are() -> None:
         ("errors", "from .common import text", "errors may not import common"),
     ],
 )
-def test_an_import_that_is_not_allowed_is_named_by_its_place(
+def test_an_import_that_is_not_allowed_is_reported_with_its_place(
     tmp_path: Path, room: str, line: str, fault: str
 ) -> None:
     package = tmp_path / "alexnet_fast"
@@ -44,7 +44,7 @@ def test_an_import_that_is_not_allowed_is_named_by_its_place(
     assert len(faults) == 1 and fault in faults[0] and faults[0].startswith(place)
 
 
-def test_what_only_a_type_checker_reads_is_no_import(tmp_path: Path) -> None:
+def test_imports_for_type_checkers_only_do_not_count(tmp_path: Path) -> None:
     (tmp_path / "alexnet_fast/beton").mkdir(parents=True)
     (tmp_path / "alexnet_fast/beton/a.py").write_text(
         "if TYPE_CHECKING:\n    from ..loader.loader import Loader\n"

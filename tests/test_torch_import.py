@@ -1,4 +1,4 @@
-"""What a command does before and while it imports torch."""
+"""How a command imports torch."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ SETTING = "; import os; print(os.environ.get('OMP_WAIT_POLICY'))"
 
 
 def say_setting(code: str, policy: str | None = None) -> tuple[str, str]:
-    """What the process sees of OMP_WAIT_POLICY behind `code`, and what it said on stderr."""
+    """OMP_WAIT_POLICY as the process sees it after `code`, and its stderr."""
     done = command_line.finish(command_line.start("-c", code + SETTING, env={"OMP_WAIT_POLICY": policy}))
     assert done.code == 0, done.stderr
     return done.stdout.strip(), done.stderr
 
 
-def test_importing_the_engine_alone_sets_nothing() -> None:
+def test_importing_only_the_engine_sets_nothing() -> None:
     assert say_setting("import alexnet_fast.engine, sys; assert 'torch' not in sys.modules") == ("None", "")
 
 
-def test_the_training_command_has_openmp_s_threads_sleep_before_it_imports_torch() -> None:
+def test_the_training_command_makes_openmp_threads_sleep_before_it_imports_torch() -> None:
     assert say_setting("import alexnet_fast.train") == ("PASSIVE", "")
 
 
-def test_a_wait_policy_of_the_user_stays() -> None:
+def test_a_users_wait_policy_is_kept() -> None:
     code = "from alexnet_fast.torch_import import prefer_passive_openmp as prefer; prefer()"
     assert say_setting(code, "ACTIVE") == ("ACTIVE", "")
 
@@ -40,10 +40,10 @@ def test_after_torch_it_is_too_late_and_a_warning_says_what_to_do() -> None:
     code = "import torch; from alexnet_fast.torch_import import prefer_passive_openmp as prefer; prefer()"
     setting, said = say_setting(code)
     assert setting == "None" and "or set OMP_WAIT_POLICY=PASSIVE" in said
-    assert say_setting(code, "PASSIVE") == ("PASSIVE", ""), "what the warning advises helps"
+    assert say_setting(code, "PASSIVE") == ("PASSIVE", ""), "the advice of the warning works"
 
 
-def test_torch_npu_without_cann_is_told_from_other_failures() -> None:
+def test_torch_npu_without_cann_is_distinguished_from_other_failures() -> None:
     cause = OSError("libhccl.so: cannot open shared object file: No such file or directory")
     error = RuntimeError(
         "Failed to load the backend extension: torch_npu. ... TORCH_DEVICE_BACKEND_AUTOLOAD=0."
@@ -56,7 +56,7 @@ def test_torch_npu_without_cann_is_told_from_other_failures() -> None:
 
 
 def run_beside(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """This Python, with `folder` to import from."""
+    """Run this Python with `folder` on its import path."""
     path = os.pathsep.join((str(folder), str(components.ROOT)))
     return subprocess.run(
         [sys.executable, *arguments],
@@ -73,7 +73,9 @@ def run_beside(folder: Path, *arguments: str, **environment: str) -> subprocess.
         ("ImportError", ["-c", "from alexnet_fast.torch_import import import_torch; import_torch()"]),
     ],
 )
-def test_torch_npu_without_cann_ends_in_one_sentence(raised: str, command: list[str], tmp_path: Path) -> None:
+def test_torch_npu_without_cann_ends_with_one_sentence(
+    raised: str, command: list[str], tmp_path: Path
+) -> None:
     """torch autoloads any package with a torch.backends entry point; this one fails as torch_npu does."""
     text = "libhccl.so: cannot open shared object file: No such file or directory"
     info = tmp_path / "torch_npu-2.13.0.dist-info"
@@ -90,4 +92,4 @@ def test_torch_npu_without_cann_ends_in_one_sentence(raised: str, command: list[
     else:
         assert sentence.startswith("alexnet_fast.errors.UserError: torch_npu is installed")
         do_without = run_beside(tmp_path, *command, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
-        assert do_without.returncode == 0, "what the sentence advises helps"
+        assert do_without.returncode == 0, "the advice of the sentence works"

@@ -1,4 +1,4 @@
-"""The command on a small packed set: a whole run, its files, its resume, and what it says to mistakes."""
+"""The training command on a small packed set: a complete run, its files, its resume, and the errors for mistakes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def recipe(sets: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run that was never interrupted: its folder, and what it printed."""
+    """An uninterrupted run: its folder, and what it printed."""
     path = write_recipe(sets, tmp_path_factory.mktemp("finished"))
     done = run_command(str(path))
     assert done.returncode == 0, done.stderr
@@ -86,7 +86,7 @@ def finished(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 
 def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
+    """Run the command in its own process."""
     return subprocess.run(
         [sys.executable, "-m", "alexnet_fast.train", *arguments],
         capture_output=True,
@@ -109,7 +109,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_a_run_leaves_its_files_and_the_lines_that_scripts_read(finished: tuple[Path, str]) -> None:
+def test_a_run_writes_its_files_and_the_lines_that_scripts_read(finished: tuple[Path, str]) -> None:
     folder, out = finished
     assert sorted(os.listdir(folder)) == [
         "checkpoint_best.pt", "checkpoint_e0001_s000000.pt", "checkpoint_last.pt", "metrics.jsonl", "recipe.toml", "report.json",
@@ -129,7 +129,7 @@ def test_a_run_leaves_its_files_and_the_lines_that_scripts_read(finished: tuple[
     assert "13 training samples (1 left over each epoch), 7 to evaluate on" in out
 
 
-def test_its_checkpoint_loads_in_a_plain_alexnet(finished: tuple[Path, str]) -> None:
+def test_its_checkpoint_loads_into_a_plain_alexnet(finished: tuple[Path, str]) -> None:
     loaded = torch.load(finished[0] / "checkpoint_best.pt", weights_only=True)
     AlexNet(CLASSES).load_state_dict(loaded["state_dict"], strict=True)
     assert {tensor.dtype for tensor in loaded["state_dict"].values()} == {torch.float32}
@@ -145,7 +145,7 @@ def test_a_finished_run_resumed_only_evaluates(finished: tuple[Path, str], recip
     assert report["acc1"] == json.loads((finished[0] / "report.json").read_text())["acc1"]
 
 
-def test_a_disk_that_will_not_hold_the_checkpoints_is_told_before_the_first(
+def test_a_disk_too_small_for_the_checkpoints_is_reported_before_training(
     finished: tuple[Path, str], recipe: Path, capsys: Any, monkeypatch: Any
 ) -> None:
     (recipe.parent / "small").mkdir()
@@ -159,19 +159,19 @@ def test_a_disk_that_will_not_hold_the_checkpoints_is_told_before_the_first(
         assert (warned in capsys.readouterr().out) is not enough
 
 
-def test_a_finished_run_resumed_leaves_its_report_as_it_is(
+def test_a_finished_run_resumed_keeps_its_report(
     finished: tuple[Path, str], recipe: Path, capsys: Any
 ) -> None:
     shutil.copytree(finished[0], recipe.parent / "small")
     assert command.main([str(recipe), "--resume", "auto"]) == 0
     out = capsys.readouterr().out
-    assert "small was finished before: its report stays as it is; to train on, raise schedule.epochs" in out
+    assert "small is already complete: its report is kept; to train further, raise schedule.epochs" in out
     assert out.splitlines()[-3:] == finished[1].splitlines()[-3:]
     before, after = (folder / "small" / "report.json" for folder in (finished[0].parent, recipe.parent))
     assert after.read_bytes() == before.read_bytes()
 
 
-def test_eval_counts_the_same_and_its_flag_and_key_are_one(
+def test_eval_gives_the_same_accuracy_by_flag_and_by_key(
     finished: tuple[Path, str], recipe: Path, capsys: Any
 ) -> None:
     folder, _ = finished
@@ -186,7 +186,7 @@ def test_eval_counts_the_same_and_its_flag_and_key_are_one(
         assert f"[AVG-ACC] * Acc@1 {result['acc1']:.3f}" in capsys.readouterr().out
 
 
-def test_a_program_that_gives_arguments_of_its_own_starts_ranks_with_them(
+def test_a_program_that_passes_its_own_arguments_starts_ranks_with_them(
     finished: tuple[Path, str], recipe: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-c", "raise SystemExit(9)"])
@@ -195,10 +195,10 @@ def test_a_program_that_gives_arguments_of_its_own_starts_ranks_with_them(
     assert command.main([str(recipe), "--eval", "--resume", path, *two]) == 0
     result = json.loads((recipe.parent / "small" / "eval.json").read_text())
     assert result["acc1"] == json.loads((finished[0] / "report.json").read_text())["acc1"]
-    assert capfd.readouterr().out.count("[AVG-ACC]") == 1, "by rank 0 alone"
+    assert capfd.readouterr().out.count("[AVG-ACC]") == 1, "by rank 0 only"
 
 
-def test_resume_auto_with_nothing_to_resume_says_so_and_begins(recipe: Path, capsys: Any) -> None:
+def test_resume_auto_with_nothing_to_resume_says_so_and_starts(recipe: Path, capsys: Any) -> None:
     (recipe.parent / "small").mkdir()
     (recipe.parent / "small" / "eval.json").write_text("of other weights")
     assert command.main([str(recipe), "--resume", "auto", "--set", "schedule.steps_per_epoch=1", "--set",
@@ -206,7 +206,10 @@ def test_resume_auto_with_nothing_to_resume_says_so_and_begins(recipe: Path, cap
     out = capsys.readouterr().out
     assert "warning: the set has 3 classes and the model 7: --set model.num_classes=3" in out
     assert not (recipe.parent / "small" / "eval.json").exists()
-    assert "checkpoint_last.pt does not exist, so the run begins anew" in out and out.count("Epoch: [") == 1
+    assert (
+        "checkpoint_last.pt does not exist, so the run starts from scratch" in out
+        and out.count("Epoch: [") == 1
+    )
     assert not list((recipe.parent / "small").glob("*.pt"))
 
 
@@ -218,7 +221,7 @@ def test_keys_lists_every_key_as_a_table(capsys: Any) -> None:
 
 
 def refused(capsys: Any, *arguments: str) -> str:
-    """The one sentence that the command ends with."""
+    """The one-sentence error of the command."""
     assert command.main(list(arguments)) == 2
     error = str(capsys.readouterr().err)
     assert error.startswith("error: ") and error.count("\n") == 1
@@ -234,7 +237,7 @@ def refused(capsys: Any, *arguments: str) -> str:
         ('data.size="large"', 'data.size = "large" is not accepted: expected a whole number'),
         (
             "model.num_classes=2",
-            "has a label 2, but model.num_classes = 2 leaves 0 to 1: set model.num_classes = 3",
+            "has a label 2, but model.num_classes = 2 allows 0 to 1: set model.num_classes = 3",
         ),
         ("data.global_batch_size=14", "13 samples, fewer than one batch of 14"),
         ("distributed.hosts=2", "distributed.address = '' is not an address for 2 hosts"),
@@ -250,7 +253,7 @@ def test_a_mistake_in_the_recipe_is_one_sentence_and_exit_code_2(
     assert sentence in refused(capsys, str(recipe), "--set", override)
 
 
-def test_a_file_that_is_no_beton_is_refused(recipe: Path, sets: Path, capsys: Any) -> None:
+def test_a_file_that_is_not_a_beton_is_refused(recipe: Path, sets: Path, capsys: Any) -> None:
     whole = (sets / "train.beton").read_bytes()
     for name, content in (("text.beton", b"hello"), ("cut.beton", whole[: len(whole) // 2])):
         (recipe.parent / name).write_bytes(content)
@@ -261,14 +264,14 @@ def test_a_results_folder_that_cannot_be_made_is_refused(recipe: Path, capsys: A
     assert "cannot be written" in refused(capsys, str(recipe), "--set", f"run.out={recipe}")
 
 
-def test_resuming_what_is_damaged_foreign_or_changed_is_refused(
+def test_resuming_a_missing_corrupt_or_foreign_checkpoint_is_refused(
     finished: tuple[Path, str], recipe: Path, capsys: Any
 ) -> None:
     assert "there is no checkpoint" in refused(capsys, str(recipe), "--resume", "nowhere.pt")
     assert "nothing to evaluate" in refused(capsys, str(recipe), "--eval")
-    damaged = recipe.parent / "damaged.pt"
-    damaged.write_bytes((finished[0] / "checkpoint_last.pt").read_bytes()[:100_000])
-    assert "damaged.pt" in refused(capsys, str(recipe), "--resume", str(damaged))
+    corrupt = recipe.parent / "corrupt.pt"
+    corrupt.write_bytes((finished[0] / "checkpoint_last.pt").read_bytes()[:100_000])
+    assert "corrupt.pt" in refused(capsys, str(recipe), "--resume", str(corrupt))
     wide = refused(
         capsys,
         str(recipe),
@@ -292,16 +295,16 @@ def test_a_changed_batch_within_an_epoch_is_refused(recipe: Path, capsys: Any, m
         assert command.main([str(recipe), "--set", "checkpoint.every_steps=1"]) == 130
     capsys.readouterr()
     sentence = refused(capsys, str(recipe), "--resume", "auto", "--set", "data.global_batch_size=2")
-    assert "stands within epoch 0, and data.global_batch_size has changed since" in sentence
+    assert "saved at epoch 0, step 1: data.global_batch_size has changed since" in sentence
 
 
-def test_in_a_process_of_its_own_a_mistake_ends_with_2_and_no_traceback(recipe: Path) -> None:
+def test_a_mistake_ends_the_process_with_2_and_no_traceback(recipe: Path) -> None:
     done = run_command(str(recipe), "--set", "optim.lrr=1")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""
 
 
 def test_training_imports_neither_the_profile_nor_the_doctor(run_cli: Any) -> None:
-    """They look at training from above."""
+    """They are layers above training."""
     code = "import sys, alexnet_fast.train; print([name for name in sys.modules if name.startswith('alexnet_fast.')])"
     done = run_cli("-c", code)
     assert done.code == 0, done.stderr

@@ -1,8 +1,8 @@
-"""What version 0.1 left on disk still serves: a beton, an interrupted packing, a checkpoint and a run's folder.
+"""Files of version 0.1 still work: a beton, an interrupted packing, a checkpoint and a run's folder.
 
-version_0_1.tar.xz was made by that version (revision bdeae81) from 22 synthetic images: two packed splits, a packing that was interrupted
-after 9 of 16 images, and a run of three epochs of four steps, whose model is tiny_model.py's, that SIGTERM stopped in its second epoch.
-expected.json holds what 0.1 itself made of them.
+That version (revision bdeae81) made version_0_1.tar.xz from 22 synthetic images.  It holds two packed splits, a packing that
+was interrupted after 9 of 16 images, and a run of three epochs of four steps, of the model in tiny_model.py, that SIGTERM
+stopped in its second epoch.  expected.json holds the results of version 0.1 with these files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LR = (0.05, 0.0375, 0.0125)  # cosine over three epochs
 
 @pytest.fixture
 def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that 0.1 left, the current one."""
+    """The folder that 0.1 left; it is the working directory."""
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path, filter="data")
     monkeypatch.chdir(tmp_path)
@@ -69,7 +69,7 @@ def test_its_interrupted_packing_is_finished_to_the_same_bytes(left: Path, expec
     encoder = json.loads((left / "packed/train.beton.json").read_text())["encoder"]
     if encoder["pillow"] != PIL.__version__:
         pytest.skip(
-            f"0.1 packed with Pillow {encoder['pillow']}, here is {PIL.__version__}: a resume refuses that"
+            f"0.1 packed with Pillow {encoder['pillow']}, and {PIL.__version__} is here: a resume refuses that"
         )
     resumed_at: list[int] = []
     path = write_beton(
@@ -80,7 +80,7 @@ def test_its_interrupted_packing_is_finished_to_the_same_bytes(left: Path, expec
         settings={"split": "train", "shuffle_seed": 0, "limit": None},
         progress=resumed_at.append,
     ).path
-    assert resumed_at[0] >= 8, "it resumed, and did not start again"
+    assert resumed_at[0] >= 8, "it resumed, and did not start from scratch"
     assert f"{zlib.crc32(path.read_bytes()):08x}" == expected["train_beton_crc"]
     sidecar, whole = (
         json.loads(Path(f"{folder}/train.beton.json").read_text()) for folder in ("interrupted", "packed")
@@ -88,7 +88,7 @@ def test_its_interrupted_packing_is_finished_to_the_same_bytes(left: Path, expec
     assert {key: sidecar[key] for key in whole} == whole
 
 
-def test_its_run_resumes_with_the_bits_of_a_plain_loop_from_its_checkpoint(
+def test_its_run_resumes_bit_for_bit_like_a_plain_loop_from_its_checkpoint(
     left: Path, expected: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(MODELS, "alexnet", TINY)
@@ -97,20 +97,20 @@ def test_its_run_resumes_with_the_bits_of_a_plain_loop_from_its_checkpoint(
     lines = [json.loads(line) for line in (left / "run/metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["kind"] == "step"]
     assert losses[6:] == plain, "the same bits"
-    assert losses == pytest.approx(expected["losses"], rel=1e-4), "what 0.1 made on its processor"
+    assert losses == pytest.approx(expected["losses"], rel=1e-4), "the losses of 0.1 on its processor"
     assert [line["acc1"] for line in lines if line["kind"] == "epoch"] == [
         line["acc1"] for line in expected["lines"] if line["kind"] == "epoch"
     ]
 
 
-def test_its_checkpoint_is_evaluated(left: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_checkpoint_can_be_evaluated(left: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "alexnet", TINY)
     accuracy = trainer.evaluate_only(recipe_of(left), "run/checkpoint_last.pt")
     assert accuracy.samples == 6
 
 
 def _plain_losses(left: Path) -> list[float]:
-    """The losses from the checkpoint on, by torch alone."""
+    """The losses from the checkpoint on, computed with plain torch."""
     saved = checkpoint.load(left / "run/checkpoint_last.pt")
     assert saved["cursor"] == {"epoch": 1, "step": 2}
     model = Tiny(3, 0.0)

@@ -1,4 +1,4 @@
-"""A strict reader of the "Trace Event Format" of the Chromium project, as far as timelines use it."""
+"""A strict reader of the "Trace Event Format" of the Chromium project, for the parts that timelines use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ARGUMENTS = {
 
 
 class Slice(NamedTuple):
-    """One X event; begin and end in microseconds; depth 0 is its lane's upper row."""
+    """One X event; start and end in microseconds; depth 0 is the top row of its lane."""
 
     name: str
     begin_us: float
@@ -28,14 +28,14 @@ class Slice(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """A thread of a process, by their names and numbers."""
+    """A thread of a process: the process's name and number, and the thread's name."""
 
     process: tuple[str, int]
     name: str
 
 
 def read(path: Path) -> dict[Lane, list[Slice]]:
-    """Every lane in the order in which viewers show them; AssertionError for what the format does not allow."""
+    """All lanes in the order in which viewers show them; raises AssertionError for what the format does not allow."""
     document = json.loads(path.read_text(encoding="utf-8"))
     assert set(document) == {"displayTimeUnit", "traceEvents"} and document["displayTimeUnit"] in ("ms", "ns")
     names: dict[tuple[str, int, int | None], Any] = {}
@@ -70,13 +70,13 @@ def read(path: Path) -> dict[Lane, list[Slice]]:
 
 
 def _nested(events: list[dict[str, Any]]) -> list[Slice]:
-    """Slices of one thread: of two, one holds the other whole or ends before the other begins."""
+    """Slices of one thread; of two, one contains the other or ends before it starts."""
     found: list[Slice] = []
     around: list[float] = []  # the ends of the slices that are open
     for event in events:
         begin, end = event["ts"], event["ts"] + event["dur"]  # as viewers add them
         assert begin >= 0 and event["dur"] >= 0, event
-        assert not found or begin >= found[-1].begin_us, "not in the order of their begins"
+        assert not found or begin >= found[-1].begin_us, "not in the order of their starts"
         while around and around[-1] <= begin:
             around.pop()
         assert not around or end <= around[-1], f"{event} overlaps the one before"

@@ -52,29 +52,29 @@ ROOMS = {
         "build common distributed modelzoo_flags profile recipe recipe_toml synthetic torch_import trainer",
     ),
     "profile": Room(
-        "every stage alone and all together: what binds, and what would lift it",
+        "measures every stage alone and all together: the bottleneck, and how to remove it",
         "beton build common decode devices distributed doctor engine loader packing recipe run",
         "torch PIL threading",
     ),
     "pack": Room("the command that packs: a folder to its betons", "beton common inspection packing", ""),
     "inspect_beton": Room("the command that looks into a file", "beton common inspection"),
     "trainer": Room(
-        "a training run, readable top to bottom",
+        "a training run, to be read from top to bottom",
         "build common decode distributed engine kernel_cache loader models recipe run",
         "torch",
     ),
     "build": Room(
-        "from a recipe to the parts of a run",
+        "builds the parts of a run from a recipe",
         "common devices distributed engine loader models recipe run",
         "torch",
     ),
     "doctor": Room(
-        "what the machine gives and what is wrong with it",
+        "checks of the machine and of a recipe's files",
         "beton common decode devices kernel_cache models recipe recipe_toml torch_import",
         "torch numba PIL",
     ),
     "inspection": Room(
-        "looks into a file: figures, pictures, is it complete",
+        "looks into a file: figures, pictures, verification",
         "beton common decode packing",
         "PIL matplotlib",
     ),
@@ -90,17 +90,17 @@ ROOMS = {
     "engine": Room("a training step, and an evaluation", "devices distributed loader", "torch"),
     "ffcv_ops": Room("our decoders in FFCV's own Loader", "beton common decode", "ffcv threading"),
     "loader": Room(
-        "pixels to batches: order, threads, host buffers, the way to the device",
+        "pixels to batches: order, threads, host buffers, copies to the device",
         "augment beton common decode devices kernel_cache",
         "torch numba threading",
     ),
     "distributed": Room("processes that train together", "common devices", "torch threading"),
-    "devices": Room("all in which devices differ", "common", "torch"),
+    "devices": Room("everything that differs between devices", "common", "torch"),
     "augment": Room(
         "what is done to one decoded image: one operation a file", "common decode kernel_cache", "numba"
     ),
     "decode": Room(
-        "bytes to pixels: compiled kernels, no thread, no torch",
+        "bytes to pixels: compiled kernels, without threads or torch",
         "beton common kernel_cache",
         "numba llvmlite",
     ),
@@ -109,14 +109,12 @@ ROOMS = {
     ),
     "beton": Room("the file format and its reader", "common", "llvmlite threading"),
     "kernel_cache": Room("compiled kernels, kept on disk", "", "numba"),
-    "recipe_toml": Room(
-        "reads and writes a recipe's file, and says what is wrong in it", "common recipe", "pydantic"
-    ),
+    "recipe_toml": Room("reads, writes and checks a recipe's file", "common recipe", "pydantic"),
     "recipe": Room("the sections of a recipe", "common models", "pydantic"),
     "models": Room("networks", "", "torch"),
-    "torch_import": Room("what has to be settled before torch is imported", "", "torch"),
+    "torch_import": Room("what must be set before torch is imported", "", "torch"),
     "common": Room("what every room uses", "", "threading"),
-    "_version": Room("which version this is"),
+    "_version": Room("the version number"),
     "errors": Room("what the user can fix, and how commands end"),
 }
 

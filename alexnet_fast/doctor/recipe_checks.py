@@ -225,7 +225,7 @@ def classes(recipe: Recipe, use: Use) -> list[Finding]:
     remedy = "pack both from one folder with train/ and val/"
     if differs := difference(train, val):
         return [
-            fault("classes", differs, f"{remedy}; where the names alone differ, move {val.whose}.json away")
+            fault("classes", differs, f"{remedy}; where only the names differ, move {val.whose}.json away")
         ]
     if doubtful := next((each.trouble for each in (train, val) if each.trouble), doubt(train, val)):
         return [warning("classes", doubtful, remedy)]

@@ -1,1 +1,1 @@
-"""A run's folder: checkpoints, logs, reports, and one run at a time."""
+"""The folder of a run: its checkpoints, logs, reports, and a lock that admits one run at a time."""

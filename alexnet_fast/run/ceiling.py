@@ -1,4 +1,4 @@
-"""The speed that a profile of the same recipe found on the same machine: what a run is compared with."""
+"""The ceiling of a run's speed: what a profile of the same recipe predicted on the same machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BUT_NOT = ("data.val", "data.on_error", "data.label_field")
 
 
 def machine_of(device: Device, world: World) -> dict[str, Any]:
-    """What a profile holds for: on another machine it is another."""
+    """What identifies this machine: a profile of another machine does not apply."""
     return {
         "processor": processor_name(),
         "cores": (world.threads or allowed_cores()) * world.world_size,
@@ -30,9 +30,10 @@ def machine_of(device: Device, world: World) -> dict[str, Any]:
 
 
 def ceiling_img_per_s(recipe: Recipe, machine: dict[str, Any], file_bytes: int) -> float | None:
-    """What this recipe could make on this machine by the profile in the run's folder; None where there is none that fits.
+    """The img/s that the profile in the run's folder predicts; None where there is no profile of this recipe, machine and file.
 
-    file_bytes: of the training set now; a profile of another file under the same name tells nothing.
+    machine: as `machine_of` returns it.
+    file_bytes: the size of the training set's file now; a profile of another file under the same name does not apply.
     """
     try:
         document = json.loads((recipe.folder / PROFILE).read_text(encoding="utf-8"))

@@ -1,29 +1,29 @@
-"""Checkpoints: written whole or not at all, read as data and never as code.
+"""Checkpoints: written atomically, loaded as data and never as code.
 
 A checkpoint is a torch file with these keys:
 
     format           2 (1, of one rank only, is read as well)
     state_dict       the model's weights, float32, torchvision's AlexNet keys
     optimizer        torch's SGD state: the momenta; of its settings only the last step's learning rate is read, for the log
-    scaler           the GradScaler's state, of which a dynamic loss scale is read; empty where nothing is scaled
-    skipped          steps left out because a gradient overflowed
+    scaler           the GradScaler's state; a dynamic loss scale is read from it; empty where nothing is scaled
+    skipped          number of steps skipped because a gradient overflowed
     cursor           {"epoch": e, "step": s}: the next step is step s of epoch e
-    meter            per rank, what it had counted of the epoch so far
-    rng              per rank, {"cpu": state, "device": state or None}: dropout goes on where it was
+    meter            per rank, its sums of the epoch so far
+    rng              per rank, {"cpu": state, "device": state or None}: dropout resumes exactly
     best_acc1        the best top-1 so far in percent, or None
-    skipped_samples  what data.on_error = "skip" left out so far: index, path, reason, epoch; absent in older files
-    classes          what labels 0, 1, ... mean, as the training set's sidecar told; absent where none did, and in older files
+    skipped_samples  samples that data.on_error = "skip" has skipped: index, path, reason, epoch; absent in older files
+    classes          class names of labels 0, 1, ..., from the training set's sidecar; absent without them, and in older files
     train_set        {"samples": n, "labels": checksum} of the training set; absent in older files
     recipe           the resolved recipe
 
-The learning rate is a pure function of the step (schedule.py), so a resume needs none from here.  The weights are the
-float32 masters, from which a resume halves the model's.  torch writes a CRC-32 of each record and does not look
-at it when it loads; `load` does (0.14 s for the 456 MB of ten classes), so that a flipped bit in a weight is noticed.
+The learning rate is a pure function of the step (engine/lr_schedule.py), so a resume needs none from here.  The weights
+are the float32 masters; a resume rounds them to the model's half precision.  torch writes a CRC-32 of each record but does
+not check it when it loads.  `load` does (0.14 s for the 456 MB of ten classes), so a flipped bit in a weight is noticed.
 
-The weights alone (a state_dict, or a dict that holds one under "state_dict", with or without the prefix
-"module." that DataParallel gives) load as well: they have no cursor, so they start a run or are evaluated.
-The PyTorch ImageNet example's files, and those of its ports, hold more: "epoch" (the next one, from 0),
-"best_acc1" and "optimizer"; takeover.py goes on from there.
+Weights alone (a state_dict, or a dict that holds one under "state_dict", with or without DataParallel's prefix
+"module.") load as well: they have no cursor, so they start a run or are evaluated.
+Files of the PyTorch ImageNet example and of its ports hold more: "epoch" (the next one, from 0), "best_acc1" and
+"optimizer"; import_reference.py resumes from them.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ FORMAT = 2
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
 WRAPPER = re.compile(
     r"(^|\.)module\."
-)  # DataParallel's and DDP's name for the model, or the part, that they hold
+)  # the prefix that DataParallel and DDP add to the model, or the part, that they wrap
 
 
 class CorruptCheckpoint(UserError):
-    """A checkpoint that is cut short, or in which bits have changed.  reason: what was found, in few words."""
+    """A truncated checkpoint, or one in which bits have changed.  reason: what was found, in a few words."""
 
     def __init__(self, path: Path, reason: str) -> None:
         self.reason = reason
-        super().__init__(f"the checkpoint {path} is damaged ({reason}): give another one, such as {BEST}")
+        super().__init__(f"the checkpoint {path} is corrupt ({reason}): give another one, such as {BEST}")
 
 
 class Cursor(TypedDict):
-    """Where a run goes on: the next step is step `step` of epoch `epoch`, both counted from 0."""
+    """Where a run resumes: the next step is step `step` of epoch `epoch`, both counted from 0."""
 
     epoch: int
     step: int
@@ -76,12 +76,13 @@ class Cursor(TypedDict):
 
 @dataclass(frozen=True)
 class ResumeState:
-    """What a run has to remember besides weights and optimizer.
+    """What a checkpoint holds of a run besides weights and optimizer.
 
-    meters: what this rank has counted of the epoch; several where it takes over from other ranks.
-    skipped_samples: of all ranks; the first rank's count.
-    classes: what labels 0, 1, ... mean; empty where nobody tells; the first rank's count.
-    train_set: what tells the training set from another; None in checkpoints that do not hold it.
+    meters: this rank's sums of the epoch so far; several where it also has those of other ranks.
+    best_acc1: the best top-1 so far in percent, or None.
+    skipped_samples: of all ranks; only rank 0's value is saved.
+    classes: class names of labels 0, 1, ...; empty where they are unknown; only rank 0's value is saved.
+    train_set: the training set's `same_set.identity`; None in checkpoints that do not hold it.
     """
 
     cursor: Cursor
@@ -95,9 +96,9 @@ class ResumeState:
 def snapshot(
     precision: Precision, progress: ResumeState, recipe: dict[str, Any], world: World | None = None
 ) -> dict[str, Any] | None:
-    """The run as it stands between two steps, on the CPU; None on ranks other than the first.
+    """The state of the run between two steps, with all tensors on the CPU; None on ranks other than rank 0.
 
-    Every rank has to call it, since each has its generators and its part of the epoch's counts.
+    Every rank has to call it: each has its own random generators and its part of the epoch's sums.
     """
     generators = {"cpu": torch.get_rng_state(), "device": precision.device.random_state()}
     ranks = (world or World()).gather_object((progress.meters, generators))
@@ -123,19 +124,19 @@ def snapshot(
 def restore(
     checkpoint: dict[str, Any], precision: Precision, device: Device, world: World | None = None
 ) -> ResumeState:
-    """Put the run back where `snapshot` took it; raises UserError where it was another model's.
+    """Restore the state that `snapshot` saved; raises UserError for a checkpoint of another model.
 
-    Settings are the recipe's, also where they have changed since: optimizer's, loss scale's.
-    With as many ranks as it was saved by, the run goes on to the bit.  With others the first rank takes over
-    all that was counted, and ranks that are new keep the generators that they have.
+    Settings of the optimizer and of the loss scale are the recipe's, also where they have changed since.
+    With the number of ranks that saved it, the run resumes bit for bit.  With another number, rank 0 takes all
+    sums, and added ranks keep the random state that they have.
     """
     world = world or World()
     precision.load_state_dict(checkpoint["state_dict"])
     optimizer = checkpoint["optimizer"]
-    # Not its load_state_dict, which would bring the saved momentum, weight decay and choice of kernels along.
+    # Not torch's load_state_dict: it would also restore the saved momentum, weight decay and choice of kernels.
     if not precision.load_momenta(momenta_of(optimizer)) and optimizer["state"]:
         raise UserError(
-            "the checkpoint's momenta do not fit its weights: it is another program's, or was changed"
+            "the checkpoint's momenta do not fit its weights: another program wrote or changed it"
         )
     precision.learning_rate = float(optimizer["param_groups"][0]["lr"])  # that of the last step, for the log
     precision.load_scale(checkpoint["scaler"])
@@ -156,7 +157,7 @@ def restore(
 
 
 def momenta_of(optimizer: Any) -> list[Tensor]:
-    """The momenta of a saved torch.optim.SGD in the order of its parameters; empty where there are none, or it is no such."""
+    """The momenta of a saved torch.optim.SGD, in the order of its parameters; empty where there are none or it is not SGD."""
     try:
         order = [key for group in optimizer["param_groups"] for key in group["params"]]
         momenta = [optimizer["state"][key]["momentum_buffer"] for key in order]
@@ -166,7 +167,7 @@ def momenta_of(optimizer: Any) -> list[Tensor]:
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write `checkpoint` so that `path` is at any moment the old file or the new one, also after a power cut.
+    """Write `checkpoint` atomically: at any moment `path` is the old file or the new one, also after a power cut.
 
     Raises UserError where it cannot be written.
     """
@@ -174,7 +175,7 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
 
 
 def write_partial(path: Path, checkpoint: dict[str, Any]) -> Path:
-    """Write `checkpoint` beside `path`, whole and on the disk when this returns: to be `commit`."""
+    """Write and sync `checkpoint` next to `path`, as PATH.partial; `commit` then gives it its name.  Returns the path."""
     partial = path.with_name(path.name + ".partial")
     with _writing(path, partial), open(partial, "wb") as file:
         torch.save(checkpoint, file)
@@ -184,14 +185,14 @@ def write_partial(path: Path, checkpoint: dict[str, Any]) -> Path:
 
 
 def commit(partial: Path, path: Path) -> None:
-    """Make `path` the file that was written as `partial`."""
+    """Rename `partial` to `path`, and sync the folder."""
     with _writing(path, partial):
         os.replace(partial, path)
         sync_folder(path.parent)
 
 
 def keep_as(path: Path, name: Path) -> None:
-    """Let the file at `path` be found as `name`, until the next `commit` at both; where there are no links, then alone."""
+    """Hard-link the file at `path` as `name` too; a file system without hard links renames it."""
     with _writing(name):
         name.unlink(missing_ok=True)
         try:
@@ -201,7 +202,7 @@ def keep_as(path: Path, name: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Make `target` the same whole file as `source`, by a link where the file system has them."""
+    """Make `target` the same file as `source`, by a hard link where the file system has them; replaces it atomically."""
     partial = target.with_name(target.name + ".partial")
     partial.unlink(missing_ok=True)
     try:
@@ -220,32 +221,32 @@ def _writing(path: Path, partial: Path | None = None) -> Iterator[None]:
         if partial is not None:
             partial.unlink(missing_ok=True)
         raise UserError(
-            f"the checkpoint {path} could not be written ({_why(error, path)}): make room or set run.out"
+            f"the checkpoint {path} could not be written ({_why(error, path)}): free disk space, or set run.out"
         ) from error
 
 
 def load(path: Path, is_ours: bool = False) -> dict[str, Any]:
-    """The checkpoint at `path`, its tensors on the CPU; weights alone come as {"state_dict": ...}.
+    """The checkpoint at `path`, with its tensors on the CPU; weights alone are returned as {"state_dict": ...}.
 
     is_ours: as for `check_integrity`.
-    Raises UserError where the file is missing or holds no weights, Damaged where it is damaged.  Only data is loaded
-    (`weights_only`), so that a checkpoint from elsewhere cannot run anything.
+    Raises UserError where the file is missing or holds no weights, CorruptCheckpoint where it is corrupt.  Only data is
+    loaded (`weights_only`), so an untrusted checkpoint cannot run code.
     """
     if not path.is_file():
         raise UserError(
             f"there is no checkpoint {path}: give the path of a checkpoint_*.pt, or --resume auto"
         )
-    if (damage := check_integrity(path, is_ours)) is not None:
-        raise CorruptCheckpoint(path, damage)
+    if (fault := check_integrity(path, is_ours)) is not None:
+        raise CorruptCheckpoint(path, fault)
     try:
         with torch.serialization.safe_globals(NPU_GLOBALS):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is no checkpoint of data alone ({_first_line(error)}): it is damaged, or holds objects "
-            "that loading would have to run"
+            f"{path} does not hold plain data only ({_first_line(error)}): it is corrupt, or holds objects "
+            "that run code when they are loaded"
         ) from error
-    except Exception as error:  # whatever torch makes of garbage
+    except Exception as error:  # torch raises many kinds for garbage
         _refuse_if_unread(path, error)
         raise CorruptCheckpoint(
             path, f"torch cannot read it: {type(error).__name__} {_first_line(error)}"
@@ -259,14 +260,14 @@ def load(path: Path, is_ours: bool = False) -> dict[str, Any]:
         or not all(isinstance(v, Tensor) for v in weights.values())
     ):
         raise UserError(
-            f"{path} holds no weights: neither a state_dict nor a dict with one under 'state_dict'"
+            f"{path} holds no weights: expected a state_dict, or a dict with one under 'state_dict'"
         )
     state = dict[str, Tensor]()
     for key, tensor in weights.items():
         name = WRAPPER.sub(r"\1", str(key))
         if name in state:
             raise UserError(
-                f"{path} holds {printable(repr(name))} twice, with 'module.' and without: save one model's weights alone"
+                f"{path} holds {printable(repr(name))} twice, with 'module.' and without: save the weights of one model only"
             )
         state[name] = tensor
     if loaded.get("format") == FORMAT:
@@ -276,7 +277,7 @@ def load(path: Path, is_ours: bool = False) -> dict[str, Any]:
         return {**loaded, "state_dict": state, "meter": [meters], "rng": [loaded["rng"]]}
     if "format" in loaded and "cursor" in loaded:
         raise UserError(
-            f"{path} has checkpoint format {loaded['format']}, but this version reads {FORMAT}: update it"
+            f"{path} has checkpoint format {loaded['format']}, but this version reads formats up to {FORMAT}: update alexnet_fast"
         )
     if "state_dict" in loaded and isinstance(loaded.get("epoch"), int):
         return {key: loaded.get(key) for key in ("epoch", "best_acc1", "optimizer")} | {"state_dict": state}
@@ -284,53 +285,53 @@ def load(path: Path, is_ours: bool = False) -> dict[str, Any]:
 
 
 def check_integrity(path: Path, is_ours: bool = False) -> str | None:
-    """What is wrong with the bytes of a file of torch's zip format, in few words; None where nothing is.
+    """What is wrong with the bytes of a file in torch's zip format, in a few words; None where nothing is.
 
-    Files of torch's format before 1.6 have no checksums: of them, as of whatever else is no zip, nothing is known.
-    is_ours: a run of ours wrote it, so that it is a zip or damaged.
-    Raises UserError where the machine does not give the bytes.
+    Files that are not a zip, such as those of torch before 1.6, have no checksums, so nothing is checked in them.
+    is_ours: alexnet_fast wrote it, so a file that is not a zip is corrupt.
+    Raises UserError where the file cannot be read.
     """
     try:
         with open(path, "rb") as file:
             if file.read(4) != b"PK\x03\x04":
                 if not file.tell():
                     return "it is empty"
-                return "it does not begin as a checkpoint does" if is_ours else None
+                return "it does not start like a checkpoint" if is_ours else None
         with zipfile.ZipFile(path) as records:
-            damaged = records.testzip()
-    except Exception as error:  # whatever the directory's bytes make of it
+            corrupt = records.testzip()
+    except Exception as error:  # a corrupt directory raises many kinds
         _refuse_if_unread(path, error)
         return (
-            "it is cut short, or its directory is damaged"
+            "it is truncated, or its directory is corrupt"
             if isinstance(error, zipfile.BadZipFile)
             else _first_line(error)
         )
-    return None if damaged is None else f"the checksum of its record {damaged} is wrong"
+    return None if corrupt is None else f"the checksum of its record {corrupt} is wrong"
 
 
 def _refuse_if_unread(path: Path, error: Exception) -> None:
-    """Raise UserError for an error that says nothing of the file: taken for damage, it would cost a whole checkpoint."""
+    """Raise UserError for an error of the disk or of memory: taken for corruption, it would cost a valid checkpoint."""
     if isinstance(error, MemoryError) or (
         isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
     ):
         raise UserError(
-            f"the checkpoint {path} could not be read ({type(error).__name__}: {_first_line(error)}), which says nothing "
-            "of what it holds: see to the disk or the memory, and try again"
+            f"the checkpoint {path} could not be read ({type(error).__name__}: {_first_line(error)}), so whether it is "
+            "valid is unknown: check the disk and the memory, and try again"
         ) from error
 
 
 def holds_run(checkpoint: dict[str, Any]) -> bool:
-    """Whether a run of ours can go on from it; otherwise it is weights alone, or the reference's."""
+    """Whether a run can resume from it; otherwise it is weights alone, or a checkpoint of the reference."""
     return "cursor" in checkpoint
 
 
 def _npu_tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-    """A tensor that torch_npu saved, from its bytes, which it puts into the file as a CPU's."""
+    """A tensor that torch_npu saved: its bytes are in the file as those of a CPU tensor."""
     return torch._utils._rebuild_tensor(storage, offset, size, stride)
 
 
-# torch_npu pickles a tensor that lies on the NPU as a call of a function of its own, with the NPU's layout as
-# its last argument (a number, later an enumeration).  Read so, such a file needs neither torch_npu nor an NPU.
+# torch_npu pickles a tensor on the NPU as a call of a function of its own, with the NPU's layout as its last
+# argument (a number, later an enumeration).  With these stand-ins such a file needs neither torch_npu nor an NPU.
 NPU_GLOBALS: list[Any] = [
     (_npu_tensor, "torch_npu.utils.storage._rebuild_npu_tensor"),
     (_npu_tensor, "torch._utils._rebuild_npu_tensor"),  # Ascend's own torch 1.5
@@ -350,11 +351,11 @@ def _to_cpu(value: Any) -> Any:
 
 
 def _why(error: Exception, path: Path) -> str:
-    """What kept a checkpoint from being written; torch says of a full disk that a position was unexpected."""
+    """Why a checkpoint could not be written; for a full disk torch reports only an unexpected position."""
     with suppress(OSError):
         free = shutil.disk_usage(path.parent).free
         if getattr(error, "errno", None) == errno.ENOSPC or "unexpected pos" in str(error):
-            return f"no space is left on the disk, {free / 1e6:,.0f} MB are free"
+            return f"the disk is full: {free / 1e6:,.0f} MB are free"
     return _first_line(error)
 
 

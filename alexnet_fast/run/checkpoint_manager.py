@@ -1,10 +1,10 @@
-"""The checkpoints in a run's folder: which are kept, and which one a run goes on from.
+"""The checkpoints in a run's folder: which are kept, and which one a run resumes from.
 
     checkpoint_last.pt               the newest
-    checkpoint_e0003_s000120.pt ...  those before it, by the epoch and step that each goes on at
-    checkpoint_best.pt               the most accurate: the same file as one of these, or as one long gone
+    checkpoint_e0003_s000120.pt ...  those before it, named by the epoch and step at which each resumes
+    checkpoint_best.pt               the most accurate: a copy of one of these, or of one deleted since
 
-The newest gets its numbered name when its successor lies whole on the disk, and only then the oldest goes.
+The newest gets its numbered name once the next one is complete on the disk; only then the oldest is deleted.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ def numbered(cursor: Cursor) -> str:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The run's checkpoints, the newest first."""
+    """The run's checkpoints, newest first."""
     places = {path: found for path in folder.glob("*.pt") if (found := NUMBERED.fullmatch(path.name))}
     earlier = sorted(places, key=lambda path: [int(number) for number in places[path].groups()], reverse=True)
     return [path for path in (folder / LAST, *earlier) if path.exists()]
 
 
 def load_latest_valid(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
-    """The run's newest checkpoint that is not damaged, and what to say of newer ones that are; None without any.
+    """The run's newest valid checkpoint, its content, and a note for each newer one that is corrupt; None without any.
 
-    Raises UserError where all are damaged.
+    Raises UserError where all are corrupt.
     """
     found, notes = list_checkpoints(folder), list[str]()
     for at, path in enumerate(found):
@@ -48,46 +48,46 @@ def load_latest_valid(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | 
             return path, checkpoint.load(path, is_ours=True), notes
         except CorruptCheckpoint as error:
             before = f"{found[at + 1]}, the one before it" if at + 1 < len(found) else None
-            notes.append(f"{path} is damaged ({error.reason}): taking {before}")
+            notes.append(f"{path} is corrupt ({error.reason}): using {before}")
             if before is None:
                 raise UserError(
-                    f"{path} is damaged ({error.reason}), and {folder} has no other checkpoint that is whole: "
-                    "move it away to begin anew, or give --resume PATH"
+                    f"{path} is corrupt ({error.reason}), and {folder} has no other valid checkpoint: "
+                    "move it away to start from scratch, or give --resume PATH"
                 ) from error
     return None
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The checkpoint at `path`; raises UserError, which for a damaged one names the one before it that is whole."""
+    """The checkpoint at `path`; raises UserError, which for a corrupt one names the valid one before it."""
     found = list_checkpoints(path.parent)
     try:
         return checkpoint.load(path, is_ours=path in found)
     except CorruptCheckpoint as error:
         before = found[found.index(path) + 1 :] if path in found else found
-        whole = next(
+        valid = next(
             (other for other in before if checkpoint.check_integrity(other, is_ours=True) is None), None
         )
-        if whole is None:
+        if valid is None:
             raise
         raise UserError(
-            f"the checkpoint {path} is damaged ({error.reason}): {whole}, the one before it, is whole; give that"
+            f"the checkpoint {path} is corrupt ({error.reason}): {valid}, the one before it, is valid; give that one"
         ) from error
 
 
 class CheckpointManager:
     """Writes a run's checkpoints into its folder, and keeps the last `keep`.
 
-    Every rank has one, and calls it; the first writes.
+    Every rank has one and calls it; rank 0 writes.
 
-    taken: the checkpoint of a run that this one goes on from, which stands at `cursor`; None where it begins anew.
-    What lies in the folder and is none of this run's past, the best included, goes when its first checkpoint lies there whole.
-    What a killed run left half-written goes at once.
+    taken: the checkpoint that this run resumes from, saved at `cursor`; None for a fresh run.
+    Checkpoints of other runs, best included, are deleted once this run's first checkpoint is complete.
+    Partial files of a killed run are deleted at once.
     """
 
     def __init__(self, folder: Path, keep: int, world: World, taken: Path | None, cursor: Cursor) -> None:
         self._folder, self._keep, self._world = folder, keep, world
-        self._past: list[str] = []  # the numbered ones of this run, the oldest first
-        self._last: Cursor | None = None  # where the last one stands, if it is this run's
+        self._past: list[str] = []  # the numbered ones of this run, oldest first
+        self._last: Cursor | None = None  # the last one's, if it is this run's
         found = [path.name for path in list_checkpoints(folder)]
         if taken is not None and taken.name in found and taken.parent.resolve() == folder.resolve():
             self._past = [name for name in reversed(found[found.index(taken.name) :]) if name != LAST]
@@ -100,13 +100,13 @@ class CheckpointManager:
     def save(
         self, precision: Precision, progress: ResumeState, recipe: dict[str, Any], is_best: bool = False
     ) -> bool:
-        """Make the run as it stands the last checkpoint; False, on all ranks, where a weight or momentum is not finite.
+        """Save the run's state as the last checkpoint; False, on all ranks, where a weight or momentum is not finite.
 
-        is_best: make it the best as well, and that first: the last one says how good the best is, so that a run that
-        is killed between the two and goes on from it would wait in vain to be as good again.
-        Nothing is written where the last one stands there already.  Raises UserError where it cannot be written.
+        is_best: save it as the best too, before the last one.  The last one records the best accuracy: in the other
+        order, a run killed between the two would resume with a best accuracy that no file has.
+        Writes nothing where the last one has the same cursor.  Raises UserError where it cannot be written.
         """
-        if self._last == progress.cursor:  # never so behind an evaluation, which moves the cursor on
+        if self._last == progress.cursor:  # never so after an evaluation, which advances the cursor
             return True
         snapshot = checkpoint.snapshot(precision, progress, recipe, self._world)
         fails = snapshot is not None and not is_finite(snapshot)
@@ -122,7 +122,7 @@ class CheckpointManager:
         partial = checkpoint.write_partial(last, snapshot)
         if is_best:
             checkpoint.copy(partial, self._folder / BEST)
-        self._remove_all_but(self._past)  # what is of another past goes before this one's first is in place
+        self._remove_all_but(self._past)  # of another run: deleted before this run's first gets its name
         if self._last is not None and self._keep > 1 and last.exists():
             name = numbered(self._last)
             checkpoint.keep_as(last, self._folder / name)
@@ -135,7 +135,7 @@ class CheckpointManager:
         self._remove_all_but(self._past)
 
     def _best_is_of(self, snapshot: dict[str, Any]) -> bool:
-        """Whether the best is as good as this run's past says; one that cannot be read is left to whoever reads it."""
+        """Whether the best file has this run's best accuracy; True for one that cannot be read, so that it is kept."""
         best = self._folder / BEST
         if snapshot["best_acc1"] is None or not best.exists():
             return False
@@ -151,8 +151,8 @@ class CheckpointManager:
 
 
 def is_finite(snapshot: dict[str, Any]) -> bool:
-    """Whether all weights and momenta are numbers."""
+    """Whether all weights and momenta are finite."""
     momenta = (value for state in snapshot["optimizer"]["state"].values() for value in state.values())
     tensors = [value for value in (*snapshot["state_dict"].values(), *momenta) if isinstance(value, Tensor)]
-    # In one pass: the least and the largest of what holds a NaN are NaN.
+    # In one pass: where a tensor holds a NaN, its minimum and maximum are NaN.
     return all(bool(torch.stack(tensor.aminmax()).isfinite().all()) for tensor in tensors if tensor.numel())

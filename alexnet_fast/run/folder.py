@@ -1,4 +1,4 @@
-"""The folder of a run's results: made, held for one run alone, written to."""
+"""The folder of a run's results: created, locked for one run, written to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .run_lock import run_lock
 
 
 def make_folder(recipe: Recipe, begins: bool = False) -> Path:
-    """The run's folder, with the resolved recipe in it; begins: and without the results of an earlier run."""
+    """Create the run's folder with the resolved recipe in it, and return it; begins: delete the results of an earlier run."""
     with writing(recipe.folder):
         for name in (REPORT, EVALUATION) if begins else ():
             (recipe.folder / name).unlink(missing_ok=True)
@@ -28,20 +28,20 @@ def make_folder(recipe: Recipe, begins: bool = False) -> Path:
 
 
 def hold_run_folder(recipe: Recipe, world: World, stack: ExitStack) -> None:
-    """Have the run's folder for this run alone until `stack` closes, once a run that still saves there has ended.
+    """Lock the run's folder for this run until `stack` closes; waits for a run that still saves there.
 
-    Every rank has to call this; the first claims it.  Raises UserError where another run stays there.
+    Every rank has to call this; rank 0 takes the lock.  Raises UserError where another run does not end in time.
     """
     if world.is_rank0:
         with writing(recipe.folder):
-            patience_s = recipe.distributed.stop_s  # which is what a run that is told to stop may take
+            patience_s = recipe.distributed.stop_s  # the time that a signalled run has to save
             stack.enter_context(run_lock(recipe.folder, patience_s, partial(print, flush=True)))
-    world.all_reduce_sum(torch.zeros(1))  # nobody looks for checkpoints before
+    world.all_reduce_sum(torch.zeros(1))  # no rank looks for checkpoints before
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """The run's folder, there to be written to; an OSError is the user's to mend."""
+    """Create the run's folder; while the body runs, an OSError becomes a UserError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint of the PyTorch ImageNet example, which is the reference, or of a port of it."""
+"""Resuming from a checkpoint of the reference (the PyTorch ImageNet example), or of a port of it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from .checkpoint import ResumeState, momenta_of
 
 
 def is_reference_checkpoint(checkpoint: dict[str, Any]) -> bool:
-    """Whether the ImageNet example, or a port of it, wrote the file: weights with the epoch that comes next."""
+    """Whether the ImageNet example, or a port of it, wrote the file: weights and the number of the next epoch."""
     return "epoch" in checkpoint
 
 
 def import_reference(checkpoint: dict[str, Any], precision: Precision) -> tuple[ResumeState, bool]:
-    """Go on from a checkpoint of the reference, at the epoch that it names; and whether its momenta came along.
+    """Load a checkpoint of the reference; returns the state to resume at its epoch, and whether momenta were loaded.
 
-    They do where it holds torch's SGD state, one "momentum_buffer" a parameter.  The loss scale begins anew.
-    Raises UserError where it was another model's.
+    They are where it holds torch's SGD state, one "momentum_buffer" per parameter.  The loss scale starts from scratch.
+    Raises UserError for a checkpoint of another model.
     """
     precision.load_state_dict(checkpoint["state_dict"])
     has_momenta = precision.load_momenta(momenta_of(checkpoint["optimizer"]))

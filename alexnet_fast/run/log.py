@@ -1,4 +1,4 @@
-"""What a run says: a live line, log lines, a row per epoch, metrics.jsonl, TensorBoard."""
+"""The log of a run: a live line, log lines, a row per epoch, metrics.jsonl, TensorBoard."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from .log_fields import Logged, fields_on, record, row
 from .report import accuracy_lines
 
 METRICS = "metrics.jsonl"
-NARROW = 110  # columns, below which the live line leaves out what the log lines say
+NARROW = 110  # columns, below which the live line omits what the log lines show
 
 
 class Log:
-    """The console, metrics.jsonl and TensorBoard.  Only rank 0 has one that speaks.
+    """The console, metrics.jsonl and TensorBoard.
 
-    On a terminal a live line stands below the log; elsewhere there are the log lines alone.  A console that cannot be
-    written to is quiet from then on, and the run goes on.
+    On a terminal a live line is shown below the log; elsewhere there are only log lines.  If the console cannot be
+    written to, nothing more is printed, and the run continues.
 
-    going_on_from: where a resume goes on; what metrics.jsonl holds of later steps, or of the epoch's end where
-        that is still to come, happened in a past that was lost, and goes.  The very beginning begins the file anew.
-    ceiling_img_per_s: what the run could make at most, by a profile; None where nobody measured that.
+    going_on_from: where the run resumes.  What metrics.jsonl holds of later steps, or of the end of an epoch that is
+        not complete, is later than the resume point and is deleted.  A fresh run starts a new file.
+    speaks: whether anything is printed and written; True on rank 0 only.
+    ceiling_img_per_s: the maximum speed that a profile predicts; None without a profile.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Log:
         self._console.print(text, markup=False)
 
     def advance(self, epoch: int, step: int) -> None:
-        """Move the live line on; reads nothing from the device."""
+        """Advance the live line; reads nothing from the device."""
         self._progress.update(
             self._task,
             completed=epoch * self._steps_per_epoch + step,
@@ -160,9 +161,9 @@ class Log:
 
 
 class _Lines:
-    """metrics.jsonl, which holds only what happened before and is written line by line.
+    """metrics.jsonl: written line by line, after records later than the resume point are deleted.
 
-    A run does not end for its metrics: lines that cannot be written, as on a full disk, wait in memory until they can.
+    A failing write does not stop the run: lines that cannot be written, as on a full disk, wait in memory.
     """
 
     def __init__(
@@ -185,7 +186,7 @@ class _Lines:
             if not self._told:
                 self._told = True
                 self._say(
-                    f"{self._path} cannot be written ({error.strerror}): its lines wait until it can, and the run goes on"
+                    f"{self._path} cannot be written ({error.strerror}): the run continues, and its lines are kept in memory until they can be written"
                 )
 
     def close(self) -> None:
@@ -199,7 +200,7 @@ class _Lines:
 
 
 def _drop_what_is_to_come(path: Path, going_on_from: Cursor, steps_per_epoch: int) -> None:
-    """Have metrics.jsonl hold only what happened before."""
+    """Delete the records of metrics.jsonl that are later than the resume point."""
     kept: list[str] = []
     last = going_on_from["epoch"] * steps_per_epoch + going_on_from["step"]
     if last and path.exists():
@@ -209,7 +210,7 @@ def _drop_what_is_to_come(path: Path, going_on_from: Cursor, steps_per_epoch: in
                 is_to_come = values["kind"] == "epoch" and values["epoch"] >= going_on_from["epoch"]
                 if values["step"] <= last and not is_to_come:
                     kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):  # a line that a kill cut short
+            except (ValueError, KeyError, TypeError):  # a line that a kill truncated
                 continue
     write_text(path, "".join(kept))
 

@@ -1,7 +1,7 @@
-"""Every logged value, once: its name, where it is written, and how the table of epochs prints it.
+"""All logged values: the name of each, where it is written, and how the table of epochs prints it.
 
-A new one is a line of FIELDS, and a name in what measures it (`Precision.figures`, for one).  The lines that ModelZoo's
-scripts read are fixed, and in log.py.
+A new one is a line of FIELDS, and a name in what measures it (such as `Precision.figures`).  The lines that ModelZoo's
+scripts read are fixed, and are in log.py.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Output = Literal["step", "epoch", "table", "report"]
 
 @dataclass(frozen=True)
 class Logged:
-    """What is known when something is logged.
+    """The values that are known when a line is logged.
 
     averages, accuracy: None where no step was trained, or nothing was evaluated.
     speed: since the last log line at a step, of the epoch at its end.
-    ceiling_img_per_s: what the run could make at most, by a profile; None where nobody measured that.
+    ceiling_img_per_s: the maximum speed that a profile predicts; None without a profile.
     measured: other values, by the names of their fields.
     """
 
@@ -41,9 +41,9 @@ class LogField:
     """One logged value.
 
     name: in metrics.jsonl, TensorBoard and report.json.
-    value: now; None where there is none: a record leaves it out, a report has null, a row nothing.
-    on: where it is written, and its place there, by which files keep the order that they have had since version 0.1.
-    column, text: its head in the table, and how it is printed there.
+    value: returns it; None where there is none: a record omits it, a report has null, a row an empty cell.
+    on: where it is written, and its position there; positions keep the order of version 0.1.
+    column, text: its column's heading in the table, and how it is formatted there.
     """
 
     name: str
@@ -54,7 +54,7 @@ class LogField:
 
 
 def full_batches(accuracy: Accuracy) -> dict[str, float] | None:
-    """What was counted in full batches, for a JSON file; None where that was not asked for."""
+    """The counts over full batches, for a JSON file; None where they were not requested."""
     full = accuracy.full_batches
     return None if full is None else {"acc1": full.acc1, "acc5": full.acc5, **asdict(full)}
 
@@ -127,7 +127,7 @@ FIELDS = [
     LogField("skipped_steps", _measured("skipped_steps"), {"step": 9}),
     LogField("skipped_in_epoch", _measured("skipped_in_epoch"), {"epoch": 8}),
 ]
-"""All of them; an Output's are in the order of their places there, then in this one."""
+"""All fields; within an Output they are sorted by position, then in this order."""
 
 
 def fields_on(output: Output) -> list[LogField]:
@@ -136,9 +136,11 @@ def fields_on(output: Output) -> list[LogField]:
 
 
 def record(output: Output, logged: Logged) -> dict[str, Any]:
-    """What goes there by its names, None included; raises ValueError for a measured value that is no field."""
+    """The values for an output, by name, None included; raises ValueError for a measured value without a LogField."""
     if unknown := logged.measured.keys() - {each.name for each in FIELDS}:
-        raise ValueError(f"{', '.join(sorted(unknown))} is measured, but no LogField of run/log_fields.py")
+        raise ValueError(
+            f"{', '.join(sorted(unknown))} is measured, but has no LogField in run/log_fields.py"
+        )
     return {each.name: each.value(logged) for each in fields_on(output)}
 
 

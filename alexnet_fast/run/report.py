@@ -1,4 +1,4 @@
-"""What a run came to: report.json, and the closing lines that scripts read."""
+"""The results of a run: report.json, and the closing lines that scripts read."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ REPORT, EVALUATION = "report.json", "eval.json"
 
 @dataclass(frozen=True)
 class Report:
-    """What a run came to.
+    """The results of a run.
 
     accuracy: of the last evaluation, None where there was none.  training: the last epoch's averages, None
-    where no step was left to train.  img_per_s and data_wait_share: as `ThroughputMeter` counts them.  seconds: from
-    start to end.  measured: as of the last step, by the names of LogFields, of which those on "report" are written.
+    where no step remained to train.  img_per_s and data_wait_share: as `ThroughputMeter` counts them.  seconds: from
+    start to end.  measured: as of the last step, by the names of LogFields; those on "report" are written.
     """
 
     name: str
@@ -52,19 +52,19 @@ class Report:
     measured: Mapping[str, float] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
-        """As report.json holds them; accuracies in percent."""
+        """The content of report.json; accuracies in percent."""
         values = asdict(self)
         del values["accuracy"], values["training"], values["measured"]
         figures = record("report", Logged(self.training, self.accuracy, self.measured))
         return {"name": values.pop("name"), **figures, **values}
 
     def write(self, path: Path) -> None:
-        """Write as JSON, whole or not at all."""
+        """Write as JSON, atomically."""
         write_text(path, json.dumps(self.figures(), indent=2) + "\n")
 
 
 def read_report(path: Path) -> dict[str, Any] | None:
-    """The figures of a report.json; None where there is none that can be read."""
+    """The figures of a report.json; None where it is missing or invalid."""
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))
         closing_lines(figures)
@@ -84,18 +84,18 @@ def closing_lines(figures: Mapping[str, Any]) -> list[str]:
 
 
 def accuracy_lines(accuracy: Accuracy) -> list[str]:
-    """The exact accuracy in the reference's words, and below it the reference's own count where that was asked for."""
+    """The exact accuracy in the reference's format, and below it, where requested, the accuracy over full batches only."""
     lines, full = [f"[AVG-ACC] * Acc@1 {accuracy.acc1:.3f} Acc@5 {accuracy.acc5:.3f}"], accuracy.full_batches
     if full is not None:  # without "* Acc@1", by which scripts find the line above
         lines.append(
-            f"over full batches alone ({full.samples:,} of {accuracy.samples:,} samples): "
+            f"over full batches only ({full.samples:,} of {accuracy.samples:,} samples): "
             f"Acc@1 {full.acc1:.3f} Acc@5 {full.acc5:.3f}"
         )
     return lines
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the figures depend on."""
+    """Versions of the packages on which the figures depend."""
     found = {"alexnet_fast": __version__, "python": platform.python_version(), "torch": torch.__version__}
     for package in ("numpy", "numba", *(facts.package for facts in FACTS.values() if facts.package)):
         with suppress(metadata.PackageNotFoundError):

@@ -19,7 +19,7 @@ from . import checkpoint, checkpoint_manager, import_reference
 from .checkpoint import BEST, LAST, Cursor, ResumeState
 from .same_set import check_goes_on, identity, learnt_classes
 
-# What a step's number within an epoch depends on.
+# Keys on which the meaning of a step's number within an epoch depends.
 FIXED_WITHIN_EPOCH = ("run.seed", "data.train", "data.global_batch_size", "schedule.steps_per_epoch")
 
 
@@ -32,13 +32,13 @@ def load_start(
     dataset: Loader,
     classes: Classes,
 ) -> tuple[ResumeState, Path | None, list[str]]:
-    """Fresh weights, given weights, or a run's checkpoint: where the run goes on, which run's checkpoint that is,
-    if any, and notes that say so.
+    """Load fresh weights, given weights or a checkpoint; returns the state to resume, the path of the run's checkpoint
+    that it comes from, or None, and notes to log.
 
-    resume: a checkpoint's path, or "auto" for the run's own newest that is whole.
-    dataset, classes: what is to be trained on, and what its labels mean.
-    Raises UserError for a run's checkpoint that learnt other classes.  Weights to begin with may have learnt others, as many:
-    training changes what the last layer means, and a warning says that it has to.
+    resume: a checkpoint's path, or "auto" for the run's own newest valid one.
+    dataset, classes: the training set, and the classes of its labels.
+    Raises UserError for a run's checkpoint that learnt other classes.  Initial weights (model.weights) may have learnt
+    others, of the same number: training changes what the last layer means, and a warning says so.
     """
     known, now = tuple(classes.names[: recipe.model.num_classes]), identity(dataset)
     fresh = ResumeState({"epoch": 0, "step": 0}, [], None, classes=known, train_set=now)
@@ -48,20 +48,22 @@ def load_start(
     elif resume is None or resume == "auto":
         notes = []
         if resume == "auto":
-            notes = [f"--resume auto: {recipe.folder / LAST} does not exist, so the run begins anew"]
+            notes = [f"--resume auto: {recipe.folder / LAST} does not exist, so the run starts from scratch"]
         elif checkpoint_manager.list_checkpoints(recipe.folder):
-            checkpoints = "go with this one's first" if recipe.checkpoint.is_asked_for else "stay"
+            checkpoints = (
+                "are deleted with this run's first" if recipe.checkpoint.is_asked_for else "are kept"
+            )
             notes = [
-                f"{recipe.folder} is of an earlier run, whose report goes now and whose checkpoints {checkpoints}"
+                f"{recipe.folder} holds an earlier run: its report is deleted now, its checkpoints {checkpoints}"
             ]
         if not recipe.model.weights:
             return fresh, None, notes
         path = Path(recipe.model.weights)
         loaded = checkpoint_manager.load(path)
         precision.load_state_dict(loaded["state_dict"])
-        notes.append(f"begins with the weights of {path}")
+        notes.append(f"starts with the weights of {path}")
         if other := difference(learnt_classes(path, loaded, recipe), classes):
-            notes.append(f"warning: {other}: the last layer begins with what it learnt of other classes")
+            notes.append(f"warning: {other}: the last layer starts with what it learnt for other classes")
         return fresh, None, notes
     else:
         path, notes = Path(resume), []
@@ -71,32 +73,32 @@ def load_start(
         progress, has_momenta = import_reference.import_reference(loaded, precision)
         progress = replace(progress, classes=known, train_set=now)
         momenta = (
-            "with its momenta" if has_momenta else "its momenta, which are not torch's SGD's, begin anew"
+            "with its momenta" if has_momenta else "without its momenta, which are not those of torch's SGD"
         )
         return (
             progress,
             None,
             [
-                f"goes on from {path}, a checkpoint of the reference, at epoch {progress.cursor['epoch']}, {momenta}"
+                f"resumes from {path}, a checkpoint of the reference, at epoch {progress.cursor['epoch']}, {momenta}"
             ],
         )
     if not checkpoint.holds_run(loaded):
         precision.load_state_dict(loaded["state_dict"])
-        return fresh, None, [*notes, f"{path} holds weights alone: the run begins with them at epoch 0"]
+        return fresh, None, [*notes, f"{path} holds only weights: the run starts with them at epoch 0"]
     changed = differences(loaded["recipe"], recipe.model_dump(mode="json"))
     cursor = loaded["cursor"]
     if cursor["step"] and (fixed := [name for name in changed if name in FIXED_WITHIN_EPOCH]):
         raise UserError(
-            f"{path} stands within epoch {cursor['epoch']}, and {fixed[0]} has changed since: its step "
-            f"{cursor['step']} would be another one; set {fixed[0]} back, or begin anew"
+            f"cannot resume from {path}, saved at epoch {cursor['epoch']}, step {cursor['step']}: {fixed[0]} has changed "
+            "since; restore it, or start a new run"
         )
     notes += check_goes_on(path, loaded, recipe, dataset, classes)
-    notes.append(f"goes on from {path} at epoch {cursor['epoch']}, step {cursor['step']}")
+    notes.append(f"resumes from {path} at epoch {cursor['epoch']}, step {cursor['step']}")
     if changed:
         notes.append(f"changed since that checkpoint: {', '.join(changed)}")
     if (saved := len(loaded["rng"])) != world.world_size:
         notes.append(
-            f"saved by {plural(saved, 'rank')} and gone on with by {world.world_size}: dropout differs from here"
+            f"saved by {plural(saved, 'rank')} and resumed by {world.world_size}: dropout differs from here on"
         )
     progress = checkpoint.restore(loaded, precision, device, world)
     return replace(progress, classes=known or progress.classes, train_set=now), path, notes
@@ -109,9 +111,9 @@ def assert_ranks_agree(
     cursor: Cursor | None = None,
     val_set: Loader | None = None,
 ) -> None:
-    """Raise UserError unless all ranks hold the same weights, samples and labels, and stand at the same step.
+    """Raise UserError unless all ranks have the same weights, samples, labels and cursor.
 
-    Hosts that share no disk may have different files, or a checkpoint that the others lack.
+    Hosts without a shared disk may have different files, or a checkpoint that the others lack.
     """
     if world.world_size > 1:
         weights = f"of checksum {precision.fingerprint()}"
@@ -121,12 +123,12 @@ def assert_ranks_agree(
 
 
 def _agreed(dataset: Loader, which: str) -> dict[str, Any]:
-    told = identity(dataset)
-    return {f"samples{which}": told["samples"], f"labels{which}": f"of checksum {told['labels']}"}
+    found = identity(dataset)
+    return {f"samples{which}": found["samples"], f"labels{which}": f"of checksum {found['labels']}"}
 
 
 def find_weights(recipe: Recipe, resume: str | None) -> Path:
-    """The checkpoint to evaluate."""
+    """The checkpoint to evaluate; raises UserError where there is none."""
     if resume not in (None, "auto"):
         return Path(str(resume))
     if resume is None and recipe.model.weights:

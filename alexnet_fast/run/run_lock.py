@@ -1,7 +1,7 @@
-"""A run's folder is one run's at a time.
+"""A lock on a run's folder, so that one run uses it at a time.
 
-A run that was told to stop, or whose launcher was killed, still saves for a moment, and its successor may be there
-already: two that write would delete each other's halves and mix their checkpoints.
+A run that was signalled, or whose launcher was killed, still saves for a moment, while the next run may have started.
+If both wrote, they would delete each other's partial files and mix their checkpoints.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from pathlib import Path
 from ..common.files import open_locked
 from ..errors import UserError
 
-LOCK = "run.lock"  # beside the checkpoints, while the run lives; it says whose it is
+LOCK = "run.lock"  # next to the checkpoints, while the run lives; names the process
 POLL_S = 0.05
 
 
 @contextmanager
 def run_lock(folder: Path, patience_s: float, say: Callable[[str], None]) -> Iterator[None]:
-    """Keep other runs out of `folder` while the body runs; the claim ends with the process at the latest.
+    """Lock `folder` for this run while the body runs; the lock ends with the process at the latest.
 
-    Waits for a run that has it to end, and says so.  On a file system without locks it keeps nobody out.
-    Raises UserError, naming the process, where that takes longer than `patience_s`; OSError where the folder cannot
-    be written.
+    Waits at most `patience_s` seconds for a run that holds it, and reports that by `say`.  On a file system without
+    locks there is no lock.  Raises UserError, naming the process, on a timeout; OSError where the folder cannot be written.
     """
     file = _locked(folder / LOCK, patience_s, say)
     try:
@@ -38,7 +37,7 @@ def run_lock(folder: Path, patience_s: float, say: Callable[[str], None]) -> Ite
 
 
 class _InUse(Exception):
-    """Another run has the folder."""
+    """Another run holds the lock."""
 
 
 def _taken() -> None:
@@ -46,8 +45,8 @@ def _taken() -> None:
 
 
 def _locked(path: Path, patience_s: float, say: Callable[[str], None]) -> int:
-    """The lock file, open and held, with this process's name in it."""
-    told, deadline = False, time.monotonic() + patience_s
+    """The descriptor of the lock file, locked, with this process's name in it."""
+    reported, deadline = False, time.monotonic() + patience_s
     while True:
         try:
             file = open_locked(path, _taken)
@@ -60,11 +59,11 @@ def _locked(path: Path, patience_s: float, say: Callable[[str], None]) -> int:
                         f"{path.parent} is in use by {holder}, which did not end in {patience_s:g} s: wait for it, "
                         "stop it, or set run.name"
                     ) from None
-                if not told:
+                if not reported:
                     say(
                         f"{path.parent} is in use by {holder}: waiting for it to end, at most {patience_s:g} s"
                     )
-                told = True
+                reported = True
         time.sleep(POLL_S)
     with suppress(OSError):  # a full disk
         os.ftruncate(file, 0)

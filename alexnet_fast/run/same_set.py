@@ -1,6 +1,6 @@
-"""Whether the sets and the checkpoint of a run belong together: the same classes, and where it is resumed, the same samples.
+"""Checks that the sets and the checkpoint of a run match: the same classes and, for a resume, the same samples.
 
-Every rank calls these; the first alone reads the names of classes, and so finds what differs, for all.
+Every rank calls these; only rank 0 reads the names of classes, and finds differences for all.
 """
 
 from __future__ import annotations
@@ -21,61 +21,63 @@ from .checkpoint import Cursor
 
 
 def classes_of(dataset: Loader, world: World) -> Classes:
-    """What the labels of a set mean."""
+    """The classes of a set's labels."""
     return Classes.of(dataset.beton, named=world.is_rank0)
 
 
 def learnt_classes(path: Path, loaded: dict[str, Any], recipe: Recipe) -> Classes:
-    """What the outputs of a checkpoint's model mean: without names where it is of weights alone, or of an older version."""
+    """The classes of a checkpoint's outputs; without names for weights alone, or a checkpoint of an older version."""
     return Classes(f"the checkpoint {path}", np.arange(recipe.model.num_classes), names(loaded, "classes"))
 
 
 def check_val_classes(known: Classes, val_set: Loader, world: World) -> list[str]:
-    """Warnings of what cannot be compared; raises UserError where a label of the set to evaluate on is another class in `known`."""
+    """Warnings about what cannot be compared; raises UserError where a label of the evaluation set is another class in `known`."""
     other, name = classes_of(val_set, world), val_set.beton.path.name
     if found := difference(known, other):
         raise UserError(
-            f"{found}: accuracies would be wrong; pack it with train/ beside it, so that both number their classes alike, "
-            f"or, where the names alone differ, move {name}.json away"
+            f"{found}: accuracies would be wrong; pack it with train/ next to it, so that both number their classes alike, "
+            f"or, where only the names differ, move {name}.json away"
         )
     doubtful = doubt(known, other)
     return [*unread(other), *([f"warning: {doubtful}"] if doubtful else [])]
 
 
 def unread(classes: Classes) -> list[str]:
-    """A warning where the names of classes could not be read."""
+    """A warning where the class names could not be read."""
     return [f"warning: {classes.trouble}; until then class names are not compared"] if classes.trouble else []
 
 
 def check_goes_on(
     path: Path, loaded: dict[str, Any], recipe: Recipe, train_set: Loader, classes: Classes
 ) -> list[str]:
-    """Warnings; raises UserError where the run of a checkpoint cannot go on with a set.
+    """Warnings; raises UserError where a checkpoint's run cannot be resumed with a set.
 
-    That is where a label is another class than the one learnt, and within an epoch where the samples are others: a step's
+    That is where a label is another class than the one learnt, and, within an epoch, where the samples differ: a step's
     number would mean another batch.
     """
     beton, cursor = train_set.beton, loaded["cursor"]
     if found := difference(learnt_classes(path, loaded, recipe), classes):
         raise UserError(
-            f"{found}: a run goes on with the classes that it began with; give its own set, begin a new run with model.weights, "
-            f"or, where the names alone differ, move {beton.path.name}.json away"
+            f"{found}: a run resumes with the classes that it started with; give its own set, start a new run with "
+            f"model.weights, or, where only the names differ, move {beton.path.name}.json away"
         )
     before, now = loaded.get("train_set"), identity(train_set)
     if not isinstance(before, dict) or before == now:
         return []
     what = f"{beton.path} is not the set of {path}: "
     if before.get("samples") == now["samples"]:
-        what += f"as many samples ({now['samples']:,}), of other labels or in another order"
+        what += f"it has as many samples ({now['samples']:,}), with other labels or in another order"
     else:
         what += f"it had {before.get('samples')} samples and has {now['samples']}"
     if cursor["step"]:
-        raise UserError(f"{what}; {_within(cursor)} is another one there: give its own set, or begin anew")
+        raise UserError(
+            f"{what}; {_within(cursor)} would be another batch: give its own set, or start from scratch"
+        )
     return [f"warning: {what}"]
 
 
 def identity(dataset: Loader) -> dict[str, Any]:
-    """What tells a set from another one under its name, as far as the order and the labels of samples go."""
+    """What identifies a set's content: its number of samples, and a checksum of its labels in order."""
     labels = dataset.beton.labels
     return {"samples": len(labels), "labels": f"{zlib.crc32(labels.data):08x}"}
 

@@ -37,7 +37,7 @@ from ..recipe import Recipe
 
 STEPS = 100  # of an epoch, if the recipe does not set a number: enough to measure
 MAX_WORKERS = 8  # each first computes the noise itself
-IMAGE_BYTES = 60_000  # mean size of an image in the file, including metadata
+IMAGE_BYTES = 63_000  # mean size of an image on the disk, including metadata and padding
 
 Say = Callable[[str], None]
 
@@ -46,7 +46,7 @@ Say = Callable[[str], None]
 class Counts:
     """How many samples the two sets have, and how many different images: further samples repeat the images.
 
-    So the sets have `STEPS` steps of any batch up to 1,024 in about 77 MB.  The images do not fit into a processor's caches.
+    So the sets have `STEPS` steps of any batch up to 1,024 in about 81 MB.  The images do not fit into a processor's caches.
     All samples of an image have the same label.
     """
 

@@ -1,4 +1,4 @@
-"""Promise 1: the pixels of sample i in epoch e depend on (seed, e, i) alone, with repeats on the occurrence, and the order on (seed, e)."""
+"""Promise 1: the pixels of sample i in epoch e depend only on (seed, e, i) and, for repeats, on the occurrence; the order only on (seed, e)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def epoch_of(path: Path, batch_size: int, *, epoch: int = 2, step: int = 0, **options: object) -> Epoch:
-    """Labels in their order, and pixels by label."""
+    """The labels of an epoch in order, and pixels by label."""
     options = {"train": True, "drop_last": False, "seed": 11, **options}
     labels: list[int] = []
     pixels = {}
@@ -149,11 +149,11 @@ def test_seed_and_epoch_change_what_augmentations_do(beton: Path) -> None:
 # -- samples that occur several times
 
 REPEATED = [*range(60), *range(0, 60, 3), 5, *[7] * 12, *range(30, 60), 5]
-"""30 samples once, others two to fourteen times, their copies next to each other and far apart."""
+"""30 samples once, others two to fourteen times, with copies next to each other and far apart."""
 
 
 def batches_of(path: Path, batch_size: int, *, step: int = 0, **options: object) -> list[tuple[int, bytes]]:
-    """Labels and pixels in their order."""
+    """Labels and pixels of an epoch, in order."""
     options = {"train": True, "drop_last": False, "seed": 11, "indices": REPEATED, **options}
     with Loader(path, batch_size, **options) as loader:  # type: ignore[arg-type]
         loader.set_epoch(2, step)
@@ -167,7 +167,7 @@ def repeated(beton: Path) -> list[tuple[int, bytes]]:
     return made
 
 
-def test_each_copy_of_a_sample_has_a_crop_and_a_flip_of_its_own(tmp_path: Path) -> None:
+def test_each_copy_of_a_sample_has_its_own_crop_and_flip(tmp_path: Path) -> None:
     photo = picture(300, 200)
     path = write(tmp_path / "a.beton", [Entry.raw(photo)] * 6)
     with Loader(path, 8, train=True, shuffle=False, seed=11, size=64, indices=[5] * 8) as loader:
@@ -181,8 +181,8 @@ def test_each_copy_of_a_sample_has_a_crop_and_a_flip_of_its_own(tmp_path: Path) 
     assert len({image.tobytes() for image in images}) == 8 and set(flips) == {True, False}
 
 
-def test_the_first_copy_is_the_sample_that_comes_once(beton: Path, repeated: list[tuple[int, bytes]]) -> None:
-    """And the k-th in the list is the k-th in any longer list: repeats that are added change nothing else."""
+def test_the_first_copy_is_the_sample_without_repeats(beton: Path, repeated: list[tuple[int, bytes]]) -> None:
+    """And the k-th in the list is the k-th in any longer list: added repeats change nothing else."""
     _, once = epoch_of(beton, 64)
     by_label: dict[int, set[bytes]] = {}
     for label, image in repeated:
@@ -222,6 +222,6 @@ def test_each_copy_of_a_sample_is_augmented_by_draws_of_its_own(beton: Path) -> 
     assert batches_of(beton, 7, train=False, threads=3, **options) == made
 
 
-def test_an_evaluation_sees_each_copy_alike(beton: Path) -> None:
+def test_an_evaluation_gives_all_copies_the_same_pixels(beton: Path) -> None:
     made = batches_of(beton, 16, train=False, indices=[5, 9, 5])
     assert made[0] == made[2] != made[1]

@@ -1,4 +1,4 @@
-"""Promise 2: a user who keeps a batch keeps its pixels, for as long as anything of it is kept."""
+"""Promise 2: a batch keeps its pixels for as long as any part of it is kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from standin import cases
 
 
 @pytest.mark.parametrize("augmentations", [[], [Solarize(128, p=0.5)]], ids=["plain", "augmented"])
-def test_whoever_keeps_a_batch_or_a_piece_of_one_keeps_its_pixels(
+def test_a_kept_batch_or_a_piece_of_one_keeps_its_pixels(
     tmp_path: Path, augmentations: list[Solarize]
 ) -> None:
     path = write(tmp_path / "a.beton", [encode_jpeg(picture(80, 60, k), Encoding()) for k in range(24)])
@@ -39,7 +39,7 @@ def test_whoever_keeps_a_batch_or_a_piece_of_one_keeps_its_pixels(
     assert all(torch.equal(torch.from_numpy(array), copy) for array, copy in arrays)
 
 
-def test_who_keeps_nothing_uses_the_same_few_buffers_for_ever(tmp_path: Path) -> None:
+def test_without_kept_batches_the_same_few_buffers_are_used_for_ever(tmp_path: Path) -> None:
     path = write(tmp_path / "a.beton", [encode_jpeg(picture(80, 60), Encoding())] * 24)
     with Loader(path, 4, train=True, size=64, threads=2, batches_ahead=2) as loader:
         assert len({batch.images.data_ptr() for _ in range(8) for batch in loader}) <= 5
@@ -49,12 +49,12 @@ def test_who_keeps_nothing_uses_the_same_few_buffers_for_ever(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "case",
     [
-        "test_late_copies_find_their_batch_as_it_was",
+        "test_late_copies_read_the_right_batch",
         "test_the_loaders_pixels_survive_late_copies_while_its_threads_refill_the_pool",
         "test_without_any_one_of_the_three_waits_pixels_are_lost",
-        "test_who_leaves_early_has_waited_for_the_copies_under_way",
+        "test_leaving_early_waits_for_the_copies_in_progress",
     ],
 )
 def test_a_copy_that_is_late_owns_its_buffer_too(case: str) -> None:
-    """On the stand-in NPU, whose copies read a buffer when their stream comes to it."""
+    """On the stand-in NPU, whose copies read a buffer when their stream reaches them."""
     cases.check("accelerator_cases.py", case)

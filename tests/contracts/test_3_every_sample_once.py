@@ -1,4 +1,4 @@
-"""Promise 3: an evaluation over any number of ranks counts exactly N samples; a training epoch is a permutation, less what is said."""
+"""Promise 3: an evaluation over any number of ranks counts exactly N samples; a training epoch is a permutation, except for the reported drop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def counted(path: Path, batch_size: int, world_size: int, train: bool) -> tuple[list[int], int, set[int]]:
-    """Labels that all ranks saw in an epoch, what the loaders say they drop, and the ranks' numbers of batches."""
+    """The labels of an epoch over all ranks, the number of samples that loaders report as dropped, and the ranks' numbers of batches."""
     labels: list[int] = []
     dropped, lengths = 0, set()
     for rank in range(world_size):
@@ -39,8 +39,8 @@ def test_an_evaluation_counts_every_sample_once_over_all_ranks(
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
-def test_a_training_epoch_is_a_permutation_less_what_is_said(path: Path, world_size: int) -> None:
+def test_a_training_epoch_is_a_permutation_except_for_the_reported_drop(path: Path, world_size: int) -> None:
     labels, dropped, lengths = counted(path, 5, world_size, train=True)
     assert len(set(labels)) == len(labels) == 103 - dropped
     assert dropped == 103 % (5 * world_size)
-    assert len(lengths) == 1, "every rank makes as many steps"
+    assert len(lengths) == 1, "every rank has the same number of steps"

@@ -1,4 +1,4 @@
-"""Promise 4: a sample that cannot be decoded is an error that names it, or is left out, counted and listed; it is never stale memory."""
+"""Promise 4: a sample that cannot be decoded is an error that names it, or is skipped, counted and listed; it never becomes stale memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_broken_sample_is_an_error_that_names_it_in_every_epoch(tmp_path: Path
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_broken_samples_that_are_skipped_are_counted_and_listed_and_leave_no_pixel(
+def test_skipped_broken_samples_are_counted_and_listed_and_deliver_no_pixel(
     tmp_path: Path, threads: int
 ) -> None:
     entries = [Entry(BROKEN[k // 3] if k % 3 == 1 else good, 200, 150) for k, good in enumerate(GOOD)]

@@ -15,7 +15,7 @@ from alexnet_fast.packing.encode import Encoding, encode_jpeg, shrunk
 from alexnet_fast.packing.writer import ImageFolder, write_beton
 from betons import difference, jpeg, photo_paths, pixels, read_with_ffcv
 
-DARKER = 1.3  # levels: ffcv's decoder is about one too dark in red and in blue, whoever wrote the JPEG
+DARKER = 1.3  # levels: ffcv's decoder is about one too dark in red and in blue, for any JPEG
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,7 +24,7 @@ def ffcv(require: Callable[[str], Any]) -> Any:
 
 
 def of_one_size(count: int) -> list[Path]:
-    """Photos of 500 x 375 pixels: ffcv's decoder of whole images wants one size."""
+    """Images of 500 x 375 pixels: ffcv's decoder of full images needs one size."""
     return [path for path in photo_paths(200) if Image.open(path).size == (500, 375)][:count]
 
 

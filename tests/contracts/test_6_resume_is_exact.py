@@ -9,21 +9,21 @@ from components import ROOT
 from stress.kill_training import Fault, attack
 
 
-def test_struck_by_ctrl_c_and_by_sigkill_a_run_ends_as_if_it_had_been_let_alone(
+def test_a_run_stopped_by_ctrl_c_and_by_sigkill_ends_as_if_never_stopped(
     tmp_path: Path, tiny_beton: Path
 ) -> None:
     faults = [Fault("SIGINT", "launcher"), Fault("SIGKILL", "launcher")]
     assert attack(tmp_path, tiny_beton, 1, faults, seed=4) == ""
 
 
-def test_two_ranks_whose_launcher_is_killed_and_that_go_on_at_once_do_too(
+def test_two_ranks_whose_launcher_is_killed_and_that_resume_at_once_do_too(
     tmp_path: Path, tiny_beton: Path
 ) -> None:
     assert attack(tmp_path, tiny_beton, 2, [Fault("SIGKILL", "launcher")], seed=3) == ""
 
 
-def test_every_file_of_weights_is_loaded_as_data_alone() -> None:
-    """torch.load's default may be changed by an environment variable, so each call says it."""
+def test_every_file_of_weights_is_loaded_as_data_only() -> None:
+    """An environment variable may change torch.load's default, so each call passes weights_only=True."""
     calls = [
         (
             f"{path}:{node.lineno}",

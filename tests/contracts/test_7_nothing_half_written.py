@@ -1,4 +1,4 @@
-"""Promise 7, for files: nothing half-written is ever taken for whole."""
+"""Promise 7, for files: a partly written file is never taken for a complete one."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Stop(BaseException):
     pass
 
 
-def test_a_packing_that_stops_anywhere_leaves_no_beton(tmp_path: Path) -> None:
-    """What it leaves has another name, and even renamed it is not taken for whole."""
+def test_a_packing_that_stops_at_any_point_leaves_no_beton(tmp_path: Path) -> None:
+    """Its partial file has another name, and even renamed it is refused."""
     for k in range(20):
         picture(60, 40, k).save(tmp_path / f"{k}.png")
     split = ImageFolder(tmp_path, [f"{k}.png" for k in range(20)], [0] * 20, ["only"])
@@ -46,15 +46,13 @@ def test_a_packing_that_stops_anywhere_leaves_no_beton(tmp_path: Path) -> None:
             Beton((out / "a.beton.partial").rename(out / "b.beton"))
 
 
-def test_a_packing_that_is_killed_again_and_again_ends_with_the_same_bytes(
-    photos: Path, tmp_path: Path
-) -> None:
-    """SIGKILL of the whole process group, at random moments; in full: stress.kill_packing."""
+def test_a_packing_killed_several_times_ends_with_the_same_bytes(photos: Path, tmp_path: Path) -> None:
+    """SIGKILL of the whole process group, at random moments; the full attack is stress.kill_packing."""
     kills = kill_at_random(Packing(photos, "--limit", 200), tmp_path, tries=3, seed=0, workers=(1, 2))
     assert (kills.kills, kills.survived) == (3, True) and kills.resumed, kills
 
 
-def test_a_packing_whose_disk_is_full_is_refused_and_goes_on_when_there_is_room(photos: Path) -> None:
+def test_a_packing_on_a_full_disk_fails_and_resumes_when_there_is_room(photos: Path) -> None:
     try:
         own_mounts()
     except UserError as error:
@@ -83,7 +81,7 @@ def test_a_packing_whose_disk_is_full_is_refused_and_goes_on_when_there_is_room(
     assert told["full"] == 1 and told["identical"] and "MB more are needed" in told["said"]
 
 
-def test_the_attack_on_packings_says_in_a_sentence_what_it_cannot_pack(
+def test_the_attack_on_packings_reports_in_one_sentence_what_it_cannot_pack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(found, "FOLDERS", (tmp_path / "none", tmp_path / "photos"))
@@ -99,7 +97,7 @@ def test_the_attack_on_packings_says_in_a_sentence_what_it_cannot_pack(
     assert "\n" not in said and "error:" not in said
 
 
-def test_a_copy_that_stopped_anywhere_is_refused(tmp_path: Path) -> None:
+def test_a_copy_truncated_at_any_point_is_refused(tmp_path: Path) -> None:
     whole = write(tmp_path / "a.beton", [Entry.raw(picture(60, 40, k)) for k in range(5)]).read_bytes()
     for length in [
         0,

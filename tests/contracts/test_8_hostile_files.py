@@ -1,6 +1,6 @@
-"""Promise 8: a file may say anything; it loads, or it is refused by an error of ours. No crash, no hang, no pixel of another image.
+"""Promise 8: any file, whatever it contains, loads or is refused with an error of ours. No crash, no hang, no pixel of another image.
 
-Short forms of the attacks in tools/attack, which run as long as one likes.
+Short forms of the attacks in tests/stress, which can run for any time.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ def photos(require: Callable[[str], Path]) -> Path:
     return require("data") / "imagenet-samples/train"
 
 
-def test_damaged_betons_load_or_are_refused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a write where none may be is noticed: at the last file the worker makes one."""
+def test_corrupt_betons_load_or_are_refused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a forbidden write is noticed: the worker makes one at the last file."""
     monkeypatch.setenv(fuzz_betons.SABOTAGE, "150")
     result = fuzz_betons.attack(photos, 151, seed=8, with_ffcv=False)
     assert result.findings == ["file 150 ended the process with -11"] and result.files == 151
     assert result.loaded > 50 and result.refused > 10 and 100 < result.broken < result.samples - 100
 
 
-def test_damaged_recipes_load_or_are_refused_in_one_sentence() -> None:
+def test_corrupt_recipes_load_or_are_refused_with_one_sentence() -> None:
     result = fuzz_recipes.attack(100, seed=8)
     assert result.findings == [] and result.loaded > 5 and result.refused > 50
 
 
-def test_parser_and_slicer_agree_with_their_python_form_and_with_a_decode_of_the_whole(photos: Path) -> None:
+def test_parser_and_slicer_agree_with_their_python_form_and_with_a_full_decode(photos: Path) -> None:
     result = fuzz_slicer.attack(photos, 60, seed=8)
     assert result.findings == {} and result.inputs > 60
     assert min(result.reached[kind] for kind in ("tiles", "rows", "whole", "decoder")) > 0

@@ -1,4 +1,4 @@
-"""Promise 9: nothing is silently different from what the user meant: labels, classes, fields, files that are not packed, settings. It is right, or an error, or a listed warning."""
+"""Promise 9: nothing is silently different from what the user meant: labels, classes, fields, files that are not packed, settings. Each is right, an error, or a listed warning."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIZES = [(64, 48), (48, 64), (65, 33), (100, 100)]
 
 
 def delivered(path: Path, **fields: str) -> tuple[list[np.ndarray], list[int]]:
-    """The pixels and labels of a file in its order, as the Loader gives them."""
+    """The pixels and labels of a file in its order, as the Loader delivers them."""
     with Loader(path, 3, train=False, size=32, threads=1, **fields) as loader:  # type: ignore[arg-type]
         pairs = [(image.numpy().copy(), int(label)) for batch in loader for image, label in zip(*batch)]
     return [image for image, _ in pairs], [label for _, label in pairs]
@@ -31,7 +31,7 @@ def delivered(path: Path, **fields: str) -> tuple[list[np.ndarray], list[int]]:
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Callable[..., tuple[int, str]]:
-    """train({"data.train": ...}, "--eval", ...): the command of a small run; its code and all that it printed."""
+    """train({"data.train": ...}, "--eval", ...): runs a small training; returns its exit code and all output."""
     monkeypatch.setitem(MODELS, "alexnet", NARROW)
 
     def run(changes: dict[str, object], *arguments: str) -> tuple[int, str]:
@@ -54,14 +54,14 @@ def of_two_labels(tmp_path: Path, require: Callable[[str], Any]) -> Path:
     from ffcv.writer import DatasetWriter
     from tqdm import tqdm
 
-    tqdm.monitor_interval = 0  # its writer's progress bar would leave a thread behind
+    tqdm.monitor_interval = 0  # the progress bar of its writer would leave a thread running
     samples = [(picture(*size), fine, fine // 2) for fine, size in enumerate(SIZES)]
     fields = {"image": RGBImageField(write_mode="jpg"), "fine": IntField(), "coarse": IntField()}
     DatasetWriter(str(tmp_path / "theirs.beton"), fields, num_workers=1).from_indexed_dataset(samples)
     return tmp_path / "theirs.beton"
 
 
-def test_labels_are_of_the_field_that_is_named_and_never_of_the_first_of_several(of_two_labels: Path) -> None:
+def test_labels_come_from_the_named_field_and_never_from_the_first_of_several(of_two_labels: Path) -> None:
     with pytest.raises(
         UserError, match=r"'fine' \(int\), 'coarse' \(int\); give label_field = 'fine' or 'coarse'"
     ):
@@ -72,7 +72,7 @@ def test_labels_are_of_the_field_that_is_named_and_never_of_the_first_of_several
     assert all(np.array_equal(one, other) for one, other in zip(images, same, strict=True))
 
 
-def test_fields_that_a_file_lacks_are_an_error_that_lists_those_that_it_has(of_two_labels: Path) -> None:
+def test_a_missing_field_is_an_error_that_lists_the_files_fields(of_two_labels: Path) -> None:
     for wrong in (
         {"label_field": "label"},
         {"label_field": "image"},
@@ -94,10 +94,10 @@ def test_a_run_trains_and_evaluates_on_the_label_that_its_recipe_names(
     assert code == 0 and "4 training samples, 4 to evaluate on" in told
 
 
-def test_classes_of_a_val_set_are_those_that_were_learnt_or_nothing_is_scored(
+def test_a_val_set_has_the_learnt_classes_or_is_not_evaluated(
     tmp_path: Path, train: Callable[..., tuple[int, str]], capsys: Any
 ) -> None:
-    """Packed alone, one class missing: 50 % where 100 % was right."""
+    """Packed alone with one class missing, it gave 50 % in place of 100 %."""
     fill(tmp_path / "data/train", {"ant": 2, "bee": 2, "cat": 2})
     fill(tmp_path / "alone/val", {"ant": 2, "cat": 2})
     for data, out in (("data", "packed"), ("alone", "packed-alone"), ("alone", "packed")):
@@ -112,10 +112,10 @@ def test_classes_of_a_val_set_are_those_that_were_learnt_or_nothing_is_scored(
     code, told = train(wrong)
     assert code == 2 and "label 1 is 'cat' in" in told and "but 'bee' in" in told and "Acc@1" not in told
     assert train(files)[0] == 0
-    code, told = train(wrong, "--eval")  # without its training set: by the checkpoint
+    code, told = train(wrong, "--eval")  # without its training set: compared with the checkpoint
     assert code == 2 and "but 'bee' in the checkpoint" in told and "Acc@1" not in told
     (tmp_path / "packed-alone/val.beton.json").unlink()
-    code, told = train(wrong, "--eval")  # nothing names its classes, but there is one too few
+    code, told = train(wrong, "--eval")  # without class names, but with one class too few
     assert (
         code == 0 and "warning: " in told and "no class names show whether the labels mean the same" in told
     )
@@ -123,7 +123,7 @@ def test_classes_of_a_val_set_are_those_that_were_learnt_or_nothing_is_scored(
     assert code == 0 and "warning" not in told
 
 
-def test_what_a_packing_does_not_pack_is_told_and_listed(tmp_path: Path, capsys: Any) -> None:
+def test_files_that_a_packing_ignores_are_reported_and_listed(tmp_path: Path, capsys: Any) -> None:
     folder = fill(tmp_path / "data/train", {"ant": 2, "bee": 1})
     (folder / "ant/photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
     (folder / "bee/notes.txt").write_text("not an image")
@@ -136,7 +136,7 @@ def test_what_a_packing_does_not_pack_is_told_and_listed(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize("name", ["size", "seed", "indices", "train", "batch_size", "drop_last", "sise"])
-def test_a_setting_that_nobody_reads_is_an_error(tmp_path: Path, name: str) -> None:
+def test_setting_an_attribute_without_effect_is_an_error(tmp_path: Path, name: str) -> None:
     with (
         Loader(
             write(tmp_path / "a.beton", [jpeg(picture(64, 48))] * 4), 2, train=True, size=32, threads=1

@@ -119,14 +119,14 @@ def test_two_ranks_of_which_one_is_signalled_stop_together_and_end_with_the_same
     }  # fmt: skip
     whole, stopped = small("whole", **changes), small("stopped", **changes)
     assert launch(LaunchConfig(2), ranked.run_stop_resume, whole, stopped, 3) == 0, capfd.readouterr().err
-    assert "goes on from" in capfd.readouterr().out
+    assert "resumes from" in capfd.readouterr().out
     assert losses(stopped) == losses(whole) and losses(stopped, "epoch_loss") == losses(whole, "epoch_loss")
     assert all(torch.equal(weights(stopped)[key], tensor) for key, tensor in weights(whole).items())
 
     alone = load(toml(stopped), ["distributed.nproc=1", "schedule.epochs=2"])
     assert launch(LaunchConfig(1), ranked.train_each, [alone], 1, "auto") == 0
     out = capfd.readouterr().out
-    assert "saved by 2 ranks and gone on with by 1" in out and "Epoch: [1]" in out
+    assert "saved by 2 ranks and resumed by 1" in out and "Epoch: [1]" in out
 
 
 def test_two_hosts_of_two_ranks_under_torchrun_train_as_one_rank_does(

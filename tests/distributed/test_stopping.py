@@ -162,7 +162,7 @@ def test_a_signal_during_anything_saves_and_the_run_goes_on_to_the_bit(
     epoch, step = stands_at
     assert capfd.readouterr().err.splitlines() == [
         f"{shown}: the run saves what it has and stops; Ctrl-C from now on ends it at once, without a save",
-        f"stopped by {shown} at epoch {epoch}, step {step}: saved, --resume auto goes on",
+        f"stopped by {shown} at epoch {epoch}, step {step}: saved, resume with --resume auto",
     ]
     assert cursor(folder / LAST) == stands_at and not (folder / "report.json").exists()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -179,8 +179,8 @@ def test_without_checkpoints_a_stopped_run_says_that_nothing_is_saved(
     first, second = capfd.readouterr().err.splitlines()
     assert first.startswith("SIGTERM: the run stops, and saves nothing; ")
     assert second == (
-        "stopped by SIGTERM at epoch 0, step 2: nothing is saved, as checkpoint.every_epochs = 0 and "
-        "checkpoint.every_steps = 0 ask"
+        "stopped by SIGTERM at epoch 0, step 2: nothing is saved, because checkpoint.every_epochs = 0 "
+        "and checkpoint.every_steps = 0"
     )
     assert not list(folder.glob("*.pt"))
 
@@ -192,7 +192,7 @@ def test_where_checkpoints_are_asked_for_by_steps_alone_a_stop_a_best_epoch_and_
     with monkeypatch.context() as patched:
         strike(patched, Meter, "add", 2, signal.SIGTERM)
         assert main(*by_steps) == 143
-    assert "step 2: saved, --resume auto goes on" in capfd.readouterr().err
+    assert "step 2: saved, resume with --resume auto" in capfd.readouterr().err
     assert cursor(folder / LAST) == (0, 2)
     assert main(*by_steps, "--resume", "auto") == 0
     assert cursor(folder / LAST) == (EPOCHS, 0) and cursor(folder / BEST) > (0, 0)
@@ -213,7 +213,9 @@ def test_a_run_without_checkpoints_says_that_it_leaves_those_of_an_earlier_one(
     before = (folder / LAST).read_bytes()
     capfd.readouterr()
     assert main("checkpoint.every_epochs=0") == 0
-    assert "is of an earlier run, whose report goes now and whose checkpoints stay" in capfd.readouterr().out
+    assert (
+        "holds an earlier run: its report is deleted now, its checkpoints are kept" in capfd.readouterr().out
+    )
     assert (folder / LAST).read_bytes() == before
 
 
@@ -353,7 +355,7 @@ def test_a_fresh_run_says_whose_checkpoints_it_replaces_and_never_mixes_those_of
     with monkeypatch.context() as patched:
         strike(patched, Meter, "add", 2, signal.SIGTERM)
         assert main("checkpoint.keep=9") == 143
-    assert "is of an earlier run, whose report goes now" in capfd.readouterr().out
+    assert "holds an earlier run: its report is deleted now" in capfd.readouterr().out
     assert numbered(folder) == [] and cursor(folder / LAST) == (0, 2)
     assert not list(folder.glob("*.partial"))
 
@@ -379,7 +381,7 @@ def flip(path: Path, share: float = 0.5) -> None:
     path.write_bytes(content)
 
 
-def test_a_flipped_bit_in_a_weight_is_detected_and_the_previous_checkpoint_taken_with_a_warning(
+def test_a_flipped_bit_in_a_weight_is_detected_and_the_previous_checkpoint_used_with_a_warning(
     main: Main, folder: Path, let_alone: Path, capfd: Any
 ) -> None:
     assert main("checkpoint.every_steps=3", "checkpoint.keep=3") == 0
@@ -391,24 +393,24 @@ def test_a_flipped_bit_in_a_weight_is_detected_and_the_previous_checkpoint_taken
     capfd.readouterr()
     assert main("--resume", str(last)) == 2
     error = capfd.readouterr().err
-    assert error.startswith(f"error: the checkpoint {last} is damaged (the checksum of its record ")
-    assert error.endswith(f"{first}, the one before it, is whole; give that\n") and error.count("\n") == 1
+    assert error.startswith(f"error: the checkpoint {last} is corrupt (the checksum of its record ")
+    assert error.endswith(f"{first}, the one before it, is valid; give that one\n") and error.count("\n") == 1
     assert main("--eval", "--resume", str(last)) == 2 and f"{first}, the one" in capfd.readouterr().err
 
     assert main("--resume", "auto") == 0
     out = capfd.readouterr().out
     assert (
-        f"{last} is damaged (the checksum of its record " in out
-        and f": taking {before}, the one before it" in out
+        f"{last} is corrupt (the checksum of its record " in out
+        and f": using {before}, the one before it" in out
     )
-    assert f"{before} is damaged (" in out and f": taking {first}, the one before it" in out
-    assert f"goes on from {first} at epoch 1, step 0" in out
+    assert f"{before} is corrupt (" in out and f": using {first}, the one before it" in out
+    assert f"resumes from {first} at epoch 1, step 0" in out
     check_same(folder, let_alone)
 
     for path in checkpoint_manager.list_checkpoints(folder):
         flip(path)
     assert main("--resume", "auto") == 2
-    assert "has no other checkpoint that is whole: move it away to begin anew" in capfd.readouterr().err
+    assert "has no other valid checkpoint: move it away to start from scratch" in capfd.readouterr().err
 
 
 # --- another run in the folder -------------------------------------------------------------------------------------
@@ -523,7 +525,7 @@ def test_a_loss_that_stays_not_finite_stops_the_run_and_keeps_the_last_good_chec
     assert "no checkpoint of step 6: the loss or a weight is not finite" in out
     assert error == (
         "error: the loss has not been finite for 2 steps, since step 5 of the run: stopped at optim.lr = 0.004; "
-        f"{folder / LAST} is of before; try a lower optim.lr\n"
+        f"{folder / LAST} was saved before that; try a lower optim.lr\n"
     )
     assert cursor(folder / LAST) == (1, 1) and not list(folder.glob("*.partial"))
 

@@ -1,4 +1,4 @@
-"""A run's share of what a profile says it could make."""
+"""The ceiling of a run's speed, from a profile in its folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def recipe_in(folder: Path, **sections: dict[str, Any]) -> Recipe:
 
 @pytest.fixture
 def profiled(tmp_path: Path) -> Path:
-    """A folder of runs in which "it" was profiled."""
+    """A folder of runs in which the run "it" was profiled."""
     recipe = recipe_in(tmp_path)
     recipe.folder.mkdir()
     document = {
@@ -40,23 +40,21 @@ def test_the_ceiling_is_that_of_the_same_recipe_on_the_same_machine(profiled: Pa
     def ceiling(machine: dict[str, Any] = MACHINE, **sections: dict[str, Any]) -> float | None:
         return ceiling_img_per_s(recipe_in(profiled, **sections), machine, FILE_BYTES)
 
-    assert ceiling() == 500, (
-        "what it makes from the second epoch on, not what the disk gave while the cache was cold"
-    )
+    assert ceiling() == 500, "the speed from the second epoch on, not that of a cold page cache"
     assert ceiling(optim={"lr": 0.5}, schedule={"epochs": 3}) == 500
     assert ceiling(data={"size": 64}) is None
     assert ceiling(precision={"level": "O0"}) is None
     assert ceiling(MACHINE | {"cores": 4}) is None
 
 
-def test_a_profile_of_a_file_that_has_been_packed_again_since_gives_no_ceiling(profiled: Path) -> None:
+def test_a_profile_of_a_file_packed_again_since_gives_no_ceiling(profiled: Path) -> None:
     assert ceiling_img_per_s(recipe_in(profiled), MACHINE, FILE_BYTES - 1) is None
 
 
 @pytest.mark.parametrize(
     "text", [None, "", "{", "[]", '{"format": 0}', f'{{"format": {FORMAT}}}', "[" * 100_000]
 )
-def test_a_profile_that_is_none_gives_no_ceiling(tmp_path: Path, text: str | None) -> None:
+def test_a_missing_or_invalid_profile_gives_no_ceiling(tmp_path: Path, text: str | None) -> None:
     recipe = recipe_in(tmp_path)
     recipe.folder.mkdir()
     if text is not None:

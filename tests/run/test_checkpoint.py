@@ -1,4 +1,4 @@
-"""Checkpoints: whole or refused, data and never code."""
+"""Checkpoints: valid or refused, data and never code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PROGRESS = ResumeState(
 
 
 def make(level: Any = "O2", loss_scale: Any = "dynamic", **settings: Any) -> Precision:
-    """settings: of torch's SGD in place of those above."""
+    """settings: override those of SGD above."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(4 * 36, 5))
     return Precision(model, partial(SGD, **settings), level=level, device=CPU, loss_scale=loss_scale)
@@ -59,9 +59,7 @@ def snapshot(precision: Precision) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("level", ["O0", "O1", "O2"])
-def test_a_run_goes_on_to_the_bit_dropout_momentum_and_loss_scale_included(
-    level: str, tmp_path: Path
-) -> None:
+def test_a_run_resumes_bit_for_bit_with_dropout_momentum_and_loss_scale(level: str, tmp_path: Path) -> None:
     precision = make(level)
     train(precision, 3)
     precision.skipped += 2
@@ -79,7 +77,7 @@ def test_a_run_goes_on_to_the_bit_dropout_momentum_and_loss_scale_included(
 
 
 def overflow(precision: Precision) -> None:
-    """One step whose gradients are not finite."""
+    """A step whose gradients are not finite."""
     precision.backward(precision.forward(torch.ones(8, 3, 8, 8, dtype=precision.dtype)).sum() * torch.inf)
     precision.learning_rate = 0.05
     precision.step()
@@ -91,7 +89,7 @@ def momenta(precision: Precision) -> list[Tensor]:
 
 @pytest.mark.parametrize("level", ["O1", "O2"])
 @pytest.mark.parametrize("momentum", [None, "before 0.2", 0.0])
-def test_a_run_that_was_saved_without_momenta_goes_on_with_zeros_though_its_first_step_overflows(
+def test_a_run_saved_without_momenta_resumes_with_zeros_even_if_its_first_step_overflows(
     level: Any, momentum: Any, tmp_path: Path
 ) -> None:
     saved = make(level) if momentum is None else make(level, momentum=0.0)
@@ -109,7 +107,7 @@ def test_a_run_that_was_saved_without_momenta_goes_on_with_zeros_though_its_firs
 
 
 @pytest.mark.parametrize("optimizer", [None, {"state": {}, "param_groups": []}, "nothing saved by torch 1"])
-def test_a_run_taken_over_without_momenta_begins_with_zeros_though_its_first_step_overflows(
+def test_an_imported_run_without_momenta_starts_with_zeros_even_if_its_first_step_overflows(
     optimizer: Any,
 ) -> None:
     saved, other = make(), make()
@@ -125,7 +123,7 @@ def test_a_run_taken_over_without_momenta_begins_with_zeros_though_its_first_ste
         assert not any(momentum.any() for momentum in momenta(other))
 
 
-def test_a_resume_takes_the_recipes_settings_and_the_checkpoints_momenta() -> None:
+def test_a_resume_uses_the_recipes_settings_and_the_checkpoints_momenta() -> None:
     precision = make()
     train(precision, 3)
     settings = {"momentum": 0.5, "nesterov": True, "weight_decay": 0.1, "fused": None, "foreach": True}
@@ -138,7 +136,7 @@ def test_a_resume_takes_the_recipes_settings_and_the_checkpoints_momenta() -> No
 
 
 @pytest.mark.parametrize("saves_static", [True, False])
-def test_a_resume_takes_the_recipes_kind_of_loss_scale(saves_static: bool) -> None:
+def test_a_resume_uses_the_recipes_kind_of_loss_scale(saves_static: bool) -> None:
     saved = make(loss_scale=256.0 if saves_static else "dynamic")
     train(saved, 3)
     other = make(loss_scale="dynamic" if saves_static else 256.0)
@@ -149,7 +147,7 @@ def test_a_resume_takes_the_recipes_kind_of_loss_scale(saves_static: bool) -> No
     assert other.scale == (512 if saves_static else 256), "a dynamic one doubles again"
 
 
-def test_momenta_that_an_npu_saved_in_its_layout_are_read_as_what_they_are() -> None:
+def test_momenta_saved_in_an_npus_layout_are_read_correctly() -> None:
     precision = make()
     train(precision, 3)
     state = deepcopy(snapshot(precision))
@@ -162,7 +160,7 @@ def test_momenta_that_an_npu_saved_in_its_layout_are_read_as_what_they_are() -> 
     assert all(map(torch.equal, momenta(other), momenta(precision)))
 
 
-def test_momenta_that_are_of_other_shapes_are_refused() -> None:
+def test_momenta_of_other_shapes_are_refused() -> None:
     precision = make()
     train(precision, 1)
     state = snapshot(precision)
@@ -171,7 +169,9 @@ def test_momenta_that_are_of_other_shapes_are_refused() -> None:
         checkpoint.restore(state, make(), CPU)
 
 
-def test_a_write_that_fails_leaves_the_old_checkpoint_and_no_debris(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_failed_write_keeps_the_old_checkpoint_and_leaves_no_partial_file(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
     path, precision = tmp_path / "last.pt", make()
     checkpoint.save(path, snapshot(precision))
     before = path.read_bytes()
@@ -181,12 +181,12 @@ def test_a_write_that_fails_leaves_the_old_checkpoint_and_no_debris(tmp_path: Pa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(UserError, match="no space is left on the disk, .* MB are free"):
+    with pytest.raises(UserError, match="the disk is full: .* MB are free"):
         checkpoint.save(path, snapshot(precision))
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["last.pt"]
 
 
-def test_a_copy_stays_when_its_source_is_written_anew(tmp_path: Path) -> None:
+def test_a_copy_stays_when_its_source_is_written_again(tmp_path: Path) -> None:
     last, best, precision = tmp_path / "last.pt", tmp_path / "best.pt", make()
     checkpoint.save(last, snapshot(precision))
     checkpoint.copy(last, best)
@@ -223,7 +223,7 @@ def test_a_file_that_is_something_else_is_refused_by_name(tmp_path: Path) -> Non
         checkpoint.load(tmp_path / "empty.pt")
 
 
-def test_damage_in_the_first_bytes_makes_way_for_the_checkpoint_before(tmp_path: Path) -> None:
+def test_after_corruption_in_the_first_bytes_the_checkpoint_before_is_used(tmp_path: Path) -> None:
     last, before, whole = (
         tmp_path / checkpoint.LAST,
         tmp_path / "checkpoint_e0001_s000000.pt",
@@ -238,11 +238,11 @@ def test_damage_in_the_first_bytes_makes_way_for_the_checkpoint_before(tmp_path:
         for bit in range(8)
     ]
     lost = [page + content[4096:] for page in (bytes(4096), *(rng.randbytes(4096) for _ in range(32)))]
-    for damaged in (*flipped, *lost, b""):
-        last.write_bytes(damaged)
+    for corrupt in (*flipped, *lost, b""):
+        last.write_bytes(corrupt)
         found = checkpoint_manager.load_latest_valid(tmp_path)
-        assert found is not None and found[0] == before and "damaged (it " in found[2][0]
-        with pytest.raises(UserError, match=f"{before}, the one before it, is whole"):
+        assert found is not None and found[0] == before and "corrupt (it " in found[2][0]
+        with pytest.raises(UserError, match=f"{before}, the one before it, is valid"):
             checkpoint_manager.load(last)
 
 
@@ -251,10 +251,10 @@ def test_damage_in_the_first_bytes_makes_way_for_the_checkpoint_before(tmp_path:
     [MemoryError("none left"), OSError(errno.EIO, "Input/output error"), OSError(errno.ESTALE, "stale")],
 )
 @pytest.mark.parametrize("where", [(zipfile.ZipFile, "testzip"), (torch, "load")])
-def test_an_error_that_says_nothing_of_the_file_is_no_damage(
+def test_an_error_of_the_disk_or_of_memory_does_not_make_a_checkpoint_corrupt(
     error: Exception, where: tuple[Any, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the one before it would be taken, and the first save would replace the newest, which is whole."""
+    """Otherwise the one before it would be used, and the first save would replace the newest, which is valid."""
     for name in (checkpoint.LAST, "checkpoint_e0001_s000000.pt"):
         checkpoint.save(tmp_path / name, snapshot(make()))
 
@@ -262,12 +262,14 @@ def test_an_error_that_says_nothing_of_the_file_is_no_damage(
         raise error
 
     monkeypatch.setattr(*where, fails)
-    with pytest.raises(UserError, match="checkpoint_last.pt could not be read .* nothing of what it holds"):
+    with pytest.raises(
+        UserError, match="checkpoint_last.pt could not be read .* whether it is valid is unknown"
+    ):
         checkpoint_manager.load_latest_valid(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_whatever_torch_makes_of_garbage_it_is_refused_by_name(tmp_path: Path) -> None:
+def test_garbage_is_refused_by_name_whatever_torch_raises(tmp_path: Path) -> None:
     path, rng = tmp_path / "garbage.pt", random.Random(0)
     for _ in range(300):
         path.write_bytes(bytes([rng.choice(b"PKpk(c}]).\x80")]) + rng.randbytes(rng.randrange(100)))
@@ -281,7 +283,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run_it(tmp_pat
             return os.mkdir, (str(tmp_path / "ran"),)
 
     torch.save({"state_dict": {"w": torch.zeros(1)}, "extra": Bomb()}, tmp_path / "bomb.pt")
-    with pytest.raises(UserError, match="bomb.pt is no checkpoint of data alone"):
+    with pytest.raises(UserError, match="bomb.pt does not hold plain data only"):
         checkpoint.load(tmp_path / "bomb.pt")
     assert not (tmp_path / "ran").exists()
 
@@ -301,21 +303,21 @@ def test_weights_alone_load_with_and_without_module_prefix(
 
 def test_a_later_format_is_refused(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "new.pt", snapshot(make()) | {"format": 3})
-    with pytest.raises(UserError, match="format 3, but this version reads 2"):
+    with pytest.raises(UserError, match="format 3, but this version reads formats up to 2"):
         checkpoint.load(tmp_path / "new.pt")
 
 
-def test_the_first_format_which_knew_one_rank_only_is_read(tmp_path: Path) -> None:
+def test_format_1_of_one_rank_only_is_read(tmp_path: Path) -> None:
     now = snapshot(make())
     before = now | {"format": 1, "meter": now["meter"][0][0], "rng": now["rng"][0]}
-    del before["skipped_samples"]  # as all had it until there were such
+    del before["skipped_samples"]  # as in all files before there was this key
     checkpoint.save(tmp_path / "old.pt", before)
     loaded, other = checkpoint.load(tmp_path / "old.pt"), make()
     assert checkpoint.restore(loaded, other, CPU).meters == [{"loss": 1.5}]
     assert torch.equal(torch.get_rng_state(), now["rng"][0]["cpu"])
 
 
-def test_each_rank_goes_on_with_its_own_and_a_changed_number_of_ranks_loses_no_count() -> None:
+def test_each_rank_resumes_its_own_state_and_another_number_of_ranks_loses_no_sum() -> None:
     saved, states = snapshot(make()), []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -335,22 +337,22 @@ def test_each_rank_goes_on_with_its_own_and_a_changed_number_of_ranks_loses_no_c
     assert restored(1, 3)[0] == restored(2, 3)[0] == []
 
 
-def test_what_the_classes_are_and_which_set_they_are_of_is_remembered(tmp_path: Path) -> None:
+def test_class_names_and_the_training_sets_identity_are_saved(tmp_path: Path) -> None:
     precision, path = make(), tmp_path / "last.pt"
-    told = replace(PROGRESS, classes=("ant", "bee"), train_set={"samples": 8, "labels": "0123abcd"})
-    checkpoint.save(path, checkpoint.snapshot(precision, told, {}))
-    assert checkpoint.restore(checkpoint.load(path), make(), CPU) == told
+    named = replace(PROGRESS, classes=("ant", "bee"), train_set={"samples": 8, "labels": "0123abcd"})
+    checkpoint.save(path, checkpoint.snapshot(precision, named, {}))
+    assert checkpoint.restore(checkpoint.load(path), make(), CPU) == named
     assert "classes" not in snapshot(precision) and "train_set" not in snapshot(precision)  # as older files
 
 
 @pytest.mark.parametrize("classes", [3, {"ant": 0}, ["ant", 1], None])
-def test_classes_that_are_no_names_are_none(classes: Any) -> None:
+def test_classes_that_are_not_a_list_of_names_are_ignored(classes: Any) -> None:
     precision = make()
     assert checkpoint.restore({**snapshot(precision), "classes": classes}, precision, CPU).classes == ()
 
 
 def test_weights_of_two_models_under_one_name_are_refused(tmp_path: Path) -> None:
-    """Of "module.weight" and "weight" the last was taken."""
+    """Before, the last of "module.weight" and "weight" won."""
     torch.save({"weight": torch.zeros(1), "module.weight": torch.ones(1)}, tmp_path / "two.pt")
     with pytest.raises(UserError, match="two.pt holds 'weight' twice, with 'module.' and without"):
         checkpoint.load(tmp_path / "two.pt")

@@ -1,4 +1,4 @@
-"""What a training run says of its own speed."""
+"""The warning that a training run waits for data, and its reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alexnet_fast.run.data_wait import DataWaitMonitor
 
 
 class Run:
-    """A training run of 2 decoding threads whose clock goes by what the test lets it do; a log line every 10 steps."""
+    """A training run with 2 decoding threads, a fake clock that the test advances, and a log line every 10 steps."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, world_size: int = 1) -> None:
         self.now_s = 0.0
@@ -50,9 +50,9 @@ class Run:
         own_wait: float | None = None,
         faults: int = 0,
     ) -> list[str]:
-        """Steps that wait so much of their time, and what the threads do in it, as shares; then an evaluation of 20 s.
+        """Run steps, then an evaluation of 20 s; returns the warnings.
 
-        Returns what was said.  own_wait: of this rank, where another waits longer.
+        wait, busy, on_core: shares of the time.  own_wait: this rank's share, where another rank waits longer.
         """
         said = []
         with self.clock.training():
@@ -65,7 +65,7 @@ class Run:
                 if (step % 10 == 0 or step + 1 == steps) and (late := self.wait.warning(self.clock.steady)):
                     said.append(late)
         self.now_s += 20
-        self.decode(20, busy=0.5, on_core=0.1)  # beside an evaluation, which takes the cores
+        self.decode(20, busy=0.5, on_core=0.1)  # during an evaluation, which uses the cores
         return said
 
 
@@ -74,7 +74,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     return Run(monkeypatch)
 
 
-def test_a_run_that_waits_for_data_says_so_once_and_why(run: Run) -> None:
+def test_a_run_that_waits_for_data_warns_once_with_the_reason(run: Run) -> None:
     said = [late for _ in range(4) for late in run.epoch(wait=0.4)]
     assert (
         len(said) == 1 and "waits for data 40 % of its time" in said[0] and "decoding is the limit" in said[0]
@@ -83,16 +83,16 @@ def test_a_run_that_waits_for_data_says_so_once_and_why(run: Run) -> None:
 
 def test_evaluations_do_not_change_the_reason(run: Run) -> None:
     said = [late for _ in range(4) for late in run.epoch(wait=0.12, steps=16)]
-    assert len(said) == 1, "though no epoch is long enough by itself"
+    assert len(said) == 1, "even though no epoch alone is long enough"
     assert "2 decoding threads are busy 100 % of the time, so decoding is the limit" in said[0]
 
 
-def test_a_run_that_turns_slow_late_says_so(run: Run) -> None:
+def test_a_run_that_becomes_slow_late_warns(run: Run) -> None:
     assert not [late for _ in range(20) for late in run.epoch(wait=0.02)]
     assert len(run.epoch(wait=0.4)) == 1
 
 
-def test_another_reason_is_said_too_and_each_but_once(run: Run) -> None:
+def test_another_reason_is_logged_too_and_each_only_once(run: Run) -> None:
     said = []
     for _ in range(2):
         said += run.epoch(wait=0.4, busy=0.4) + run.epoch(wait=0.4) + run.epoch(wait=0.4, on_core=0.3)
@@ -100,34 +100,34 @@ def test_another_reason_is_said_too_and_each_but_once(run: Run) -> None:
     assert len(said) == 3 and "busy only 40 % of the time" in said[0]
 
 
-def test_a_run_that_waits_a_little_says_nothing(run: Run) -> None:
+def test_a_run_that_waits_a_little_does_not_warn(run: Run) -> None:
     assert not run.epoch(wait=0.09, steps=1000)
 
 
 @pytest.mark.parametrize(("steps", "step_s"), [(20, 0.5), (100, 0.01)])
-def test_a_few_steps_or_a_second_may_wait_by_chance(run: Run, steps: int, step_s: float) -> None:
+def test_a_wait_of_few_steps_or_one_second_does_not_warn(run: Run, steps: int, step_s: float) -> None:
     assert not run.epoch(wait=0.5, steps=steps, step_s=step_s)
 
 
 def test_another_rank_is_blamed_only_where_there_is_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "another rank" not in run.epoch(wait=0.4, own_wait=0.01)[0]
     two = Run(monkeypatch, world_size=2)
-    assert "another rank's batches come late" in two.epoch(wait=0.4, own_wait=0.01, busy=0.5)[0]
+    assert "another rank's batches are late" in two.epoch(wait=0.4, own_wait=0.01, busy=0.5)[0]
     assert "decoding is the limit" in two.epoch(wait=0.4)[0]
 
 
-def test_a_slow_disk_is_named_though_no_page_faults_as_the_loader_reads_ahead(run: Run) -> None:
+def test_a_slow_disk_is_named_even_if_reading_ahead_avoids_page_faults(run: Run) -> None:
     run.resident = 0.4
     said = [late for _ in range(4) for late in run.epoch(wait=0.4, on_core=0.2)]
     assert len(said) == 1 and "80 % of that is waiting for the disk" in said[0]
-    assert run.looks == 1, "the file's pages are looked at when it is about to be said, and no more"
+    assert run.looks == 1, "the file's pages are checked only for a warning"
 
 
-def test_page_faults_name_the_disk_without_a_look_at_the_file(run: Run) -> None:
+def test_page_faults_name_the_disk_without_a_check_of_the_file(run: Run) -> None:
     assert "for the disk" in run.epoch(wait=0.4, on_core=0.2, faults=10)[0] and run.looks == 0
 
 
-def test_a_file_that_is_gone_does_not_end_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_does_not_end_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def is_gone(path: Path) -> float:
         raise FileNotFoundError(path)
 
@@ -135,6 +135,6 @@ def test_a_file_that_is_gone_does_not_end_the_run(run: Run, monkeypatch: pytest.
     assert "waiting for a core" in run.epoch(wait=0.4, on_core=0.2)[0]
 
 
-def test_one_decoding_thread_is_spoken_of_as_one(run: Run) -> None:
+def test_a_single_decoding_thread_is_named_in_the_singular(run: Run) -> None:
     run.loader.threads, run.loader.thread_stats = 1, run.threads[:1]
     assert "the one decoding thread is busy 100 %" in run.epoch(wait=0.4)[0]

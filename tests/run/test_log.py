@@ -1,4 +1,4 @@
-"""What a run writes, and the lines that scripts read."""
+"""The log of a run: metrics.jsonl, the live line, and the lines that scripts read."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_log_lines_are_those_that_scripts_read(
 
 
 @pytest.mark.parametrize("columns", [80, 140])
-def test_the_live_line_has_room_for_all_that_one_looks_for(
+def test_the_live_line_fits_its_figures_into_the_terminal(
     columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     for name, value in {"COLUMNS": str(columns), "FORCE_COLOR": "1", "TERM": "xterm"}.items():
@@ -83,7 +83,7 @@ def test_the_live_line_has_room_for_all_that_one_looks_for(
     assert re.search(r"0:00:00( left)?$", line) and "…" not in line and len(line) <= columns
 
 
-def test_a_rank_that_is_not_the_first_says_and_writes_nothing(tmp_path: Path, capsys: Any) -> None:
+def test_ranks_other_than_rank_0_print_and_write_nothing(tmp_path: Path, capsys: Any) -> None:
     silent = log(tmp_path, speaks=False)
     silent.step(0, 0, AVERAGES, clock(), lr=0.01)
     silent.close()
@@ -91,7 +91,7 @@ def test_a_rank_that_is_not_the_first_says_and_writes_nothing(tmp_path: Path, ca
 
 
 @pytest.mark.parametrize("where", ["a pipe without a reader", "a full disk"])
-def test_a_console_that_cannot_be_written_to_is_quiet_and_the_run_goes_on(
+def test_a_console_that_cannot_be_written_to_is_quiet_and_the_run_continues(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if where == "a full disk":
@@ -105,12 +105,12 @@ def test_a_console_that_cannot_be_written_to_is_quiet_and_the_run_goes_on(
         for step in range(2):
             speaking.step(0, step, AVERAGES, clock())
         speaking.close()
-        print("and what is left in its buffer goes nowhere")
+        print("what remains in its buffer is lost")
     assert [record["step"] for record in records(tmp_path)] == [1, 2]
 
 
 class FullFor:
-    """A file on a disk that is full at its first writes, of which it takes a part each."""
+    """A file on a disk that is full during the first writes; every second one writes a part."""
 
     def __init__(self, file: Any, writes: int) -> None:
         self.file, self.writes, self.close = file, writes, file.close
@@ -125,7 +125,7 @@ class FullFor:
 
 
 @pytest.mark.parametrize(("writes", "lost"), [(4, 0), (1000, 3)])
-def test_metrics_wait_for_room_on_a_full_disk_and_the_run_goes_on(
+def test_metrics_wait_in_memory_while_the_disk_is_full_and_the_run_continues(
     writes: int, lost: int, tmp_path: Path, capsys: Any
 ) -> None:
     speaking = log(tmp_path)
@@ -140,7 +140,7 @@ def test_metrics_wait_for_room_on_a_full_disk_and_the_run_goes_on(
         assert [record["step"] for record in records(tmp_path)] == [1, 2, 3]
 
 
-def test_metrics_are_one_json_object_a_line_with_the_runs_step(tmp_path: Path) -> None:
+def test_metrics_are_one_json_object_per_line_with_the_runs_step(tmp_path: Path) -> None:
     speaking = log(tmp_path)
     speaking.step(1, 2, AVERAGES, clock(), lr=0.5, loss_scale=128.0)
     speaking.epoch(1, 0.5, AVERAGES, ACCURACY, clock())
@@ -150,7 +150,7 @@ def test_metrics_are_one_json_object_a_line_with_the_runs_step(tmp_path: Path) -
     assert (epoch["kind"], epoch["step"], epoch["acc1"], epoch["acc5"]) == ("epoch", 8, 70.0, 96.0)
 
 
-def test_a_resumed_run_drops_what_came_after_its_checkpoint_and_half_lines(tmp_path: Path) -> None:
+def test_a_resumed_run_deletes_records_after_its_checkpoint_and_truncated_lines(tmp_path: Path) -> None:
     first = log(tmp_path)
     for step in range(4):
         first.step(0, step, AVERAGES, clock())
@@ -164,7 +164,7 @@ def test_a_resumed_run_drops_what_came_after_its_checkpoint_and_half_lines(tmp_p
 
 
 @pytest.mark.parametrize(("write", "content"), [(write_text, "text"), (checkpoint.save, {"weights": 1})])
-def test_what_is_written_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(
+def test_content_is_synced_before_the_file_gets_its_name_and_the_folder_after(
     write: Callable[[Path, Any], None], content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
@@ -184,7 +184,7 @@ def test_what_is_written_is_on_the_disk_before_it_has_its_name_and_then_the_name
     assert done == ["content", "name", "folder"]
 
 
-def test_tensorboard_gets_the_same_figures(tmp_path: Path) -> None:
+def test_tensorboard_records_the_same_figures(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -1,4 +1,4 @@
-"""Every logged value: where it is written, under which name, in which place."""
+"""All logged values: where they are written, under which name, in which order."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def log(folder: Path, **options: Any) -> Log:
 
 
 @pytest.mark.parametrize(("ceiling", "share"), [(None, ""), (512.0, ', "ceiling_share": 0.5')])
-def test_lines_and_records_are_to_the_byte_those_of_version_0_1(
+def test_lines_and_records_are_byte_for_byte_those_of_version_0_1(
     ceiling: float | None, share: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     speaking = log(tmp_path, ceiling_img_per_s=ceiling)
@@ -61,14 +61,14 @@ def test_lines_and_records_are_to_the_byte_those_of_version_0_1(
     assert capsys.readouterr().out == SAID
 
 
-def test_a_measured_value_that_is_no_field_is_refused(tmp_path: Path) -> None:
+def test_a_measured_value_without_a_field_is_refused(tmp_path: Path) -> None:
     speaking = log(tmp_path)
-    with pytest.raises(ValueError, match="surprise is measured, but no LogField"):
+    with pytest.raises(ValueError, match="surprise is measured, but has no LogField"):
         speaking.step(0, 0, AVERAGES, CLOCK, surprise=1.0)
     speaking.close()
 
 
-def test_a_new_field_is_one_line_and_reaches_all_that_it_names(
+def test_a_new_field_is_one_line_and_appears_in_every_output_that_it_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     norm = LogField(
@@ -101,7 +101,7 @@ def report(**changes: Any) -> Report:
     )  # fmt: skip
 
 
-def test_a_report_is_to_the_byte_that_of_version_0_1(tmp_path: Path) -> None:
+def test_a_report_is_byte_for_byte_that_of_version_0_1(tmp_path: Path) -> None:
     accuracy = Accuracy(samples=500, top1=350, top5=480, loss=1.0, full_batches=TopKCounts(400, 300, 380))
     report(accuracy=accuracy).write(tmp_path / "report.json")
     assert json.dumps(json.loads((tmp_path / "report.json").read_text())) == (
@@ -113,7 +113,7 @@ def test_a_report_is_to_the_byte_that_of_version_0_1(tmp_path: Path) -> None:
     )
 
 
-def test_what_was_not_measured_is_null_in_a_report() -> None:
+def test_values_that_were_not_measured_are_null_in_a_report() -> None:
     figures = report(accuracy=None, training=None).figures()
     absent = ("acc1", "acc5", "val_loss", "val_samples", "full_batches", "train_acc1", "train_loss")
     assert list(figures)[1:8] == list(absent) and all(figures[name] is None for name in absent)

@@ -13,7 +13,7 @@ AVERAGES = Averages(last_loss=2.25, loss=2.5, acc1=12.5, acc5=50.0)
 ACCURACY = Accuracy(samples=500, top1=350, top5=480, loss=1.0)
 
 
-def test_a_report_holds_the_figures_flat_and_the_closing_lines_have_their_names(tmp_path: Path) -> None:
+def test_a_report_is_a_flat_json_object_and_the_closing_lines_have_their_names(tmp_path: Path) -> None:
     report = Report(
         name="t", accuracy=ACCURACY, best_acc1=71.0, training=AVERAGES, epochs=2, steps=8, skipped_steps=0, skipped_samples=[],
         img_per_s=123.456, img_per_s_leaves_out="10 steps", data_wait_share=0.01, seconds=12.34, device="cpu",

@@ -1,4 +1,4 @@
-"""Sets and checkpoints of other classes, through the training command: what is refused, what is warned of, what is fine."""
+"""Sets and checkpoints of other classes, given to the training command: what is refused, warned about, accepted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Betons of so many images of ant, bee and cat: of all, of some numbered by themselves or as in training, of others."""
+    """Betons of ant, bee and cat: of all classes, of some (numbered alone or as in training), and of other classes."""
     root = tmp_path_factory.mktemp("sets")
     abc = ["ant", "bee", "cat"]
     for name, counts, classes in (
@@ -50,7 +50,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Command:
-    """run("train", "val", *arguments): the command on these sets; its code, stdout and stderr. None = the key is left."""
+    """run("train", "val", *arguments): the command on these sets; returns its exit code, stdout and stderr."""
     monkeypatch.setitem(MODELS, "alexnet", NARROW)
 
     def of(train: Path | str, val: Path | str, *arguments: str) -> tuple[int, str, str]:
@@ -74,7 +74,7 @@ def settings(sets: Path, out: Path, train: Path | str, val: Path | str) -> list[
 
 
 def bare(sets: Path, folder: Path, *names: str) -> Path:
-    """The betons without the json that names their classes."""
+    """A folder of the betons, without the JSON files that name their classes."""
     for name in names:
         shutil.copy(sets / f"{name}.beton", folder)
     return folder
@@ -85,7 +85,7 @@ def saved(folder: Path) -> dict[str, Any]:
 
 
 def refused(ran: tuple[int, str, str]) -> str:
-    """The one sentence of a command that trained and evaluated nothing."""
+    """The one-sentence error of a command that trained and evaluated nothing."""
     code, out, error = ran
     assert code == 2 and "Acc@1" not in out and error.startswith("error: ") and error.count("\n") == 1, (
         out,
@@ -95,7 +95,7 @@ def refused(ran: tuple[int, str, str]) -> str:
 
 
 @pytest.mark.parametrize("val", ["val", "lacks_bee", "lacks_cat"])
-def test_a_val_set_whose_labels_mean_what_trains_mean_is_fine_whatever_classes_it_lacks(
+def test_a_val_set_whose_labels_mean_the_same_is_accepted_even_if_classes_are_missing(
     run: Command, val: str, tmp_path: Path
 ) -> None:
     code, out, error = run("train", val)
@@ -103,7 +103,7 @@ def test_a_val_set_whose_labels_mean_what_trains_mean_is_fine_whatever_classes_i
     assert saved(tmp_path)["classes"] == ["ant", "bee", "cat"]
 
 
-def test_a_val_set_that_was_packed_alone_with_a_class_missing_is_refused(
+def test_a_val_set_packed_alone_with_a_class_missing_is_refused(
     run: Command, sets: Path, tmp_path: Path
 ) -> None:
     error = refused(run("train", "alone"))
@@ -111,11 +111,11 @@ def test_a_val_set_that_was_packed_alone_with_a_class_missing_is_refused(
         f"label 1 is 'cat' in {sets}/alone.beton, but 'bee' in {sets}/train.beton: accuracies would be wrong"
         in error
     )
-    assert "pack it with train/ beside it" in error and "move alone.beton.json away" in error
+    assert "pack it with train/ next to it" in error and "move alone.beton.json away" in error
     assert not list((tmp_path / "r").glob("*.pt"))
 
 
-def test_how_many_labels_differ_is_told(run: Command, sets: Path) -> None:
+def test_the_number_of_labels_that_differ_is_reported(run: Command, sets: Path) -> None:
     error = refused(run("alone", "val"))
     assert (
         f"label 1 is 'bee' in {sets}/val.beton, but 'cat' in {sets}/alone.beton (2 of 3 labels differ)"
@@ -128,7 +128,7 @@ def test_a_label_beyond_the_training_sets_classes_is_refused(run: Command, sets:
     assert f"{sets}/four.beton has a label 3 ('dog'), but {sets}/train.beton the classes 0 to 2" in error
 
 
-def test_without_names_other_numbers_of_classes_are_a_warning_and_the_same_are_none(
+def test_without_names_only_another_number_of_classes_gives_a_warning(
     run: Command, sets: Path, tmp_path: Path
 ) -> None:
     folder = bare(sets, tmp_path, "train", "alone", "val")
@@ -140,11 +140,11 @@ def test_without_names_other_numbers_of_classes_are_a_warning_and_the_same_are_n
     )
     code, out, _ = run(folder / "train", folder / "val")
     assert code == 0 and "warning" not in out and "classes" not in saved(tmp_path)
-    code, out, _ = run("train", folder / "alone")  # names on one side alone
+    code, out, _ = run("train", folder / "alone")  # names on one side only
     assert code == 0 and f"warning: {folder}/alone.beton has 2 classes and {sets}/train.beton 3" in out
 
 
-def test_names_that_cannot_be_read_are_a_warning(run: Command, sets: Path, tmp_path: Path) -> None:
+def test_names_that_cannot_be_read_give_a_warning(run: Command, sets: Path, tmp_path: Path) -> None:
     folder = bare(sets, tmp_path, "val")
     shutil.copy(sets / "train.beton.json", folder / "val.beton.json")
     code, out, _ = run("train", folder / "val")
@@ -153,7 +153,7 @@ def test_names_that_cannot_be_read_are_a_warning(run: Command, sets: Path, tmp_p
     assert "; until then class names are not compared" in out and out.count("warning") == 1
 
 
-def test_an_evaluation_alone_compares_with_the_checkpoint(run: Command, sets: Path, tmp_path: Path) -> None:
+def test_an_evaluation_compares_the_set_with_the_checkpoint(run: Command, sets: Path, tmp_path: Path) -> None:
     assert run("train", "val")[0] == 0
     path = str(tmp_path / "r" / checkpoint.LAST)
     for given in (["--eval"], ["--eval", "--resume", path], ["--eval", "--set", f"model.weights={path}"]):
@@ -184,10 +184,10 @@ def test_a_run_is_not_resumed_on_other_classes(run: Command, sets: Path, tmp_pat
     assert run("train", "val")[0] == 0
     error = refused(run("others", "lacks_cat", "--resume", "auto", "--set", "schedule.epochs=2"))
     assert f"label 2 is 'dog' in {sets}/others.beton, but 'cat' in the checkpoint" in error
-    assert "a run goes on with the classes that it began with; give its own set" in error
+    assert "a run resumes with the classes that it started with; give its own set" in error
 
 
-def test_a_run_of_an_older_version_is_resumed_and_names_its_classes_from_then_on(
+def test_a_run_of_an_older_version_is_resumed_and_saves_its_class_names_from_then_on(
     run: Command, tmp_path: Path
 ) -> None:
     assert run("train", "val")[0] == 0
@@ -196,14 +196,14 @@ def test_a_run_of_an_older_version_is_resumed_and_names_its_classes_from_then_on
         del older["recipe"]["data"][key]
     torch.save(older, tmp_path / "r" / checkpoint.LAST)
     code, out, _ = run("train", "val", "--resume", "auto", "--set", "schedule.epochs=2")
-    assert code == 0 and "goes on from" in out and "warning" not in out
+    assert code == 0 and "resumes from" in out and "warning" not in out
     assert "changed since that checkpoint: schedule.epochs\n" in out
     assert (
         saved(tmp_path)["classes"] == ["ant", "bee", "cat"] and saved(tmp_path)["train_set"]["samples"] == 8
     )
 
 
-def test_a_set_without_names_keeps_those_of_the_checkpoint_that_it_goes_on_from(
+def test_a_run_on_a_set_without_names_keeps_the_names_of_its_checkpoint(
     run: Command, sets: Path, tmp_path: Path
 ) -> None:
     assert run("train", "val")[0] == 0
@@ -214,7 +214,7 @@ def test_a_set_without_names_keeps_those_of_the_checkpoint_that_it_goes_on_from(
     assert saved(tmp_path)["cursor"]["epoch"] == 2 and saved(tmp_path)["classes"] == ["ant", "bee", "cat"]
 
 
-def test_a_set_of_other_samples_under_the_same_name_is_a_warning_between_epochs_and_refused_within(
+def test_other_samples_in_the_same_file_give_a_warning_between_epochs_and_are_refused_within_one(
     run: Command, sets: Path, tmp_path: Path
 ) -> None:
     for name in ("train.beton", "train.beton.json"):
@@ -234,12 +234,12 @@ def test_a_set_of_other_samples_under_the_same_name_is_a_warning_between_epochs_
     torch.save(within, tmp_path / "r" / checkpoint.LAST)
     error = refused(run(*resumed))
     assert (
-        "as many samples (9), of other labels or in another order; step 1 of epoch 1 is another one there"
+        "it has as many samples (9), with other labels or in another order; step 1 of epoch 1 would be another batch"
         in error
     )
 
 
-def test_weights_of_other_classes_begin_a_run_with_a_warning(
+def test_weights_of_other_classes_start_a_run_with_a_warning(
     run: Command, sets: Path, tmp_path: Path
 ) -> None:
     """Fine-tuning: training changes what the last layer means, which an evaluation or a resume does not."""
@@ -249,12 +249,12 @@ def test_weights_of_other_classes_begin_a_run_with_a_warning(
     code, out, _ = run("others", "lacks_cat", *begin)
     assert code == 0
     assert (
-        f"warning: label 2 is 'dog' in {sets}/others.beton, but 'cat' in the checkpoint {path}: the last layer begins with"
+        f"warning: label 2 is 'dog' in {sets}/others.beton, but 'cat' in the checkpoint {path}: the last layer starts with"
         in out
     )
     assert saved(tmp_path)["classes"] == ["ant", "bee", "dog"]
     code, out, _ = run("train", "val", *begin)
-    assert code == 0 and f"begins with the weights of {path}" in out and "warning" not in out
+    assert code == 0 and f"starts with the weights of {path}" in out and "warning" not in out
 
 
 def test_two_ranks_refuse_other_classes_in_one_sentence_and_save_them_once(

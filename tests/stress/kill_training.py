@@ -151,7 +151,7 @@ def attack(folder: Path, betons: Path, ranks: int, faults: Sequence[Fault], seed
             code = process.wait(PATIENCE_S)
             assert code in expected, f"exit code {code}, not {expected}: {process.communicate()}"
             struck.append(process)
-        assert "goes on from" in ended(run.start())
+        assert "resumes from" in ended(run.start())
         if let_alone is not None:
             ended(let_alone)
         await_end(processes)

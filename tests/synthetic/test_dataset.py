@@ -188,7 +188,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
 
     monkeypatch.setattr(dataset, "write_set", full)
     sentence = refusal(Counts(num_classes=10))
-    assert "No space left on device" in sentence and "make room for 77 MB" in sentence
+    assert "No space left on device" in sentence and "make room for 81 MB" in sentence
     assert list(dataset.private_folder().iterdir()) == []
 
 
