@@ -19,6 +19,7 @@ from ..common.untrusted import printable
 from . import format as fmt
 from .reader import Beton, BetonError
 from .sidecar import names
+from .target_fields import INT
 
 PACKED = "label"
 """The field whose classes our packer names."""
@@ -55,10 +56,15 @@ class Classes:
             trouble = str(error)
         return cls(str(beton.path), _each_once(beton.labels), found, trouble)
 
+    @classmethod
+    def none(cls, whose: str) -> Classes:
+        """Where targets are no classes: nothing that could differ."""
+        return cls(whose, np.zeros(0, np.int64))
+
     @property
     def count(self) -> int:
         """How many classes there are; without names as far as labels tell, one more than the largest."""
-        return len(self.names) or int(self.labels[-1]) + 1
+        return len(self.names) or (int(self.labels[-1]) + 1 if len(self.labels) else 0)
 
     def name(self, label: int) -> str | None:
         """What a label means; None where nobody tells."""
@@ -68,15 +74,19 @@ class Classes:
 def class_names(beton: Beton, told: Mapping[str, Any] | None) -> list[str]:
     """What labels 0, 1, ... of a file mean by its sidecar; empty where it tells nothing of the field that is the label.
 
-    In a file of several ints it speaks of the one that our packer writes, and of no other.
+    In a file of several ints it speaks of the one that our packer writes, and of no other; a float has no classes.
     """
+    if beton.target_field != INT:
+        return []
     ints = sum(field.type_id == fmt.INT_ID for field in beton.fields)
     return names(told, "classes") if ints == 1 or beton.label_field == PACKED else []
 
 
 def packed_classes(path: Path) -> list[str] | None:
-    """The classes of a beton that was packed before; None where there is none that tells them."""
+    """The classes of a beton that was packed before, empty where its labels are numbers; None where there is none that tells them."""
     with suppress(BetonError), Beton(path) as beton:
+        if beton.target_field != INT:
+            return []
         return class_names(beton, beton.read_sidecar()) or None
     return None
 
@@ -111,7 +121,7 @@ def doubt(known: Classes, other: Classes) -> str:
     )
 
 
-def without_images(labels: Sequence[int], classes: Sequence[str]) -> str:
+def without_images(labels: Sequence[float], classes: Sequence[str]) -> str:
     """Which classes have no image, in words; "" where each has one."""
     empty = sorted(set(range(len(classes))) - set(labels))
     if not empty:

@@ -66,7 +66,7 @@ def add_field_flags(parser: argparse.ArgumentParser, only: str = "") -> None:
 
     only: with what they count, before their help.
     """
-    for name, kind in (("image", "RGB image"), ("label", "int")):
+    for name, kind in (("image", "RGB image"), ("label", "int or, without an int, float")):
         parser.add_argument(
             f"--{name}-field",
             metavar="NAME",

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..beton.target_fields import INT
 from ..errors import UserError
 
 
@@ -23,13 +24,14 @@ class Batch(NamedTuple):
     images: torch.Tensor
     """(B, 3, size, size) uint8, RGB."""
     labels: torch.Tensor
-    """(B,) int64."""
+    """(B,) int64, or float32 of a float field."""
 
 
 class HostBuffer:
     """Memory for one batch: images and, behind them, labels."""
 
-    def __init__(self, batch_size: int, size: int, pin_memory: bool) -> None:
+    def __init__(self, batch_size: int, size: int, pin_memory: bool, label_dtype: np.dtype) -> None:
+        self.label_dtype = label_dtype
         self.shape = (batch_size, 3, size, size)
         self.image_bytes = -(-batch_size * 3 * size * size // 8) * 8
         # torch pins through whatever accelerator it has; page-locked memory is what makes a copy asynchronous.
@@ -38,9 +40,9 @@ class HostBuffer:
         self.statuses = np.zeros(batch_size, np.uint8)
 
     def views(self, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images (B, 3, size, size) uint8 and labels (B,) int64 in a buffer's bytes."""
+        """Images (B, 3, size, size) uint8 and labels (B,) in a buffer's bytes."""
         images = memory[: self.shape[0] * self.shape[1] * self.shape[2] * self.shape[3]].reshape(self.shape)
-        return images, memory[self.image_bytes :].view(np.int64)
+        return images, memory[self.image_bytes :].view(self.label_dtype)[: self.shape[0]]
 
 
 class _Lease:
@@ -69,9 +71,19 @@ class BufferPool:
     Args:
         max_free: free buffers to keep for reuse; more are given back to the system.
         pin_memory: page-locked memory.
+        label_dtype: of labels, at most 8 bytes each.
     """
 
-    def __init__(self, batch_size: int, size: int, *, max_free: int, pin_memory: bool) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        size: int,
+        *,
+        max_free: int,
+        pin_memory: bool,
+        label_dtype: np.dtype = INT.dtype,
+    ) -> None:
+        self.label_dtype = label_dtype
         self.batch_size, self.size, self.max_free, self.pin_memory = batch_size, size, max_free, pin_memory
         self._free: deque[_Return] = deque(maxlen=max_free)
         if pin_memory:  # told here, not by the thread that needs the first buffer
@@ -87,7 +99,7 @@ class BufferPool:
         try:
             return self._free.pop().buffer
         except IndexError:
-            return HostBuffer(self.batch_size, self.size, self.pin_memory)
+            return HostBuffer(self.batch_size, self.size, self.pin_memory, self.label_dtype)
 
     def close(self) -> None:
         """Let the free buffers go; batches that are still held keep their memory."""

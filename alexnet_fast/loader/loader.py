@@ -43,7 +43,8 @@ from .watchdog import STALL_S, Watchdog
 class Loader(Settled):
     """Batches of ``(images, labels)`` from a beton file.
 
-    ``images`` is uint8 (B, 3, size, size), ``labels`` int64 (B,), both torch tensors in host memory.
+    ``images`` is uint8 (B, 3, size, size), ``labels`` int64 (B,), both torch tensors in host memory.  Where the label is a
+    float field, ``labels`` is float32: the file's float64, rounded, as a loss of float32 outputs takes it.
     The pixels of sample i in epoch e are a function of (seed, e, i) alone, and the order of (seed, e):
     neither threads, nor batch size, nor ranks, nor a resume change them.  A batch that you hold is
     yours; its memory is used again when your last reference to it is gone.
@@ -75,7 +76,7 @@ class Loader(Settled):
             leaves it out of its batch, which is shorter, and lists it in ``skipped``.  A batch of which nothing is left
             is passed over, or an error with ``drop_last``, where all ranks make as many steps.
         image_field, label_field: names of the fields to load, as the file stores them; needed only where it has several
-            RGB images or several ints.
+            RGB images or several ints.  A float is the label where it is named, or where there is no int.
         stall_s: a wait of so many seconds in which no thread finishes anything is told on the log "alexnet_fast", with what
             each thread is doing; after five times that it is an error.
 
@@ -198,7 +199,13 @@ class Loader(Settled):
             flip,
         )
         self.threads = threads or allowed_cores()
-        self._pool = BufferPool(batch_size, size, max_free=2 * batches_ahead + 2, pin_memory=pin_memory)
+        self._pool = BufferPool(
+            batch_size,
+            size,
+            max_free=2 * batches_ahead + 2,
+            pin_memory=pin_memory,
+            label_dtype=self.beton.target_field.dtype,
+        )
         if shuffle and read_ahead_bytes:
             self.beton.expect_random_access()
         # No further than an epoch: by then a file that small is in memory.
@@ -227,7 +234,7 @@ class Loader(Settled):
 
     @property
     def num_classes(self) -> int:
-        """One more than the largest label in the file."""
+        """One more than the largest label in the file; raises FieldError where the label is a float."""
         return self.beton.num_classes
 
     @property

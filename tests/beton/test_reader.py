@@ -215,7 +215,7 @@ def test_a_file_without_an_image_field_is_told_what_it_has(tmp_path: Path, whole
 
 def test_a_file_without_a_label_field_is_told_what_it_has(tmp_path: Path, whole: bytes) -> None:
     assert "needs one RGB image field and one int field" in refusal(
-        tmp_path, patched(whole, FIELDS_AT + 1041, "<B", 0)
+        tmp_path, patched(whole, FIELDS_AT + 1041, "<B", 3)
     )
 
 
