@@ -104,7 +104,7 @@ def shared_classes(
     """What labels mean in every split: the classes of the training split, be it there or packed in `packed_dir` before.
 
     splits: those that are to be packed.
-    Returns None where there is no training split: each split then numbers its own classes.
+    Returns None where there is no training split: each split then numbers its own classes.  An empty list says that labels are numbers.
     Raises FolderError for a split with a class that the packed training split does not have.
     """
     train = SPLITS[0]
@@ -112,6 +112,9 @@ def shared_classes(
         return dataset.class_names(train)
     if (classes := packed_classes(packed := packed_dir / f"{train}.beton")) is None:
         return None
+    if not classes:
+        say(f"{dataset.without_train}: labels are numbers as in {packed}")
+        return classes
     for split in splits:
         if unknown := sorted(set(dataset.class_names(split)) - set(classes)):
             raise FolderError(
