@@ -26,6 +26,7 @@ import numpy as np
 from .._version import __version__
 from ..beton import format as fmt
 from ..beton.reader import Beton, BetonError
+from ..beton.target_fields import TARGETS
 from ..common.cpus import allowed_cores
 from ..common.files import hold_lock
 from ..common.progress import progress_bar
@@ -48,9 +49,12 @@ class Counts:
 
     So the sets hold `STEPS` steps of any batch up to 1,024 in 75 MB.  The photos are more than a processor's caches hold.
     A photo keeps its label.
+
+    num_classes, task: model.num_classes and model.task of the recipe: what a label may be.
     """
 
     num_classes: int
+    task: str = "classification"
     train: int = 102_400
     train_photos: int = 1_024
     val: int = 5_120
@@ -69,7 +73,7 @@ def overrides(recipe: Recipe, say: Say = print) -> list[str]:
     """
     if not recipe.data.synthetic:
         return []
-    place = make(Counts(num_classes=recipe.model.num_classes), say)
+    place = make(Counts(num_classes=recipe.model.num_classes, task=recipe.model.task), say)
     keys: dict[str, object] = {f"data.{split}": str(place / f"{split}.beton") for split in SPLITS}
     # They have one image and one label, whatever the fields of the sets in whose place they stand are called.
     keys |= {f"data.{name}": "" for name in ("image_field", "label_field") if getattr(recipe.data, name)}
@@ -115,6 +119,7 @@ def private_folder() -> Path:
 
 def digest(counts: Counts) -> str:
     """Names everything that the bytes of the sets depend on."""
+    from ..beton import target_fields
     from ..packing import encode
     from ..packing import layout as pages
     from . import images  # here and below: who has a dataset needs no Pillow
@@ -124,7 +129,10 @@ def digest(counts: Counts) -> str:
         "counts": asdict(counts),
         "encoding": asdict(encoding),
         "versions": [__version__, np.__version__, encode.encoder_versions(encoding), platform.machine()],
-        "sources": [inspect.getsource(module) for module in (images, encode, pages, sys.modules[__name__])],
+        "sources": [
+            inspect.getsource(module)
+            for module in (images, encode, pages, target_fields, sys.modules[__name__])
+        ],
     }
     return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=6).hexdigest()
 
@@ -176,11 +184,13 @@ def _make_alone(counts: Counts, place: Path, say: Say) -> None:
 def write_set(file: BinaryIO, jpegs: Iterator[tuple[bytes, int, int]], counts: Counts, split: str) -> None:
     """Write one set of the next photos: every class in it, or as many as it has photos, spread evenly."""
     photos, samples = getattr(counts, f"{split}_photos"), getattr(counts, split)
-    pages = BetonLayout(samples)
+    target = TARGETS[counts.task]
+    pages = BetonLayout(samples, target.field)
+    labels = target.examples(photos, counts.num_classes)
     for k in range(photos):
         jpeg, width, height = next(jpegs)
         entry = np.array([(len(jpeg), 0, width, height, fmt.JPEG)], ENTRY)[0]
-        file.seek(pages.add(entry, k * counts.num_classes // photos))
+        file.seek(pages.add(entry, labels[k]))
         file.write(jpeg)
     pages.repeat(samples)
     for at, content in pages.ends():
