@@ -2,7 +2,7 @@
 
     checkpoint_last.pt               the newest
     checkpoint_e0003_s000120.pt ...  those before it, by the epoch and step that each goes on at
-    checkpoint_best.pt               the most accurate: the same file as one of these, or as one long gone
+    checkpoint_best.pt               the best by the task's first metric: the same file as one of these, or as one long gone
 
 The newest gets its numbered name when its successor lies whole on the disk, and only then the oldest goes.
 """
@@ -137,10 +137,11 @@ class CheckpointManager:
     def _best_is_of(self, snapshot: dict[str, Any]) -> bool:
         """Whether the best is as good as this run's past says; one that cannot be read is left to whoever reads it."""
         best = self._folder / BEST
-        if snapshot["best_acc1"] is None or not best.exists():
+        key = checkpoint.best_key(snapshot)
+        if snapshot[key] is None or not best.exists():
             return False
         try:
-            return bool(checkpoint.load(best, is_ours=True).get("best_acc1") == snapshot["best_acc1"])
+            return bool(checkpoint.load(best, is_ours=True).get(key) == snapshot[key])
         except UserError:
             return True
 
