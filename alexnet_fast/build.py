@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .beton.target_fields import misfit
 from .devices.device import Device
 from .devices.registry import resolve
 from .distributed import world as ranks
@@ -17,6 +18,7 @@ from .distributed.world import World
 from .engine.lr_schedule import Schedule
 from .engine.meter import Averages, Meter
 from .engine.precision import Precision, fused_or_foreach
+from .engine.tasks import TASKS, Task
 from .engine.train_state import TrainState
 from .errors import UserError
 from .loader.bad_samples import SkippedSample
@@ -120,17 +122,18 @@ def all_skipped(world: World, loader: Loader, before: list[SkippedSample]) -> li
 
 
 def check_labels(loader: Loader, recipe: Recipe) -> Loader:
-    """The loader, if the model has a class for each of its labels; otherwise closes it and raises UserError."""
-    lowest, classes = int(loader.beton.labels.min(initial=0)), recipe.model.num_classes
-    if lowest >= 0 and loader.num_classes <= classes:
+    """The loader, if the recipe's task can learn from its labels with the recipe's number of outputs; otherwise UserError, and it is closed."""
+    found = misfit(loader.beton, recipe.model.task, recipe.model.num_classes)
+    if found is None:
         return loader
-    wrong = lowest if lowest < 0 else loader.num_classes - 1
     path = loader.beton.path
     loader.close()
-    raise UserError(
-        f"{path} has a label {wrong}, but model.num_classes = {classes} allows 0 to {classes - 1}: "
-        + (f"set model.num_classes = {loader.num_classes}" if lowest >= 0 else "pack the set again")
-    )
+    raise UserError(f"{path} has {found.has}, but {found.but}: {found.remedy}")
+
+
+def task_of(recipe: Recipe) -> Task:
+    """What the model is trained for."""
+    return TASKS[recipe.model.task](recipe.optim.label_smoothing)
 
 
 def train_state(recipe: Recipe, world: World, device: Device) -> TrainState:
@@ -155,7 +158,7 @@ def train_state(recipe: Recipe, world: World, device: Device) -> TrainState:
         loss_scale=recipe.precision.loss_scale,
         replicate=partial(ranks.wrap_ddp, world=world, reduce=recipe.precision.reduce),
     )
-    return TrainState(precision, Meter(device.torch_device, world), recipe.optim.label_smoothing)
+    return TrainState(precision, Meter(device.torch_device, world, task_of(recipe)))
 
 
 def schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:

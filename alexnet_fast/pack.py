@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 from .beton.classes import without_images
 from .common.cli import Defaults, Parser, add_field_flags, file_path
@@ -23,7 +23,7 @@ from .packing.data_folder import SHUFFLE_SEED, shared_classes
 from .packing.encode import Encoding
 from .packing.journal import progress_sentence
 from .packing.listing import FolderError
-from .packing.sources import FOLDER, SOURCES, Dataset, Source, open_dataset
+from .packing.sources import FOLDER, SOURCES, Dataset, LabelType, Source, open_dataset
 from .packing.writer import PackResult, check_place, left_aside, write_beton
 
 PROG = "python -m alexnet_fast.pack"
@@ -56,6 +56,13 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
     )
     for kind in FLAGGED:
         add(f"--{kind}", type=file_path, metavar="FILE", help=SOURCES[kind].flag_help)
+    add(
+        "--label-type",
+        choices=get_args(LabelType),
+        default="auto",
+        help="what the labels of a list are: names or numbers of classes (class), numbers that are stored as floats (float), or "
+        "floats if all are numbers and one has a decimal point, else classes (auto)",
+    )
     # Not in the result if not given, so that given options can be distinguished from Encoding's defaults.
     add(
         "--max-resolution",
@@ -152,6 +159,10 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
     given = [kind for kind in FLAGGED if getattr(options, kind)]
     if len(given) > 1:
         parser.error(f"--{given[0]} and --{given[1]} are two sources: give one")
+    if options.label_type != "auto" and not given:
+        parser.error(
+            f"--label-type says what the labels of a list are: give it with --{' or --'.join(FLAGGED)}"
+        )
     if "verify" in options:
         if options.data or options.out:
             parser.error(
@@ -225,7 +236,7 @@ def dataset_given(options: argparse.Namespace, folder: Path | None) -> Dataset:
     """
     for kind in FLAGGED:
         if file := getattr(options, kind):
-            return open_dataset(kind, folder or file.parent, file)
+            return open_dataset(kind, folder or file.parent, file, options.label_type)
     assert folder  # parse() has checked this
     return open_dataset(FOLDER, folder)
 
@@ -304,7 +315,12 @@ def pack_all(options: argparse.Namespace) -> int:
                 )
         except KeyboardInterrupt as stop:
             raise _stopped(stop, f"while packing: {progress_sentence(path, len(split.keys))}") from None
-        print(*map(escaped, summary(packed, len(split.classes), encoding)), sep="\n")
+        labels = (
+            f"of {len(split.classes)} classes"
+            if split.classes
+            else f"with labels {min(split.labels):g} to {max(split.labels):g}"
+        )
+        print(*map(escaped, summary(packed, labels, encoding)), sep="\n")
         if not options.limit and (missing := without_images(split.labels, split.classes)):
             print(f"  {missing}")
     return 0
@@ -339,7 +355,7 @@ def verify_all(options: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
-def summary(packed: PackResult, classes: int, encoding: Encoding) -> list[str]:
+def summary(packed: PackResult, labels: str, encoding: Encoding) -> list[str]:
     """The closing lines: what was written, how fast, and what was converted."""
     done = packed.samples + len(packed.skipped)
     how = (
@@ -350,7 +366,7 @@ def summary(packed: PackResult, classes: int, encoding: Encoding) -> list[str]:
     if packed.seconds and packed.resumed:
         how += f" after {packed.resumed:,} of an interrupted packing"
     lines = [
-        f"{packed.path}: {packed.samples:,} images of {classes} classes, {packed.file_bytes / 1e6:,.1f} MB, "
+        f"{packed.path}: {packed.samples:,} images {labels}, {packed.file_bytes / 1e6:,.1f} MB, "
         f"{packed.payload_bytes / 1e6:,.1f} MB of it images ({packed.payload_bytes / packed.samples / 1e3:,.1f} kB each), {how}"
     ]
     what = {

@@ -66,7 +66,7 @@ class Data(Section):
     image_field: Text = ""
     """Name of the betons' field that is the image; empty = their only RGB image."""
     label_field: Text = ""
-    """Name of the betons' field that is the label; empty = their only int."""
+    """Name of the betons' field that is the label; empty = their only int or, without an int, their only float."""
     synthetic: bool = False
     """Train on synthetic images in place of data.train and data.val: to measure, not to learn."""
     size: Annotated[int, Field(le=4096)] = 224
@@ -97,8 +97,10 @@ class Data(Section):
 class Model(Section):
     name: ModelName = "alexnet"
     """The network; resnet18 needs torchvision, and model.dropout = 0."""
+    task: Literal["classification", "regression"] = "classification"
+    """What is learned: classification (a class from an int, by cross entropy) or regression (a number from a float, by its squared error)."""
     num_classes: Positive = 1000
-    """Number of classes; labels run from 0 to one less."""
+    """Outputs of the model: the number of classes, whose labels are 0 to one less; 1 for regression."""
     dropout: Share = 0.5
     """Dropout before the first two fully connected layers."""
     init: Literal["torch", "he"] = "torch"
@@ -117,7 +119,7 @@ class Optim(Section):
     weight_decay: Rate = 1e-4
     """L2 penalty on all parameters."""
     label_smoothing: Share = 0.1
-    """Share of the target spread evenly over all classes, in training."""
+    """Share of the target spread evenly over all classes, in training; not used by regression."""
 
 
 class Schedule(Section):

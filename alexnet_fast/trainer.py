@@ -28,9 +28,10 @@ from .decode.kernel import decode_chunk
 from .distributed import world as ranks
 from .distributed.stop_signals import StopSignals
 from .distributed.world import World
-from .engine.evaluate import Accuracy, evaluate
+from .engine.evaluate import Evaluation, evaluate
 from .engine.meter import Averages, ThroughputMeter
-from .engine.precision import Precision
+from .engine.tasks import target_of
+from .engine.train_state import TrainState
 from .errors import StoppedBySignal, escaped
 from .kernel_cache import is_cached
 from .loader.bad_samples import SkippedSample, summarize
@@ -45,20 +46,20 @@ from .run.checkpoint_manager import CheckpointManager
 from .run.data_wait import DataWaitMonitor
 from .run.folder import hold_run_folder, make_folder, writing
 from .run.log import Log
-from .run.log_fields import full_batches
+from .run.log_fields import full_batches, score
 from .run.report import (
     EVALUATION,
     REPORT,
     Report,
-    accuracy_lines,
     closing_lines,
+    evaluation_lines,
     read_report,
     versions,
 )
 from .run.resume import assert_ranks_agree, find_weights, load_start
-from .run.same_set import check_val_classes, classes_of, learnt_classes, unread
+from .run.same_set import check_learnt_task, check_val_classes, classes_of, learnt_classes, unread
 
-Pair = tuple[Tensor, Tensor]  # images and labels on the device
+Pair = tuple[Tensor, Tensor]  # images and targets on the device
 
 
 def train(recipe: Recipe, resume: str | None = None) -> Report:
@@ -86,7 +87,7 @@ class Trainer:
             len(self.train_set), recipe.schedule.steps_per_epoch or len(self.train_set)
         )
         self.state = train_state(recipe, world, device)
-        self.precision, self.meter = self.state.precision, self.state.meter
+        self.precision, self.meter, self.task = self.state.precision, self.state.meter, self.state.task
         ranks.seed_per_rank(world)
         self.lr_schedule = schedule(recipe, self.steps_per_epoch)
         self.feed = DevicePrefetcher(device, self.precision.dtype)
@@ -95,7 +96,7 @@ class Trainer:
         self.data_wait = DataWaitMonitor(self.train_set, world.world_size)
 
         hold_run_folder(recipe, world, stack)
-        classes = classes_of(self.train_set, world)
+        classes = classes_of(self.train_set, recipe, world)
         progress, taken, notes = load_start(
             recipe, resume, self.precision, world, device, self.train_set, classes
         )
@@ -105,8 +106,8 @@ class Trainer:
             known = classes
             if not classes.names and self.classes:
                 known = replace(classes, names=self.classes, whose=f"the checkpoint {taken}")
-            notes += check_val_classes(known, self.val_set, world)
-        self.cursor, self.best_acc1 = progress.cursor, progress.best_acc1
+            notes += check_val_classes(known, self.val_set, recipe, world)
+        self.cursor, self.best = progress.cursor, progress.best
         self.skipped_before = self.skipped = list(progress.skipped_samples)
         self.meter.load_state_dict(*progress.meters)
         assert_ranks_agree(world, self.precision, self.train_set, self.cursor, self.val_set)
@@ -121,13 +122,14 @@ class Trainer:
                 steps_per_epoch=self.steps_per_epoch,
                 going_on_from=self.cursor,
                 tensorboard=recipe.log.tensorboard,
+                task=self.task,
                 speaks=world.is_rank0,
                 ceiling_img_per_s=ceiling_img_per_s(
                     recipe, machine_of(device, world), self.train_set.beton.map.size
                 ),
             )
         stack.callback(self.log.close)
-        if 2 * self.train_set.num_classes < recipe.model.num_classes:
+        if target_of(self.task).are_classes and 2 * self.train_set.num_classes < recipe.model.num_classes:
             notes.append(
                 f"warning: the set has {self.train_set.num_classes} classes and the model {recipe.model.num_classes}: "
                 f"--set model.num_classes={self.train_set.num_classes}, if the set is complete"
@@ -144,35 +146,35 @@ class Trainer:
 
     def run(self) -> Report:
         """Run all epochs from the cursor on, with an evaluation and a checkpoint after each where one is due."""
-        recipe, accuracy, averages = self.recipe, None, None
+        recipe, evaluation, averages = self.recipe, None, None
         for epoch in range(self.cursor["epoch"], recipe.schedule.epochs):
             self.train_epoch(epoch)
             self.tell_skipped()
             last = epoch + 1 == recipe.schedule.epochs
             due = self.val_set is not None and (last or is_due(recipe.eval.every, epoch + 1))
-            accuracy, averages = self.validate() if due else None, self.meter.read()
+            evaluation, averages = self.validate() if due else None, self.meter.read()
             values = self.precision.figures()
             if recipe.data.on_error == "skip":  # from the meter's count, which includes steps before a resume
                 in_all = self.steps_per_epoch * recipe.data.global_batch_size
                 values["skipped_in_epoch"] = in_all - averages.samples
-            self.log.epoch(epoch, self.precision.learning_rate, averages, accuracy, self.clock, **values)
+            self.log.epoch(epoch, self.precision.learning_rate, averages, evaluation, self.clock, **values)
             self.meter.clear()
             self.cursor = {"epoch": epoch + 1, "step": 0}
 
-            before = self.best_acc1
-            is_best = accuracy is not None and (before is None or accuracy.acc1 > before)
-            if accuracy is not None and is_best:
-                self.best_acc1 = accuracy.acc1
+            before, first = self.best, self.task.metrics[0]
+            value = None if evaluation is None else evaluation.metrics[first.name]
+            is_best = value is not None and first.is_better(value, before)
+            self.best = value if is_best else before
             asked = recipe.checkpoint
             saves = last or is_best or is_due(asked.every_epochs, epoch + 1)
             saves = saves or is_due(asked.every_steps, self.steps_per_epoch)
             if asked.is_asked_for and saves and not self.save(is_best):
-                self.best_acc1 = before  # the best must be one that was saved
+                self.best = before  # the best must be one that was saved
 
-        if accuracy is None and self.val_set is not None:  # resumed after its last epoch
-            accuracy = self.validate()
-            self.log.accuracy(accuracy)
-        return self.report(averages, accuracy)
+        if evaluation is None and self.val_set is not None:  # resumed after its last epoch
+            evaluation = self.validate()
+            self.log.evaluation(evaluation)
+        return self.report(averages, evaluation)
 
     def train_epoch(self, epoch: int) -> None:
         """The steps of an epoch from the cursor on; only log lines, every print_freq, and checkpoints wait for the device."""
@@ -185,11 +187,11 @@ class Trainer:
         with self.clock.training(), closing(self.feed(self.train_set)) as batches:
             waited_s = self.train_set.wait_s
             self.data_wait.go_on()
-            for step, (images, labels) in enumerate(islice(batches, steps - first), first):
+            for step, (images, targets) in enumerate(islice(batches, steps - first), first):
                 self.state.lr = self.lr_schedule(epoch * steps + step)
-                self.state.train_step(images, labels)
+                self.state.train_step(images, targets)
 
-                self.clock.step(len(labels) * self.world.world_size, self.train_set.wait_s - waited_s)
+                self.clock.step(len(targets) * self.world.world_size, self.train_set.wait_s - waited_s)
                 waited_s = self.train_set.wait_s
                 self.cursor = {"epoch": epoch, "step": step + 1}
                 self.log.advance(epoch, step + 1)
@@ -204,12 +206,12 @@ class Trainer:
                         self.save()
                 self.stop_if_signalled()
 
-    def validate(self) -> Accuracy:
-        """Exact accuracies on the evaluation set."""
+    def validate(self) -> Evaluation:
+        """The task's exact metrics on the evaluation set."""
         assert self.val_set is not None
         batches = self.until_stopped(self.val_feed(self.val_set))
         full_batches_of = self.recipe.eval.full_batches_of
-        return validate(self.precision, self.val_set, batches, self.world, full_batches_of)
+        return validate(self.state, self.val_set, batches, self.world, full_batches_of)
 
     def until_stopped(self, batches: Iterable[Pair]) -> Iterator[Pair]:
         """An evaluation's batches, looking for a signal at each step that all ranks have."""
@@ -243,10 +245,11 @@ class Trainer:
         progress = ResumeState(
             self.cursor,
             [self.meter.state_dict()],
-            self.best_acc1,
+            self.best,
             skipped,
             self.classes,
             self.train_set_identity,
+            self.task.metrics[0].name,
         )
         dumped = recipe.model_dump(mode="json")
         if averages.nonfinite_steps == 0 and self.keeper.save(self.precision, progress, dumped, is_best):
@@ -276,7 +279,7 @@ class Trainer:
         if self.val_set is not None:
             sets += f", {self.val_set.num_samples:,} to evaluate on"
         return (
-            f"{recipe.run.name}: {MODELS[recipe.model.name].title}, {recipe.model.num_classes} classes, {recipe.precision.level}, "
+            f"{recipe.run.name}: {MODELS[recipe.model.name].title}, {self.task.describe(recipe.model.num_classes)}, {recipe.precision.level}, "
             f"{recipe.data.size} px, on {self.where}; {sets}; "
             f"{plural(recipe.schedule.epochs, 'epoch')} of {plural(self.steps_per_epoch, 'step')} of "
             f"{recipe.data.global_batch_size}; results in {self.folder}"
@@ -288,13 +291,13 @@ class Trainer:
         plural = f"{self.world.world_size} x " if self.world.world_size > 1 else ""
         return f"{plural}{self.device.kind} ({self.device.name})"
 
-    def report(self, averages: Averages | None, accuracy: Accuracy | None) -> Report:
+    def report(self, averages: Averages | None, evaluation: Evaluation | None) -> Report:
         """Write report.json and print the closing lines."""
         recipe, speed = self.recipe, self.clock.run
         report = Report(
             name=recipe.run.name,
-            accuracy=accuracy,
-            best_acc1=self.best_acc1,
+            evaluation=evaluation,
+            best=self.best,
             training=averages,
             epochs=recipe.schedule.epochs,
             steps=recipe.schedule.epochs * self.steps_per_epoch,
@@ -310,8 +313,9 @@ class Trainer:
             versions=versions(),
             recipe=recipe.model_dump(mode="json"),
             measured=self.precision.figures(),
+            task=self.task,
         )
-        before = read_report(self.folder / REPORT) if averages is None else None
+        before = read_report(self.folder / REPORT, self.task) if averages is None else None
         if before is not None:  # it had trained all its epochs and written its report
             self.log.say(
                 f"{recipe.run.name} is already complete: its report is kept; to train further, raise schedule.epochs "
@@ -320,44 +324,51 @@ class Trainer:
         elif self.world.is_rank0:
             with writing(self.folder):
                 report.write(self.folder / REPORT)
-        for line in closing_lines(before or report.figures()):
+        for line in closing_lines(before or report.figures(), self.task):
             self.log.say(line)
         return report
 
 
-def evaluate_only(recipe: Recipe, resume: str | None = None) -> Accuracy:
+def evaluate_only(recipe: Recipe, resume: str | None = None) -> Evaluation:
     """Evaluate a checkpoint on the recipe's evaluation set: `resume`, or the run's best, or model.weights."""
     with ExitStack() as stack:
         world, device = init_distributed(recipe, stack)
         path = find_weights(recipe, resume)
-        precision = train_state(recipe, world, device).precision
+        state = train_state(recipe, world, device)
+        precision = state.precision
         loaded = checkpoint_manager.load(path)
+        check_learnt_task(path, loaded, recipe)
         precision.load_state_dict(loaded["state_dict"])
         val_set = stack.enter_context(val_loader(recipe, world, device))
-        for warning in check_val_classes(learnt_classes(path, loaded, recipe), val_set, world):
+        for warning in check_val_classes(learnt_classes(path, loaded, recipe), val_set, recipe, world):
             if world.is_rank0:
                 print(warning)
         assert_ranks_agree(world, precision, val_set)
         feed = DevicePrefetcher(device, precision.dtype)
-        accuracy = validate(precision, val_set, feed(val_set), world, recipe.eval.full_batches_of)
-    result = {"checkpoint": str(path), "acc1": accuracy.acc1, "acc5": accuracy.acc5, **asdict(accuracy)}
-    result["full_batches"] = full_batches(accuracy)
+        evaluation = validate(state, val_set, feed(val_set), world, recipe.eval.full_batches_of)
+    result = {"checkpoint": str(path), **score(evaluation), "loss": evaluation.loss}
+    result["full_batches"] = full_batches(evaluation)
     if world.is_rank0:
         with writing(recipe.folder):
             write_text(make_folder(recipe) / EVALUATION, json.dumps(result, indent=2) + "\n")
-        print(escaped(f"{path} on {recipe.data.val}: {accuracy.samples:,} samples, loss {accuracy.loss:.4f}"))
-        print("\n".join(accuracy_lines(accuracy)))
-    return accuracy
+        print(
+            escaped(
+                f"{path} on {recipe.data.val}: {evaluation.samples:,} samples, loss {evaluation.loss:.4f}"
+            )
+        )
+        print("\n".join(evaluation_lines(evaluation, state.task)))
+    return evaluation
 
 
 def validate(
-    precision: Precision,
+    state: TrainState,
     val_set: Loader,
     batches: Iterable[Pair],
     world: World,
     full_batches_of: int = 0,
-) -> Accuracy:
-    """The model's exact accuracies on all of `val_set`, of which `batches` are this rank's on the device."""
+) -> Evaluation:
+    """The task's exact metrics of the model on all of `val_set`, of which `batches` are this rank's on the device."""
+    precision = state.precision
     precision.model.eval()
     return evaluate(
         precision.forward,
@@ -365,6 +376,7 @@ def validate(
         val_set.num_samples,
         world,
         precision.device.torch_device,
+        task=state.task,
         batch_size=val_set.batch_size,
         full_batches_of=full_batches_of,
     )

@@ -32,6 +32,7 @@ from alexnet_fast import trainer as training
 from alexnet_fast.devices.device import Device
 from alexnet_fast.devices.registry import resolve
 from alexnet_fast.engine.precision import Precision, fused_or_foreach
+from alexnet_fast.engine.tasks import Regression
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.buffer_pool import Batch, BufferPool
 from alexnet_fast.loader.device_prefetcher import DevicePrefetcher
@@ -124,6 +125,22 @@ def test_batches_arrive_complete_and_in_order_epoch_after_epoch(
         check_all_arrive(feed, PinnedBatches(sizes), 1e-5 if dtype is torch.float32 else 4e-3)
     images, _ = next(iter(feed(PinnedBatches([4]))))
     assert images.dtype is dtype and images.is_contiguous(memory_format=device.memory_format)
+
+
+def test_float_targets_arrive_as_they_are_and_are_counted_as_on_the_cpu(device: Device) -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs, targets = (
+        torch.randn(40, 1, generator=generator),
+        1e3 * torch.randn(40, generator=generator),
+    )
+    images, task = torch.zeros(8, 3, 8, 8, dtype=torch.uint8), Regression()
+    feed = DevicePrefetcher(device, torch.float32)
+    got = torch.cat([each for _, each in feed([Batch(images, part) for part in targets.split(8)])])
+    assert got.dtype is torch.float32 and torch.equal(got.cpu(), targets)
+    counts = task.counts(outputs.to(device.torch_device), got)
+    assert torch.equal(counts.cpu(), task.counts(outputs, targets)) and counts.any()
+    ((_, classes),) = feed([Batch(images, torch.arange(8))])  # its buffers contained floats before
+    assert classes.dtype is torch.int64 and classes.tolist() == list(range(8))
 
 
 @needs_standin

@@ -51,14 +51,17 @@ class Entry:
 def write(
     path: Path,
     entries: Iterable[Entry | bytes],
-    labels: Sequence[int] | None = None,
-    more: Sequence[tuple[str, Sequence[int]]] = (),
+    labels: Sequence[float] | None = None,
+    more: Sequence[tuple[str, Sequence[float]]] = (),
 ) -> Path:
     """Write a beton of an image and a label field in one or more pages; labels are 0, 1, 2 ... unless given.
 
-    more: names and values of further int fields, after the label.
+    A field whose first value is a float is a float field, any other an int field.
+    more: names and values of further fields, after the label.
     """
     samples = [entry if isinstance(entry, Entry) else Entry.of(entry) for entry in entries]
+    columns = [("label", range(len(samples)) if labels is None else labels), *more]
+    floats = [len(values) > 0 and isinstance(values[0], float) for _, values in columns]
     metadata_end = 24 + (2 + len(more)) * 1041 + (24 + 8 * len(more)) * len(samples)
     at = -(-metadata_end // PAGE) * PAGE
     records, table, pages = b"", b"", bytearray()
@@ -68,13 +71,14 @@ def write(
             pages += bytes(room)
         ptr = at + len(pages)
         pages += sample.payload
-        records += struct.pack(
-            "<BHHQ3xq", sample.mode, sample.width, sample.height, ptr, i if labels is None else labels[i]
+        records += struct.pack("<BHHQ3x", sample.mode, sample.width, sample.height, ptr)
+        records += b"".join(
+            struct.pack("<d" if is_float else "<q", values[i])
+            for (_, values), is_float in zip(columns, floats)
         )
-        records += b"".join(struct.pack("<q", values[i]) for _, values in more)
         table += struct.pack("<QQQ", i, ptr, len(sample.payload))
     pages += bytes(-len(pages) % PAGE)
-    named = [(2, "image"), (1, "label"), *((1, name) for name, _ in more)]
+    named = [(2, "image"), *((0 if is_float else 1, name) for (name, _), is_float in zip(columns, floats))]
     fields = b"".join(struct.pack("<B16s1024x", kind, name.encode()) for kind, name in named)
     head = struct.pack("<HHIQQ", 2, len(named), PAGE, len(samples), at + len(pages)) + fields + records
     path.write_bytes(head + bytes(at - len(head)) + pages + table)
@@ -271,12 +275,14 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours.astype(np.int16) - theirs).mean())
 
 
-def read_with_ffcv(path: Path, *, os_cache: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def read_with_ffcv(
+    path: Path, *, os_cache: bool = True, floats: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, H, W, 3) uint8 and labels (N,) int64 as ffcv's own Loader delivers a file of one image size.
 
-    Without ``os_cache`` it reads the file page by page into its own memory.
+    Without ``os_cache`` it reads the file page by page into its own memory.  floats: labels are a float field, (N,) float64.
     """
-    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.basics import FloatDecoder, IntDecoder
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import Loader as TheirLoader
     from ffcv.loader import OrderOption
@@ -286,7 +292,7 @@ def read_with_ffcv(path: Path, *, os_cache: bool = True) -> tuple[np.ndarray, np
         batch_size=4,
         num_workers=1,
         order=OrderOption.SEQUENTIAL,
-        pipelines={"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]},
+        pipelines={"image": [SimpleRGBImageDecoder()], "label": [FloatDecoder() if floats else IntDecoder()]},
         os_cache=os_cache,
     )
     images, labels = (

@@ -61,7 +61,7 @@ def a_meter_reads_all_ranks(world: World) -> None:
     logits = torch.eye(6)[[0, 1]]
     meter.add(torch.tensor(1.0 + world.rank), logits, torch.tensor([0, 1 if world.is_rank0 else 5]))
     read = meter.read()
-    assert read.last_loss == read.loss == 1.5 and read.acc1 == 75
+    assert read.last_loss == read.loss == 1.5 and read.metrics["acc1"] == 75
 
 
 def differences_are_named(world: World) -> None:

@@ -216,3 +216,19 @@ def test_what_cannot_be_read_or_written_is_one_sentence(packed: Path, tmp_path: 
     (tmp_path / "file").write_text("")
     code, _, err = inspect(packed, "--out", tmp_path / "file")
     assert code == 2 and "cannot write" in err and "give another --out" in err
+
+
+def test_labels_that_are_numbers_of_any_size_are_statistics_and_not_classes(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    numbers = [-1e308, float("nan"), float("inf"), 1.7e308, 1.7e308, 0.25]
+    path = write(tmp_path / "a.beton", [jpeg(picture(90, 70))] * 6, numbers)
+    out = io.StringIO()
+    with redirect_stdout(out):
+        main([str(path), "--out", str(tmp_path / "pictures")])
+        main([str(write(tmp_path / "b.beton", [jpeg(picture(90, 70))] * 2, [0.25, 1e-9])), "--json"])
+    said, told = out.getvalue().splitlines()[0], json.loads(out.getvalue()[out.getvalue().index("\n{") :])
+    assert said.startswith(f"{path}: 6 samples, packed by ") and "a label       nan to nan" in out.getvalue()
+    assert told["balance"] is None
+    assert told["labels"] == {"least": 1e-9, "mean": 0.125, "median": 0.125, "most": 0.25}
+    assert (tmp_path / "pictures/samples.png").exists() and not recwarn.list

@@ -22,7 +22,8 @@ from PIL import Image
 from alexnet_fast import modelzoo_flags
 from alexnet_fast import train as command
 from alexnet_fast.distributed.world import World
-from alexnet_fast.engine.evaluate import TopKCounts, evaluate
+from alexnet_fast.engine.evaluate import Score, evaluate
+from alexnet_fast.engine.tasks import Classification
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.sampler import DistributedBatchSampler
 from alexnet_fast.models.alexnet import AlexNet
@@ -540,7 +541,7 @@ def test_momenta_that_are_not_sgds_start_from_zero(tmp_path: Path) -> None:
     )
     momenta = [state["momentum_buffer"] for state in precision.optimizer.state.values()]
     assert not has_momenta and len(momenta) == 16 and not any(momentum.any() for momentum in momenta)
-    assert progress.cursor == {"epoch": 4, "step": 0} and progress.best_acc1 is None
+    assert progress.cursor == {"epoch": 4, "step": 0} and progress.best is None
 
 
 def test_ours_loads_in_torchvision(finished: tuple[Path, Path], require: Callable[[str], Any]) -> None:
@@ -592,12 +593,13 @@ def test_full_batches_count_the_same_samples_for_any_batch_and_ranks(
 
     whole = num_samples - num_samples % full
     right = logits.argmax(1) == labels
-    assert results[0].top1 == right.sum() and results[0].samples == num_samples
+    assert results[0].counted["top1"] == right.sum() and results[0].samples == num_samples
     if whole == 0:
         assert results[0].full_batches is None
     else:
         five = (logits.topk(5).indices == labels[:, None]).any(1)
-        assert results[0].full_batches == TopKCounts(whole, int(right[:whole].sum()), int(five[:whole].sum()))
+        counts = [int(right[:whole].sum()), int(five[:whole].sum())]
+        assert results[0].full_batches == Score.of(Classification(), whole, counts)
 
 
 def test_flags_that_select_a_missing_recipe_say_so(tmp_path: Path) -> None:

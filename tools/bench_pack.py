@@ -33,7 +33,9 @@ class FolderDataset:
     def __getitem__(self, index: int) -> tuple[object, int]:
         from PIL import Image
 
-        return Image.open(self.split.root / self.split.paths[index]).convert("RGB"), self.split.labels[index]
+        return Image.open(self.split.root / self.split.paths[index]).convert("RGB"), int(
+            self.split.labels[index]
+        )
 
 
 def pack_ours(split: ImageFolder, path: Path, options: argparse.Namespace) -> None:

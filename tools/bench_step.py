@@ -46,6 +46,7 @@ def step_of(
     from alexnet_fast.devices.registry import resolve
     from alexnet_fast.engine.meter import Meter
     from alexnet_fast.engine.precision import Precision, fused_or_foreach
+    from alexnet_fast.engine.tasks import Classification
     from alexnet_fast.engine.train_state import TrainState
 
     device = resolve(device_name)
@@ -78,7 +79,7 @@ def step_of(
     )
     images = images.to(device.torch_device, precision.dtype, memory_format=device.memory_format)
 
-    state = TrainState(precision, Meter(device.torch_device), label_smoothing=0.1)
+    state = TrainState(precision, Meter(device.torch_device, task=Classification(label_smoothing=0.1)))
     return partial(state.train_step, images, labels), device.synchronize, f"{device.kind} ({device.name})"
 
 

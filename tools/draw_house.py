@@ -65,7 +65,7 @@ ROOMS = {
     ),
     "build": Room(
         "builds the parts of a run from a recipe",
-        "common devices distributed engine loader models recipe run",
+        "beton common devices distributed engine loader models recipe run",
         "torch",
     ),
     "doctor": Room(
@@ -87,7 +87,7 @@ ROOMS = {
         "beton common devices distributed engine loader recipe recipe_toml",
         "torch",
     ),
-    "engine": Room("a training step, and an evaluation", "devices distributed loader", "torch"),
+    "engine": Room("a training step, and an evaluation", "beton common devices distributed loader", "torch"),
     "ffcv_ops": Room("our decoders in FFCV's own Loader", "beton common decode", "ffcv threading"),
     "loader": Room(
         "pixels to batches: order, threads, host buffers, copies to the device",

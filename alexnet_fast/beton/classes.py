@@ -19,6 +19,7 @@ from ..common.untrusted import printable
 from . import format as fmt
 from .reader import Beton, BetonError
 from .sidecar import names
+from .target_fields import INT
 
 PACKED = "label"
 """The field whose classes our packer names."""
@@ -55,10 +56,15 @@ class Classes:
             trouble = str(error)
         return cls(str(beton.path), _each_once(beton.labels), found, trouble)
 
+    @classmethod
+    def none(cls, whose: str) -> Classes:
+        """For targets that are not classes: there is nothing to compare."""
+        return cls(whose, np.zeros(0, np.int64))
+
     @property
     def count(self) -> int:
         """How many classes there are; without names, one more than the largest label."""
-        return len(self.names) or int(self.labels[-1]) + 1
+        return len(self.names) or (int(self.labels[-1]) + 1 if len(self.labels) else 0)
 
     def name(self, label: int) -> str | None:
         """The name of a label's class; None if it is not known."""
@@ -68,15 +74,20 @@ class Classes:
 def class_names(beton: Beton, sidecar: Mapping[str, Any] | None) -> list[str]:
     """The class names of labels 0, 1, ... by a file's sidecar; empty if it has none for the field that is the label.
 
-    In a file of several int fields the sidecar describes only the one that our packer writes.
+    In a file of several int fields the sidecar describes only the one that our packer writes; a float field has no classes.
     """
+    if beton.target_field != INT:
+        return []
     ints = sum(field.type_id == fmt.INT_ID for field in beton.fields)
     return names(sidecar, "classes") if ints == 1 or beton.label_field == PACKED else []
 
 
 def packed_classes(path: Path) -> list[str] | None:
-    """The classes of a beton that was packed before; None if there is none, or its classes are not known."""
+    """The classes of a beton that was packed before: empty if its labels are numbers, None if there is no beton or its classes are
+    not known."""
     with suppress(BetonError), Beton(path) as beton:
+        if beton.target_field != INT:
+            return []
         return class_names(beton, beton.read_sidecar()) or None
     return None
 
@@ -111,7 +122,7 @@ def doubt(known: Classes, other: Classes) -> str:
     )
 
 
-def without_images(labels: Sequence[int], classes: Sequence[str]) -> str:
+def without_images(labels: Sequence[float], classes: Sequence[str]) -> str:
     """Which classes have no image, in words; "" if each has one."""
     empty = sorted(set(range(len(classes))) - set(labels))
     if not empty:

@@ -18,8 +18,9 @@ from ..common.settled import Settled
 from ..common.untrusted import printable, read_json
 from . import format as fmt
 from .errors import BetonError, FieldError
-from .fields import Field, choose, fields_of, listed
+from .fields import IMAGE, LABEL, Field, choose, fields_of, listed
 from .mapped import MappedFile, Unchanged
+from .target_fields import TARGET_FIELDS, TargetField
 
 __all__ = ["Beton", "BetonError", "FieldError", "max_sidecar_bytes", "sidecar_path"]
 
@@ -38,7 +39,7 @@ def sidecar_path(path: Path) -> Path:
 
 
 class Beton(Settled):
-    """The samples of a beton file: each an RGB image and an int, the label.
+    """The samples of a beton file: each an RGB image and an int or a float, the label.
 
     If the file has several fields of one of these types, the one to read must be named; other fields are ignored.
 
@@ -50,7 +51,8 @@ class Beton(Settled):
 
     Args:
         path: the file.
-        image_field, label_field: names of the fields, as the file stores them; None = the only one of that type.
+        image_field, label_field: names of the fields, as the file stores them; None = the only one of that type;
+            a float field is the label if it is named, or if there is no int field.
 
     Attributes:
         path: the file.
@@ -59,7 +61,8 @@ class Beton(Settled):
         image_field, label_field: names of the two fields that are read.
         images: (N,) structured ``format.RGB_IMAGE``: mode (0 JPEG, 1 raw RGB), width and height in
             pixels, data_ptr.
-        labels: (N,) int64.
+        target_field: what the label is in the file and in a batch.
+        labels: (N,) int64, or float64 of a float field.
         sizes: (N,) uint64, payload bytes.
         map: (file size,) uint8, the memory map; read-only.
 
@@ -75,6 +78,7 @@ class Beton(Settled):
     fields: tuple[Field, ...]
     image_field: str
     label_field: str
+    target_field: TargetField
     images: np.ndarray
     labels: np.ndarray
     sizes: np.ndarray
@@ -106,6 +110,7 @@ class Beton(Settled):
         image, label = self._chosen(image_field, label_field)
         records = self._records(header)
         self.image_field, self.label_field = self.fields[image].name, self.fields[label].name
+        self.target_field = TARGET_FIELDS[self.fields[label].type_id]
         self.images = records[f"f{image}"]
         self.labels = np.ascontiguousarray(records[f"f{label}"])
         self.sizes = self._sizes(
@@ -134,7 +139,12 @@ class Beton(Settled):
 
     @property
     def num_classes(self) -> int:
-        """One more than the largest label."""
+        """One more than the largest label; FieldError if it is a float, which has no classes."""
+        if not np.issubdtype(self.labels.dtype, np.integer):
+            raise FieldError(
+                f"{self.path} has no classes: its label {self.label_field!r} is a float; see beton.labels, or give label_field = "
+                "the name of an int field"
+            )
         return int(self.labels.max()) + 1
 
     @cached_property
@@ -249,9 +259,10 @@ class Beton(Settled):
             raise BetonError(
                 f"{self.path} has a field of an unknown type: {listed(fields)}; types 0 to 6 can be read"
             )
-        if not {fmt.RGB_IMAGE_ID, fmt.INT_ID} <= {field.type_id for field in fields}:
+        there = {field.type_id for field in fields}
+        if fmt.RGB_IMAGE_ID not in there or there.isdisjoint(TARGET_FIELDS):
             raise BetonError(
-                f"{self.path} needs one RGB image field and one int field (the label), it has {listed(fields)}"
+                f"{self.path} needs one RGB image field and one int field or float field (the label), it has {listed(fields)}"
             )
         return fields
 
@@ -259,8 +270,8 @@ class Beton(Settled):
         """The positions of the image and the label among the fields."""
         try:
             return (
-                choose(self.fields, fmt.RGB_IMAGE_ID, image_field),
-                choose(self.fields, fmt.INT_ID, label_field),
+                choose(self.fields, IMAGE, image_field),
+                choose(self.fields, LABEL, label_field),
             )
         except ValueError as error:
             raise FieldError(f"{self.path} {error}") from None

@@ -66,7 +66,7 @@ def add_field_flags(parser: argparse.ArgumentParser, only: str = "") -> None:
 
     only: a text before their help, on when they apply.
     """
-    for name, kind in (("image", "RGB image"), ("label", "int")):
+    for name, kind in (("image", "RGB image"), ("label", "int or, without an int, float")):
         parser.add_argument(
             f"--{name}-field",
             metavar="NAME",

@@ -177,13 +177,11 @@ def examine_file(
 
 
 def _contents(file: File, beton: Beton, recipe: Recipe, use: Use) -> Finding:
-    lowest, classes = int(beton.labels.min()), beton.num_classes
-    text = f"{beton.path}: {size(len(beton.map))}, {plural(beton.num_samples, 'sample')}, labels {lowest} to {classes - 1}"
-    if lowest < 0 or classes > recipe.model.num_classes:
-        remedy = "pack the set again" if lowest < 0 else f"--set model.num_classes={classes}"
-        return fault(
-            f"{file.name} set", f"{text}, but model.num_classes = {recipe.model.num_classes}", remedy
-        )
+    from ..beton.target_fields import TARGETS, described, misfit
+
+    text = f"{beton.path}: {size(len(beton.map))}, {plural(beton.num_samples, 'sample')}, {described(beton)}"
+    if found := misfit(beton, recipe.model.task, recipe.model.num_classes):
+        return fault(f"{file.name} set", f"{text}: {found.has}, but {found.but}", found.flags)
     if file.batch % use.world_size and file.batch > 1:
         return fault(
             f"{file.name} set",
@@ -196,6 +194,9 @@ def _contents(file: File, beton: Beton, recipe: Recipe, use: Use) -> Finding:
             f"{text}; fewer than data.global_batch_size = {file.batch}",
             f"--set data.global_batch_size={max(1, beton.num_samples // use.world_size) * use.world_size}",
         )
+    if not TARGETS[recipe.model.task].are_classes:
+        return ok(f"{file.name} set", text)
+    classes = beton.num_classes
     if 2 * classes < recipe.model.num_classes:
         return warning(
             f"{file.name} set",
@@ -211,13 +212,16 @@ def classes(recipe: Recipe, use: Use) -> list[Finding]:
     """Whether labels mean the same in the training set and in the evaluation set; nothing if a run opens only one of them."""
     from ..beton.classes import Classes, difference, doubt
     from ..beton.reader import Beton
+    from ..beton.target_fields import TARGETS
 
-    if len(sets := files(recipe, use)) < 2:
+    if len(sets := files(recipe, use)) < 2 or not TARGETS[recipe.model.task].are_classes:
         return []
     try:
         both = []
         for file in sets:
             with Beton(file.path, **recipe.data.fields) as beton:
+                if beton.target_field != TARGETS[recipe.model.task].field:  # which its own finding reports
+                    return []
                 both.append(Classes.of(beton))
     except UserError:  # which another finding reports
         return []

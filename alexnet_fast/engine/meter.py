@@ -1,11 +1,11 @@
-"""Counting a run's steps: losses and hits on the device, seconds on the host."""
+"""Counting a run's steps: losses and the task's counts on the device, seconds on the host."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,20 +13,20 @@ from torch import Tensor
 
 from ..devices.device import Device
 from ..distributed.world import World
-from .evaluate import count_top_k
+from .tasks import Classification, Task
 
 
 @dataclass(frozen=True)
 class Averages:
-    """Loss of the last step; mean loss and accuracies in percent over the epoch so far; all ranks together.
+    """Loss of the last step; mean loss and the task's metrics over the epoch so far; all ranks together.
 
+    metrics: a value for each name.
     nonfinite_steps: how many steps, up to the last, have had a loss that was not finite.  samples: of the epoch so far.
     """
 
     last_loss: float
     loss: float
-    acc1: float
-    acc5: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
     nonfinite_steps: int = 0
     samples: int = 0
 
@@ -35,34 +35,39 @@ class Meter:
     """Sums over an epoch's training steps, kept on each rank's device: `add` waits for nothing, `read` does.
 
     All are written in place, so that `add` can be part of a captured graph.
+
+    task: what is counted; None = classification.
     """
 
-    def __init__(self, device: torch.device, world: World | None = None) -> None:
+    def __init__(self, device: torch.device, world: World | None = None, task: Task | None = None) -> None:
         self._world = world or World()
+        self.task = task or Classification()
         self._loss = torch.zeros((), device=device)  # sum of the batches' mean losses
         self._last_loss = torch.zeros((), device=device)
-        self._counts = torch.zeros(4, dtype=torch.int64, device=device)  # batches, samples, top1, top5
+        # Batches, samples, and the task's counts.
+        self._counts = torch.zeros(2 + self.task.num_counts, dtype=torch.int64, device=device)
+        self._batches, self._samples, self._of_task = self._counts[0], self._counts[1], self._counts[2:]
         self._nonfinite = torch.zeros(1, dtype=torch.int64, device=device)  # steps in a row, over epochs
 
     @torch.no_grad()
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count one step: its mean loss, float32 logits (B, C), int64 labels (B,)."""
-        top1, top5 = count_top_k(logits, labels)
+    def add(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        """Count one step: its mean loss, float32 outputs (B, C), targets (B,)."""
         self._last_loss.copy_(loss)
         self._loss += self._last_loss
         self._nonfinite.add_(1).mul_((self._last_loss * 0).ne(0))  # 0 times no number is NaN
-        self._counts += torch.stack([torch.ones_like(top1), torch.full_like(top1, len(labels)), top1, top5])
+        self._batches += 1
+        self._samples += len(targets)
+        self._of_task += self.task.counts(outputs, targets)
 
     def read(self) -> Averages:
         """The epoch so far, over all ranks, each of which has to call this."""
-        counts = self._world.all_reduce_sum(torch.cat([self._counts, self._nonfinite])).tolist()
-        batches, samples, top1, top5, nonfinite = counts
+        sums = self._world.all_reduce_sum(torch.cat([self._counts, self._nonfinite])).tolist()
+        batches, samples, *counts, nonfinite = sums
         last_loss, loss = self._world.all_reduce_sum(torch.stack([self._last_loss, self._loss])).tolist()
         return Averages(
             last_loss=last_loss / self._world.world_size,
             loss=loss / max(1, batches),
-            acc1=100 * top1 / max(1, samples),
-            acc5=100 * top5 / max(1, samples),
+            metrics=self.task.summary(counts, samples),
             nonfinite_steps=-(-nonfinite // self._world.world_size),
             samples=samples,
         )

@@ -8,12 +8,13 @@ from typing import Any
 from ..beton.classes import class_names
 from ..beton.reader import Beton, sidecar_path
 from ..beton.sidecar import facts, names
+from ..beton.target_fields import FLOAT
 from ..common.untrusted import printable
 from ..errors import UserError
 from ..packing import corrupt
 from ..packing.encode import Encoding, encode_item, encoder_versions
 from ..packing.errors import UnreadableImage
-from ..packing.manifest import Manifest
+from ..packing.manifest import Manifest, target_of
 from ..packing.sources import FOLDER, SOURCES, Dataset, Reader
 from .coefficients import coefficients, same_coefficients
 
@@ -34,7 +35,7 @@ class PackedSource:
         dataset, split: where they are.
         reader: reads them.
         paths: the key of each sample.
-        classes: the names of labels 0, 1, ...
+        classes: the names of labels 0, 1, ...; empty if labels are numbers.
         known: keys of all images that the packer read.
         converted: keys of the images that were converted.
         settings: the packer's.
@@ -69,7 +70,11 @@ class PackedSource:
             class_names(beton, sidecar),
             sidecar.get("settings"),
         )
-        if len(paths) != beton.num_samples or not classes or not isinstance(settings, dict):
+        if (
+            len(paths) != beton.num_samples
+            or not isinstance(settings, dict)
+            or not (classes or target_of(settings) == FLOAT)
+        ):
             raise UserError(
                 f"{beton.path} cannot be compared with {dataset.reader('').place}: no {beton.path.name}.json says what it was packed from; "
                 "verify it without --source"
@@ -111,14 +116,11 @@ class PackedSource:
         now = encoder_versions(self.encoding)
         return f"pixels of encoded images against their source: packed with {self.encoder}, this is {now}"
 
-    def fault(self, index: int, stored: bytes, label: int, size: tuple[int, int]) -> str:
+    def fault(self, index: int, stored: bytes, label: float, size: tuple[int, int]) -> str:
         """How a sample differs from its source, in words; "" if it does not."""
         path = self.paths[index]
-        named = self.classes[label] if 0 <= label < len(self.classes) else None
-        expected = self.dataset.class_of(self.split, path)
-        if named is None or named != expected:
-            what = "folder" if self.dataset.kind == FOLDER else "source"
-            return f"its label {label} is {named or 'no class'}, its {what} {expected or 'has no such image'}"
+        if other := self._label_fault(path, label):
+            return other
         try:
             if self.encoding.mode == "lossless" and path not in self.converted:
                 same = same_as_source(stored, self.reader.read(path).image)
@@ -131,6 +133,23 @@ class PackedSource:
             return "" if again.payload == stored else f"its {what} are not its source's, encoded again"
         if (again.width, again.height) != size:
             return f"it has {size[0]} x {size[1]} pixels, its source, encoded again, {again.width} x {again.height}"
+        return ""
+
+    def _label_fault(self, path: str, label: float) -> str:
+        """How a label differs from its source's, in words; "" if it does not."""
+        expected, what = (
+            self.dataset.class_of(self.split, path),
+            "folder" if self.dataset.kind == FOLDER else "source",
+        )
+        if not self.classes:
+            try:
+                same = expected is not None and float(expected) == label
+            except ValueError:
+                same = False
+            return "" if same else f"its label is {label}, its {what} {expected or 'has no such image'}"
+        named = self.classes[int(label)] if 0 <= label < len(self.classes) else None
+        if named is None or named != expected:
+            return f"its label {int(label)} is {named or 'no class'}, its {what} {expected or 'has no such image'}"
         return ""
 
     def changed(self) -> str:

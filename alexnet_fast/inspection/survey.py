@@ -12,6 +12,7 @@ from ..beton import format as fmt
 from ..beton.classes import class_names
 from ..beton.reader import Beton
 from ..beton.sidecar import facts, names
+from ..beton.target_fields import INT
 from ..common.untrusted import printable
 from ..packing.lossless import segments
 
@@ -31,8 +32,11 @@ class Spread:
     most: float
 
     @classmethod
-    def of(cls, values: np.ndarray) -> Spread:
-        return cls(*(round(float(f(values)), 1) for f in (np.min, np.mean, np.median, np.max)))
+    def of(cls, values: np.ndarray, text: str = ".1f") -> Spread:
+        """text: the format to which the figures are rounded."""
+        with np.errstate(all="ignore"):  # labels of a corrupt file may be anything
+            figures = [float(f(values)) for f in (np.min, np.mean, np.median, np.max)]
+        return cls(*(float(format(figure, text)) for figure in figures))
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,10 @@ class Survey:
     bytes_an_image: Spread
     longest_side_px: Histogram
     shortest_side_px: Histogram
-    balance: Balance
+    balance: Balance | None
+    """None if labels are numbers."""
+    labels: Spread | None
+    """None if they are classes."""
     markers: Markers
     converted: dict[str, int]
     skipped: int
@@ -139,7 +146,8 @@ def _survey(beton: Beton) -> Survey:
         bytes_an_image=Spread.of(beton.sizes),
         longest_side_px=Histogram.of(np.maximum(width, height)),
         shortest_side_px=Histogram.of(np.minimum(width, height)),
-        balance=_balance(beton),
+        balance=_balance(beton) if beton.target_field == INT else None,
+        labels=None if beton.target_field == INT else Spread.of(beton.labels, ".6g"),
         markers=_markers(beton),
         converted=facts(sidecar.get("counts"), "converted"),
         skipped=len(names(sidecar, "skipped")),
@@ -168,6 +176,8 @@ def evenly(beton: Beton, count: int) -> list[int]:
 
 def class_name(beton: Beton, index: int) -> str:
     """The name of a sample's class; without names, its label."""
+    if beton.target_field != INT:
+        return f"{beton.labels[index]:g}"
     classes = class_names(beton, beton.sidecar)
     label = int(beton.labels[index])
     return str(classes[label]) if 0 <= label < len(classes) else f"label {label}"
@@ -176,18 +186,15 @@ def class_name(beton: Beton, index: int) -> str:
 def text(found: Survey) -> str:
     """The survey as text for a terminal; text from the file's json is escaped."""
     mb, size, balance, markers = found.file_bytes / 1e6, found.bytes_an_image, found.balance, found.markers
-    named = ", ".join(printable(name, 60) for name in balance.empty_classes[:8])
-    named += " ..." if balance.empty > 8 else ""
-    empty = f"; {balance.empty:,} empty: {named}" if balance.empty else "; none empty"
-    empty += f"; {balance.of_no_class:,} samples of no class" if balance.of_no_class else ""
+    of_classes = f" of {balance.classes:,} classes" if balance else ""
     lines = [
-        f"{found.path}: {found.samples:,} samples of {balance.classes:,} classes, packed by {printable(found.packer)}",
+        f"{found.path}: {found.samples:,} samples{of_classes}, packed by {printable(found.packer)}",
         f"  settings      {_listed(f'{key} = {value}' for key, value in found.settings.items()) or 'unknown'}",
         *([_fields(found)] if len(found.fields) > 2 else []),
         f"  file          {mb:,.1f} MB in pages of {found.page_bytes >> 20} MiB, {found.payload_bytes / 1e6:,.1f} MB of it images"
         + (f", {found.raw:,} of them raw" if found.raw else ""),
         f"  an image      {size.least / 1e3:,.1f} to {size.most / 1e3:,.1f} kB, mean {size.mean / 1e3:,.1f}, median {size.median / 1e3:,.1f}",
-        f"  a class       {balance.spread.least:,.0f} to {balance.spread.most:,.0f} samples, median {balance.spread.median:,.0f}{empty}",
+        _labels(balance, found.labels),
         f"  tiles         {_tiles(markers)}",
     ]
     if found.converted or found.skipped or found.corrupt:
@@ -207,6 +214,18 @@ def text(found: Survey) -> str:
                 f"    {low:>6} to {high - 1:<6} px {count:>10,} {'█' * round(40 * count / most)}".rstrip()
             )
     return "\n".join(lines)
+
+
+def _labels(balance: Balance | None, labels: Spread | None) -> str:
+    if labels is not None:
+        return f"  a label       {labels.least:g} to {labels.most:g}, mean {labels.mean:g}, median {labels.median:g}"
+    assert balance is not None
+    named = ", ".join(printable(name, 60) for name in balance.empty_classes[:8])
+    named += " ..." if balance.empty > 8 else ""
+    empty = f"; {balance.empty:,} empty: {named}" if balance.empty else "; none empty"
+    empty += f"; {balance.of_no_class:,} samples of no class" if balance.of_no_class else ""
+    spread = balance.spread
+    return f"  a class       {spread.least:,.0f} to {spread.most:,.0f} samples, median {spread.median:,.0f}{empty}"
 
 
 def _fields(found: Survey) -> str:

@@ -208,7 +208,7 @@ class _Opened:
         elif self._source:
             image = self._beton.images[index]
             size = int(image["width"]), int(image["height"])
-            what = self._source.fault(index, stored, int(self._beton.labels[index]), size)
+            what = self._source.fault(index, stored, self._beton.labels[index].item(), size)
             found += [what] if what else []
         return found
 

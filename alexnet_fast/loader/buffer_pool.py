@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..beton.target_fields import INT
 from ..errors import UserError
 
 
@@ -23,7 +24,7 @@ class ImagesAndLabels(NamedTuple):
     images: torch.Tensor
     """(B, 3, size, size) uint8, RGB."""
     labels: torch.Tensor
-    """(B,) int64."""
+    """(B,) int64, or float32 of a float field."""
 
 
 class Batch(ImagesAndLabels):
@@ -54,7 +55,8 @@ class Batch(ImagesAndLabels):
 class HostBuffer:
     """Memory for one batch: images, labels and indices, in this order."""
 
-    def __init__(self, batch_size: int, size: int, pin_memory: bool) -> None:
+    def __init__(self, batch_size: int, size: int, pin_memory: bool, label_dtype: np.dtype) -> None:
+        self.label_dtype = label_dtype
         self.shape = (batch_size, 3, size, size)
         self.image_bytes = -(-batch_size * 3 * size * size // 8) * 8
         # torch pins through whatever accelerator it has; page-locked memory is what makes a copy asynchronous.
@@ -65,10 +67,10 @@ class HostBuffer:
         self.statuses = np.zeros(batch_size, np.uint8)
 
     def views(self, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Images (B, 3, size, size) uint8, labels (B,) int64 and indices (B,) int64 in a buffer's bytes."""
+        """Images (B, 3, size, size) uint8, labels (B,) and indices (B,) int64 in a buffer's bytes."""
         images = memory[: self.shape[0] * self.shape[1] * self.shape[2] * self.shape[3]].reshape(self.shape)
-        labels, indices = memory[self.image_bytes :].view(np.int64).reshape(2, -1)
-        return images, labels, indices
+        labels, indices = memory[self.image_bytes :].reshape(2, -1)  # 8 bytes a sample each
+        return images, labels.view(self.label_dtype)[: self.shape[0]], indices.view(np.int64)
 
 
 class _Lease:
@@ -97,9 +99,19 @@ class BufferPool:
     Args:
         max_free: free buffers to keep for reuse; the memory of more is freed.
         pin_memory: page-locked memory.
+        label_dtype: of labels, at most 8 bytes each.
     """
 
-    def __init__(self, batch_size: int, size: int, *, max_free: int, pin_memory: bool) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        size: int,
+        *,
+        max_free: int,
+        pin_memory: bool,
+        label_dtype: np.dtype = INT.dtype,
+    ) -> None:
+        self.label_dtype = label_dtype
         self.batch_size, self.size, self.max_free, self.pin_memory = batch_size, size, max_free, pin_memory
         self._free: deque[_Return] = deque(maxlen=max_free)
         if pin_memory:  # raised here, not by the thread that needs the first buffer
@@ -115,7 +127,7 @@ class BufferPool:
         try:
             return self._free.pop().buffer
         except IndexError:
-            return HostBuffer(self.batch_size, self.size, self.pin_memory)
+            return HostBuffer(self.batch_size, self.size, self.pin_memory, self.label_dtype)
 
     def close(self) -> None:
         """Free the buffers that are not in use; batches that are still held keep their memory."""

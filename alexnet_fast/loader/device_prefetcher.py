@@ -21,7 +21,7 @@ STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
 class HostBatch(Protocol):
-    """images: uint8 (B, 3, H, W), contiguous.  labels: int64 (B,).  Both on the CPU."""
+    """images: uint8 (B, 3, H, W), contiguous.  labels: (B,), int64 or float32.  Both on the CPU."""
 
     @property
     def images(self) -> Tensor: ...
@@ -42,7 +42,7 @@ class _DeviceBuffer:
 class DevicePrefetcher:
     """Iterate over (images, labels) on `device`, normalized, in `dtype` and the device's memory format.
 
-    images: (B, 3, H, W), `(pixel - MEAN) / STD`.  labels: int64 (B,).
+    images: (B, 3, H, W), `(pixel - MEAN) / STD`.  labels: (B,), of the batch's dtype.
 
     On an accelerator `depth` batches are copied ahead, on a stream of their own, while the model computes; a host
     batch is kept until its copy is known to be done, since its memory is written again as soon as nobody
@@ -146,6 +146,7 @@ class DevicePrefetcher:
         if not (
             self._buffers
             and self._buffers[0].images.shape[1:] == batch.images.shape[1:]
+            and self._buffers[0].labels.dtype == batch.labels.dtype
             and len(batch.labels) <= len(self._buffers[0].labels)
         ):
             self._buffers = self._make_buffers(batch)
@@ -158,7 +159,7 @@ class DevicePrefetcher:
         buffers = [
             _DeviceBuffer(
                 torch.empty(batch.images.shape, dtype=torch.uint8, device=self.device.torch_device),
-                torch.empty(batch.labels.shape, dtype=torch.int64, device=self.device.torch_device),
+                torch.empty(batch.labels.shape, dtype=batch.labels.dtype, device=self.device.torch_device),
                 self.device.event(),
                 self.device.event(),
             )

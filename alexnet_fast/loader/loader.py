@@ -37,7 +37,8 @@ class Loader(Settled):
     """Batches of ``(images, labels)`` from a beton file.
 
     ``images`` is uint8 (B, 3, size, size), ``labels`` int64 (B,), both torch tensors in host memory; ``batch.indices``, int64
-    (B,), are the samples' places in the file.
+    (B,), are the samples' places in the file.  If the label is a float field, ``labels`` is float32: the file's float64 values,
+    rounded, as a loss of float32 outputs expects them.
     The pixels of sample i in epoch e are a function of (seed, e, i) alone, and the order of (seed, e):
     neither threads, nor batch size, nor ranks, nor a resume change them.  A batch that you hold is
     yours; its memory is used again when your last reference to it is gone.
@@ -130,7 +131,11 @@ class Loader(Settled):
         self.cropping = options.crop_options
         self.threads = options.threads or allowed_cores()
         self._pool = BufferPool(
-            batch_size, options.size, max_free=2 * options.batches_ahead + 2, pin_memory=options.pin_memory
+            batch_size,
+            options.size,
+            max_free=2 * options.batches_ahead + 2,
+            pin_memory=options.pin_memory,
+            label_dtype=self.beton.target_field.dtype,
         )
         if shuffle and options.read_ahead_bytes:
             self.beton.expect_random_access()
@@ -163,7 +168,7 @@ class Loader(Settled):
 
     @property
     def num_classes(self) -> int:
-        """One more than the largest label in the file."""
+        """One more than the largest label in the file; raises FieldError if the label is a float."""
         return self.beton.num_classes
 
     @property

@@ -59,7 +59,7 @@ class LoaderOptions:
         stall_s: when no thread has finished anything for so many seconds, the log "alexnet_fast" gets a warning with what each
             thread is doing; after five times that it is an error.
         image_field, label_field: names of the fields to load, as the file stores them; needed only where it has several
-            RGB images or several ints.
+            RGB images or several ints.  A float field is the label if it is named, or if there is no int field.
 
     Raises:
         UserError: an option out of range or of a wrong type.

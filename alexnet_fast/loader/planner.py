@@ -38,7 +38,7 @@ class BatchPlan(NamedTuple):
     Attributes:
         key: its (epoch, step).
         samples: (n,) kernel.SAMPLE_DTYPE.
-        labels: (n,) int64.
+        labels: (n,) as the file stores them.
         bytes: of their payloads.
     """
 

@@ -103,7 +103,7 @@ def shared_classes(
     """The classes that labels of every split mean: those of the training split, from the dataset or from `packed_dir`.
 
     splits: the splits to pack.
-    Returns None if there is no training split: each split then numbers its own classes.
+    Returns None if there is no training split: each split then numbers its own classes.  An empty list means that labels are numbers.
     Raises FolderError for a split with a class that the packed training split does not have.
     """
     train = SPLITS[0]
@@ -111,6 +111,9 @@ def shared_classes(
         return dataset.class_names(train)
     if (classes := packed_classes(packed := packed_dir / f"{train}.beton")) is None:
         return None
+    if not classes:
+        say(f"{dataset.without_train}: labels are numbers as in {packed}")
+        return classes
     for split in splits:
         if unknown := sorted(set(dataset.class_names(split)) - set(classes)):
             raise FolderError(

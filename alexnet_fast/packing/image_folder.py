@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class ImageFolder:
 
     root: Path
     paths: list[str]
-    labels: list[int]
+    labels: Sequence[float]
     classes: list[str]
     ignored: Ignored = field(default_factory=Ignored)
     """What else is below the root."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..beton import format as fmt
+from ..beton.target_fields import INT, TargetField
 from .errors import PackingError
 
 ENTRY = np.dtype([("size", "<u4"), ("checksum", "<u4"), ("width", "<u2"), ("height", "<u2"), ("mode", "u1")])
@@ -17,6 +18,10 @@ ENTRY = np.dtype([("size", "<u4"), ("checksum", "<u4"), ("width", "<u2"), ("heig
 class BetonLayout:
     """Lays out payloads in pages, after room for the header and the metadata, which are written last.
 
+    Args:
+        max_samples: the maximum number of payloads.
+        target: what a label is.
+
     Attributes:
         page_size: in bytes; grows with the largest sample.
         at: offset of the end of the last payload.
@@ -24,14 +29,15 @@ class BetonLayout:
         payload_bytes: the sum of their sizes.
     """
 
-    def __init__(self, max_samples: int) -> None:
+    def __init__(self, max_samples: int, target: TargetField = INT) -> None:
+        self._type_ids = (fmt.RGB_IMAGE_ID, target.type_id)
         self.page_size = fmt.DEFAULT_PAGE_SIZE
         self.count = self.payload_bytes = 0
-        self._records = np.zeros(max_samples, fmt.record_dtype([fmt.RGB_IMAGE_ID, fmt.INT_ID]))
+        self._records = np.zeros(max_samples, fmt.record_dtype(self._type_ids))
         self._table = np.zeros(max_samples, fmt.ALLOCATION)
         self.at = fmt.page_align(self.data_start, self.page_size)
 
-    def add(self, entry: np.void, label: int) -> int:
+    def add(self, entry: np.void, label: float) -> int:
         """Place one more payload; returns its offset.  One that does not fit into the rest of its page starts the next page.
 
         If it is larger than a page, the page size doubles until it fits.  Earlier payloads still cross no page boundary, since
@@ -84,7 +90,7 @@ class BetonLayout:
 
     def _metadata(self) -> bytes:
         fields = np.zeros(2, fmt.FIELD)
-        for descriptor, name, type_id in zip(fields, (b"image", b"label"), (fmt.RGB_IMAGE_ID, fmt.INT_ID)):
+        for descriptor, name, type_id in zip(fields, (b"image", b"label"), self._type_ids):
             descriptor["type_id"] = type_id
             descriptor["name"][: len(name)] = np.frombuffer(name, np.uint8)
         return fields.tobytes() + self._records[: self.count].tobytes()

@@ -1,16 +1,19 @@
 """A list file as a source: images anywhere below a folder, and their labels.
 
 Either a line for each image, ``relative/path label`` (the path may have spaces), or CSV whose first line is ``path,label``.
-Labels that are all whole numbers from 0 on stay what they are.  Other labels are names of classes, numbered in sorted
-order as folders of classes are.
+Labels that are all whole numbers from 0 on stay what they are.  Labels that are all numbers, of which one has a decimal
+point or an exponent, are not classes: they are stored as floats.  Other labels are names of classes, numbered in sorted
+order as folders of classes are.  ``--label-type`` decides if this guess is wrong.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 import os
 import posixpath
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,11 +21,15 @@ from pathlib import Path
 from ..common.untrusted import printable, read_text
 from .image_folder import SPLITS, ImageFolder, check_folder
 from .listing import FolderError, cannot
-from .sources import FileReader, Source
+from .sources import FileReader, LabelType, Source
 
 HEADER = "path,label"
 MAX_BYTES = 1 << 30  # of a list; ImageNet's has 50 MB
 MAX_LABEL = 1 << 20  # a number beyond it is an identifier, and would make as many classes
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+NO_NUMBER = re.compile(
+    r"[+-]?(nan|inf|infinity)", re.IGNORECASE
+)  # how programs write what they could not compute
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class ListDataset:
 
     folder: Path
     file: Path
+    label_type: LabelType = "auto"
 
     kind = "list"
 
@@ -53,17 +61,25 @@ class ListDataset:
         return [self.file.stem]
 
     def class_names(self, split: str) -> list[str]:
-        return classes_of(list(_listed(self.file).values()))
+        labels = list(_listed(self.file).values())
+        return [] if self._has_numbers(labels, None) else classes_of(labels)
 
     def open(self, split: str, classes: list[str] | None = None) -> Source:
         self._check_folder()
         listed = _listed(self.file)
-        own = classes_of(list(listed.values()))
-        if classes is None:
-            classes = own
+        if self._has_numbers(listed.values(), classes):
+            numbers = [self._number(key, label) for key, label in listed.items()]
+            return ImageList(self.folder, list(listed), numbers, [], file=self.file)
+        if not classes:
+            classes = classes_of(list(listed.values()))
         elif unknown := sorted(set(listed.values()) - set(classes)):
             raise FolderError(
                 f"{self.file} has the class {unknown[0]!r}, which the training split does not have; remove or rename it"
+                + (
+                    ", or, if labels are numbers, give --label-type float"
+                    if are_numbers(listed.values())
+                    else ""
+                )
             )
         number = {name: k for k, name in enumerate(classes)}
         labels = [number[label] for label in listed.values()]
@@ -80,6 +96,21 @@ class ListDataset:
         _listed(self.file)
         return split
 
+    def _has_numbers(self, labels: Iterable[str], classes: list[str] | None) -> bool:
+        """Whether labels are numbers rather than classes: by --label-type, by the split that decides it, or by how they look."""
+        if self.label_type != "auto":
+            return self.label_type == "float"
+        return are_numbers(labels) if classes is None else not classes
+
+    def _number(self, key: str, label: str) -> float:
+        number = float(label) if NUMBER.fullmatch(label) else math.nan
+        if not math.isfinite(number):
+            raise FolderError(
+                f"{self.file}: the label {printable(repr(label))} of {printable(repr(key))} is not a finite number, and labels are "
+                "stored as numbers; correct or remove it, or, if they name classes, give --label-type class"
+            )
+        return number
+
     def _check_folder(self) -> None:
         check_folder(self.folder, f"the folder that the paths in {self.file} are relative to")
 
@@ -90,6 +121,20 @@ def classes_of(labels: list[str]) -> list[str]:
     if all(name.isdecimal() and name == str(int(name)) and int(name) < MAX_LABEL for name in names):
         return [str(k) for k in range(max(map(int, names)) + 1)]
     return sorted(names)
+
+
+def are_numbers(labels: Iterable[str]) -> bool:
+    """Whether labels look like numbers that are not classes: all are numbers, and one has a decimal point or an exponent.
+
+    A label such as "nan" does not change that: packing then reports it.
+    """
+    whole = True
+    for label in set(labels):
+        if NUMBER.fullmatch(label):
+            whole = whole and label.lstrip("+-").isdecimal()
+        elif not NO_NUMBER.fullmatch(label):
+            return False
+    return not whole
 
 
 def _listed(file: Path) -> dict[str, str]:

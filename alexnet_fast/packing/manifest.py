@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from ..beton.target_fields import FLOAT, INT, TargetField
 from .encode import Encoding, encoder_versions
 from .errors import InputChanged
 from .listing import Ignored
@@ -15,6 +16,10 @@ from .sources import Identity, Reader, Source
 
 REPORTED_ONLY = ("ignored", "in_several_classes")
 """Fields on which no byte of the file depends, so the journal does not keep them."""
+
+
+LABEL = "label"
+"""The setting that says what a label is."""
 
 
 class Image(NamedTuple):
@@ -39,7 +44,7 @@ class Manifest:
     classes: list[str]
     paths: list[str]
     """Keys of the images; for a folder, their paths below it."""
-    labels: list[int]
+    labels: Sequence[float]
     sizes: list[int]
     """Of the images, in bytes."""
     changed_ns: list[int]
@@ -56,8 +61,11 @@ class Manifest:
             size, modified_ns = reader.identity(key)
             sizes.append(size)
             changed_ns.append(modified_ns)
+        # Version 0.1 has only ints, and does not name them.
+        has_floats = any(isinstance(label, float) for label in split.labels[:1])
+        label = {LABEL: FLOAT.name} if has_floats else {}
         as_read = json.loads(
-            json.dumps({**asdict(encoding), **settings})
+            json.dumps({**asdict(encoding), **settings, **label})
         )  # in the form that a journal returns
         encoder = encoder_versions(encoding)
         return cls(
@@ -71,6 +79,11 @@ class Manifest:
             split.ignored,
             split.in_several_classes,
         )
+
+    @property
+    def target(self) -> TargetField:
+        """What a label is in the file."""
+        return target_of(self.settings)
 
     def to_json(self) -> bytes:
         """The form in the journal."""
@@ -158,6 +171,11 @@ class Manifest:
         if not parts and (self.paths, self.labels) != (now.paths, now.labels):
             parts = ["its images have another order"]
         return ", ".join(parts)
+
+
+def target_of(settings: Mapping[str, Any]) -> TargetField:
+    """What a label is in a file that was packed with these settings."""
+    return FLOAT if settings.get(LABEL) == FLOAT.name else INT
 
 
 def changed_meanwhile(place: str, paths: list[str]) -> InputChanged:

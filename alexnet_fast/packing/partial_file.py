@@ -53,7 +53,7 @@ class PartialFile:
         self.partial = partial_path(path)
         self._entries = np.zeros(len(plan.paths), ENTRY)
         self._notes: dict[int, Note] = {}
-        self._pages = BetonLayout(len(plan.paths))
+        self._pages = BetonLayout(len(plan.paths), plan.target)
         self.count = self.resumed = self._logged = self._safe = 0
         self._logged_at = self._synced_at = time.monotonic()
         self._syncing: Future[int] | None = None
@@ -235,7 +235,7 @@ class PartialFile:
             write_at(self._file, bytes(pages.data_start), 0)
 
     def _laid_out(self, done: PackedSoFar) -> BetonLayout:
-        pages = BetonLayout(len(self._plan.paths))
+        pages = BetonLayout(len(self._plan.paths), self._plan.target)
         for entry, label in zip(done.entries, self._plan.labels):
             if entry["size"]:
                 pages.add(entry, label)

@@ -36,7 +36,11 @@ def compose(plan: Manifest, done: PackedSoFar, file: File) -> dict[str, Any]:
     notes = {plan.paths[i]: done.notes[i] for i in kept if i in done.notes}
     converted = {path: note.text for path, note in notes.items() if note.text}
     corrupt = {path: note.corrupt for path, note in notes.items() if note.corrupt}
-    per_class = np.bincount(np.asarray(plan.labels)[kept], minlength=len(plan.classes))
+    per_class = (
+        np.bincount(np.asarray(plan.labels)[kept], minlength=len(plan.classes))
+        if plan.classes
+        else np.zeros(0, int)
+    )
     return {
         "packer": f"alexnet_fast {__version__}",
         "encoder": plan.encoder,

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from ..common.untrusted import open_regular
 from .errors import InputUnreadable
@@ -22,6 +22,10 @@ from .listing import Ignored
 FOLDER = "folder"  # the source where no other is named; sidecars of version 0.1 name none
 # Nothing is there that could be read later.
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+
+
+LabelType = Literal["auto", "class", "float"]
+"""What the labels of a file are: classes, floats, or (auto) floats if all are numbers and one has a decimal point, else classes."""
 
 
 class Identity(NamedTuple):
@@ -74,12 +78,12 @@ class Source(Protocol):
         """A name of each image that is unique in the split and stays the same: in sidecars and messages."""
 
     @property
-    def labels(self) -> list[int]:
-        """Of each image."""
+    def labels(self) -> Sequence[float]:
+        """The label of each image: ints, or floats, which the file stores as floats."""
 
     @property
     def classes(self) -> list[str]:
-        """What labels 0, 1, ... mean."""
+        """What labels 0, 1, ... mean; empty if they are numbers."""
 
     @property
     def reader(self) -> Reader:
@@ -119,7 +123,7 @@ class Dataset(Protocol):
         """
 
     def class_names(self, split: str) -> list[str]:
-        """What labels 0, 1, ... of a split mean by itself.
+        """What labels 0, 1, ... of a split mean by itself; empty if they are numbers.
 
         Raises:
             FolderError: they cannot be listed.
@@ -129,7 +133,7 @@ class Dataset(Protocol):
         """List the images of a split.
 
         Args:
-            classes: what labels mean, where another split decides it.
+            classes: what labels mean, where another split decides it; empty if they are numbers.
 
         Raises:
             FolderError: the split is not what is expected, or has a class that is not in ``classes``.
@@ -154,7 +158,8 @@ class SourceKind:
     """A kind of dataset, as the command line opens it."""
 
     opens: str
-    """module:function, imported when it is used; called with the folder and the file, it returns the ``Dataset``."""
+    """module:function, imported when it is used; called with the folder, the file and the ``LabelType``, or with the folder alone
+    if no flag takes a file, it returns the ``Dataset``."""
     flag_help: str = ""
     """Of the flag with the kind's name, which takes the file; a kind without one needs no flag."""
 
@@ -164,21 +169,24 @@ SOURCES = {
     "list": SourceKind(
         "alexnet_fast.packing.list_file:ListDataset",
         "list of the images, in place of folders of classes: lines 'relative/path label', or CSV with the first line 'path,label'; "
-        "paths are relative to the folder of the images (--data, by default that of FILE)",
+        "paths are relative to the folder of the images (--data, by default that of FILE); see --label-type",
     ),
 }
 
 
-def open_dataset(kind: str, folder: Path, file: Path | None = None) -> Dataset:
+def open_dataset(
+    kind: str, folder: Path, file: Path | None = None, label_type: LabelType = "auto"
+) -> Dataset:
     """A dataset of one of the ``SOURCES``.
 
     Args:
         folder: where the images are.
         file: what the kind's flag was given.
+        label_type: what the file's labels are.
     """
     module, _, name = SOURCES[kind].opens.partition(":")
     opens: Callable[..., Dataset] = getattr(import_module(module), name)
-    return opens(folder, file) if SOURCES[kind].flag_help else opens(folder)
+    return opens(folder, file, label_type) if SOURCES[kind].flag_help else opens(folder)
 
 
 @dataclass(frozen=True)

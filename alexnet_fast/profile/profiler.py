@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from ..beton.target_fields import TARGETS
 from ..build import init_distributed, train_loader, train_state
 from ..common.console import Console
 from ..common.cpus import allowed_cores
@@ -128,9 +129,8 @@ class _Profiling:
         feed = DevicePrefetcher(device, state.precision.dtype)
         step.prepare(state)
         step.mark(state, feed, DeviceTimer(device))
-        batch = step.random_batch(
-            loader.batch_size, loader.size, recipe.model.num_classes, device.torch_device
-        )
+        targets = TARGETS[recipe.model.task].examples(loader.batch_size, recipe.model.num_classes)
+        batch = step.random_batch(loader.size, targets, device.torch_device)
         stepping = step.measure(state, feed, batch, cores, seconds["step"], world)
 
         self.say("training with everything running")

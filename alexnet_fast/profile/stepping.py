@@ -73,7 +73,7 @@ def measure(
 ) -> Step:
     """Train on one batch again and again for about `seconds`, at least MIN_STEPS times.
 
-    batch: uint8 (B, 3, H, W) and int64 (B,), on the device.  cores: of this rank.  Every rank has to call this.
+    batch: uint8 (B, 3, H, W) and targets (B,), on the device.  cores: of this rank.  Every rank has to call this.
     """
     timer, (images, labels) = feed.timer, batch
     assert timer is not None
@@ -132,7 +132,7 @@ def measure(
     )
 
 
-def random_batch(batch_size: int, size: int, num_classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A batch of random images and labels on the device: uint8 (B, 3, size, size) and int64 (B,)."""
-    images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8)
-    return images.to(device), torch.randint(0, num_classes, (batch_size,)).to(device)
+def random_batch(size: int, targets: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A batch of random images, and these targets, on the device: uint8 (B, 3, size, size) and (B,)."""
+    images = torch.randint(0, 256, (len(targets), 3, size, size), dtype=torch.uint8)
+    return images.to(device), torch.from_numpy(targets).to(device)

@@ -14,7 +14,7 @@ from ..recipe_toml import differences
 
 PROFILE = "throughput.json"
 FORMAT = 1
-SETS_THE_SPEED = ("data.", "model.name", "model.num_classes", "model.dropout", "precision.")
+SETS_THE_SPEED = ("data.", "model.name", "model.task", "model.num_classes", "model.dropout", "precision.")
 BUT_NOT = ("data.val", "data.on_error", "data.label_field")
 
 

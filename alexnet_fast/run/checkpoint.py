@@ -10,7 +10,7 @@ A checkpoint is a torch file with these keys:
     cursor           {"epoch": e, "step": s}: the next step is step s of epoch e
     meter            per rank, its sums of the epoch so far
     rng              per rank, {"cpu": state, "device": state or None}: dropout resumes exactly
-    best_acc1        the best top-1 so far in percent, or None
+    best_acc1        the best top-1 so far in percent, or None; of another task, its first metric: best_mse
     skipped_samples  samples that data.on_error = "skip" has skipped: index, path, reason, epoch; absent in older files
     classes          class names of labels 0, 1, ..., from the training set's sidecar; absent without them, and in older files
     train_set        {"samples": n, "labels": checksum} of the training set; absent in older files
@@ -54,6 +54,7 @@ from ..loader.bad_samples import SkippedSample
 
 FORMAT = 2
 LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
+BEST_OF = "best_"
 WRAPPER = re.compile(
     r"(^|\.)module\."
 )  # the prefix that DataParallel and DDP add to the model, or the part, that they wrap
@@ -79,7 +80,7 @@ class ResumeState:
     """What a checkpoint holds of a run besides weights and optimizer.
 
     meters: this rank's sums of the epoch so far; several where it also has those of other ranks.
-    best_acc1: the best top-1 so far in percent, or None.
+    best: the best value of the task's first metric so far; None before an evaluation.
     skipped_samples: of all ranks; only rank 0's value is saved.
     classes: class names of labels 0, 1, ...; empty where they are unknown; only rank 0's value is saved.
     train_set: the training set's `same_set.identity`; None in checkpoints that do not hold it.
@@ -87,10 +88,11 @@ class ResumeState:
 
     cursor: Cursor
     meters: list[dict[str, Any]]
-    best_acc1: float | None
+    best: float | None
     skipped_samples: Sequence[SkippedSample] = ()
     classes: Sequence[str] = ()
     train_set: dict[str, Any] | None = None
+    metric: str = "acc1"
 
 
 def snapshot(
@@ -114,7 +116,7 @@ def snapshot(
         "cursor": dict(progress.cursor),
         "meter": [meters for meters, _ in ranks],
         "rng": [generators for _, generators in ranks],
-        "best_acc1": progress.best_acc1,
+        f"{BEST_OF}{progress.metric}": progress.best,
         "skipped_samples": [asdict(sample) for sample in progress.skipped_samples],
         **{key: value for key, value in optional.items() if value},
         "recipe": recipe,
@@ -151,9 +153,21 @@ def restore(
         own = [meter for rank in meters for meter in rank] if world.is_rank0 else []
     skipped_samples = tuple(SkippedSample(**sample) for sample in checkpoint.get("skipped_samples", ()))
     classes, train_set = tuple(names(checkpoint, "classes")), checkpoint.get("train_set")
+    best = best_key(checkpoint)
     return ResumeState(
-        checkpoint["cursor"], own, checkpoint["best_acc1"], skipped_samples, classes, train_set
+        checkpoint["cursor"],
+        own,
+        checkpoint[best],
+        skipped_samples,
+        classes,
+        train_set,
+        best.removeprefix(BEST_OF),
     )
+
+
+def best_key(checkpoint: Mapping[str, Any]) -> str:
+    """The key of the best value so far in a run's checkpoint."""
+    return next((key for key in checkpoint if key.startswith(BEST_OF)), f"{BEST_OF}acc1")
 
 
 def momenta_of(optimizer: Any) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
     checkpoint_last.pt               the newest
     checkpoint_e0003_s000120.pt ...  those before it, named by the epoch and step at which each resumes
-    checkpoint_best.pt               the most accurate: a copy of one of these, or of one deleted since
+    checkpoint_best.pt               the best by the task's first metric: a copy of one of these, or of one deleted since
 
 The newest gets its numbered name once the next one is complete on the disk; only then the oldest is deleted.
 """
@@ -137,10 +137,11 @@ class CheckpointManager:
     def _best_is_of(self, snapshot: dict[str, Any]) -> bool:
         """Whether the best file has this run's best accuracy; True for one that cannot be read, so that it is kept."""
         best = self._folder / BEST
-        if snapshot["best_acc1"] is None or not best.exists():
+        key = checkpoint.best_key(snapshot)
+        if snapshot[key] is None or not best.exists():
             return False
         try:
-            return bool(checkpoint.load(best, is_ours=True).get("best_acc1") == snapshot["best_acc1"])
+            return bool(checkpoint.load(best, is_ours=True).get(key) == snapshot[key])
         except UserError:
             return True
 

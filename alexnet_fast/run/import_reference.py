@@ -22,5 +22,5 @@ def import_reference(checkpoint: dict[str, Any], precision: Precision) -> tuple[
     precision.load_state_dict(checkpoint["state_dict"])
     has_momenta = precision.load_momenta(momenta_of(checkpoint["optimizer"]))
     best = checkpoint["best_acc1"]
-    best_acc1 = None if best is None else float(best)
-    return ResumeState({"epoch": checkpoint["epoch"], "step": 0}, [], best_acc1), has_momenta
+    best = None if best is None else float(best)
+    return ResumeState({"epoch": checkpoint["epoch"], "step": 0}, [], best), has_momenta

@@ -14,12 +14,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from ..common.console import Console
 from ..common.files import write_text
-from ..engine.evaluate import Accuracy
+from ..engine.evaluate import Evaluation
 from ..engine.meter import Averages, ThroughputMeter
+from ..engine.tasks import Classification, Task
 from ..errors import UserError
 from .checkpoint import Cursor
 from .log_fields import Logged, fields_on, record, row
-from .report import accuracy_lines
+from .report import evaluation_lines
 
 METRICS = "metrics.jsonl"
 NARROW = 110  # columns, below which the live line omits what the log lines show
@@ -34,6 +35,7 @@ class Log:
     going_on_from: where the run resumes.  What metrics.jsonl holds of later steps, or of the end of an epoch that is
         not complete, is later than the resume point and is deleted.  A fresh run starts a new file.
     speaks: whether anything is printed and written; True on rank 0 only.
+    task: whose metrics are written; None = classification.
     ceiling_img_per_s: the maximum speed that a profile predicts; None without a profile.
     """
 
@@ -45,10 +47,11 @@ class Log:
         steps_per_epoch: int,
         going_on_from: Cursor,
         tensorboard: bool,
+        task: Task | None = None,
         speaks: bool = True,
         ceiling_img_per_s: float | None = None,
     ) -> None:
-        self._ceiling = ceiling_img_per_s
+        self._ceiling, self._run_task = ceiling_img_per_s, task or Classification()
         self._folder, self._epochs, self._steps_per_epoch = folder, epochs, steps_per_epoch
         self._console = Console(quiet=not speaks, highlight=False, soft_wrap=True)
         self._lines = _Lines(folder / METRICS, going_on_from, steps_per_epoch, self.say) if speaks else None
@@ -96,7 +99,10 @@ class Log:
             f"  Time {line.step_s:6.3f} ({so_far.step_s:6.3f})"
             f"  Data {line.step_wait_s:6.3f} ({so_far.step_wait_s:6.3f})"
             f"  Loss {averages.last_loss:.4e} ({averages.loss:.4e})"
-            f"  Acc@1 {averages.acc1:6.2f}  Acc@5 {averages.acc5:6.2f}"
+            + "".join(
+                f"  {metric.title} {metric.in_line(averages.metrics[metric.name])}"
+                for metric in self._run_task.metrics
+            )
         )
         left_s = (
             self._epochs * self._steps_per_epoch - epoch * self._steps_per_epoch - step - 1
@@ -114,7 +120,7 @@ class Log:
         self._record(
             "step",
             epoch * self._steps_per_epoch + step + 1,
-            Logged(averages, None, measured, epoch, self._epochs, line, self._ceiling),
+            Logged(averages, None, measured, epoch, self._epochs, line, self._ceiling, self._run_task),
         )
 
     def epoch(
@@ -122,25 +128,27 @@ class Log:
         epoch: int,
         learning_rate: float,
         averages: Averages,
-        accuracy: Accuracy | None,
+        evaluation: Evaluation | None,
         clock: ThroughputMeter,
         **measured: float,
     ) -> None:
-        """The epoch's row in the table, and the lines FPS@all and [AVG-ACC]; measured: as of `step`."""
+        """The epoch's row in the table, and the lines FPS@all and [AVG-ACC], or the task's; measured: as of `step`."""
         interval = clock.epoch
         self.say(f"[gpu id: 0 ] * FPS@all {interval.img_per_s:.3f}")
-        if accuracy is not None:
-            self.accuracy(accuracy)
+        if evaluation is not None:
+            self.evaluation(evaluation)
         if not self._headed:
-            self.say("  ".join(f"{each.column:>9}" for each in fields_on("table")))
+            self.say("  ".join(f"{each.column:>9}" for each in fields_on("table", self._run_task)))
             self._headed = True
         measured["lr"] = learning_rate
-        logged = Logged(averages, accuracy, measured, epoch, self._epochs, interval, self._ceiling)
+        logged = Logged(
+            averages, evaluation, measured, epoch, self._epochs, interval, self._ceiling, self._run_task
+        )
         self.say("  ".join(f"{cell:>9}" for cell in row(logged)))
         self._record("epoch", (epoch + 1) * self._steps_per_epoch, logged)
 
-    def accuracy(self, accuracy: Accuracy) -> None:
-        for line in accuracy_lines(accuracy):
+    def evaluation(self, evaluation: Evaluation) -> None:
+        for line in evaluation_lines(evaluation, self._run_task):
             self.say(line)
 
     def close(self) -> None:

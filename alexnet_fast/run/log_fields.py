@@ -1,17 +1,18 @@
 """All logged values: the name of each, where it is written, and how the table of epochs prints it.
 
-A new one is a line of FIELDS, and a name in what measures it (such as `Precision.figures`).  The lines that ModelZoo's
-scripts read are fixed, and are in log.py.
+A new one is a line of FIELDS, and a name in what measures it (such as `Precision.figures`).  Metrics are the task's
+(`metric_fields`).  The lines that ModelZoo's scripts read are fixed, and are in log.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..engine.evaluate import Accuracy
+from ..engine.evaluate import Evaluation, Score
 from ..engine.meter import Averages, Interval
+from ..engine.tasks import Classification, Metric, Task
 
 Output = Literal["step", "epoch", "table", "report"]
 """A record of metrics.jsonl and TensorBoard (step, epoch), a row on the console (table), report.json (report)."""
@@ -21,19 +22,21 @@ Output = Literal["step", "epoch", "table", "report"]
 class Logged:
     """The values that are known when a line is logged.
 
-    averages, accuracy: None where no step was trained, or nothing was evaluated.
+    averages, evaluation: None if no step was trained, or nothing was evaluated.
     speed: since the last log line at a step, of the epoch at its end.
     ceiling_img_per_s: the maximum speed that a profile predicts; None without a profile.
     measured: other values, by the names of their fields.
+    task: whose metrics they hold.
     """
 
     averages: Averages | None
-    accuracy: Accuracy | None
+    evaluation: Evaluation | None
     measured: Mapping[str, float]
     epoch: int = 0
     epochs: int = 0
     speed: Interval = field(default_factory=Interval)
     ceiling_img_per_s: float | None = None
+    task: Task = field(default_factory=Classification)
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,14 @@ class LogField:
     text: Callable[[Any], str] = str
 
 
-def full_batches(accuracy: Accuracy) -> dict[str, float] | None:
+def score(counted: Score) -> dict[str, float]:
+    """The metrics and counts, for a JSON file."""
+    return {**counted.metrics, "samples": counted.samples, **counted.counted}
+
+
+def full_batches(evaluation: Evaluation) -> dict[str, float] | None:
     """The counts over full batches, for a JSON file; None where they were not requested."""
-    full = accuracy.full_batches
-    return None if full is None else {"acc1": full.acc1, "acc5": full.acc5, **asdict(full)}
+    return None if evaluation.full_batches is None else score(evaluation.full_batches)
 
 
 def _measured(name: str) -> Callable[[Logged], Any]:
@@ -66,8 +73,6 @@ def _measured(name: str) -> Callable[[Logged], Any]:
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
-
-_two, _four = "{:.2f}".format, "{:.4f}".format
 
 FIELDS = [
     LogField("epoch", lambda s: s.epoch, {"step": 0, "epoch": 0}),
@@ -79,30 +84,12 @@ FIELDS = [
         lambda s: s.averages and s.averages.loss,
         {"step": 2, "epoch": 2, "table": 2},
         "loss",
-        _four,
+        "{:.4f}".format,
     ),
     LogField("train_loss", lambda s: s.averages and s.averages.loss, {"report": 6}),
-    LogField(
-        "train_acc1",
-        lambda s: s.averages and s.averages.acc1,
-        {"step": 3, "epoch": 3, "table": 3, "report": 5},
-        "train@1",
-        _two,
-    ),
-    LogField("train_acc5", lambda s: s.averages and s.averages.acc5, {"step": 4, "epoch": 4}),
-    LogField(
-        "acc1", lambda s: s.accuracy and s.accuracy.acc1, {"epoch": 9, "table": 4, "report": 0}, "Acc@1", _two
-    ),
-    LogField(
-        "acc5",
-        lambda s: s.accuracy and s.accuracy.acc5,
-        {"epoch": 10, "table": 5, "report": 1},
-        "Acc@5",
-        _two,
-    ),
-    LogField("val_loss", lambda s: s.accuracy and s.accuracy.loss, {"epoch": 11, "report": 2}),
-    LogField("val_samples", lambda s: s.accuracy and s.accuracy.samples, {"report": 3}),
-    LogField("full_batches", lambda s: s.accuracy and full_batches(s.accuracy), {"report": 4}),
+    LogField("val_loss", lambda s: s.evaluation and s.evaluation.loss, {"epoch": 11, "report": 2}),
+    LogField("val_samples", lambda s: s.evaluation and s.evaluation.samples, {"report": 3}),
+    LogField("full_batches", lambda s: s.evaluation and full_batches(s.evaluation), {"report": 4}),
     LogField(
         "img_per_s",
         lambda s: s.speed.img_per_s,
@@ -127,12 +114,36 @@ FIELDS = [
     LogField("skipped_steps", _measured("skipped_steps"), {"step": 9}),
     LogField("skipped_in_epoch", _measured("skipped_in_epoch"), {"epoch": 8}),
 ]
-"""All fields; within an Output they are sorted by position, then in this order."""
+"""All fields but the task's metrics; within an Output they are sorted by position, then in this order."""
 
 
-def fields_on(output: Output) -> list[LogField]:
+def metric_fields(task: Task) -> list[LogField]:
+    """The task's metrics of training and evaluation, in their order; of training, the table and the report have only the first."""
+    fields = []
+    for metric in task.metrics:
+        places: dict[Output, int] = {"step": 3, "epoch": 3}
+        if metric is task.metrics[0]:
+            places |= {"table": 3, "report": 5}
+        name, trained, evaluated = metric.name, _trained(metric), _evaluated(metric)
+        fields += [
+            LogField(f"train_{name}", trained, places, metric.train_column, metric.in_table),
+            LogField(name, evaluated, {"epoch": 9, "table": 4, "report": 0}, metric.title, metric.in_table),
+        ]
+    return fields
+
+
+def _trained(metric: Metric) -> Callable[[Logged], Any]:
+    return lambda s: s.averages and s.averages.metrics[metric.name]
+
+
+def _evaluated(metric: Metric) -> Callable[[Logged], Any]:
+    return lambda s: s.evaluation and s.evaluation.metrics[metric.name]
+
+
+def fields_on(output: Output, task: Task) -> list[LogField]:
     """The fields that are written there, in order."""
-    return sorted((each for each in FIELDS if output in each.on), key=lambda each: each.on[output])
+    fields = [*FIELDS, *metric_fields(task)]
+    return sorted((each for each in fields if output in each.on), key=lambda each: each.on[output])
 
 
 def record(output: Output, logged: Logged) -> dict[str, Any]:
@@ -141,10 +152,10 @@ def record(output: Output, logged: Logged) -> dict[str, Any]:
         raise ValueError(
             f"{', '.join(sorted(unknown))} is measured, but has no LogField in run/log_fields.py"
         )
-    return {each.name: each.value(logged) for each in fields_on(output)}
+    return {each.name: each.value(logged) for each in fields_on(output, logged.task)}
 
 
 def row(logged: Logged) -> list[str]:
     """The cells of the table's row of an epoch, empty where there is no value."""
-    values = [(each, each.value(logged)) for each in fields_on("table")]
+    values = [(each, each.value(logged)) for each in fields_on("table", logged.task)]
     return ["" if value is None else each.text(value) for each, value in values]

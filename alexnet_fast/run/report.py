@@ -16,8 +16,9 @@ import torch
 from .._version import __version__
 from ..common.files import write_text
 from ..devices.facts import FACTS
-from ..engine.evaluate import Accuracy
+from ..engine.evaluate import Evaluation, Score
 from ..engine.meter import Averages
+from ..engine.tasks import Classification, Task
 from .log_fields import Logged, record
 
 REPORT, EVALUATION = "report.json", "eval.json"
@@ -27,14 +28,14 @@ REPORT, EVALUATION = "report.json", "eval.json"
 class Report:
     """The results of a run.
 
-    accuracy: of the last evaluation, None where there was none.  training: the last epoch's averages, None
+    evaluation: the last one, None if there was none.  best: of the task's first metric.  training: the last epoch's averages, None
     where no step remained to train.  img_per_s and data_wait_share: as `ThroughputMeter` counts them.  seconds: from
     start to end.  measured: as of the last step, by the names of LogFields; those on "report" are written.
     """
 
     name: str
-    accuracy: Accuracy | None
-    best_acc1: float | None
+    evaluation: Evaluation | None
+    best: float | None
     training: Averages | None
     epochs: int
     steps: int
@@ -50,46 +51,54 @@ class Report:
     versions: dict[str, str]
     recipe: dict[str, Any]
     measured: Mapping[str, float] = field(default_factory=dict)
+    task: Task = field(default_factory=Classification)
 
     def figures(self) -> dict[str, Any]:
         """The content of report.json; accuracies in percent."""
         values = asdict(self)
-        del values["accuracy"], values["training"], values["measured"]
-        figures = record("report", Logged(self.training, self.accuracy, self.measured))
-        return {"name": values.pop("name"), **figures, **values}
+        del values["evaluation"], values["training"], values["measured"], values["task"]
+        logged = Logged(self.training, self.evaluation, self.measured, task=self.task)
+        best = {f"best_{self.task.metrics[0].name}": values.pop("best")}
+        return {"name": values.pop("name"), **record("report", logged), **best, **values}
 
     def write(self, path: Path) -> None:
         """Write as JSON, atomically."""
         write_text(path, json.dumps(self.figures(), indent=2) + "\n")
 
 
-def read_report(path: Path) -> dict[str, Any] | None:
+def read_report(path: Path, task: Task) -> dict[str, Any] | None:
     """The figures of a report.json; None where it is missing or invalid."""
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))
-        closing_lines(figures)
+        closing_lines(figures, task)
         return figures
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def closing_lines(figures: Mapping[str, Any]) -> list[str]:
+def closing_lines(figures: Mapping[str, Any], task: Task) -> list[str]:
     """The lines that scripts around the reference read, from a report's figures."""
-    accuracy = "not evaluated" if figures["acc1"] is None else f"{figures['acc1']:.3f}"
+    first = task.metrics[0]
+    value = figures[first.name]
     return [
         f"Final Performance images/sec : {figures['img_per_s']:.2f}",
-        f"Final Train Accuracy : {accuracy}",
+        f"Final Train {task.headline} : {'not evaluated' if value is None else first.in_total(value)}",
         f"E2E Training Duration sec : {figures['seconds']:.1f}",
     ]
 
 
-def accuracy_lines(accuracy: Accuracy) -> list[str]:
-    """The exact accuracy in the reference's format, and below it, where requested, the accuracy over full batches only."""
-    lines, full = [f"[AVG-ACC] * Acc@1 {accuracy.acc1:.3f} Acc@5 {accuracy.acc5:.3f}"], accuracy.full_batches
+def evaluation_lines(evaluation: Evaluation, task: Task) -> list[str]:
+    """The exact accuracy in the reference's format, and below it, where requested, that over full batches only."""
+
+    def metrics(score: Score) -> str:
+        return " ".join(
+            f"{metric.title} {metric.in_total(score.metrics[metric.name])}" for metric in task.metrics
+        )
+
+    lines, full = [f"{task.tag} * {metrics(evaluation)}"], evaluation.full_batches
     if full is not None:  # without "* Acc@1", by which scripts find the line above
         lines.append(
-            f"over full batches only ({full.samples:,} of {accuracy.samples:,} samples): "
-            f"Acc@1 {full.acc1:.3f} Acc@5 {full.acc5:.3f}"
+            f"over full batches only ({full.samples:,} of {evaluation.samples:,} samples): {metrics(full)}"
         )
     return lines
 

@@ -17,7 +17,7 @@ from ..recipe import Recipe
 from ..recipe_toml import differences
 from . import checkpoint, checkpoint_manager, import_reference
 from .checkpoint import BEST, LAST, Cursor, ResumeState
-from .same_set import check_goes_on, identity, learnt_classes
+from .same_set import check_goes_on, check_learnt_task, identity, learnt_classes
 
 # Keys on which the meaning of a step's number within an epoch depends.
 FIXED_WITHIN_EPOCH = ("run.seed", "data.train", "data.global_batch_size", "schedule.steps_per_epoch")
@@ -69,6 +69,7 @@ def load_start(
         path, notes = Path(resume), []
         loaded = checkpoint_manager.load(path)
 
+    check_learnt_task(path, loaded, recipe)
     if import_reference.is_reference_checkpoint(loaded):
         progress, has_momenta = import_reference.import_reference(loaded, precision)
         progress = replace(progress, classes=known, train_set=now)

@@ -13,26 +13,49 @@ import numpy as np
 
 from ..beton.classes import Classes, difference, doubt
 from ..beton.sidecar import names
+from ..beton.target_fields import TARGETS
+from ..common.untrusted import printable
 from ..distributed.world import World
 from ..errors import UserError
 from ..loader.loader import Loader
 from ..recipe import Recipe
-from .checkpoint import Cursor
+from .checkpoint import Cursor, holds_run
+from .import_reference import is_reference_checkpoint
 
 
-def classes_of(dataset: Loader, world: World) -> Classes:
-    """The classes of a set's labels."""
+def classes_of(dataset: Loader, recipe: Recipe, world: World) -> Classes:
+    """The classes of a set's labels; none if the task does not learn classes."""
+    if not TARGETS[recipe.model.task].are_classes:
+        return Classes.none(str(dataset.beton.path))
     return Classes.of(dataset.beton, named=world.is_rank0)
 
 
 def learnt_classes(path: Path, loaded: dict[str, Any], recipe: Recipe) -> Classes:
     """The classes of a checkpoint's outputs; without names for weights alone, or a checkpoint of an older version."""
-    return Classes(f"the checkpoint {path}", np.arange(recipe.model.num_classes), names(loaded, "classes"))
+    whose = f"the checkpoint {path}"
+    if not TARGETS[recipe.model.task].are_classes:
+        return Classes.none(whose)
+    return Classes(whose, np.arange(recipe.model.num_classes), names(loaded, "classes"))
 
 
-def check_val_classes(known: Classes, val_set: Loader, world: World) -> list[str]:
+def check_learnt_task(path: Path, loaded: dict[str, Any], recipe: Recipe) -> None:
+    """Raises UserError if a checkpoint's run has learned another task than the recipe's.
+
+    Weights alone do not say what they learned; a checkpoint of the reference has learned classes.
+    """
+    if not (holds_run(loaded) or is_reference_checkpoint(loaded)):
+        return
+    learned = loaded.get("recipe", {}).get("model", {}).get("task", "classification")
+    if learned != recipe.model.task:
+        raise UserError(
+            f'{path} has learned {printable(str(learned), 60)}, but model.task = "{recipe.model.task}": restore model.task, or '
+            "start a new run with model.weights"
+        )
+
+
+def check_val_classes(known: Classes, val_set: Loader, recipe: Recipe, world: World) -> list[str]:
     """Warnings about what cannot be compared; raises UserError where a label of the evaluation set is another class in `known`."""
-    other, name = classes_of(val_set, world), val_set.beton.path.name
+    other, name = classes_of(val_set, recipe, world), val_set.beton.path.name
     if found := difference(known, other):
         raise UserError(
             f"{found}: accuracies would be wrong; pack it with train/ next to it, so that both number their classes alike, "

@@ -26,6 +26,7 @@ import numpy as np
 from .._version import __version__
 from ..beton import format as fmt
 from ..beton.reader import Beton, BetonError
+from ..beton.target_fields import TARGETS
 from ..common.cpus import allowed_cores
 from ..common.files import hold_lock
 from ..common.progress import progress_bar
@@ -48,9 +49,12 @@ class Counts:
 
     So the sets have `STEPS` steps of any batch up to 1,024 in about 81 MB.  The images do not fit into a processor's caches.
     All samples of an image have the same label.
+
+    num_classes, task: model.num_classes and model.task of the recipe, on which the labels depend.
     """
 
     num_classes: int
+    task: str = "classification"
     train: int = 102_400
     train_images: int = 1_024
     val: int = 5_120
@@ -69,7 +73,7 @@ def overrides(recipe: Recipe, say: Say = print) -> list[str]:
     """
     if not recipe.data.synthetic:
         return []
-    place = make(Counts(num_classes=recipe.model.num_classes), say)
+    place = make(Counts(num_classes=recipe.model.num_classes, task=recipe.model.task), say)
     keys: dict[str, object] = {f"data.{split}": str(place / f"{split}.beton") for split in SPLITS}
     # Synthetic sets have one image and one label field, so the recipe's names of other sets' fields do not apply.
     keys |= {f"data.{name}": "" for name in ("image_field", "label_field") if getattr(recipe.data, name)}
@@ -115,6 +119,7 @@ def private_folder() -> Path:
 
 def digest(counts: Counts) -> str:
     """A digest of everything on which the bytes of the sets depend."""
+    from ..beton import target_fields
     from ..packing import encode
     from ..packing import layout as pages
     from . import images  # imported here, as below: runs with a dataset need no Pillow
@@ -124,7 +129,10 @@ def digest(counts: Counts) -> str:
         "counts": asdict(counts),
         "encoding": asdict(encoding),
         "versions": [__version__, np.__version__, encode.encoder_versions(encoding), platform.machine()],
-        "sources": [inspect.getsource(module) for module in (images, encode, pages, sys.modules[__name__])],
+        "sources": [
+            inspect.getsource(module)
+            for module in (images, encode, pages, target_fields, sys.modules[__name__])
+        ],
     }
     return hashlib.blake2b(json.dumps(inputs, sort_keys=True).encode(), digest_size=6).hexdigest()
 
@@ -177,11 +185,13 @@ def _make_alone(counts: Counts, place: Path, say: Say) -> None:
 def write_set(file: BinaryIO, jpegs: Iterator[tuple[bytes, int, int]], counts: Counts, split: str) -> None:
     """Write one set of the next images, spread evenly over the classes; with fewer images than classes, only some occur."""
     images, samples = getattr(counts, f"{split}_images"), getattr(counts, split)
-    pages = BetonLayout(samples)
+    target = TARGETS[counts.task]
+    pages = BetonLayout(samples, target.field)
+    labels = target.examples(images, counts.num_classes)
     for k in range(images):
         jpeg, width, height = next(jpegs)
         entry = np.array([(len(jpeg), 0, width, height, fmt.JPEG)], ENTRY)[0]
-        file.seek(pages.add(entry, k * counts.num_classes // images))
+        file.seek(pages.add(entry, labels[k]))
         file.write(jpeg)
     pages.repeat(samples)
     for at, content in pages.ends():

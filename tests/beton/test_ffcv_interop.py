@@ -15,6 +15,7 @@ from alexnet_fast import Loader
 from alexnet_fast.beton import format as fmt
 from alexnet_fast.beton.reader import Beton, FieldError
 from alexnet_fast.packing.encode import Encoding
+from alexnet_fast.packing.list_file import ListDataset
 from alexnet_fast.packing.writer import ImageFolder, write_beton
 from betons import difference, jpeg, picture, pixels, read_with_ffcv
 
@@ -143,6 +144,45 @@ def test_of_several_ints_that_ffcv_wrote_the_label_is_the_one_that_is_named(
             assert beton.labels.tolist() == values and beton.label_field == name
         with Loader(path, 4, train=False, size=8, threads=1, label_field=name) as loader:
             assert [int(label) for batch in loader for label in batch.labels] == values
+
+
+@pytest.mark.parametrize("next_to", [[], ["label"]])
+def test_a_float_that_ffcv_wrote_is_the_label_alone_or_if_it_is_named(
+    tmp_path: Path, next_to: list[str]
+) -> None:
+    from ffcv.fields import FloatField, IntField, RGBImageField
+
+    scores = [0.5, -1.25, 1 / 3, 3e5, 0.0, 1e-300]
+    fields = {
+        "score": (FloatField(), scores),
+        "image": (RGBImageField(write_mode="raw"), originals()),
+        **{name: (IntField(), FINE) for name in next_to},
+    }
+    path = write_with_ffcv(tmp_path / "floats.beton", fields, workers=2)
+    with Beton(path, label_field="score" if next_to else None) as beton:
+        assert (beton.label_field, beton.labels.tolist()) == ("score", scores)
+        assert [beton.payload(i).tobytes() for i in range(6)] == [image.tobytes() for image in originals()]
+    for name, expected in (("score", np.float32(scores).tolist()), *((name, FINE) for name in next_to)):
+        with Loader(path, 4, train=False, size=8, threads=1, label_field=name) as loader:
+            assert [label.item() for batch in loader for label in batch.labels] == expected
+    if next_to:
+        with Beton(path) as beton:
+            assert beton.labels.tolist() == FINE, "the int, as before"
+
+
+def test_ffcvs_loader_reads_the_floats_that_we_pack(tmp_path: Path) -> None:
+    numbers = [0.5, -1.25, 1 / 3, 3e5, 0.0, 1e-300, 7.0, 1e300]
+    for k in range(8):
+        (tmp_path / f"{k}.jpg").write_bytes(jpeg(picture(64, 48, k)))
+    (tmp_path / "train.txt").write_text("".join(f"{k}.jpg {number!r}\n" for k, number in enumerate(numbers)))
+    split = ListDataset(tmp_path, tmp_path / "train.txt").open("train")
+    path = write_beton(split, tmp_path / "ours.beton", Encoding(mode="raw"), workers=1).path
+    for os_cache in (True, False):
+        images, labels = read_with_ffcv(path, os_cache=os_cache, floats=True)
+        assert labels.dtype == np.float64 and labels.tolist() == numbers
+        with Beton(path) as beton:
+            assert beton.labels.tolist() == numbers
+            assert [image.tobytes() for image in images] == [beton.payload(k).tobytes() for k in range(8)]
 
 
 def test_of_two_images_that_ffcv_wrote_the_pixels_are_of_the_one_that_is_named(tmp_path: Path) -> None:

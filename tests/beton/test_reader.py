@@ -215,7 +215,7 @@ def test_the_error_for_a_file_without_an_image_field_lists_its_fields(tmp_path: 
 
 def test_the_error_for_a_file_without_a_label_field_lists_its_fields(tmp_path: Path, good: bytes) -> None:
     assert "needs one RGB image field and one int field" in refusal(
-        tmp_path, patched(good, FIELDS_AT + 1041, "<B", 0)
+        tmp_path, patched(good, FIELDS_AT + 1041, "<B", 3)
     )
 
 

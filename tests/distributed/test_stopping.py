@@ -24,7 +24,7 @@ import betons
 from alexnet_fast import train as command
 from alexnet_fast.distributed.stop_signals import StopSignals
 from alexnet_fast.distributed.world import ENVIRONMENT, World
-from alexnet_fast.engine import evaluate, train_state
+from alexnet_fast.engine import tasks
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.models import MODELS
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
@@ -146,7 +146,7 @@ def strike(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int, *n
     [
         (signal.SIGINT, Meter, "add", 1, (0, 1)),
         (signal.SIGTERM, Meter, "add", STEPS, (0, STEPS)),
-        (signal.SIGINT, evaluate, "count_top_k", 2, (0, STEPS)),
+        (signal.SIGINT, tasks.Classification, "loss_sum", 2, (0, STEPS)),
         (signal.SIGTERM, checkpoint, "write_partial", 1, (1, 1)),
     ],
     ids=["the first step", "an epoch's last step", "an evaluation", "a checkpoint"],
@@ -502,7 +502,7 @@ def skipped(folder: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
 def poison(monkeypatch: pytest.MonkeyPatch, steps: range, weights: bool) -> None:
     """Make the loss of those steps of the run infinite; or NaN, and with it the weights (`weights`)."""
-    real, seen = train_state.functional.cross_entropy, [0]
+    real, seen = tasks.functional.cross_entropy, [0]
 
     def cross_entropy(logits: Any, labels: Any, **options: Any) -> Any:
         loss = real(logits, labels, **options)
@@ -513,7 +513,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: range, weights: bool) -> None
             return loss
         return loss * torch.nan if weights else loss + torch.inf
 
-    monkeypatch.setattr(train_state.functional, "cross_entropy", cross_entropy)
+    monkeypatch.setattr(tasks.functional, "cross_entropy", cross_entropy)
 
 
 def test_a_loss_that_stays_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import re
 import resource
@@ -346,6 +347,29 @@ def test_a_file_of_several_ints_is_a_fault_until_the_recipe_names_the_label(tmp_
     )
     asked["data"] |= {"label_field": "fine"}
     assert "labels 0 to 3" in examined("train", path, recipe(**asked))["train set"].found
+
+
+def test_a_file_of_floats_is_fine_for_regression_and_a_fault_for_classification(tmp_path: Path) -> None:
+    images = [jpeg(picture(64, 48))] * 4
+    path = write(tmp_path / "a.beton", images, [0.5, -1.0, 2.0, 1.0])
+    data = {"train": str(path), "val": str(path), "global_batch_size": 2}
+    asked = {"model": {"task": "regression", "num_classes": 1}, "data": data}
+    found = examined("train", path, recipe(**asked))["train set"]
+    assert found.status == "ok" and "4 samples, labels -1 to 2" in found.found
+    assert recipe_checks.classes(recipe(**asked), recipe_checks.use_of(recipe(**asked), CPU_TORCH)) == []
+    for model, remedy in (
+        ({"num_classes": 4}, "--set model.task=regression --set model.num_classes=1"),
+        ({"task": "regression", "num_classes": 4}, "--set model.num_classes=1"),
+    ):
+        asked["model"] = model
+        found = examined("train", path, recipe(**asked))["train set"]
+        assert (found.status, found.remedy) == ("fault", remedy)
+        assert recipe_checks.classes(recipe(**asked), recipe_checks.use_of(recipe(**asked), CPU_TORCH)) == []
+    asked["model"] = {"task": "regression", "num_classes": 1}
+    for bad in (math.nan, 1e39):
+        path = write(tmp_path / "a.beton", images, [0.5, -1.0, bad, 1.0])
+        found = examined("train", path, recipe(**asked))["train set"]
+        assert found.status == "fault" and f"a label {bad} (sample 2)" in found.found
 
 
 def test_labels_that_mean_something_else_in_the_two_sets_are_a_fault(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from alexnet_fast.distributed.world import World
-from alexnet_fast.engine.evaluate import Accuracy, count_top_k, evaluate, label_ranks
+from alexnet_fast.engine.evaluate import Evaluation, evaluate
+from alexnet_fast.engine.tasks import count_top_k, label_ranks
 
 CPU = torch.device("cpu")
 
@@ -27,7 +28,7 @@ def batches(images: Tensor, labels: Tensor, size: int) -> list[tuple[Tensor, Ten
     return list(zip(images.split(size), labels.split(size), strict=True))
 
 
-def count(logits: Tensor, labels: Tensor, size: int, expected: int | None = None) -> Accuracy:
+def count(logits: Tensor, labels: Tensor, size: int, expected: int | None = None) -> Evaluation:
     """Evaluate a model whose images are their own logits."""
     return evaluate(lambda x: x, batches(logits, labels, size), expected or len(labels), World(), CPU)
 
@@ -35,10 +36,10 @@ def count(logits: Tensor, labels: Tensor, size: int, expected: int | None = None
 def test_it_agrees_with_topk_where_no_logits_are_equal() -> None:
     logits, labels = drawn(503, 20)
     five = logits.topk(5).indices == labels[:, None]
-    accuracy = count(logits, labels, 64)
-    assert (accuracy.top1, accuracy.top5) == (int(five[:, 0].sum()), int(five.any(1).sum()))
-    assert accuracy.acc1 == 100 * accuracy.top1 / 503
-    assert accuracy.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    found = count(logits, labels, 64)
+    assert found.counted == {"top1": int(five[:, 0].sum()), "top5": int(five.any(1).sum())}
+    assert found.metrics["acc1"] == 100 * found.counted["top1"] / 503
+    assert found.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 503])
@@ -46,8 +47,7 @@ def test_no_batch_size_changes_the_counts_even_with_equal_logits(size: int) -> N
     generator = torch.Generator().manual_seed(0)
     logits = torch.randint(0, 3, (503, 9), generator=generator).float()
     labels = torch.randint(0, 9, (503,), generator=generator)
-    assert count(logits, labels, size).top1 == count(logits, labels, 503).top1
-    assert count(logits, labels, size).top5 == count(logits, labels, 503).top5
+    assert count(logits, labels, size).counted == count(logits, labels, 503).counted
 
 
 def test_equal_logits_are_ranked_by_class() -> None:
@@ -62,8 +62,8 @@ def test_a_row_that_is_not_finite_is_no_guess(bad: float) -> None:
 
 
 def test_with_three_classes_the_label_is_always_among_five() -> None:
-    accuracy = count(*drawn(10, 3), 4)
-    assert accuracy.top5 == 10 and accuracy.acc5 == 100
+    found = count(*drawn(10, 3), 4)
+    assert found.counted["top5"] == 10 and found.metrics["acc5"] == 100
 
 
 @pytest.mark.parametrize("expected", [9, 11])

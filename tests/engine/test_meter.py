@@ -20,12 +20,12 @@ def test_a_meter_averages_losses_over_steps_and_hits_over_samples() -> None:
     meter.add(torch.tensor(1.0), logits, torch.tensor([0, 1, 2]))
     meter.add(torch.tensor(2.0), logits[:1], torch.tensor([5]))
     read = meter.read()
-    assert (read.loss, read.last_loss, read.acc1, read.acc5) == (1.5, 2.0, 75.0, 75.0)
+    assert (read.loss, read.last_loss, read.metrics) == (1.5, 2.0, {"acc1": 75.0, "acc5": 75.0})
     other = Meter(torch.device("cpu"))
     other.load_state_dict(meter.state_dict())
-    assert (other.read().loss, other.read().acc1) == (1.5, 75.0)
+    assert (other.read().loss, other.read().metrics["acc1"]) == (1.5, 75.0)
     meter.clear()
-    assert meter.read().loss == 0 and meter.read().acc1 == 0
+    assert meter.read().loss == 0 and meter.read().metrics["acc1"] == 0
 
 
 class Hands:

@@ -17,6 +17,7 @@ from alexnet_fast.devices.registry import resolve
 from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision, fused_or_foreach
+from alexnet_fast.engine.tasks import Classification
 from alexnet_fast.engine.train_state import PARTS, TrainState
 from alexnet_fast.run import checkpoint
 from alexnet_fast.run.checkpoint import ResumeState
@@ -29,7 +30,7 @@ SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-4)
 def make(level: Any = "O0", make_optimizer: Any = None, **options: Any) -> TrainState:
     make_optimizer = make_optimizer or fused_or_foreach(SGD, CPU)
     precision = Precision(small_net(), make_optimizer, level=level, device=CPU, **options)
-    return TrainState(precision, Meter(CPU.torch_device), label_smoothing=0.1)
+    return TrainState(precision, Meter(CPU.torch_device, task=Classification(label_smoothing=0.1)))
 
 
 def step(state: TrainState, factor: float = 1.0) -> None:

@@ -307,10 +307,10 @@ def test_a_file_of_several_ints_is_verified_once_the_label_is_named(tmp_path: Pa
 
 def test_a_file_without_a_label_is_a_fault_of_the_file(tmp_path: Path) -> None:
     content = bytearray(write(tmp_path / "a.beton", [jpeg(picture(90, 70))] * 3).read_bytes())
-    content[24 + 1041] = 0  # the label's type: a float
+    content[24 + 1041] = 3  # the label's type: bytes
     (tmp_path / "a.beton").write_bytes(content)
     (fault,) = listed(verify(tmp_path / "a.beton", workers=1))
-    assert "needs one RGB image field and one int field" in fault and "'label' (float)" in fault
+    assert "needs one RGB image field and one int field" in fault and "'label' (bytes)" in fault
 
 
 def test_a_folder_of_betons_that_cannot_be_listed_is_not_an_empty_one(

@@ -122,7 +122,8 @@ def test_resnet18_trains_evaluates_and_resumes_to_the_bit(
     trainer.train(recipe("resumed", 1))
     torch.manual_seed(99)  # what happens between the two runs must not matter
     resumed = trainer.train(recipe("resumed", 2), "auto")
-    assert whole.accuracy is not None and whole.accuracy == resumed.accuracy and whole.accuracy.samples == 6
+    assert whole.evaluation is not None and whole.evaluation == resumed.evaluation
+    assert whole.evaluation.samples == 6
     states = [checkpoint.load(tmp_path / run / LAST)["state_dict"] for run in ("whole", "resumed")]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     floats = {tensor.dtype for key, tensor in states[0].items() if not key.endswith("num_batches_tracked")}

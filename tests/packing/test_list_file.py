@@ -8,14 +8,18 @@ import shutil
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from alexnet_fast.beton.reader import Beton
+from alexnet_fast.beton.target_fields import FLOAT, INT
 from alexnet_fast.errors import exit_code
+from alexnet_fast.inspection.survey import class_name, survey, text
 from alexnet_fast.pack import main
-from alexnet_fast.packing.list_file import ListDataset, classes_of
+from alexnet_fast.packing.list_file import ListDataset, are_numbers, classes_of
 from alexnet_fast.packing.listing import FolderError
+from alexnet_fast.packing.partial_file import PartialFile
 from folders import fill
 
 
@@ -213,3 +217,125 @@ def test_a_json_that_names_no_source_there_is_is_refused(
     sidecar.write_text(json.dumps(told))
     code, out, err = run("--verify", tmp_path / "train.beton", "--list", file, "--source", images)
     assert code == 2 and "its source is " in (out + err) and "expected folder or list" in (out + err)
+
+
+NUMBERS = [0.5, -1.25, 3, 1e-3, 2.0, 7, 0.1]
+
+
+def test_labels_that_are_all_numbers_with_a_decimal_point_are_stored_as_floats(
+    images: Path, tmp_path: Path
+) -> None:
+    rows = list(zip(paths(images), NUMBERS))
+    file = write_list(tmp_path / "train.txt", rows)
+    command = ("--list", file, "--data", images, "--out", tmp_path)
+    code, out, err = run(*command)
+    assert code == 0 and "7 images with labels -1.25 to 7" in out, err
+    with Beton(tmp_path / "train.beton") as beton:
+        assert beton.target_field is FLOAT and beton.sidecar is not None
+        assert {str(beton.source_path(i)): float(beton.labels[i]) for i in range(7)} == dict(rows)
+        assert beton.sidecar["classes"] == [] and beton.sidecar["settings"]["label"] == "float"
+    assert "packed before" in run(*command)[1]
+    verifying = ("--verify", tmp_path / "train.beton", "--list", file, "--source", images)
+    code, out, _ = run(*verifying)
+    assert code == 0 and "no fault" in out and "equals its source encoded again" in out
+    write_list(file, [(rows[0][0], 0.75), *rows[1:]])
+    code, out, _ = run(*verifying)
+    assert code == 1 and "its label is 0.5, its source 0.75" in out
+    code, _, err = run(*command)
+    assert code == 2 and "is not what it was packed from" in err
+
+
+@pytest.mark.parametrize(
+    ("labels", "are"),
+    [
+        (["0.5", "1"], True), (["1e3", "2"], True), (["-.5", "+2."], True), (["0.5", "nan"], True),
+        (["0", "1"], False), (["-1", "1"], False), (["007", "1"], False), (["0.5", "cat"], False),
+        (["nan", "inf"], False), (["1.2.3", "1.0"], False), (["٣.٥"], False), (["0x1.8p1", "1.0"], False), (["1_0.5"], False),
+    ],
+)  # fmt: skip
+def test_what_looks_like_numbers(labels: list[str], are: bool) -> None:
+    assert are_numbers(labels) is are
+
+
+def test_the_flag_says_what_labels_are_if_their_form_does_not(images: Path, tmp_path: Path) -> None:
+    whole = write_list(tmp_path / "whole.txt", [(path, k) for k, path in enumerate(paths(images))])
+    named = write_list(
+        tmp_path / "named.txt", [(path, f"{1 + k % 2}.0") for k, path in enumerate(paths(images))]
+    )
+    for file, flag, field, labels in (
+        (whole, "float", FLOAT, {0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0}),
+        (named, "class", INT, {0, 1}),
+    ):
+        given = ("--list", file, "--data", images, "--out", tmp_path / flag, "--label-type", flag)
+        assert run(*given)[0] == 0
+        with Beton(tmp_path / flag / f"{file.stem}.beton") as beton:
+            assert beton.target_field is field and set(beton.labels.tolist()) == labels
+        verifying = ("--verify", tmp_path / flag / f"{file.stem}.beton", "--list", file, "--source", images)
+        code, out, _ = run(*verifying)
+        assert code == 0 and "no fault" in out, out
+    assert (
+        "--label-type says what the labels of a list are: give it with --list"
+        in run("--data", images, "--out", tmp_path, "--label-type", "float")[2]
+    )
+
+
+@pytest.mark.parametrize("label", ["cat", "nan", "-inf", "1e999"])
+def test_the_error_for_a_label_among_numbers_that_is_not_finite_names_its_image(
+    images: Path, tmp_path: Path, label: str
+) -> None:
+    file = write_list(tmp_path / "train.txt", [("a.JPEG", 0.5), ("b.JPEG", label)])
+    code, _, err = run("--list", file, "--data", images, "--out", tmp_path, "--label-type", "float")
+    assert code == 2 and f"train.txt: the label '{label}' of 'b.JPEG' is not a finite number" in err
+
+
+def test_a_list_next_to_a_packed_training_split_has_labels_of_its_type(images: Path, tmp_path: Path) -> None:
+    found = paths(images)
+    train = write_list(tmp_path / "train.txt", list(zip(found, NUMBERS)))
+    val = write_list(tmp_path / "val.txt", [(path, k) for k, path in enumerate(found)])
+    assert run("--list", train, "--data", images, "--out", tmp_path / "a")[0] == 0
+    code, out, _ = run("--list", val, "--data", images, "--out", tmp_path / "a")
+    assert code == 0 and f"labels are numbers as in {tmp_path}/a/train.beton" in out
+    with Beton(tmp_path / "a/val.beton") as beton:
+        assert beton.target_field is FLOAT
+    assert run("--list", val, "--data", images, "--out", tmp_path / "b")[0] == 0
+    (tmp_path / "b/val.beton").rename(tmp_path / "b/train.beton")
+    (tmp_path / "b/val.beton.json").rename(tmp_path / "b/train.beton.json")
+    decimals = write_list(tmp_path / "decimals.txt", list(zip(found, NUMBERS)))
+    given = ("--list", decimals, "--data", images, "--out", tmp_path / "b")
+    code, _, err = run(*given)
+    assert code == 2 and "decimals.txt has the class '-1.25', which the training split does not have" in err
+    assert err.endswith("; remove or rename it, or, if labels are numbers, give --label-type float\n")
+    assert "with labels -1.25 to 7" in run(*given, "--label-type", "float")[1]
+
+
+def test_an_interrupted_packing_of_floats_resumes_to_the_same_bytes(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_list(tmp_path / "train.txt", list(zip(paths(images), NUMBERS)))
+    assert run("--list", file, "--data", images, "--out", tmp_path / "whole")[0] == 0
+    real, left = PartialFile.add, [4]
+
+    def struck(self: PartialFile, *arguments: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        real(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PartialFile, "add", struck)
+        assert run("--list", file, "--data", images, "--out", tmp_path / "again")[0] == 130
+    code, out, _ = run("--list", file, "--data", images, "--out", tmp_path / "again")
+    assert code == 0 and "of an interrupted packing" in out
+    for name in ("train.beton", "train.beton.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_figures_of_a_file_of_floats_are_of_its_labels(images: Path, tmp_path: Path) -> None:
+    file = write_list(tmp_path / "train.txt", list(zip(paths(images), NUMBERS)))
+    assert run("--list", file, "--data", images, "--out", tmp_path)[0] == 0
+    with Beton(tmp_path / "train.beton") as beton:
+        found = survey(beton)
+        assert found.balance is None and found.labels is not None
+        assert (found.labels.least, found.labels.most, found.labels.median) == (-1.25, 7.0, 0.5)
+        assert "7 samples, packed by" in text(found) and "a label       -1.25 to 7, mean " in text(found)
+        assert {class_name(beton, k) for k in range(7)} == {f"{number:g}" for number in NUMBERS}

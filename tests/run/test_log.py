@@ -17,13 +17,13 @@ import pytest
 
 from alexnet_fast.common.files import write_text
 from alexnet_fast.devices.registry import resolve
-from alexnet_fast.engine.evaluate import Accuracy
+from alexnet_fast.engine.evaluate import Evaluation
 from alexnet_fast.engine.meter import Averages, Interval, ThroughputMeter
 from alexnet_fast.run import checkpoint
 from alexnet_fast.run.log import METRICS, Log
 
-AVERAGES = Averages(last_loss=2.25, loss=2.5, acc1=12.5, acc5=50.0)
-ACCURACY = Accuracy(samples=500, top1=350, top5=480, loss=1.0)
+AVERAGES = Averages(last_loss=2.25, loss=2.5, metrics={"acc1": 12.5, "acc5": 50.0})
+EVALUATION = Evaluation(500, {"acc1": 70.0, "acc5": 96.0}, {"top1": 350, "top5": 480}, loss=1.0)
 
 
 def log(folder: Path, **options: Any) -> Log:
@@ -55,7 +55,7 @@ def test_the_log_lines_are_those_that_scripts_read(
 ) -> None:
     speaking = log(tmp_path)
     speaking.step(0, 3, AVERAGES, clock(), lr=0.01)
-    speaking.epoch(0, 0.01, AVERAGES, ACCURACY, clock())
+    speaking.epoch(0, 0.01, AVERAGES, EVALUATION, clock())
     speaking.close()
     out = capsys.readouterr().out
     number = r"\s*[\d.e+-]+ \(\s*[\d.e+-]+\)"
@@ -143,7 +143,7 @@ def test_metrics_wait_in_memory_while_the_disk_is_full_and_the_run_continues(
 def test_metrics_are_one_json_object_per_line_with_the_runs_step(tmp_path: Path) -> None:
     speaking = log(tmp_path)
     speaking.step(1, 2, AVERAGES, clock(), lr=0.5, loss_scale=128.0)
-    speaking.epoch(1, 0.5, AVERAGES, ACCURACY, clock())
+    speaking.epoch(1, 0.5, AVERAGES, EVALUATION, clock())
     speaking.close()
     step, epoch = records(tmp_path)
     assert (step["kind"], step["step"], step["loss"], step["loss_scale"]) == ("step", 7, 2.25, 128.0)
@@ -189,7 +189,7 @@ def test_tensorboard_records_the_same_figures(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     speaking = log(tmp_path, tensorboard=True)
-    speaking.epoch(1, 0.5, AVERAGES, ACCURACY, clock())
+    speaking.epoch(1, 0.5, AVERAGES, EVALUATION, clock())
     speaking.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("epoch/acc1")] == [(8, 70.0)]

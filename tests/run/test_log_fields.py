@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from alexnet_fast.engine.evaluate import Accuracy, TopKCounts
+from alexnet_fast.engine.evaluate import Evaluation, Score
 from alexnet_fast.engine.meter import Averages, Interval
 from alexnet_fast.run import log_fields
 from alexnet_fast.run.log import METRICS, Log
 from alexnet_fast.run.log_fields import LogField
 from alexnet_fast.run.report import Report
 
-AVERAGES = Averages(last_loss=2.25, loss=2.5, acc1=12.5, acc5=50.0)
-ACCURACY = Accuracy(samples=500, top1=350, top5=480, loss=1.0)
+AVERAGES = Averages(last_loss=2.25, loss=2.5, metrics={"acc1": 12.5, "acc5": 50.0})
+EVALUATION = Evaluation(500, {"acc1": 70.0, "acc5": 96.0}, {"top1": 350, "top5": 480}, loss=1.0)
 CLOCK: Any = SimpleNamespace(line=lambda: Interval(2, 128, 0.5, 0.125), epoch=Interval(4, 256, 2.0, 0.5))
 
 STEP = (
@@ -50,7 +51,7 @@ def test_lines_and_records_are_byte_for_byte_those_of_version_0_1(
 ) -> None:
     speaking = log(tmp_path, ceiling_img_per_s=ceiling)
     speaking.step(1, 3, AVERAGES, CLOCK, lr=0.5, loss_scale=128.0, skipped_steps=3)
-    speaking.epoch(1, 0.5, AVERAGES, ACCURACY, CLOCK, skipped_in_epoch=7)
+    speaking.epoch(1, 0.5, AVERAGES, EVALUATION, CLOCK, skipped_in_epoch=7)
     speaking.epoch(1, 0.5, AVERAGES, None, CLOCK)
     speaking.close()
     assert (tmp_path / METRICS).read_text().splitlines() == [
@@ -93,7 +94,7 @@ def test_a_new_field_is_one_line_and_appears_in_every_output_that_it_names(
 def report(**changes: Any) -> Report:
     return Report(
         **{
-            "name": "t", "accuracy": ACCURACY, "best_acc1": 71.0, "training": AVERAGES, "epochs": 2, "steps": 8,
+            "name": "t", "evaluation": EVALUATION, "best": 71.0, "training": AVERAGES, "epochs": 2, "steps": 8,
             "skipped_steps": 0, "skipped_samples": [], "img_per_s": 123.456, "img_per_s_leaves_out": "10 steps",
             "data_wait_share": 0.01, "seconds": 12.34, "device": "cpu", "ranks": 1, "peak_memory_bytes": None,
             "versions": {"torch": "2"}, "recipe": {"run": {"seed": 1}}, **changes,
@@ -102,8 +103,8 @@ def report(**changes: Any) -> Report:
 
 
 def test_a_report_is_byte_for_byte_that_of_version_0_1(tmp_path: Path) -> None:
-    accuracy = Accuracy(samples=500, top1=350, top5=480, loss=1.0, full_batches=TopKCounts(400, 300, 380))
-    report(accuracy=accuracy).write(tmp_path / "report.json")
+    in_full = Score(400, {"acc1": 75.0, "acc5": 95.0}, {"top1": 300, "top5": 380})
+    report(evaluation=replace(EVALUATION, full_batches=in_full)).write(tmp_path / "report.json")
     assert json.dumps(json.loads((tmp_path / "report.json").read_text())) == (
         '{"name": "t", "acc1": 70.0, "acc5": 96.0, "val_loss": 1.0, "val_samples": 500, "full_batches": {"acc1": 75.0, '
         '"acc5": 95.0, "samples": 400, "top1": 300, "top5": 380}, "train_acc1": 12.5, "train_loss": 2.5, "best_acc1": 71.0, '
@@ -114,6 +115,6 @@ def test_a_report_is_byte_for_byte_that_of_version_0_1(tmp_path: Path) -> None:
 
 
 def test_values_that_were_not_measured_are_null_in_a_report() -> None:
-    figures = report(accuracy=None, training=None).figures()
+    figures = report(evaluation=None, training=None).figures()
     absent = ("acc1", "acc5", "val_loss", "val_samples", "full_batches", "train_acc1", "train_loss")
     assert list(figures)[1:8] == list(absent) and all(figures[name] is None for name in absent)

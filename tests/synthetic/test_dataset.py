@@ -15,6 +15,7 @@ import pytest
 
 from alexnet_fast import Loader
 from alexnet_fast.beton.reader import Beton
+from alexnet_fast.beton.target_fields import FLOAT
 from alexnet_fast.errors import UserError
 from alexnet_fast.inspection.verify import verify
 from alexnet_fast.recipe import Recipe
@@ -81,6 +82,27 @@ def test_all_samples_of_an_image_have_one_label_and_each_class_has_images(few: P
         labels = dict(zip(beton.images["data_ptr"].tolist(), beton.labels.tolist()))
         assert [labels[ptr] for ptr in beton.images["data_ptr"].tolist()] == beton.labels.tolist()
         assert sorted(set(labels.values())) == [0, 1, 2, 3, 4]
+
+
+def test_for_regression_labels_are_numbers_from_0_to_1(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[Counts]()
+
+    def make(counts: Counts, say: Any) -> Path:
+        asked.append(counts)
+        return temporary
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dataset, "make", make)
+        model = {"task": "regression", "num_classes": 1}
+        dataset.overrides(validate({"data": {"synthetic": True}, "model": model}), say=lambda _: None)
+    (counts,) = asked
+    assert (counts.task, counts.num_classes) == ("regression", 1)
+    place = dataset.make(replace(FEW, task=counts.task, num_classes=1), say=lambda _: None)
+    with Beton(place / "train.beton") as beton:
+        assert beton.target_field is FLOAT
+        assert np.allclose(sorted(set(beton.labels.tolist())), np.arange(12) / 12)
 
 
 def test_the_loader_gives_every_sample(few: Path) -> None:

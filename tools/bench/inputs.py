@@ -46,7 +46,7 @@ class Photos:
 
     @property
     def labels_sum(self) -> int:
-        return sum(self.split.labels)
+        return sum(map(int, self.split.labels))
 
 
 def choose_photos(data: Path, most: int | None, batch_size: int) -> Photos:
@@ -64,11 +64,11 @@ def choose_photos(data: Path, most: int | None, batch_size: int) -> Photos:
         )
     split = split.limited(count)
     # ImageFolder and similar classes number only the classes that they see, so a class without an image must not count.
-    used = sorted(set(split.labels))
+    used = sorted(set(map(int, split.labels)))
     split = ImageFolder(
         split.root,
         split.paths,
-        [used.index(label) for label in split.labels],
+        [used.index(int(label)) for label in split.labels],
         [split.classes[k] for k in used],
     )
     facts = []
