@@ -98,7 +98,7 @@ class ClassTarget:
         if lowest >= 0 and classes <= num_outputs:
             return None
         wrong = lowest if lowest < 0 else classes - 1
-        leaves = f"model.num_classes = {num_outputs} leaves 0 to {num_outputs - 1}"
+        leaves = f"model.num_classes = {num_outputs} allows 0 to {num_outputs - 1}"
         if lowest < 0:
             return Misfit(f"a label {wrong}", leaves, otherwise="pack the set again")
         return Misfit(f"a label {wrong}", leaves, {"model.num_classes": classes})
