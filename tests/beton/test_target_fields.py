@@ -99,11 +99,11 @@ def write_size(stored: bytes, whole: bytes) -> object:
     [
         (
             [0, 1, 2, 2], "classification", 2,
-            "a label 2, but model.num_classes = 2 leaves 0 to 1: set model.num_classes = 3",
+            "a label 2, but model.num_classes = 2 allows 0 to 1: set model.num_classes = 3",
         ),
         (
             [0, -1, 2, 2], "classification", 3,
-            "a label -1, but model.num_classes = 3 leaves 0 to 2: pack the set again",
+            "a label -1, but model.num_classes = 3 allows 0 to 2: pack the set again",
         ),
         (
             NUMBERS, "classification", 1000,
