@@ -20,7 +20,7 @@ export PIP_ROOT_USER_ACTION = ignore
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup quickstart test lint bench clean
+.PHONY: help setup quickstart test test-all lint bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ quickstart: $(BASE) $(PACKED) ## Make a small labelled set, pack it, train on it
 
 test: $(TEST) $(PEERS) ## Run the tests (ARGS="-k loader" for some of them)
 	$(RUN) -m pytest $(ARGS)
+
+test-all: $(TEST) $(PEERS) ## Run the tests, and those that take minutes
+	ALEXNET_FAST_LONG=1 $(RUN) -m pytest $(ARGS)
 
 lint: $(TEST) ## ruff (rules and format) and mypy
 	$(RUN) -m ruff check .

@@ -104,6 +104,7 @@ def _shared_options(recipe: Recipe, world: World, device: Device) -> dict[str, A
         "batches_ahead": data.batches_ahead,
         "read_ahead_bytes": data.read_ahead_bytes,
         "pin_memory": device.pin_memory,
+        "decoder": data.decoder,
         **data.fields,
     }
 

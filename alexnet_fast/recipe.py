@@ -79,6 +79,8 @@ class Data(Section):
     """Batches decoded ahead of the step."""
     read_ahead_bytes: Count = 64 << 20
     """Bytes of samples beyond those batches that are read into the page cache; 0 = only when they are decoded."""
+    decoder: Literal["auto", "libjpeg"] = "auto"
+    """What decodes JPEGs: auto (our own decoder, libjpeg-turbo for unusual ones) or libjpeg (libjpeg-turbo for all). The pixels are the same."""
     on_error: Literal["raise", "skip"] = "raise"
     """A training sample that cannot be decoded: raise (stop, naming it) or skip (a shorter batch; the report lists it). Evaluation always raises."""
     scale: Pair = (0.08, 1.0)

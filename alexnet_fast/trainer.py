@@ -139,7 +139,7 @@ class Trainer:
             notes.append(f"warning: {room.found}: {room.remedy}")
         if not is_cached(decode_chunk):
             notes.append(
-                "the kernels are being compiled, once on this machine: about 20 s until the first batch"
+                "the kernels are being compiled, once on this machine: some 40 s until the first batch"
             )
         for note in (self.describe(), *notes):
             self.log.say(note)

@@ -51,6 +51,9 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONG = "ALEXNET_FAST_LONG"
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     return _skip_as_failure((yield))
@@ -75,6 +78,10 @@ def _skip_as_failure(report: Any) -> Any:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("beside") is not None)
+    if LONG not in os.environ:
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason=f"takes minutes; make test-all runs it, or {LONG}=1"))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -24,7 +24,6 @@ from rich.table import Table
 
 from alexnet_fast.build import init_distributed, train_loader, train_state
 from alexnet_fast.common.cli import file_path
-from alexnet_fast.decode.decoder import CHUNK
 from alexnet_fast.devices.device_timer import STEP, DeviceTimer
 from alexnet_fast.errors import exit_code
 from alexnet_fast.loader.device_prefetcher import DevicePrefetcher
@@ -105,7 +104,7 @@ def marking_us(recorder: Recorder, marks: DeviceTimer, parts: int) -> Stat:
             for _ in range(parts):
                 with marks.span(STEP, "part"):
                     pass
-            for _ in range(2 * (256 // CHUNK)):  # each decoded, each waited for
+            for _ in range(2 * 8):  # eight threads' part of a batch, and each one's wait for it
                 recorder.watch("decode-0", "decode", time.perf_counter(), time.perf_counter(), (0, 0))
         rounds.append((time.perf_counter() - started) * 1e6 / STEPS_MARKED)
         recorder.spans(0)

@@ -51,24 +51,32 @@ class Augmenter:
         self._seed = U64(seed ^ SALT)
         self._p = np.array([each.p for each in self._augmentations], np.float64)
 
-    def apply(self, samples: np.ndarray, epoch: int, images: np.ndarray, statuses: np.ndarray) -> None:
-        """Change a chunk of images in place.
+    def apply(
+        self,
+        samples: np.ndarray,
+        epoch: int,
+        images: np.ndarray,
+        statuses: np.ndarray,
+        places: np.ndarray,
+    ) -> None:
+        """Change some images of a batch in place.
 
         Args:
             samples: (n,) kernel.SAMPLE_DTYPE.
             images: (n, 3, size, size) uint8.
             statuses: (n,) uint8; an image that is not OK is not touched.
+            places: (m,) int64, those that are changed.
         """
         if not self._augmentations:
             return
-        shape = (len(self._augmentations), len(samples))
+        shape = (len(self._augmentations), len(places))
         chosen, keys = np.empty(shape, np.bool_), np.empty(shape, U64)
-        draw(samples, statuses, self._seed, U64(epoch), self._p, chosen, keys)
+        draw(samples[places], statuses[places], self._seed, U64(epoch), self._p, chosen, keys)
         for augmentation, is_chosen, own in zip(self._augmentations, chosen, keys):
-            places = np.flatnonzero(is_chosen)
-            augmentation.apply(images, places, own[places])
+            augmentation.apply(images, places[is_chosen], own[is_chosen])
 
     def load(self, samples_dtype: np.dtype) -> None:
         """Load the kernels, or compile them: the threads' own way with no sample at all."""
         nothing = np.empty(0, samples_dtype)
-        self.apply(nothing, 0, np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.uint8))
+        images, statuses = np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.uint8)
+        self.apply(nothing, 0, images, statuses, np.empty(0, np.int64))

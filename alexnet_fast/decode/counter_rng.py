@@ -16,7 +16,7 @@ GOLDEN = U64(0x9E3779B97F4A7C15)
 
 @kernel
 def mix(z):
-    """SplitMix64's finaliser: a bijection of uint64 in which every bit hangs on every bit."""
+    """SplitMix64's finaliser: a bijection of uint64; each output bit depends on every input bit."""
     z = (z ^ (z >> U64(30))) * U64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> U64(27))) * U64(0x94D049BB133111EB)
     return z ^ (z >> U64(31))

@@ -101,10 +101,10 @@ def draw_crops(samples, epoch, cropping, boxes):
     """Fill the boxes of a chunk of samples.
 
     Args:
-        samples: (n,) decode.SAMPLE.
+        samples: (n,) kernel.SAMPLE_DTYPE.
         epoch: for training.
-        cropping: Cropping.
-        boxes: (n,) BOX, out.
+        cropping: CropOptions.
+        boxes: (n,) CROP_DTYPE, out.
     """
     for q in range(len(samples)):
         height, width = np.int64(samples[q].height), np.int64(samples[q].width)

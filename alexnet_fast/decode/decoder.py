@@ -4,19 +4,42 @@ from __future__ import annotations
 
 import weakref
 from types import TracebackType
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from ..kernel_cache import kernel
 from . import turbojpeg
 from .crop import CROP_DTYPE, CropOptions, draw_crops
-from .kernel import Scratch, decode_chunk, make_scratch, padded, plane_bytes
+from .kernel import decode_chunk
 from .resample import max_taps
+from .scratch import Scratch, make_scratch, padded, plane_bytes
+from .status import TOO_LARGE
+from .workspace import COUNT, ENABLED, PATHS, PENDING, shared_fields
 
-CHUNK = 32  # samples a call: about 14 ms at 500 px, which hides the call and the lock
 START_PX = 512  # working memory fits this side at first
 START_BYTES = 1 << 16  # and this payload
 MAX_PIXELS = 1 << 28  # of one image; more is a lying header, or needs another tool
+
+
+DecoderName = Literal["auto", "libjpeg"]
+
+
+class DecodePaths(NamedTuple):
+    """How many JPEGs each decoder has decoded.
+
+    Attributes:
+        own: our own decoder.
+        unusual: libjpeg-turbo, since the JPEG is of a kind that ours does not know: progressive, several scans, 16-bit quantisers ...
+        amiss: libjpeg-turbo, since ours found something amiss: a corrupt JPEG, or coefficients that no 8-bit image has.
+    """
+
+    own: int = 0
+    unusual: int = 0
+    amiss: int = 0
+
+    def __add__(self, other: tuple[int, ...]) -> DecodePaths:  # type: ignore[override]
+        return DecodePaths(*(mine + theirs for mine, theirs in zip(self, other)))
 
 
 class Decoder:
@@ -24,6 +47,7 @@ class Decoder:
 
     Args:
         size: side of the decoded images, in pixels.
+        use: "auto" = our own decoder for baseline JPEGs, libjpeg-turbo for all others; "libjpeg" = libjpeg-turbo for all.
 
     Attributes:
         scratch: the working memory, for kernels that are called with it; another one after it has grown.
@@ -35,7 +59,7 @@ class Decoder:
 
     scratch: Scratch
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, use: DecoderName = "auto") -> None:
         turbojpeg.load()
         self.size = size
         handle = open_handle()
@@ -43,28 +67,7 @@ class Decoder:
         # At the interpreter's end a daemon thread may still be inside libjpeg; the system frees everything anyway.
         self._free.atexit = False
         self.scratch = make_scratch(handle, START_BYTES, START_PX, START_PX, size)
-
-    def decode_batch(
-        self,
-        file: np.ndarray,
-        samples: np.ndarray,
-        epoch: int,
-        crop_options: CropOptions,
-        images: np.ndarray,
-        statuses: np.ndarray,
-    ) -> None:
-        """Draw the crops of a batch of samples, and decode them.
-
-        Args:
-            file: (bytes,) uint8, the beton; read-only.
-            samples: (n,) kernel.SAMPLE_DTYPE.
-            crop_options: for ``size`` pixels.
-            images: (n, 3, size, size) uint8, out.
-            statuses: (n,) uint8, out: what became of each sample.
-        """
-        boxes = np.empty(len(samples), CROP_DTYPE)
-        draw_crops(samples, np.uint64(epoch), crop_options, boxes)
-        self.decode(file, samples, boxes, images, statuses)
+        shared_fields(self.scratch.workspace)[ENABLED] = use == "auto"
 
     def decode(
         self,
@@ -73,18 +76,42 @@ class Decoder:
         boxes: np.ndarray,
         images: np.ndarray,
         statuses: np.ndarray,
-    ) -> None:
-        """Decode these crops: as ``decode_batch``, with ``boxes`` (n,) crop.CROP_DTYPE inside their images."""
-        at = 0
+        progress: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Decode crops of samples, alone or together with other threads' decoders.
+
+        It is one call into compiled code (one more whenever memory must grow), which takes sample after sample until none is
+        left: however many threads work on a batch, each takes the interpreter's lock once.
+
+        Args:
+            file: (bytes,) uint8, the beton; read-only.
+            samples: (n,) kernel.SAMPLE_DTYPE.
+            boxes: (n,) crop.CROP_DTYPE inside their images.
+            images: (n, 3, size, size) uint8, out.
+            statuses: (n,) uint8, out: what became of each sample.
+            progress: (2,) int64, which all threads that work on these samples share: samples that were taken, and that
+                are done. Zeros at first. None = this decoder works alone.
+
+        Returns:
+            The places of the samples that this call has decoded. (m,) int64
+        """
+        if progress is None:
+            progress = np.zeros(2, np.int64)
+        shared = shared_fields(self.scratch.workspace)  # it stays when the scratch grows
+        done = np.empty(len(samples), np.int64)
+        shared[COUNT], shared[PENDING] = 0, -1  # an earlier call may have been interrupted while memory grew
         while True:
-            at += decode_chunk(
-                file, samples[at:], boxes[at:], self.size, self.scratch, images[at:], statuses[at:]
+            pending = decode_chunk(
+                file, samples, boxes, self.size, self.scratch, images, statuses, progress, done
             )
-            if at == len(samples):
-                return
-            sample = samples[at]
+            if pending < 0:
+                return done[: shared[COUNT]]
+            sample = samples[pending]
             if int(sample["width"]) * int(sample["height"]) > MAX_PIXELS:
-                at += 1  # its status TOO_LARGE stays and tells the consumer
+                statuses[pending], shared[PENDING] = TOO_LARGE, -1
+                done[shared[COUNT]] = pending
+                shared[COUNT] += 1
+                progress[1] += 1  # not atomic: it is for the watchdog only
             else:
                 self._grow(*(int(sample[name]) for name in ("size", "width", "height")))
 
@@ -108,6 +135,12 @@ class Decoder:
         images, statuses = np.zeros((1, 3, self.size, self.size), np.uint8), np.zeros(1, np.uint8)
         self.decode(file, sample, boxes, images, statuses)
         return images[0], int(statuses[0])
+
+    @property
+    def paths(self) -> DecodePaths:
+        """Which decoder the JPEGs so far took."""
+        counts = shared_fields(self.scratch.workspace)[PATHS : PATHS + 3].tolist()
+        return DecodePaths(*counts)
 
     def reserve(self, samples: np.ndarray, stretch: float = 1.0) -> None:
         """Grow until samples fit whose images are ``stretch`` times as large as they are, or boxes as much beyond them.
@@ -154,7 +187,7 @@ def open_handle() -> int:
     """A libjpeg-turbo decompressor; one for each thread.
 
     Raises:
-        MemoryError: there is none to be had.
+        MemoryError: libjpeg-turbo has no memory for another one.
     """
     handle = int(init_handle())
     if handle == 0:

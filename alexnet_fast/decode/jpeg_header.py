@@ -38,7 +38,7 @@ JpegHeader = namedtuple(
         "scan",  # offset of the first entropy-coded byte
         "table",  # offset of the tile table's first entry, 0 = none
         "table_tiles",  # its entries
-        "table_end",  # offset behind its segment
+        "table_end",  # offset of the end of its segment
     ),
 )
 
@@ -152,7 +152,7 @@ def read_header(jpeg):
         elif marker == 0xDA:
             if (
                 components == 3 and not jfif and (adobe_rgb if adobe else rgb_ids)
-            ):  # as libjpeg tells stored RGB
+            ):  # as libjpeg recognises stored RGB
                 status = UNSUPPORTED
             elif width > MAX_PX or height > MAX_PX:
                 status = UNSUPPORTED
@@ -237,7 +237,7 @@ def scan_has_tables(jpeg, at, sof, tables):
 
 @kernel
 def later_scans(jpeg, at, sof, tables, pixels):
-    """The same of all scans behind the first, whose entropy-coded data begins at offset ``at``, and that they end in time.
+    """Check all scans after the first, whose entropy-coded data starts at offset ``at``, in the same way; and that they are not too many.
 
     -> OK, NO_TABLE or UNSUPPORTED
     """

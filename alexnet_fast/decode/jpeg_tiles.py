@@ -1,4 +1,4 @@
-"""A crop -> the small JPEG that holds it.
+"""A crop -> its tiles; and, for libjpeg-turbo, the small JPEG that holds them.
 
 A restart interval begins on a byte and with fresh DC predictors (ITU-T T.81, F.1.1.5), so intervals that
 line up in columns are independent tiles.  To decode a crop: the header with the tiles' rectangle
@@ -21,8 +21,14 @@ U = np.uintp
 I64 = np.int64  # a uint8 must become signed first: numba makes uint64 + int64 a float
 
 JpegSlice = namedtuple("JpegSlice", ("status", "bytes", "ends_early", "top", "left", "height", "width"))
-"""A small JPEG: its length (0: the whole JPEG is to be decoded), whether entropy-coded data follows its last row,
+"""A small JPEG: its length (0 with status OK: the whole JPEG is to be decoded), whether entropy-coded data follows its last row,
 and the rectangle of the image that it holds, in pixels."""
+
+TileGrid = namedtuple(
+    "TileGrid", ("status", "tiles", "columns", "mcus", "rows", "mcu_rows", "y0", "y1", "x0", "x1")
+)
+"""Tiles of an image: whether their ends were found, how many there are, how many to a row, MCUs across and down each, the image's rows of MCUs, and
+the rows and columns of tiles that a crop touches."""
 
 
 @kernel
@@ -35,7 +41,7 @@ def find_tile_ends(jpeg, header, tiles, wanted, ends):
         ends: (at least tiles,) int64, out.
 
     Returns:
-        A status.  The ends are rising and inside the JPEG; that a marker stands at each is for the
+        A status.  The ends are rising and inside the JPEG; that a marker is at each is for the
         caller to check, who reads that place anyway.
     """
     scan_bytes = len(jpeg) - header.scan
@@ -55,7 +61,7 @@ def find_tile_ends(jpeg, header, tiles, wanted, ends):
             at += 1
             continue
         marker = jpeg[at + 1]
-        at += 2
+        at += 1 if marker == 0xFF else 2  # a fill byte may come before a marker
         if 0xD0 <= marker <= 0xD7 or marker == 0xD9:
             ends[found] = at - header.scan
             found += 1
@@ -65,23 +71,65 @@ def find_tile_ends(jpeg, header, tiles, wanted, ends):
 
 
 @kernel
+def tile_shape(header):
+    """A tile's MCUs and rows of MCUs, and how many tiles there are to a row: 0 where restart intervals make no grid."""
+    mcu_width = 8 * header.across
+    per_row = (header.width + mcu_width - 1) // mcu_width
+    if header.interval and per_row % header.interval == 0:
+        return header.interval, 1, per_row // header.interval
+    if header.interval and header.interval % per_row == 0:
+        return per_row, header.interval // per_row, 1
+    return 0, 1, 0
+
+
+@kernel
+def has_grid(header, capacity):
+    """Whether a JPEG's restart intervals are a grid of tiles, ``capacity`` at most."""
+    mcu_height = 8 * header.down
+    _, tile_rows, columns = tile_shape(header)
+    rows = (header.height + mcu_height - 1) // mcu_height
+    return 0 < (rows + tile_rows - 1) // tile_rows * columns <= capacity
+
+
+@kernel
+def find_tiles(jpeg, header, top, left, bottom, right, ends):
+    """The tiles that hold the pixels [top, bottom) x [left, right) of a JPEG that ``has_grid``. -> TileGrid
+
+    Args:
+        ends: (capacity,) int64, out: see ``find_tile_ends``.
+    """
+    # In a scan of one component an MCU is 8 x 8 whatever its sampling factors.
+    mcu_width, mcu_height = 8 * header.across, 8 * header.down
+    rows = (header.height + mcu_height - 1) // mcu_height
+    tile_mcus, tile_rows, columns = tile_shape(header)
+    tiles = (rows + tile_rows - 1) // tile_rows * columns
+    y0, y1 = (
+        top // (tile_rows * mcu_height),
+        (bottom + tile_rows * mcu_height - 1) // (tile_rows * mcu_height),
+    )
+    x0, x1 = left // (tile_mcus * mcu_width), (right + tile_mcus * mcu_width - 1) // (tile_mcus * mcu_width)
+    status = find_tile_ends(jpeg, header, tiles, (y1 - 1) * columns + x1, ends)
+    return TileGrid(status, tiles, columns, tile_mcus, tile_rows, rows, y0, y1, x0, x1)
+
+
+@kernel
 def no_slice(status):
-    """The Slice that says why nothing can be cut."""
+    """The JpegSlice with the reason why nothing can be cut."""
     return JpegSlice(status, 0, False, 0, 0, 0, 0)
 
 
 @kernel
 def whole_jpeg(header):
-    """The Slice that says: decode the JPEG as it is."""
+    """The JpegSlice that means: decode the JPEG as it is."""
     return JpegSlice(OK, 0, False, 0, 0, header.height, header.width)
 
 
 @kernel
 def truncate_rows(jpeg, header, bottom, out):
-    """Where there are no markers: all bytes under a height that ends with the MCU row of pixel ``bottom`` - 1. -> Slice
+    """Where there are no markers: all bytes under a height that ends with the MCU row of pixel ``bottom`` - 1. -> JpegSlice
 
-    The decoder then stops at that row.  It says that bytes are left over, which is no damage: without restart
-    intervals it looks for a marker behind the last row alone.
+    The decoder then stops at that row.  It warns of left-over bytes, which is not corruption: without restart
+    intervals it looks for a marker after the last row only.
     """
     mcu_width, mcu_height = 8 * header.across, 8 * header.down
     width = min((header.width + mcu_width - 1) // mcu_width * mcu_width, MAX_PX)
@@ -110,37 +158,24 @@ def slice_jpeg(jpeg, header, top, left, bottom, right, out, ends):
         ends: (capacity,) int64 scratch; a JPEG of more tiles is not cut.
 
     Returns:
-        A Slice.
+        A JpegSlice.
     """
-    # In a scan of one component an MCU is 8 x 8 whatever its sampling factors.
     mcu_width, mcu_height = 8 * header.across, 8 * header.down
-    per_row = (header.width + mcu_width - 1) // mcu_width
-    rows = (header.height + mcu_height - 1) // mcu_height
     if not header.cuttable:
         return whole_jpeg(header)
     if header.interval == 0:
         return truncate_rows(jpeg, header, bottom, out)
-    # A grid of tiles: several to a row, or each of whole rows.
-    if per_row % header.interval == 0:
-        tile_mcus, tile_rows, columns = header.interval, 1, per_row // header.interval
-    elif header.interval % per_row == 0:
-        tile_mcus, tile_rows, columns = per_row, header.interval // per_row, 1
-    else:
+    if not has_grid(header, len(ends)):
         return whole_jpeg(header)
-    tiles_down = (rows + tile_rows - 1) // tile_rows
-    tiles = tiles_down * columns
-    if tiles > len(ends):
-        return whole_jpeg(header)
-    tile_width, tile_height = tile_mcus * mcu_width, tile_rows * mcu_height
-    y0, y1 = top // tile_height, (bottom + tile_height - 1) // tile_height
-    x0, x1 = left // tile_width, (right + tile_width - 1) // tile_width
-    status = find_tile_ends(jpeg, header, tiles, (y1 - 1) * columns + x1, ends)
-    if status != OK:
-        return no_slice(status)
+    grid = find_tiles(jpeg, header, top, left, bottom, right, ends)
+    if grid.status != OK:
+        return no_slice(grid.status)
+    tile_width, tile_height = grid.mcus * mcu_width, grid.rows * mcu_height
+    y0, y1, x0, x1, columns, tiles = grid.y0, grid.y1, grid.x0, grid.x1, grid.columns, grid.tiles
 
     # Whole MCUs, beyond the image's edge too: libjpeg then writes the planes with no copy of its own.
     width = min((x1 - x0) * tile_width, MAX_PX)
-    height = min((min(y1 * tile_rows, rows) - y0 * tile_rows) * mcu_height, MAX_PX)
+    height = min((min(y1 * grid.rows, grid.mcu_rows) - y0 * grid.rows) * mcu_height, MAX_PX)
     out[0], out[1] = 0xFF, 0xD8
     begin = (
         header.table_end if header.table == TABLE_FIRST else 2

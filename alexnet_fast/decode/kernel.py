@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
-from typing import Any
-
 import numpy as np
 
 from ..beton.format import RAW
 from ..beton.reader import Beton
 from ..kernel_cache import kernel
-from .jpeg_header import is_too_small
-from .planes import ALIGN, GREY, YCBCR, CropAxis, decode_jpeg_planes, raw_planes
-from .resample import max_taps, resize_horizontally, support, triangle_taps, ycbcr_row
-from .simd import VECTOR_PIXELS, copy_bytes, filter_rows
-from .status import OK, TOO_LARGE
+from .baseline import begin_image, lay_out, read_tables, reset
+from .entropy import STREAMS, run_stream, run_streams
+from .jpeg_header import agrees, is_too_small, read_header
+from .jpeg_tiles import has_grid
+from .memory import fetch_add, get, put
+from .planes import (
+    ALIGN,
+    CropAxis,
+    count_path,
+    decode_planes,
+    laid_out_planes,
+    no_planes,
+    raw_planes,
+    source_span,
+)
+from .render import resample_to_rgb
+from .scratch import fits
+from .simd import VECTOR_PIXELS
+from .status import OK
+from .units import COMPLETE, GOES_ON, advance, flush
+from .workspace import (
+    AMISS,
+    COUNT,
+    ENABLED,
+    EXHAUSTED,
+    HELD,
+    OWN,
+    OWNERS,
+    PENDING,
+    RUNNING,
+    SHARED_AT,
+    STREAM_BYTES,
+    UNUSUAL,
+    ZIGZAG_AT,
+)
 
-U8, U64, I32, I64 = np.uint8, np.uint64, np.int32, np.int64
+U64, I64 = np.uint64, np.int64
 
 SAMPLE_DTYPE = np.dtype(
     [
@@ -30,34 +57,11 @@ SAMPLE_DTYPE = np.dtype(
     ],
     align=True,
 )
-"""What a kernel must know of one sample: where its payload lies in the file, its size in pixels, and which copy of it this is."""
-
-Scratch = namedtuple(
-    "Scratch",
-    (
-        "handle",
-        "jpeg",
-        "ends",
-        "planes",
-        "pointers",
-        "strides",
-        "turned",
-        "filtered",
-        "narrowed",
-        "first",
-        "count",
-        "weights",
-        "spans",
-    ),
-)
-"""One thread's working memory."""
-
-TAP_TABLES = 4  # horizontal: luma, chroma; vertical: luma, chroma
-MAX_TILES = 1 << 16
+"""What a kernel must know of one sample: the offset of its payload in the file, its size in pixels, and which of its copies this is."""
 
 
 def sample_table(beton: Beton) -> np.ndarray:
-    """What the kernels need of every sample. (N,) decode.SAMPLE.
+    """What the kernels need of every sample. (N,) kernel.SAMPLE_DTYPE.
 
     Raises:
         BetonError: the file was changed since it was opened, and with it the metadata that was checked then.
@@ -74,182 +78,173 @@ def sample_table(beton: Beton) -> np.ndarray:
     return samples
 
 
-def padded(n: Any) -> Any:
-    """``n``, a number or an array, rounded up to whole vectors."""
-    return -(-n // VECTOR_PIXELS) * VECTOR_PIXELS
-
-
-def plane_bytes(width: Any, height: Any) -> Any:
-    """The room that a scratch needs for a plane of an image; numbers or arrays."""
-    # A sliced or decoded rectangle is a whole number of MCUs (32 pixels at most) larger than its image;
-    # the transpose reads up to one square beyond a plane's last row and column.
-    return (padded(width) + 64) * (padded(height) + 64 + VECTOR_PIXELS) + ALIGN
-
-
-def make_scratch(
-    handle: int, payload_bytes: int, width: int, height: int, size: int, *, at_least: Scratch | None = None
-) -> Scratch:
-    """Working memory for one thread that decodes images of up to ``width`` x ``height`` to ``size`` pixels.
-
-    About 4 bytes a pixel of the largest image, and 4 a pixel of its height times ``size``.
-
-    Args:
-        at_least: another for the same ``size``; whatever fits that will fit the new one.  So a wide image and a high one
-            take the memory of the larger of the two, not of an image that is as wide as the one and as high as the other.
-    """
-    plane, high = plane_bytes(width, height), padded(height) + 64
-    taps = max_taps(max(width, height), size)
-    if at_least is not None:
-        payload_bytes = max(payload_bytes, len(at_least.jpeg) - 16)
-        plane, high = max(plane, len(at_least.turned)), max(high, at_least.narrowed.shape[1])
-        taps = max(taps, at_least.weights.shape[2])
-    return Scratch(
-        handle=np.uint64(handle),
-        jpeg=np.empty(payload_bytes + 16, U8),
-        ends=np.empty(MAX_TILES, I64),
-        planes=np.empty(3 * plane, U8),
-        pointers=np.empty(3, U64),
-        strides=np.empty(3, I32),
-        turned=np.empty(plane, U8),
-        filtered=np.empty(padded(size) * high, U8),
-        narrowed=np.empty((3, high, padded(size)), U8),
-        first=np.empty((TAP_TABLES, size), I32),
-        count=np.empty((TAP_TABLES, size), I32),
-        spans=np.empty((TAP_TABLES, 2), I64),
-        weights=np.empty((TAP_TABLES, size, taps), np.uint16),
-    )
-
-
 @kernel
-def fits(scratch, width, height):
-    """Whether an image of this size can be decoded in this scratch."""
-    high = (height + VECTOR_PIXELS - 1) // VECTOR_PIXELS * VECTOR_PIXELS + 64
-    wide = (width + VECTOR_PIXELS - 1) // VECTOR_PIXELS * VECTOR_PIXELS + 64
-    side = max(width, height)
-    size = scratch.first.shape[1]
-    return (
-        wide * (high + VECTOR_PIXELS) + ALIGN <= len(scratch.turned)
-        and high <= scratch.narrowed.shape[1]
-        and 2 * max(1, (side + size - 1) // size) + 2 <= scratch.weights.shape[2]
-    )
-
-
-@kernel
-def make_taps(axis, origin, factor, size, mirrored, table, scratch):
-    """Fill tap table ``table`` for planes that begin at pixel ``origin``; returns the samples [a, b) that it reads."""
-    start, length = (axis.start - origin) / factor, axis.length / factor
-    # Not below the plane's first sample: counted from here, rounding may reach one further than in `reach` (with weight 0).
-    low, high = max((axis.low - origin) // factor, 0), (axis.high - origin + factor - 1) // factor
-    triangle_taps(
-        start,
-        length,
-        size,
-        low,
-        high,
-        mirrored,
-        scratch.first[table],
-        scratch.count[table],
-        scratch.weights[table],
-    )
-    return support(start, length, size, low, high)
-
-
-@kernel
-def resample_to_rgb(planes, y, x, size, mirrored, scratch, out):
-    """Resample planes to ``size`` x ``size`` and write them as RGB. out: (3, size, size) uint8.
-
-    The horizontal pass goes through memory, the vertical one row by row straight into the colours.
-    Each filter has one place in the source where it is called: LLVM inlines it, and every further
-    copy would cost seconds of compiling.
-    """
-    for chroma in range(2):
-        across, down = (planes.across, planes.down) if chroma else (1, 1)
-        columns = make_taps(x, planes.left, across, size, mirrored, chroma, scratch)
-        rows = make_taps(y, planes.top, down, size, False, 2 + chroma, scratch)
-        scratch.spans[chroma, 0], scratch.spans[chroma, 1] = columns
-        scratch.spans[2 + chroma, 0], scratch.spans[2 + chroma, 1] = rows
-
-    channels = 1 if planes.colour == GREY else 3
-    sources = (planes.luma, planes.blue, planes.red)
-    for channel in range(channels):
-        table = min(channel, 1)
-        columns, rows = scratch.spans[table], scratch.spans[2 + table]
-        taps = (scratch.first[table], scratch.count[table], scratch.weights[table])
-        source = sources[channel][rows[0] :]
-        resize_horizontally(
-            source,
-            rows[1] - rows[0],
-            columns,
-            taps,
-            size,
-            scratch.turned,
-            scratch.filtered,
-            scratch.narrowed[channel],
-        )
-
-    width = (size + VECTOR_PIXELS - 1) // VECTOR_PIXELS * VECTOR_PIXELS
-    rows_of = scratch.turned[: 3 * width].reshape(3, width)
-    # Addresses, as in `resize_horizontally`.
-    target, step = U64(rows_of.ctypes.data), U64(width)
-    tables = U64(scratch.weights.ctypes.data)
-    stride = U64(scratch.narrowed.strides[1])
-    at = U64(out.ctypes.data)
-    plane = U64(size * size)
-    for row in range(size):
-        for channel in range(channels):
-            table = 2 + min(channel, 1)
-            first = scratch.first[table, row] - scratch.spans[table, 0]
-            filter_rows(
-                U64(scratch.narrowed.ctypes.data)
-                + U64(channel * scratch.narrowed.strides[0])
-                + U64(first) * stride,
-                stride,
-                tables + U64(table * scratch.weights.strides[0] + row * scratch.weights.strides[1]),
-                U64(scratch.count[table, row]),
-                target + U64(channel) * step,
-                step,
-            )
-        if planes.colour == YCBCR:
-            ycbcr_row(rows_of, size, at, at + plane, at + plane + plane)
-        else:
-            for channel in range(3):
-                source = target + U64(min(channel, channels - 1)) * step
-                copy_bytes(source, at + U64(channel) * plane, U64(size))
-        at += U64(size)
-
-
-@kernel
-def decode_chunk(file, samples, boxes, size, scratch, out, statuses):
-    """Decode the crops of a chunk of samples.
+def decode_chunk(file, samples, boxes, size, scratch, out, statuses, progress, done):
+    """Decode samples until none of a chunk is left. Several threads may work on one chunk.
 
     Args:
         file: (bytes,) uint8, the beton.
-        samples: (n,) SAMPLE.
-        boxes: (n,) crop.BOX, inside their images.
+        samples: (n,) SAMPLE_DTYPE.
+        boxes: (n,) crop.CROP_DTYPE, inside their images (LoaderOptions sees to it).
         size: side of the output, in pixels.
         scratch: this thread's Scratch.
         out: (n, 3, size, size) uint8, RGB.
         statuses: (n,) uint8, out.
+        progress: (2,) int64: samples that threads have taken, and have finished.
+        done: (n,) int64, out: the places of the samples that this thread has decoded; COUNT of them, counted on from call to call.
 
     Returns:
-        How many were done: n, or the place of the first that the scratch is too small for.
+        The place of a sample that the scratch is too small for, which is then this thread's to decode, or -1.
     """
-    for q in range(len(samples)):
-        s, box = samples[q], boxes[q]
-        width, height = I64(s.width), I64(s.height)
-        # Memory is taken for what the file can hold, not for what it says: such a sample fails before it needs any.
-        fails = s.raw != RAW and is_too_small(s.size, width, height)
-        if not fails and (not fits(scratch, width, height) or s.size + 2 > len(scratch.jpeg)):
-            statuses[q] = TOO_LARGE
-            return q
-        y = CropAxis(box.top, box.height, box.low_y, box.high_y)
-        x = CropAxis(box.left, box.width, box.low_x, box.high_x)
-        payload = file[s.ptr : s.ptr + s.size]
-        if s.raw == RAW:
-            planes = raw_planes(payload, width, y, x, size, scratch)
-        else:
-            planes = decode_jpeg_planes(payload, width, height, y, x, size, scratch)
+    shared = get(I64(scratch.workspace.ctypes.data), SHARED_AT)
+    counters = I64(progress.ctypes.data)
+    put(shared, EXHAUSTED, 0)
+    while True:
+        q, planes = next_planes(file, samples, boxes, size, scratch, counters)
+        if q < 0:
+            break
         if planes.status == OK:
-            resample_to_rgb(planes, y, x, size, box.mirrored, scratch, out[q])
+            y, x = crop_axes(boxes[q])
+            resample_to_rgb(planes, y, x, size, boxes[q].mirrored, scratch, out[q])
         statuses[q] = planes.status
-    return len(samples)
+        done[get(shared, COUNT)] = q
+        put(shared, COUNT, get(shared, COUNT) + 1)
+        fetch_add(counters + 8, 1)
+    return get(shared, PENDING)
+
+
+@kernel
+def take_sample(shared, counters, count):
+    """A sample that no other thread has; -1 when there is none."""
+    q = get(shared, PENDING)
+    put(shared, PENDING, -1)
+    if q < 0:
+        q = fetch_add(counters, 1)
+    return q if q < count else -1
+
+
+@kernel
+def next_planes(file, samples, boxes, size, scratch, counters):
+    """Decode one more sample. -> its place in the chunk (-1: none is left, or one is pending), its Planes
+
+    Samples whose JPEG is one stream are decoded three at a time.
+    """
+    streams = I64(scratch.workspace.ctypes.data)
+    shared, spare = get(streams, SHARED_AT), I64(scratch.turned.ctypes.data)
+    own_bytes = 3 * len(scratch.turned)
+    stream_bytes = (len(scratch.planes) - own_bytes) // STREAMS
+    memory = I64(scratch.planes.ctypes.data) + own_bytes
+    found, own, complete = -1, True, -1
+    while found < 0:
+        if not get(shared, EXHAUSTED) and get(shared, HELD) < 0 and get(shared, RUNNING) < STREAMS:
+            q = take_sample(shared, counters, len(samples))
+            if q < 0:
+                put(shared, EXHAUSTED, 1)
+                continue
+            s = samples[q]
+            width, height = I64(s.width), I64(s.height)
+            payload = file[s.ptr : s.ptr + s.size]
+            # Memory is allocated for what the file can contain, not for what it claims: such a sample fails before it needs any.
+            fails = s.raw != RAW and is_too_small(s.size, width, height)
+            if not fails and (not fits(scratch, width, height) or s.size + 2 > len(scratch.jpeg)):
+                put(shared, PENDING, q)
+                put(shared, EXHAUSTED, 1)
+                continue
+            if s.raw == RAW:
+                y, x = crop_axes(boxes[q])
+                return q, raw_planes(payload, width, y, x, size, scratch.planes)
+            header = read_header(payload)
+            status = header.status if header.status != OK else agrees(header, width, height, len(payload))
+            if status != OK:
+                return q, no_planes(status, scratch.planes)
+            if not (get(shared, ENABLED) and may_share(header, len(scratch.ends), stream_bytes)):
+                if get(shared, RUNNING):
+                    put(shared, HELD, q)
+                else:
+                    found = q
+                continue
+            k = 0
+            while get(shared, OWNERS + k) >= 0:
+                k += 1
+            stream = streams + k * STREAM_BYTES
+            if begin_sharing(payload, header, boxes[q], size, stream, memory + k * stream_bytes):
+                put(shared, OWNERS + k, q)
+                put(shared, RUNNING, get(shared, RUNNING) + 1)
+            else:
+                found, own = q, False
+        elif get(shared, RUNNING):
+            k = run_owned(streams, shared)
+            stream = streams + k * STREAM_BYTES
+            state = advance(stream)
+            if state == GOES_ON:
+                continue
+            found = get(shared, OWNERS + k)
+            put(shared, OWNERS + k, -1)
+            put(shared, RUNNING, get(shared, RUNNING) - 1)
+            own = state == COMPLETE and flush(stream, spare)
+            count_path(shared, OWN if own else AMISS)
+            if own:
+                complete = k
+            else:
+                reset(stream)
+        elif get(shared, HELD) >= 0:
+            found = get(shared, HELD)
+            put(shared, HELD, -1)
+        else:
+            return -1, no_planes(OK, scratch.planes)
+    if complete >= 0:
+        begin = own_bytes + complete * stream_bytes
+        return found, laid_out_planes(
+            streams + complete * STREAM_BYTES, scratch.planes[begin : begin + stream_bytes]
+        )
+    s = samples[found]
+    payload = file[s.ptr : s.ptr + s.size]
+    y, x = crop_axes(boxes[found])
+    return found, decode_planes(payload, read_header(payload), y, x, size, scratch, own)
+
+
+@kernel
+def crop_axes(box):
+    """A box -> its CropAxis down and across."""
+    y = CropAxis(box.top, box.height, box.low_y, box.high_y)
+    return y, CropAxis(box.left, box.width, box.low_x, box.high_x)
+
+
+@kernel
+def may_share(header, capacity, stream_bytes):
+    """Whether a JPEG is one stream, and can be decoded in turn with others into planes of so many bytes."""
+    if not header.cuttable or has_grid(header, capacity):
+        return False
+    wide = (header.width + VECTOR_PIXELS - 1) // VECTOR_PIXELS * VECTOR_PIXELS + 64
+    return 3 * wide * (header.height + 64 + 2 * VECTOR_PIXELS) + 3 * ALIGN <= stream_bytes
+
+
+@kernel
+def begin_sharing(jpeg, header, box, size, stream, memory):
+    """Let a stream begin with a sample, its planes at an address; whether it is for our own decoder."""
+    shared = get(stream, SHARED_AT)
+    if not read_tables(stream, jpeg, header):
+        count_path(shared, UNUSUAL)
+        return False
+    y, x = crop_axes(box)
+    top, bottom = source_span(y, size, header.down)
+    left, right = source_span(x, size, header.across)
+    lay_out(stream, header, top, left, bottom, right, memory)
+    if begin_image(stream, jpeg, header, bottom):
+        return True
+    reset(stream)
+    count_path(shared, AMISS)
+    return False
+
+
+@kernel
+def run_owned(streams, shared):
+    """Decode the streams that have samples until a unit of one of them is complete; returns which."""
+    zigzag = U64(get(shared, ZIGZAG_AT))
+    if get(shared, RUNNING) == STREAMS:
+        return run_streams(streams, STREAM_BYTES, zigzag)
+    k = 0
+    while get(shared, OWNERS + k) < 0:
+        k += 1
+    run_stream(streams + k * STREAM_BYTES, zigzag)
+    return k

@@ -1,4 +1,4 @@
-"""A sample's bytes -> the planes of the part that a crop touches: by libjpeg-turbo, or out of raw pixels."""
+"""A sample's bytes -> the planes of the part that a crop touches: by our own decoder, by libjpeg-turbo, or out of raw pixels."""
 
 from __future__ import annotations
 
@@ -8,13 +8,29 @@ import numpy as np
 
 from ..kernel_cache import kernel
 from . import turbojpeg
+from .baseline import begin_image, decode_image, decode_tiles, lay_out, read_tables, reset
+from .entropy import STREAMS
 from .jpeg_header import agrees, read_header
-from .jpeg_tiles import slice_jpeg, whole_jpeg
+from .jpeg_tiles import find_tiles, has_grid, slice_jpeg, whole_jpeg
+from .memory import get, put
 from .resample import support
 from .simd import VECTOR_PIXELS, split_rgb
 from .status import DECODER, OK
+from .workspace import (
+    ACROSS,
+    AMISS,
+    COMPONENTS,
+    DOWN,
+    ENABLED,
+    LAYOUT,
+    OWN,
+    PATHS,
+    SHARED_AT,
+    STREAM_BYTES,
+    UNUSUAL,
+)
 
-U8, U64, I32 = np.uint8, np.uint64, np.int32
+U8, U64, I32, I64 = np.uint8, np.uint64, np.int32, np.int64
 YCBCR, GREY, RGB = 0, 1, 2
 ALIGN = 64
 
@@ -38,31 +54,99 @@ def source_span(axis, size, factor):
 
 @kernel
 def decode_jpeg_planes(jpeg, width, height, y, x, size, scratch):
-    """Decode the tiles of a JPEG that a crop touches. (n,) uint8, crop axes -> Planes."""
+    """Decode what a crop touches of a JPEG that should be ``width`` x ``height``. (n,) uint8, crop axes -> Planes."""
     header = read_header(jpeg)
     status = header.status
     if status == OK:
         status = agrees(header, width, height, len(jpeg))
     if status != OK:
-        return no_planes(status, scratch)
+        return no_planes(status, scratch.planes)
+    return decode_planes(jpeg, header, y, x, size, scratch, True)
+
+
+@kernel
+def decode_planes(jpeg, header, y, x, size, scratch, own):
+    """Decode what a crop touches of a JPEG, whose ``header`` is sound, by our ``own`` decoder if it can, or by libjpeg-turbo. -> Planes"""
     top, bottom = source_span(y, size, header.down)
     left, right = source_span(x, size, header.across)
+    streams = I64(scratch.workspace.ctypes.data)
+    if own and get(get(streams, SHARED_AT), ENABLED):
+        memory, spare = I64(scratch.planes.ctypes.data), I64(scratch.turned.ctypes.data)
+        if own_planes(jpeg, header, top, left, bottom, right, streams, memory, scratch.ends, spare):
+            return laid_out_planes(streams, scratch.planes)
+    return libjpeg_planes(jpeg, header, top, left, bottom, right, scratch)
+
+
+@kernel
+def count_path(shared, path):
+    put(shared, PATHS + path, get(shared, PATHS + path) + 1)
+
+
+@kernel
+def own_planes(jpeg, header, top, left, bottom, right, streams, memory, ends, spare):
+    """Decode the pixels [top, bottom) x [left, right) by our own decoder; whether it could: else this JPEG is for libjpeg-turbo.
+
+    Args:
+        streams: address of the workspace.
+        memory: address of the planes.
+        ends: (capacity,) int64 scratch.
+        spare: address of memory for 8 rows of luma.
+    """
+    shared = get(streams, SHARED_AT)
+    if not header.cuttable or not read_tables(streams, jpeg, header):
+        count_path(shared, UNUSUAL)
+        return False
+    lay_out(streams, header, top, left, bottom, right, memory)
+    if has_grid(header, len(ends)):
+        grid = find_tiles(jpeg, header, top, left, bottom, right, ends)
+        sound = grid.status == OK and decode_tiles(streams, jpeg, header, grid, ends, spare)
+    else:
+        sound = begin_image(streams, jpeg, header, bottom) and decode_image(streams, spare)
+    count_path(shared, OWN if sound else AMISS)
+    if not sound:
+        for k in range(STREAMS):
+            reset(streams + k * STREAM_BYTES)
+    return sound
+
+
+@kernel
+def laid_out_planes(stream, memory):
+    """The planes of a stream's picture, which were decoded into ``memory``. -> Planes"""
+    rows, stride = get(stream, LAYOUT + 2), get(stream, LAYOUT + 3)
+    chroma_rows, chroma_stride = get(stream, LAYOUT + 4), get(stream, LAYOUT + 5)
+    at_blue, at_red = get(stream, LAYOUT + 6), get(stream, LAYOUT + 7)
+    return Planes(
+        OK,
+        YCBCR if get(stream, COMPONENTS) == 3 else GREY,
+        get(stream, LAYOUT),
+        get(stream, LAYOUT + 1),
+        get(stream, ACROSS),
+        get(stream, DOWN),
+        memory[: stride * rows].reshape(rows, stride),
+        memory[at_blue : at_blue + chroma_stride * chroma_rows].reshape(chroma_rows, chroma_stride),
+        memory[at_red : at_red + chroma_stride * chroma_rows].reshape(chroma_rows, chroma_stride),
+    )
+
+
+@kernel
+def libjpeg_planes(jpeg, header, top, left, bottom, right, scratch):
+    """By libjpeg-turbo. -> Planes"""
     small = slice_jpeg(jpeg, header, top, left, bottom, right, scratch.jpeg, scratch.ends)
     if small.status != OK:
-        return no_planes(small.status, scratch)
+        return no_planes(small.status, scratch.planes)
     if small.bytes == 0:
         return slice_planes(jpeg, header, small, scratch)
     planes = slice_planes(scratch.jpeg[: small.bytes], header, small, scratch)
     if planes.status == DECODER and small.ends_early:
-        # Damage, or a libjpeg-turbo that words left-over bytes in another way; the whole image tells.
+        # Corrupt, or a libjpeg-turbo that words left-over bytes in another way: decoding the complete image decides.
         planes = slice_planes(jpeg, header, whole_jpeg(header), scratch)
     return planes
 
 
 @kernel
-def no_planes(status, scratch):
+def no_planes(status, memory):
     """The Planes that say why there are none."""
-    none = scratch.planes[:0].reshape(0, 0)
+    none = memory[:0].reshape(0, 0)
     return Planes(status, YCBCR, 0, 0, 1, 1, none, none, none)
 
 
@@ -122,7 +206,7 @@ LONGEST_TEXT = 200  # libjpeg's JMSG_LENGTH_MAX
 
 @kernel
 def bytes_left_over(handle):
-    """Whether the decoder stopped for bytes behind the last row: all of the slice's rows are decoded by then."""
+    """Whether the decoder stopped for bytes after the last row: all of the slice's rows are decoded by then."""
     text = turbojpeg.error_text(handle)
     matched = 0
     for k in range(LONGEST_TEXT):
@@ -136,14 +220,14 @@ def bytes_left_over(handle):
 
 
 @kernel
-def raw_planes(pixels, width, y, x, size, scratch):
+def raw_planes(pixels, width, y, x, size, memory):
     """Take the rows and columns that a crop touches out of height x width x 3 raw RGB. -> Planes."""
     top, bottom = source_span(y, size, 1)
     left, right = source_span(x, size, 1)
     rows, columns = bottom - top, right - left
     stride = (columns + VECTOR_PIXELS - 1) // VECTOR_PIXELS * VECTOR_PIXELS
-    whole_jpeg = columns // VECTOR_PIXELS * VECTOR_PIXELS
-    planes = scratch.planes[: 3 * rows * stride].reshape(3, rows, stride)
+    vectors = columns // VECTOR_PIXELS * VECTOR_PIXELS
+    planes = memory[: 3 * rows * stride].reshape(3, rows, stride)
     for row in range(rows):
         begin = 3 * ((top + row) * width + left)
         source = pixels[begin : begin + 3 * columns]
@@ -153,8 +237,8 @@ def raw_planes(pixels, width, y, x, size, scratch):
             U64(r.ctypes.data),
             U64(g.ctypes.data),
             U64(b.ctypes.data),
-            U64(whole_jpeg),
+            U64(vectors),
         )
-        for k in range(whole_jpeg, columns):  # the last vector would read beyond the payload
+        for k in range(vectors, columns):  # the last vector would read beyond the payload
             r[k], g[k], b[k] = source[3 * k], source[3 * k + 1], source[3 * k + 2]
     return Planes(OK, RGB, top, left, 1, 1, planes[0], planes[1], planes[2])

@@ -134,7 +134,7 @@ def ycbcr_row(rows, width, r, g, b):
     """A row of luma, blue and red difference -> a row of each colour.
 
     Args:
-        rows: (3, width rounded up to LANES) uint8; overwritten.
+        rows: (3, width rounded up to VECTOR_PIXELS) uint8; overwritten.
         width: pixels.
         r, g, b: addresses (uintp) of the colours' rows.
     """

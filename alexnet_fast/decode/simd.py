@@ -88,7 +88,7 @@ def _store(lanes: Vector, address: Any) -> None:
 
 @contextmanager
 def _steps(builder: Any, width: Any) -> Iterator[Any]:
-    """A loop over x = 0, LANES, 2 * LANES ... below ``width`` (an LLVM integer)."""
+    """A loop over x = 0, VECTOR_PIXELS, 2 * LANES ... below ``width`` (an LLVM integer)."""
     word = width.type
     with cgutils.for_range_slice(builder, word(0), width, word(VECTOR_PIXELS), intp=word) as (x, _):
         yield x
@@ -113,7 +113,7 @@ def filter_rows(typing_context, source, stride, weights, count, target, width): 
         stride: bytes (uintp) from one source row to the next.
         weights: address (uintp) of ``count`` uint16 that sum to 256.
         count: rows (uintp), at least 1.
-        width: bytes (uintp) of a row; whole steps of LANES are read and written.
+        width: bytes (uintp) of a row; whole steps of VECTOR_PIXELS are read and written.
     """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
@@ -158,10 +158,10 @@ def filter_rows(typing_context, source, stride, weights, count, target, width): 
 
 @intrinsic
 def ycbcr_to_rgb(typing_context, luma, blue, red, r, g, b, width):  # type: ignore[no-untyped-def]
-    """JFIF's YCbCr -> RGB (ITU-T T.871, 7) of ``width`` pixels in whole steps of LANES; addresses (uintp); may be in place.
+    """JFIF's YCbCr -> RGB (ITU-T T.871, 7) of ``width`` pixels in whole steps of VECTOR_PIXELS; addresses (uintp); may be in place.
 
     In int16, so that a register holds twice the pixels of Q16 arithmetic in int32: sums in sixteenths of a
-    level, products by ``mul_high`` of ``256 * chroma`` and ``16 * 256 * factor``.  At most 0.14 levels beside
+    level, products by ``mul_high`` of ``256 * chroma`` and ``16 * 256 * factor``.  At most 0.14 levels from
     exact rounding over all 2^24 colours.
     """
 
@@ -184,7 +184,7 @@ def ycbcr_to_rgb(typing_context, luma, blue, red, r, g, b, width):  # type: igno
 
 @intrinsic
 def split_rgb(typing_context, rgb, r, g, b, width):  # type: ignore[no-untyped-def]
-    """Interleaved pixels -> three rows, ``width`` pixels in whole steps of LANES; addresses (uintp)."""
+    """Interleaved pixels -> three rows, ``width`` pixels in whole steps of VECTOR_PIXELS; addresses (uintp)."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         rgb, *targets, width = arguments

@@ -29,4 +29,4 @@ MEANING = {
 
 
 class BrokenSample(UserError):
-    """A sample whose pixels cannot be had."""
+    """A sample that cannot be decoded."""

@@ -94,7 +94,7 @@ def kernels() -> Finding:
     if answer["cached"]:
         text += "; compiled for this machine"
     else:
-        text += "; not compiled yet: the first run does it once, in about 20 s of one core"
+        text += "; not compiled yet: the first run does it once, in some 40 s of one core"
     if answer["lasts"]:
         return ok(name, f"{text}; {'kept' if answer['cached'] else 'will be kept'} in {answer['place']}")
     wanted = " and ".join(answer["places"])

@@ -33,6 +33,15 @@ def kernel(function: Callable[..., Any]) -> Any:
     return dispatcher
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile ``function`` into each place that calls it.
+
+    LLVM decides by size whether it inlines, and a call costs more than a few instructions do.  Only for inner loops: each place is a
+    copy that is compiled again.
+    """
+    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
+
+
 def is_cached(kernel: Any) -> bool:
     """Whether a kernel's machine code for this machine is on disk, so that its first call loads it and does not compile."""
     store = getattr(kernel, "_cache", None)

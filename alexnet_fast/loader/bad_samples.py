@@ -73,9 +73,9 @@ class BadSampleFilter:
         epoch, step = task.key
         if epoch != self._epoch:
             self._epoch, self._in_epoch = epoch, 0
-        broken = np.flatnonzero(task.statuses)
-        if not len(broken):
+        if not task.has_broken:
             return len(task.samples)
+        broken = np.flatnonzero(task.statuses)
         found = [
             SkippedSample(index, self._beton.source_path(index), MEANING[status], epoch)
             for index, status in zip(task.samples["index"][broken].tolist(), task.statuses[broken].tolist())

@@ -65,6 +65,7 @@ class HostBuffer:
         )
         self.images, self.labels, self.indices = self.views(self.memory.numpy())
         self.statuses = np.zeros(batch_size, np.uint8)
+        self.interface = self.memory.numpy().__array_interface__
 
     def views(self, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Images (B, 3, size, size) uint8, labels (B,) and indices (B,) int64 in a buffer's bytes."""
@@ -78,7 +79,7 @@ class _Lease:
 
     def __init__(self, buffer: HostBuffer, free: deque[_Return]) -> None:
         self.buffer = buffer
-        self.__array_interface__ = buffer.memory.numpy().__array_interface__
+        self.__array_interface__ = buffer.interface
         # Called when this lease is gone, in any thread, even inside the garbage collector: no locks.  And no line of Python,
         # as a __del__ would be: a Ctrl-C that arrives in one is printed and lost.
         self.ends = _Return(self, free.append)
@@ -86,7 +87,7 @@ class _Lease:
 
 
 class _Return(weakref.ref[_Lease]):
-    """A lease's end, which returns itself and the buffer to the free ones."""
+    """Called when a lease ends: puts its buffer among the free ones."""
 
     buffer: HostBuffer
 

@@ -12,8 +12,7 @@ from queue import SimpleQueue
 import numpy as np
 
 from ..augment.augmenter import Augmenter
-from ..decode.crop import CropOptions
-from ..decode.decoder import CHUNK, Decoder
+from ..decode.decoder import Decoder, DecoderName
 from ..decode.kernel import SAMPLE_DTYPE
 from ..errors import UserError
 from .buffer_pool import BufferPool, HostBuffer
@@ -22,6 +21,8 @@ from .preload import kernels
 from .thread_stats import ThreadStats, TraceHook, usage
 from .watchdog import LOADING_S, POLL_S, Watchdog, close_at_exit, thread_report, wait_for
 
+MIN_SHARE = 4  # samples that are worth waking a thread for: about 1 ms
+
 
 class BatchTask:
     """One batch that is being decoded, or is ready for the consumer.
@@ -29,19 +30,30 @@ class BatchTask:
     Attributes:
         key: its (epoch, step).
         samples: (n,) kernel.SAMPLE_DTYPE.
+        boxes: (n,) crop.CROP_DTYPE.
         buffer: where it goes.
         statuses: (n,) uint8, each sample's status; complete when ``left`` is 0.
-        taken: samples that threads have started.
-        left: samples that are not done.
+        progress: (2,) int64, changed in compiled code: how many samples were taken (each thread that finds none left adds one), and decoded.
+        left: samples of which no thread has reported that they are done.
+        has_broken: whether a status is not OK; known when ``left`` is 0.
     """
 
     def __init__(self, plan: BatchPlan, buffer: HostBuffer) -> None:
-        self.key, self.samples, self.buffer = plan.key, plan.samples, buffer
+        self.key, self.samples, self.boxes, self.buffer = plan.key, plan.samples, plan.boxes, buffer
         buffer.labels[: len(plan.labels)] = plan.labels
         buffer.indices[: len(plan.samples)] = plan.samples["index"]
         self.statuses = buffer.statuses[: len(plan.samples)]
-        self.taken = 0
+        self.progress = np.zeros(2, np.int64)
         self.left = len(plan.samples)
+        self.has_broken = False
+
+    def has_work(self) -> bool:
+        """Whether there are samples that no thread has taken."""
+        return bool(self.progress[0] < len(self.samples))
+
+    def drop(self) -> None:
+        """Let the threads that work on it end after their current sample."""
+        self.progress[0] = len(self.samples)
 
 
 class DecodeWorkers:
@@ -52,17 +64,20 @@ class DecodeWorkers:
 
     Args:
         file: (file size,) uint8, the memory map.
+        size: side of the images, in pixels.
+        use: which decoder decodes JPEGs.
         augmenter: what is done to each decoded image.
         planner: which batches; the caller closes it.
         pool: where batches go.
-        around_each: entered by a thread for each chunk that it decodes, by several at a time; what it raises reaches the consumer.
+        around_each: entered by a thread for each batch that it decodes samples of, by several at a time; what it raises reaches the consumer.
         watchdog: of the consumer, for threads that make no progress.
     """
 
     def __init__(
         self,
         file: np.ndarray,
-        crop_options: CropOptions,
+        size: int,
+        use: DecoderName,
         augmenter: Augmenter,
         threads: int,
         batches_ahead: int,
@@ -72,7 +87,7 @@ class DecodeWorkers:
         around_each: AbstractContextManager[object] = nullcontext(),  # noqa: B008  # it holds nothing
         watchdog: Watchdog,
     ) -> None:
-        self._file, self._crop_options, self._augmenter = file, crop_options, augmenter
+        self._file, self._size, self._use, self._augmenter = file, size, use, augmenter
         self._batches_ahead = batches_ahead
         self._planner, self._pool = planner, pool
         self._around_each = around_each
@@ -84,14 +99,16 @@ class DecodeWorkers:
         self._error: BaseException | None = None
         self._watchdog = watchdog
         self._moved_s = 0.0  # when a thread last finished something
+        self._decoded_before = -1  # samples of the tasks that were decoded when the consumer last looked
+        self._consumer_waits = False
         self.watch: TraceHook | None = None
         self.thread_stats = [ThreadStats(f"decode-{k}") for k in range(threads)]
         self._wake_consumer: SimpleQueue[None] = SimpleQueue()
-        self.wake_workers: list[SimpleQueue[None]] = [SimpleQueue() for _ in range(threads)]
-        """Each thread looks for work again when something is put into its own."""
+        self._idle: deque[SimpleQueue[None]] = deque()  # of threads that found no work, the last one first
+        self._wakes: list[SimpleQueue[None]] = [SimpleQueue() for _ in range(threads)]
         self._threads = [
             threading.Thread(target=self._work, args=(stats, wake), name=stats.name, daemon=True)
-            for stats, wake in zip(self.thread_stats, self.wake_workers)
+            for stats, wake in zip(self.thread_stats, self._wakes)
         ]
         close_at_exit(self)
 
@@ -108,10 +125,12 @@ class DecodeWorkers:
             if key == self._next_key:
                 return
             self._next_key = None  # until all of this is done: Ctrl-C may come between any two lines
+            for task in self._tasks:
+                task.drop()
             self._tasks.clear()
             self._planner.seek(key)
             self._next_key = key
-        self._wake_all()
+            self._wake_idle()
 
     def next_done(self) -> BatchTask:
         """The next batch, complete; waits for it.
@@ -122,6 +141,8 @@ class DecodeWorkers:
             LoaderStalled: no progress for too long.
         """
         self._refuse_in_a_fork()
+        if (task := self._first_done()) is not None:
+            return task
         began_s = self._watchdog.begin()
         while (task := self._first_done()) is None:
             if not wait_for(self._wake_consumer, min(POLL_S, self._watchdog.stall_s)):
@@ -144,13 +165,22 @@ class DecodeWorkers:
                 raise RuntimeError(f"a decoding thread failed: {self._error!r}") from self._error
             if self._closed:
                 raise RuntimeError("the loader is closed")
-            if not self._tasks or self._tasks[0].left:
+            self._consumer_waits = not self._tasks or self._tasks[0].left > 0
+            if self._consumer_waits:
+                self._wake_idle()
                 return None
             self._next_key = None  # see `seek`
             task = self._tasks.popleft()
             self._next_key = self._planner.first_from((task.key[0], task.key[1] + 1))
-        self._wake_all()
         return task
+
+    def refill(self) -> None:
+        """A task was taken, so there is room for another one.
+
+        To be called when nothing is left to do for the batch: a thread that wakes competes for the interpreter's lock.
+        """
+        with self._lock:
+            self._wake_idle()
 
     def _look_after(self, began_s: float) -> None:
         """Check that the threads are alive and make progress; the consumer has waited since ``began_s``."""
@@ -159,6 +189,10 @@ class DecodeWorkers:
             raise RuntimeError(f"the decoding thread {dead[0]} exited unexpectedly")
         awaited = self._next_key
         what = "the next batch" if awaited is None else "epoch {}, step {}".format(*awaited)
+        # A batch can take longer than the watchdog's patience, its samples cannot.
+        decoded = sum(int(task.progress[1]) for task in list(self._tasks))
+        if decoded != self._decoded_before:
+            self._decoded_before, self._moved_s = decoded, time.perf_counter()
         # Read before _moved_s, and set after it: else the time that loading took would count as a stall.
         loading_s = 0.0 if self._loaded else LOADING_S
         self._watchdog.check(max(began_s, self._moved_s), what, self.report, loading_s)
@@ -186,13 +220,32 @@ class DecodeWorkers:
         the threads notice at their next poll.
         """
         self._closed = True
-        self._wake_all()
-        self._wake_consumer.put(None)
-
-    def _wake_all(self) -> None:
-        """Have the decoding threads that wait look for work again."""
-        for wake in self.wake_workers:
+        for task in list(self._tasks):
+            task.drop()
+        for wake in [*self._wakes, self._wake_consumer]:
             wake.put(None)
+
+    def plan_is_ready(self) -> None:
+        """The planner has one more plan."""
+        with self._lock:
+            if len(self._tasks) < self._batches_ahead:
+                self._wake_idle()
+
+    def _wake_idle(self) -> None:
+        """Wake as many threads as the work needs: all for a consumer that waits, one if nearly all batches are ready, else some.
+
+        Each thread that wakes takes the interpreter's lock from the consumer's thread, which costs that thread 20 us or more: with 16 threads
+        that all woke for each batch, a step that queues 7,000 kernels took 2.5 ms more.
+        """
+        ready = sum(task.left == 0 for task in self._tasks)
+        wanted = len(self._threads)
+        if not self._consumer_waits and ready:
+            wanted = 1 if ready >= self._batches_ahead - 1 else max(1, wanted >> ready)
+        room = (self._batches_ahead - len(self._tasks)) * self._pool.batch_size
+        work = room + sum(max(0, len(task.samples) - int(task.progress[0])) for task in self._tasks)
+        working = len(self._threads) - len(self._idle)
+        for _ in range(min(wanted, -(-work // MIN_SHARE)) - working):
+            self._idle.pop().put(None)
 
     def _work(self, stats: ThreadStats, wake: SimpleQueue[None]) -> None:
         try:
@@ -202,45 +255,43 @@ class DecodeWorkers:
             self._augmenter.load(SAMPLE_DTYPE)
             self._moved_s = time.perf_counter()
             self._loaded = True
-            with Decoder(self._crop_options.size) as decoder:
-                while (chunk := self._take(stats, wake)) is not None:
-                    self._decode(*chunk, stats, decoder)
-                    self._done(*chunk)
+            with Decoder(self._size, self._use) as decoder:
+                while (task := self._take(stats, wake)) is not None:
+                    self._done(task, self._decode(task, stats, decoder))
         except BaseException as error:  # whatever it is, the consumer must get it
             with self._lock:
-                self._error = error
+                self._error = self._error or error
             self._wake_consumer.put(None)
 
-    def _take(self, stats: ThreadStats, wake: SimpleQueue[None]) -> tuple[BatchTask, int, int] | None:
-        """The next samples [begin, end) of a task, or None when the workers are closed; waits for either."""
+    def _take(self, stats: ThreadStats, wake: SimpleQueue[None]) -> BatchTask | None:
+        """A task to work on, or None when the workers are closed; waits for either."""
         waited_from_s = None
-        while (chunk := self._begun(stats)) is None:
+        while (task := self._begun(stats, wake)) is None:
             if self._closed:
                 return None
             if waited_from_s is None:
                 waited_from_s = stats.since_s
             wait_for(wake, POLL_S)
         if waited_from_s is not None and (watch := self.watch) is not None:
-            watch(stats.name, "wait", waited_from_s, time.perf_counter(), chunk[0].key)
-        return chunk
+            watch(stats.name, "wait", waited_from_s, time.perf_counter(), task.key)
+        return task
 
-    def _begun(self, stats: ThreadStats) -> tuple[BatchTask, int, int] | None:
-        """The next samples of a task, which no other thread will take; None if there are none now, or the workers are closed."""
+    def _begun(self, stats: ThreadStats, wake: SimpleQueue[None]) -> BatchTask | None:
+        """A task with samples that no thread has taken; None if there are none now, or the workers are closed."""
         with self._lock:
+            if wake in self._idle:  # it woke by itself
+                self._idle.remove(wake)
             if self._closed:
                 return None
             if (task := self._unfinished() or self._planned()) is None:
+                self._idle.append(wake)
                 if (why := self._why_idle()) != stats.doing:
                     stats.begin(why)
-                return None
-            begin = task.taken
-            share = -(-len(task.samples) // len(self._threads))
-            task.taken = min(begin + min(CHUNK, share), len(task.samples))
-            return task, begin, task.taken
+            return task
 
     def _unfinished(self) -> BatchTask | None:
-        """The oldest task with samples that no thread has started."""
-        return next((task for task in self._tasks if task.taken < len(task.samples)), None)
+        """The oldest task with samples that no thread has taken."""
+        return next((task for task in self._tasks if task.has_work()), None)
 
     def _planned(self) -> BatchTask | None:
         """The next batch of the plan as a task, if there is room for one and a plan."""
@@ -248,7 +299,9 @@ class DecodeWorkers:
             return None
         task = BatchTask(plan, self._pool.take())
         self._tasks.append(task)
-        self._wake_all()  # there is more of it than one chunk
+        if self._closed:  # `stop` takes no lock, and may have dropped the others before
+            task.drop()
+        self._wake_idle()
         return task
 
     def _why_idle(self) -> str:
@@ -258,22 +311,25 @@ class DecodeWorkers:
             return "waiting for the planner"
         return f"waiting: {sum(task.left == 0 for task in self._tasks)} batches are ready"
 
-    def _decode(self, task: BatchTask, begin: int, end: int, stats: ThreadStats, decoder: Decoder) -> None:
+    def _decode(self, task: BatchTask, stats: ThreadStats, decoder: Decoder) -> int:
+        """Decode samples of a task until all are taken; returns how many this thread has done."""
         epoch, step = task.key
-        stats.begin(f"decoding samples {begin} to {end} of epoch {epoch}, step {step}")
+        stats.begin(f"decoding samples of epoch {epoch}, step {step}")
         before = usage()
-        samples, images = task.samples[begin:end], task.buffer.images[begin:end]
-        statuses = task.statuses[begin:end]
+        images, statuses = task.buffer.images, task.statuses
         with self._around_each:
-            decoder.decode_batch(self._file, samples, epoch, self._crop_options, images, statuses)
-        self._augmenter.apply(samples, epoch, images, statuses)
-        ended_s = stats.count(before, end - begin)
+            done = decoder.decode(self._file, task.samples, task.boxes, images, statuses, task.progress)
+        self._augmenter.apply(task.samples, epoch, images, statuses, done)
+        stats.paths = decoder.paths
+        ended_s = stats.count(before, len(done))
         if (watch := self.watch) is not None:
             watch(stats.name, "decode", before[0], ended_s, task.key)
+        return len(done)
 
-    def _done(self, task: BatchTask, begin: int, end: int) -> None:
+    def _done(self, task: BatchTask, count: int) -> None:
         with self._lock:
             self._moved_s = time.perf_counter()
-            task.left -= end - begin
+            task.left -= count
             if task.left == 0:
+                task.has_broken = bool(task.statuses.any())
                 self._wake_consumer.put(None)

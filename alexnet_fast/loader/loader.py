@@ -17,6 +17,7 @@ from ..common.cpus import allowed_cores
 from ..common.settled import Settled
 from ..decode import turbojpeg
 from ..decode.counter_rng import occurrences
+from ..decode.decoder import DecodePaths
 from ..decode.kernel import sample_table
 from ..errors import UserError
 from .bad_samples import BadSampleFilter, SkippedSample
@@ -144,11 +145,19 @@ class Loader(Settled):
         self._bad_samples = BadSampleFilter(self.beton, options.on_error, may_be_empty=not drop_last)
         watchdog = Watchdog(options.stall_s)
         self._planner = Planner(
-            self.beton, samples, self._sampler, options.seed, shuffle, read_ahead_bytes, watchdog
+            self.beton,
+            samples,
+            self._sampler,
+            self.cropping,
+            options.seed,
+            shuffle,
+            read_ahead_bytes,
+            watchdog,
         )
         self._workers = DecodeWorkers(
             self.beton.map,
-            self.cropping,
+            self.cropping.size,
+            options.decoder,
             Augmenter(options.augmentations, options.seed),
             self.threads,
             options.batches_ahead,
@@ -160,7 +169,7 @@ class Loader(Settled):
         # None of these refers to the loader, so a loader that is dropped, even within the next lines, stops their threads.
         for end in (self._pool.close, self._planner.stop, self._workers.stop):
             weakref.finalize(self, end).atexit = False
-        self._planner.start(self._workers.wake_workers)
+        self._planner.start(self._workers.plan_is_ready)
         self._workers.start()
         self._cursor = (0, 0)
         self._iteration = 0
@@ -195,6 +204,11 @@ class Loader(Settled):
     def wait_s(self) -> float:
         """Seconds that the consumer has waited for batches so far."""
         return self._wait_s
+
+    @property
+    def decode_paths(self) -> DecodePaths:
+        """How many JPEGs our own decoder has decoded so far, and how many libjpeg-turbo."""
+        return sum((each.paths for each in self.thread_stats), DecodePaths())
 
     @property
     def thread_stats(self) -> list[ThreadStats]:
@@ -243,8 +257,11 @@ class Loader(Settled):
         started = time.perf_counter()
         task = self._workers.next_done()
         self._wait_s += time.perf_counter() - started
-        count = self._bad_samples.apply(task)
-        return self._pool.lend(task.buffer, count) if count else None
+        try:
+            count = self._bad_samples.apply(task)
+            return self._pool.lend(task.buffer, count) if count else None
+        finally:
+            self._workers.refill()
 
     def close(self) -> None:
         """Stop and join the threads. Batches that are held stay valid."""

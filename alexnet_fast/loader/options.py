@@ -23,6 +23,7 @@ from ..common.arguments import (
     whole,
 )
 from ..decode.crop import CropOptions
+from ..decode.decoder import DecoderName
 from .bad_samples import OnError
 from .watchdog import STALL_S
 
@@ -53,6 +54,8 @@ class LoaderOptions:
         batches_ahead: batches that are being filled or wait, not counting those that are held.
         read_ahead_bytes: how far beyond those batches the file is read into the page cache; 0 = only when touched.
         pin_memory: page-locked memory, so that an accelerator can copy batches asynchronously.
+        decoder: "auto" = our own JPEG decoder, and libjpeg-turbo for unusual JPEGs; "libjpeg" = libjpeg-turbo for all. The pixels
+            are the same; ``decode_paths`` counts which JPEG took which.
         on_error: what to do about a sample that cannot be decoded: "raise" names the first in the epoch's order; "skip" makes
             its batch shorter by it, and lists it in ``skipped``.  A batch of which nothing is left is skipped, or an error
             with ``drop_last``, where all ranks make as many steps.
@@ -82,6 +85,7 @@ class LoaderOptions:
     batches_ahead: int = 3
     read_ahead_bytes: int = 64 << 20
     pin_memory: bool = False
+    decoder: DecoderName = "auto"
     on_error: OnError = "raise"
     stall_s: float = STALL_S
     image_field: str | None = None
@@ -91,6 +95,7 @@ class LoaderOptions:
         # indices and the fields are checked against the file, which is not open yet.
         world_size = whole("world_size", self.world_size, "at least 1", lambda n: n >= 1)
         ranks = f"0 to {world_size - 1}, since world_size is {world_size}"
+        choice("decoder", self.decoder, ("auto", "libjpeg"))
         choice("on_error", self.on_error, ("raise", "skip"))
         set_checked(
             self,
@@ -146,6 +151,7 @@ class LoaderKeywords(TypedDict, total=False):
     batches_ahead: int
     read_ahead_bytes: int
     pin_memory: bool
+    decoder: DecoderName
     on_error: OnError
     stall_s: float
     image_field: str | None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from ..beton.reader import Beton
 from ..common.untrusted import printable
+from ..decode.crop import CROP_DTYPE, CropOptions, draw_crops
 from ..errors import UserError
 from .page_advice import PAGE, WILLNEED, advise_willneed, bytes_of
 from .sampler import DistributedBatchSampler, epoch_permutation
@@ -38,12 +39,14 @@ class BatchPlan(NamedTuple):
     Attributes:
         key: its (epoch, step).
         samples: (n,) kernel.SAMPLE_DTYPE.
+        boxes: (n,) crop.CROP_DTYPE, their crops.
         labels: (n,) as the file stores them.
         bytes: of their payloads.
     """
 
     key: Key
     samples: np.ndarray
+    boxes: np.ndarray
     labels: np.ndarray
     bytes: int
 
@@ -74,6 +77,7 @@ class Planner:
         beton: the file.
         samples: (N,) kernel.SAMPLE_DTYPE, those of an epoch, over all ranks.
         sampler: which places of an epoch's order each batch of this rank has.
+        crop_options: how each sample's crop is drawn.
         seed: of the order.
         shuffle: whether each epoch has its own order, else the samples' order.
         max_bytes: how far beyond the batches that were taken the file is read ahead, in bytes of samples; 0 = not at all.
@@ -86,27 +90,29 @@ class Planner:
         beton: Beton,
         samples: np.ndarray,
         sampler: DistributedBatchSampler,
+        crop_options: CropOptions,
         seed: int,
         shuffle: bool,
         max_bytes: int,
         watchdog: Watchdog,
     ) -> None:
         self._beton, self._samples, self._sampler = beton, samples, sampler
+        self._crop_options = crop_options
         self._seed, self._shuffle, self._max_bytes = seed, shuffle, max_bytes
         self._watchdog = watchdog
         self._sequence: _Sequence | None = None
         self._stopped = False
         self._error: BaseException | None = None
         self._wake: SimpleQueue[None] = SimpleQueue()
-        self._wake_workers: Sequence[SimpleQueue[None]] = ()
+        self._announce: Callable[[], None] = lambda: None
         self._next_order: _Order | None = None
         self._stats = ThreadStats("planner")
         self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
         close_at_exit(self)
 
-    def start(self, wake_workers: Sequence[SimpleQueue[None]]) -> None:
-        """Start the thread; each plan wakes these. The caller has made sure that `stop` will be called, whatever happens."""
-        self._wake_workers = wake_workers
+    def start(self, announce: Callable[[], None]) -> None:
+        """Start the thread; it calls this after each plan. The caller has made sure that `stop` will be called, whatever happens."""
+        self._announce = announce
         self._thread.start()
 
     def seek(self, key: Key) -> None:
@@ -201,7 +207,9 @@ class Planner:
                 begin, end = self._sampler.positions(at)
                 samples = self._samples[order[begin:end]]
                 labels = self._beton.labels[samples["index"]]
-                yield BatchPlan((epoch, at), samples, labels, bytes_of(samples))
+                boxes = np.empty(len(samples), CROP_DTYPE)
+                draw_crops(samples, np.uint64(epoch), self._crop_options, boxes)
+                yield BatchPlan((epoch, at), samples, boxes, labels, bytes_of(samples))
             epoch, step = epoch + 1, 0
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -232,10 +240,6 @@ class Planner:
         if self._stats.doing != why:
             self._stats.begin(why)
         wait_for(self._wake, POLL_S)
-
-    def _announce(self) -> None:
-        for wake in self._wake_workers:
-            wake.put(None)
 
 
 class _Order(threading.Thread):

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..augment.augmentation import Augmentation
 from ..augment.augmenter import Augmenter
-from ..decode.crop import CropOptions
+from ..decode.crop import CROP_DTYPE, CropOptions, draw_crops
 from ..decode.decoder import Decoder
 from ..decode.kernel import SAMPLE_DTYPE
 from .page_advice import PAGE, WILLNEED, advise_willneed
@@ -74,7 +74,9 @@ def load_all(augmentations: Sequence[Augmentation] = ()) -> None:
     advise_willneed(nothing, np.empty(0, SAMPLE_DTYPE), PAGE, WILLNEED)
     images, statuses = np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.uint8)
     with Decoder(size=1) as decoder:
-        decoder.decode_batch(nothing, np.empty(0, SAMPLE_DTYPE), 0, cropping, images, statuses)
+        samples, boxes = np.empty(0, SAMPLE_DTYPE), np.empty(0, CROP_DTYPE)
+        draw_crops(samples, np.uint64(0), cropping, boxes)
+        decoder.decode(nothing, samples, boxes, images, statuses)
     Augmenter(augmentations, seed=0).load(SAMPLE_DTYPE)
 
 

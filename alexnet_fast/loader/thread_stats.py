@@ -6,6 +6,8 @@ import resource
 import time
 from collections.abc import Callable
 
+from ..decode.decoder import DecodePaths
+
 TraceHook = Callable[[str, str, float, float, tuple[int, int]], None]
 """Called by a decoding thread with its name, "decode" or "wait", begin and end (perf_counter seconds) and the (epoch, step)."""
 
@@ -21,12 +23,14 @@ class ThreadStats:
         cpu_s: seconds of those in which it had a processor.
         faults: page faults meanwhile that waited for the disk.
         samples: how many it has decoded so far.
+        paths: which decoder their JPEGs took.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.busy_s = self.cpu_s = 0.0
         self.faults = self.samples = 0
+        self.paths = DecodePaths()
         self.begin("starting")
 
     def begin(self, doing: str) -> float:

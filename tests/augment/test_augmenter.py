@@ -49,7 +49,7 @@ def applied(
     """What becomes of black images. (n, 3, 1, 1) uint8"""
     images = np.zeros((len(samples), 3, 1, 1), np.uint8)
     statuses = np.zeros(len(samples), np.uint8) if statuses is None else statuses
-    Augmenter(augmentations, seed).apply(samples, epoch, images, statuses)
+    Augmenter(augmentations, seed).apply(samples, epoch, images, statuses, np.arange(len(samples)))
     return images
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from alexnet_fast.errors import exit_code
 from alexnet_fast.recipe_toml import load
-from stress import fuzz_betons, fuzz_recipes, fuzz_slicer
+from stress import fuzz_betons, fuzz_decoder, fuzz_recipes, fuzz_slicer
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,13 @@ def test_corrupt_betons_load_or_are_refused(photos: Path, monkeypatch: pytest.Mo
 def test_corrupt_recipes_load_or_are_refused_with_one_sentence() -> None:
     result = fuzz_recipes.attack(100, seed=8)
     assert result.findings == [] and result.loaded > 5 and result.refused > 50
+
+
+def test_our_own_decoder_has_libjpegs_verdict_and_pixels(photos: Path) -> None:
+    """Some 44 % of these mutations are refused, the others are decoded."""
+    result = fuzz_decoder.attack(photos, 6_000, seed=8)
+    assert result.findings == {} and result.inputs > 5_500
+    assert result.refused > 1500 and result.decoded > 1500 and min(result.paths) > 300
 
 
 def test_parser_and_slicer_agree_with_their_python_form_and_with_a_full_decode(photos: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ def beton(require: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactor
 def decoded(ours: Decoder, beton: Beton, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     images = np.full((len(samples), 3, SIZE, SIZE), 0xAA, np.uint8)
     statuses = np.full(len(samples), 0xAA, np.uint8)
-    ours.decode_batch(beton.map, samples, 1, TRAINING, images, statuses)
+    boxes = np.empty(len(samples), CROP_DTYPE)
+    draw_crops(samples, np.uint64(1), TRAINING, boxes)
+    ours.decode(beton.map, samples, boxes, images, statuses)
     return images, statuses
 
 
@@ -48,13 +51,31 @@ def test_a_batch_has_the_pixels_that_each_sample_has_alone_whatever_was_decoded_
             assert status == OK and np.array_equal(alone, images[k])
 
 
-def test_crops_that_were_drawn_before_are_decoded_as_they_are(beton: Beton) -> None:
-    samples, ours = sample_table(beton), Decoder(SIZE)
+def test_several_decoders_share_a_batch_and_each_sample_is_decoded_by_one_of_them(beton: Beton) -> None:
+    samples = np.tile(sample_table(beton), 40)
     boxes = np.empty(len(samples), CROP_DTYPE)
     draw_crops(samples, np.uint64(1), TRAINING, boxes)
-    images, statuses = np.empty((len(samples), 3, SIZE, SIZE), np.uint8), np.empty(len(samples), np.uint8)
-    ours.decode(beton.map, samples, boxes, images, statuses)
-    assert np.array_equal(images, decoded(ours, beton, samples)[0])
+    expected, _ = decoded(Decoder(SIZE), beton, samples)
+    images, statuses = np.zeros_like(expected), np.full(len(samples), 0xAA, np.uint8)
+    progress = np.zeros(2, np.int64)
+
+    def work(_: int) -> list[int]:
+        done = Decoder(SIZE).decode(beton.map, samples, boxes, images, statuses, progress)
+        return list(done.tolist())
+
+    with ThreadPoolExecutor(3) as pool:
+        shares = list(pool.map(work, range(3)))
+    assert sorted(place for share in shares for place in share) == list(range(len(samples)))
+    assert progress[0] >= len(samples) and progress[1] == len(samples)
+    assert not statuses.any() and np.array_equal(images, expected)
+
+
+def test_a_decoder_stops_after_its_current_sample_when_all_are_taken(beton: Beton) -> None:
+    samples = sample_table(beton)
+    images, statuses = np.zeros((3, 3, SIZE, SIZE), np.uint8), np.zeros(3, np.uint8)
+    boxes, progress = np.zeros(3, CROP_DTYPE), np.array([3, 0])
+    assert len(Decoder(SIZE).decode(beton.map, samples, boxes, images, statuses, progress)) == 0
+    assert progress[1] == 0 and not images.any()
 
 
 def test_a_sample_that_no_memory_is_taken_for_leaves_the_others_of_its_batch_alone(tmp_path: Path) -> None:

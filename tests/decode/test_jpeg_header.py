@@ -14,8 +14,10 @@ from PIL import Image
 from alexnet_fast import Loader
 from alexnet_fast.decode import planes
 from alexnet_fast.decode.decoder import Decoder
+from alexnet_fast.decode.entropy import STREAMS
 from alexnet_fast.decode.jpeg_header import read_header
-from alexnet_fast.decode.kernel import SAMPLE_DTYPE, fits, plane_bytes
+from alexnet_fast.decode.kernel import SAMPLE_DTYPE
+from alexnet_fast.decode.scratch import MAX_STREAM_BYTES, fits, plane_bytes
 from alexnet_fast.decode.status import (
     DECODER,
     NO_TABLE,
@@ -153,5 +155,6 @@ def test_a_scratch_grows_by_area_not_by_each_side_alone() -> None:
         decoder.reserve(sample)
         scratch = decoder.scratch
         assert fits(scratch, width, height) and fits(scratch, 512, 512)
-    assert len(scratch.planes) == 3 * max(plane_bytes(64, 60_000), plane_bytes(60_000, 64))
+    largest = 3 * max(plane_bytes(64, 60_000), plane_bytes(60_000, 64))
+    assert len(scratch.planes) == largest + STREAMS * MAX_STREAM_BYTES
     assert fits(scratch, 64, 60_000) and fits(scratch, 60_000, 64) and len(scratch.jpeg) >= 100_000

@@ -142,7 +142,7 @@ def test_threads_that_wait_are_woken_by_the_garbage_collector(
     next(iter(loader))
     threads = loader._workers._threads
     deadline = time.monotonic() + WAIT_S
-    while not all(each.doing.startswith("waiting:") for each in loader.thread_stats):
+    while len(loader._workers._idle) < len(threads):
         assert time.monotonic() < deadline, [each.doing for each in loader.thread_stats]
         time.sleep(0.001)
     with loader._workers._lock:  # as where the collector runs in a thread that holds it

@@ -293,14 +293,14 @@ def test_no_batch_is_handed_out_of_a_file_that_is_written_over_while_it_is_decod
     path, other = two_betons
     options: dict[str, Any] = {"train": True, "size": 48, "seed": 3}
     expected = [loaded(beton, epoch=epoch, **options) for epoch in range(4)]
-    decode, chunks = Decoder.decode_batch, count()
+    decode, chunks = Decoder.decode, count()
 
     def overwrite_and_decode(*arguments: Any) -> Any:
         if next(chunks) == 8:
             OVERWRITERS[how](path, other)
         return decode(*arguments)
 
-    monkeypatch.setattr(Decoder, "decode_batch", overwrite_and_decode)
+    monkeypatch.setattr(Decoder, "decode", overwrite_and_decode)
     with Loader(path, 10, threads=2, on_error=on_error, **options) as loader:
         for _ in range(2):  # it stays so
             with pytest.raises(BetonError, match=f"^{path} was (shortened|written over)") as caught:
@@ -683,6 +683,7 @@ def test_a_closed_loader_says_so(beton: Path) -> None:
         ({"center_ratio": 0.0}, "center_ratio = 0.0"),
         ({"center_ratio": 1.01}, "center_ratio = 1.01"),
         ({"batches_ahead": 0}, "batches_ahead = 0"),
+        ({"decoder": "fast"}, 'decoder = \'fast\' is out of range, expected "auto" or "libjpeg"'),
         ({"on_error": "ignore"}, 'on_error = \'ignore\' is out of range, expected "raise" or "skip"'),
         ({"stall_s": 0}, "stall_s = 0 is out of range, expected more than 0 seconds"),
         ({"stall_s": float("nan")}, "stall_s = nan"),
@@ -736,6 +737,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
         [torch.nn.Identity()],
         iter([Solarize()]),
     ),
+    "decoder": (None, 1, ["auto"], "fast"),
     "on_error": (None, 1, ["raise"], "ignore"),
     **dict.fromkeys(("image_field", "label_field"), (3, b"image", ["image"])),
     "indices": (

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from alexnet_fast import Beton, Loader
+from alexnet_fast.decode.crop import CropOptions
 from alexnet_fast.decode.kernel import sample_table
 from alexnet_fast.loader import planner
 from alexnet_fast.loader.planner import BatchPlan, Key, Planner
@@ -23,6 +24,7 @@ from betons import jpeg, loaded, picture, write
 COUNT, BATCH = 80, 4
 STEPS = COUNT // BATCH
 WAIT_S = 20.0
+CROPS = CropOptions(False, 32, 32, np.uint64(0), (1.0, 1.0), (1.0, 1.0), 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +55,9 @@ class Planning:
     def __init__(self, beton: Beton, max_bytes: int, shuffle: bool = False) -> None:
         sampler = DistributedBatchSampler(COUNT, BATCH, 0, 1, drop_last=True)
         self.planned: SimpleQueue[None] = SimpleQueue()
-        self.planner = Planner(beton, sample_table(beton), sampler, 0, shuffle, max_bytes, Watchdog(WAIT_S))
-        self.planner.start([self.planned])
+        samples, watchdog = sample_table(beton), Watchdog(WAIT_S)
+        self.planner = Planner(beton, samples, sampler, CROPS, 0, shuffle, max_bytes, watchdog)
+        self.planner.start(lambda: self.planned.put(None))
 
     def settle(self) -> None:
         deadline = time.monotonic() + WAIT_S

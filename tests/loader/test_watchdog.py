@@ -29,19 +29,19 @@ def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Gate:
-    """Wraps Decoder.decode_batch, and blocks each thread that decodes a sample from ``first`` on until it is opened."""
+    """Wraps Decoder.decode, and blocks each thread that works on a batch from sample ``first`` on until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, first: int = 0) -> None:
         self._first, self._opened = first, threading.Event()
         self._arrivals = threading.Semaphore(0)
-        decode = Decoder.decode_batch
+        decode = Decoder.decode
 
-        def gated(decoder: Decoder, file: Any, samples: Any, *rest: Any) -> None:
+        def gated(decoder: Decoder, file: Any, samples: Any, *rest: Any) -> Any:
             if samples["index"][0] >= self._first:
                 self.wait()
-            decode(decoder, file, samples, *rest)
+            return decode(decoder, file, samples, *rest)
 
-        monkeypatch.setattr(Decoder, "decode_batch", gated)
+        monkeypatch.setattr(Decoder, "decode", gated)
 
     def wait(self) -> None:
         """Arrive, and wait until it is opened."""
@@ -178,7 +178,7 @@ def test_whatever_ends_a_decoding_thread_reaches_the_consumer(
     def fail(*arguments: Any) -> Any:
         raise failure
 
-    monkeypatch.setattr(Decoder, "decode_batch", fail)
+    monkeypatch.setattr(Decoder, "decode", fail)
     with Loader(beton, 8, train=False, size=16, threads=2) as loader:
         with pytest.raises(RuntimeError, match="a decoding thread failed") as caught:
             list(loader)

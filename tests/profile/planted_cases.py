@@ -62,17 +62,37 @@ class SlowDisk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, bytes_per_s: float, cached_samples: int) -> None:
         self.bytes_per_s, self.cached_samples = bytes_per_s, cached_samples
         self.cached: OrderedDict[int, None] = OrderedDict()
-        self.lock, self.unread = threading.Lock(), count(4, 4)
-        decode = Decoder.decode_batch
+        self.lock, self.taking, self.unread = threading.Lock(), threading.Lock(), count(4, 4)
+        decode = Decoder.decode
 
-        def read_and_decode(decoder: Decoder, file: np.ndarray, samples: np.ndarray, *rest: Any) -> None:
-            self.read(samples)
-            decode(decoder, file, samples, *rest)
+        def read_and_decode(
+            decoder: Decoder,
+            file: Any,
+            samples: Any,
+            boxes: Any,
+            images: Any,
+            statuses: Any,
+            progress: Any = None,
+        ) -> np.ndarray:
+            done = []
+            progress = np.zeros(2, np.int64) if progress is None else progress  # as Decoder.decode
+            while (q := self.take(progress)) < len(samples):
+                one = slice(q, q + 1)
+                self.read(samples[one])
+                decode(decoder, file, samples[one], boxes[one], images[one], statuses[one])
+                done.append(q)
+            return np.array(done, np.int64)
 
-        monkeypatch.setattr(Decoder, "decode_batch", read_and_decode)
+        monkeypatch.setattr(Decoder, "decode", read_and_decode)
         monkeypatch.setattr(decoding, "touch", lambda beton, places: self.read(sample_table(beton)[places]))
         monkeypatch.setattr(page_cache, "resident_share", lambda path: 0.0)
         monkeypatch.setattr(page_cache, "disk_rate", lambda path: page_cache.Rate(self.rate(), 1))
+
+    def take(self, progress: np.ndarray) -> int:
+        """The place of a sample of a batch that no other thread has."""
+        with self.taking:
+            progress[0] += 1
+            return int(progress[0]) - 1
 
     def read(self, samples: np.ndarray) -> None:
         with self.lock:

@@ -33,7 +33,7 @@ from alexnet_fast import Loader
 from alexnet_fast.beton.reader import Beton, sidecar_path
 from alexnet_fast.common.cli import file_path
 from alexnet_fast.decode import decoder
-from alexnet_fast.decode.crop import CropOptions
+from alexnet_fast.decode.crop import CROP_DTYPE, CropOptions, draw_crops
 from alexnet_fast.decode.decoder import Decoder
 from alexnet_fast.decode.kernel import SAMPLE_DTYPE, sample_table
 from alexnet_fast.errors import UserError, exit_code
@@ -96,7 +96,9 @@ class PoisonedDecoder(Decoder):
     def _attempt(self, file: np.ndarray, samples: np.ndarray, train: bool) -> None:
         cropping = CropOptions(train, SIZE, 73, np.uint64(1), (0.08, 1.0), (3 / 4, 4 / 3), 0.5)
         self.status[0] = 255
-        self.decode_batch(file, samples, 0, cropping, self.out, self.status)
+        boxes = np.empty(len(samples), CROP_DTYPE)
+        draw_crops(samples, np.uint64(0), cropping, boxes)
+        self.decode(file, samples, boxes, self.out, self.status)
 
 
 def same(one: np.ndarray | None, other: np.ndarray | None) -> bool:

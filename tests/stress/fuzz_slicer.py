@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_fast.common.cli import file_path
-from alexnet_fast.decode import jpeg_header, jpeg_tiles, kernel, planes
+from alexnet_fast.decode import jpeg_header, jpeg_tiles, planes, scratch
 from alexnet_fast.decode.decoder import Decoder
 from alexnet_fast.decode.status import OK
 from alexnet_fast.errors import UserError, exit_code
@@ -90,7 +90,7 @@ class Oracle:
         assert small.top + small.height >= crop[2] and small.left + small.width >= crop[3], (
             f"cut {crop} is too small: {small}"
         )
-        if parsed.width * parsed.height <= SIDE * SIDE and kernel.fits(
+        if parsed.width * parsed.height <= SIDE * SIDE and scratch.fits(
             self.scratch, parsed.width, parsed.height
         ):
             self._check_pixels(jpeg, room[: small.bytes], parsed, small)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_fast.decode.kernel import Scratch, make_scratch
+from alexnet_fast.decode.scratch import Scratch, make_scratch
+from alexnet_fast.decode.workspace import make_workspace
 
 PAGE = mmap.PAGESIZE
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -36,12 +37,35 @@ def guarded_bytes(content: bytes) -> np.ndarray:
 
 
 def guarded_scratch(*arguments: Any, **options: Any) -> Scratch:
-    """``decode.make_scratch``, each of its arrays guarded."""
+    """``scratch.make_scratch``, each of its arrays guarded."""
     plain = make_scratch(*arguments, **options)
-    return Scratch(plain.handle, *(guarded(array.shape, array.dtype) for array in plain[1:]))
+    parts = {
+        name: guarded(array.shape, array.dtype)
+        for name, array in plain._asdict().items()
+        if name not in ("handle", "workspace")
+    }
+    at_least = options.get("at_least")
+    workspace = guarded_workspace() if at_least is None else at_least.workspace
+    return Scratch(handle=plain.handle, workspace=workspace, **parts)
+
+
+_kept: list[np.ndarray] = []  # addresses are all that the workspace holds of its parts
+
+
+def guarded_workspace() -> np.ndarray:
+    """``make_workspace``, each of its parts guarded."""
+
+    def allocate(size: int) -> int:
+        part = guarded(size)
+        part[:] = 0
+        _kept.append(part)
+        return int(part.ctypes.data)
+
+    return make_workspace(allocate)
 
 
 def fill(scratch: Scratch, value: int) -> None:
     """Fill a scratch, so that nothing in it can be taken for this image's data."""
-    for array in scratch[1:]:
-        array.view(np.uint8)[...] = value
+    for name, array in scratch._asdict().items():
+        if name not in ("handle", "workspace"):
+            array.view(np.uint8)[...] = value
