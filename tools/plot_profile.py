@@ -81,6 +81,12 @@ def _figures(document: Stored) -> Figures:
     decode, copy, step, whole = (document[key] for key in ("decode", "copy", "step", "whole"))
     split, (_, *other_ways), used = decode["split"], document["modes"], decode["threads"]
     verdict, machine = document["verdict"], document["machine"]
+    parts = {
+        "cut": split["cut_us"],
+        # Version 0.1, which had libjpeg-turbo decode all, named it so.
+        "decode": split["libjpeg_us" if "libjpeg_us" in split else "decode_us"],
+        "render": split["render_us"],
+    }
     scaling = {at["threads"]: _bar("", at["img_per_s"]) for at in decode["scaling"]}
     scaling[used] = scaling[used]._replace(color=ORANGE)
     if not all(1 <= count < 1e6 for count in scaling):  # false for NaN too
@@ -107,7 +113,7 @@ def _figures(document: Stored) -> Figures:
         _bar("end to end", whole["img_per_s"]),
         _bar("predicted", dict.fromkeys(("median", "least", "most"), verdict["predicted_img_per_s"])),
         scaling,
-        [_bar(part, split[f"{part}_us"]) for part in ("cut", "libjpeg", "render") if split[f"{part}_us"]]
+        [_bar(part, took) for part, took in parts.items() if took]
         + [_bar(printable(f"if {way['name']}", 30), way["decode_us"], color=GREY) for way in other_ways],
         [
             _bar(part, step[key], color=GREY if key == "all_reduce_ms" else BLUE)

@@ -45,8 +45,8 @@ def details(profile: Profile) -> dict[str, str]:
     split = decode.split
     stages_us = (
         f"render {split.render_us.median:,.0f} us"
-        if split.cut_us is None or split.libjpeg_us is None
-        else f"cut {split.cut_us.median:,.0f}, libjpeg {split.libjpeg_us.median:,.0f}, render {split.render_us.median:,.0f} us"
+        if split.cut_us is None or split.decode_us is None
+        else f"cut {split.cut_us.median:,.0f}, decode {split.decode_us.median:,.0f}, render {split.render_us.median:,.0f} us"
     )
     summing = (
         "" if step.all_reduce_ms is None else f", summing gradients {step.all_reduce_ms.median:,.1f} of them"

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from ..beton.reader import Beton
 from ..decode.crop import CropOptions
+from ..decode.decoder import DecodePaths, DecoderName
 from ..decode.kernel import sample_table
-from ..decode.stages import ALL, CUT, PLANES, DecodeStages
+from ..decode.stages import ALL, CUT, LIBJPEG_CUT, PLANES, DecodeStages
 from ..distributed.world import World
 from ..errors import UserError
 from ..loader.buffer_pool import Batch
@@ -34,12 +36,13 @@ class Scaling:
 class Split:
     """Where the time of one thread for a sample goes, in microseconds; the first two are None for raw pixels.
 
-    cut_us: the header, and the tiles that the crop touches.  libjpeg_us: decoding them to planes.  render_us: resampling
-    and colour; for raw pixels it is all of the time.
+    cut_us: the header, its tables, and the tiles that the crop touches.  decode_us: decoding them to planes (removing the
+    stuffing, Huffman, inverse DCT), by whichever decoder takes the sample; version 0.1 stored it as libjpeg_us.  render_us:
+    resampling and colour; for raw pixels it is all of the time.
     """
 
     cut_us: Stat | None
-    libjpeg_us: Stat | None
+    decode_us: Stat | None
     render_us: Stat
     all_us: Stat
 
@@ -49,12 +52,14 @@ class Decode:
     """The loaders alone, on samples that are in the page cache.
 
     threads: the recipe's threads of a rank, the maximum over ranks if they differ.  scaling: with fewer threads, and
-    with as many as a rank may have.
+    with as many as a rank may have.  libjpeg_share: of the JPEGs, how many our own decoder left to libjpeg-turbo; 0 where
+    the recipe has libjpeg-turbo decode all.
     """
 
     threads: int
     scaling: list[Scaling]
     split: Split
+    libjpeg_share: float = 0.0
 
     @property
     def img_per_s(self) -> float:
@@ -91,12 +96,20 @@ def measure(
     # Ranks may have different numbers of cores, and all have to measure the same number of times.
     used = int(world.all_reduce_max(training.threads))
     counts = thread_counts(used, int(world.all_reduce_max(most)))
-    scaling = []
+    scaling, paths = [], DecodePaths()
     for count in counts:
         say(f"decoding on {count} thread{'s' if count > 1 else ''}")
         with open_loader(min(count, most), places) as loader:
             scaling.append(Scaling(count, alone(loader, seconds / len(counts), world)))
-    return Decode(used, scaling, split(training.beton, training.cropping, world))
+            paths += loader.decode_paths
+    parts = split(training.beton, training.cropping, training.options.decoder, world)
+    return Decode(used, scaling, parts, share_of_libjpeg(paths, world))
+
+
+def share_of_libjpeg(paths: DecodePaths, world: World) -> float:
+    """Of all ranks' JPEGs, the share that our own decoder left to libjpeg-turbo; 0 where it was not asked."""
+    own, *others = world.all_reduce_sum(torch.tensor(paths, dtype=torch.float64)).tolist()
+    return sum(others) / max(own + sum(others), 1.0)
 
 
 def few_places(training: Loader, batches_ahead: int, world: World) -> np.ndarray:
@@ -156,12 +169,12 @@ def some_samples(beton: Beton, most: int, cropping: CropOptions, world: World) -
     return sound
 
 
-def split(beton: Beton, cropping: CropOptions, world: World) -> Split:
+def split(beton: Beton, cropping: CropOptions, decoder: DecoderName, world: World) -> Split:
     """The time of each stage on one thread of each rank."""
     samples = some_samples(beton, SPLIT_SAMPLES, cropping, world)
-    stages = DecodeStages(beton.map, samples, cropping)
+    stages = DecodeStages(beton.map, samples, cropping, decoder)
     raw = bool(world.all_reduce_max(stages.raw))  # each rank has other samples
-    kinds = (ALL,) if raw else (CUT, PLANES, ALL)
+    kinds = (ALL,) if raw else (LIBJPEG_CUT if decoder == "libjpeg" else CUT, PLANES, ALL)
     for stage in kinds:  # compile, and load the samples into the caches
         for number in range(len(stages.chunks)):
             stages.time(number, stage)

@@ -119,7 +119,7 @@ class _Profiling:
                 self.say,
             )
             self.say("decoding other ways to store the set")
-            stored = repack.measure(loader.beton, loader.cropping, world)
+            stored = repack.measure(loader.beton, loader.cropping, loader.options.decoder, world)
         if not device.is_host:
             self.say("copying to the device")
         copying = copy.measure(device, loader.batch_size, loader.size, seconds["copy"], world)

@@ -11,6 +11,7 @@ from PIL import Image
 from ..beton import format as fmt
 from ..beton.reader import Beton
 from ..decode.crop import CropOptions
+from ..decode.decoder import DecoderName
 from ..decode.kernel import SAMPLE_DTYPE
 from ..decode.stages import ALL, DecodeStages
 from ..distributed.world import World
@@ -39,7 +40,7 @@ class StorageOption:
     sample_bytes: float
 
 
-def measure(beton: Beton, cropping: CropOptions, world: World) -> list[StorageOption]:
+def measure(beton: Beton, cropping: CropOptions, decoder: DecoderName, world: World) -> list[StorageOption]:
     """The set as it is, first, and every other way that makes its samples smaller to decode."""
     samples = some_samples(beton, SAMPLES, cropping, world)
     # Each rank has other samples, and all have to measure the same ways.
@@ -50,7 +51,9 @@ def measure(beton: Beton, cropping: CropOptions, world: World) -> list[StorageOp
         smaller = encoding.max_resolution < largest
         if (smaller or (encoding.mode == "raw" and not is_raw)) and not (is_raw and encoding.mode != "raw"):
             candidates[name] = _packed_again(beton, samples, encoding)
-    stages = {name: DecodeStages(file, table, cropping) for name, (file, table) in candidates.items()}
+    stages = {
+        name: DecodeStages(file, table, cropping, decoder) for name, (file, table) in candidates.items()
+    }
     rounds_us: dict[str, list[float]] = {name: [] for name in stages}
     for number in range(WINDOWS + 1):
         for name, each in stages.items():

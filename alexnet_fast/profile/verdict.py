@@ -19,6 +19,9 @@ WORDS: dict[str, str] = {
 AGREES = 0.15  # a larger difference from the prediction is reported
 GAINS = 1.1  # times as fast; advice that gains less is not given
 SUMS_MATTER = 0.1  # of a step
+FEW_SLOW_SAMPLES = (
+    0.03  # of the JPEGs; more of them that our own decoder leaves to libjpeg-turbo are reported
+)
 SUM_LESS = 'a larger batch on each rank, precision.reduce = "half" where it is "float32", or a faster link between ranks'
 
 
@@ -52,7 +55,7 @@ def find_bottleneck(stages: Stages) -> Verdict:
         if found.cores_s is None
         else "decoding and the step share the cores, so their core-seconds an image add up",
         stages.whole.img_per_s.median / found.img_per_s,
-        " ".join([*in_words(stages, found), *ADVICE[found.binding](stages, found)]),
+        " ".join([*in_words(stages, found), *ADVICE[found.binding](stages, found), *slow_samples(stages)]),
     )
 
 
@@ -186,6 +189,17 @@ def packed_otherwise(stages: Stages, found: Prediction) -> list[str]:
     if not better:
         return []
     return [f"Packed and decoded again, as some of these samples were, it would make {listed(better)}."]
+
+
+def slow_samples(stages: Stages) -> list[str]:
+    """How many JPEGs our own decoder leaves to libjpeg-turbo, if they are more than a few."""
+    share = stages.decode.libjpeg_share
+    if share <= FEW_SLOW_SAMPLES:
+        return []
+    return [
+        f"{100 * share:.0f} % of the JPEGs are decoded by libjpeg-turbo, which is slower than our own decoder: they are progressive, of an "
+        "unusual kind, or corrupt. Packed again with --mode reencode, all would be decoded by ours."
+    ]
 
 
 def without(stages: Stages, stage: Stage) -> float:

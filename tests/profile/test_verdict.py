@@ -223,3 +223,15 @@ def test_what_the_stages_do_not_explain_is_reported_with_what_the_threads_did() 
     assert "the decoding threads worked 90 % of the time and had a core for 60 % of that" in text
     assert "more than the stages explain" in find_bottleneck(stages(measured=9000)).text
     assert "explain" not in find_bottleneck(stages(measured=4900)).text
+
+
+def test_jpegs_that_our_own_decoder_leaves_to_libjpeg_turbo_are_told_if_they_are_more_than_a_few() -> None:
+    def text(share: float) -> str:
+        figures = stages(step=900)
+        return find_bottleneck(replace(figures, decode=replace(figures.decode, libjpeg_share=share))).text
+
+    assert text(0.12).endswith(
+        "12 % of the JPEGs are decoded by libjpeg-turbo, which is slower than our own decoder: they are progressive, of an unusual kind, "
+        "or corrupt. Packed again with --mode reencode, all would be decoded by ours."
+    )
+    assert text(0.03) == text(0.0) and "libjpeg" not in text(0.0)

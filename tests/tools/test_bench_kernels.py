@@ -28,8 +28,25 @@ def test_the_stages_of_two_files_are_measured_side_by_side(tmp_path: Path, bench
     assert [row["beton"] for row in figures] == [str(path) for path in files]
     for row in figures:
         assert row["images"] == 12
-        assert 0 < row["cut_us"] < row["cut_us"] + row["libjpeg_us"] < row["all_us"]
-        assert row["cut_us"] + row["libjpeg_us"] + row["render_us"] == pytest.approx(row["all_us"])
+        assert 0 < row["cut_us"] < row["planes_us"] < row["all_us"]
+        parts = [row[f"{part}_us"] for part in ("cut", "unstuff", "huffman", "idct", "render")]
+        assert sum(parts) == pytest.approx(row["all_us"])
+        assert sum(parts[1:4]) == pytest.approx(row["decode_us"])
+        assert 0 < row["libjpeg_cut_us"] < row["libjpeg_planes_us"]
+        assert row["libjpeg_cut_us"] + row["libjpeg_us"] == pytest.approx(row["libjpeg_planes_us"])
+        assert row["libjpeg_to_ours"] == pytest.approx(row["libjpeg_planes_us"] / row["planes_us"])
+        assert row["own_decoder_images"] == 12
+    assert "in any case" not in done.stdout
+
+
+def test_images_that_are_left_to_libjpeg_turbo_are_counted_and_told(tmp_path: Path, bench: Bench) -> None:
+    images = [jpeg(picture(200, 150, seed), progressive=seed % 4 == 0) for seed in range(12)]
+    path = write(tmp_path / "[a].beton", images)
+    done = bench(path, "--size", 96, "--json", tmp_path / "figures.json")
+    assert done.code == 0, done.stderr
+    (row,) = json.loads((tmp_path / "figures.json").read_text())["files"]
+    assert row["own_decoder_images"] == 9
+    assert "[a].beton: libjpeg-turbo decodes 3 of 12 images in any case" in " ".join(done.stdout.split())
 
 
 def test_raw_pixels_are_refused_in_one_sentence(tmp_path: Path, bench: Bench) -> None:

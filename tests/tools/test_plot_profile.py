@@ -183,6 +183,19 @@ def test_the_rate_of_reading_mixes_cached_and_uncached_samples(profile: Callable
     assert (reading.minimum / rate, reading.maximum / rate) == (pytest.approx(0.95), pytest.approx(1.04))
 
 
+def now(document: dict[str, Any]) -> None:
+    """As it is written since our own decoder decodes."""
+    document["decode"]["split"]["decode_us"] = document["decode"]["split"].pop("libjpeg_us")
+
+
+@pytest.mark.parametrize("change", [on_a_cpu, now])
+def test_the_decoding_of_a_sample_has_one_name_whichever_version_wrote_the_profile(
+    change: Change, profile: Callable[[Change], Path]
+) -> None:
+    parts = plot_profile.read(profile(change)).sample_us[:3]
+    assert [(bar.label, bar.median) for bar in parts] == [("cut", 8.5), ("decode", 302), ("render", 0.0)]
+
+
 def test_a_time_below_zero_is_drawn_as_zero(profile: Callable[[Change], Path]) -> None:
     render = plot_profile.read(profile(on_a_cpu)).sample_us[2]
     assert render[:4] == ("render", 0.0, 0.0, 258.0)

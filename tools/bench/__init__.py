@@ -13,5 +13,5 @@ report.py       figures -> table and JSON
 chart.py        figures -> bar chart
 
 Of ``tools/bench_storage.py``: cold_cache.py, large_files.py, memory_growth.py, open_cost.py. Of ``tools/bench_startup.py``:
-start.py.
+start.py. Of ``tools/bench_contention.py``: contention.py, neighbour.py.
 """
