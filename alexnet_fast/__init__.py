@@ -6,16 +6,31 @@ from typing import TYPE_CHECKING
 
 from ._version import __version__
 
-__all__ = ["Beton", "Loader", "LoaderOptions", "UserError", "__version__"]
+__all__ = [
+    "Balanced",
+    "Beton",
+    "ImageNet",
+    "Loader",
+    "LoaderOptions",
+    "Order",
+    "Repeated",
+    "UserError",
+    "Weighted",
+    "__version__",
+]
 
 if TYPE_CHECKING:
     from .beton.reader import Beton
     from .errors import UserError
     from .loader.loader import Loader
+    from .loader.normalize import ImageNet
     from .loader.options import LoaderOptions
+    from .loader.orders import Balanced, Order, Repeated, Weighted
 
 _HOMES = {
+    **dict.fromkeys(("Balanced", "Order", "Repeated", "Weighted"), ".loader.orders"),
     "Beton": ".beton.reader",
+    "ImageNet": ".loader.normalize",
     "Loader": ".loader.loader",
     "LoaderOptions": ".loader.options",
     "UserError": ".errors",

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import betons
-from alexnet_fast import Loader
+from alexnet_fast import ImageNet, Loader
 from alexnet_fast import train as command
 from alexnet_fast import trainer as training
 from alexnet_fast.devices.device import Device
@@ -250,6 +250,46 @@ def test_a_failure_waits_for_the_copies_in_progress_too(fault: str, device: Devi
     with pytest.raises((ValueError, TypeError)):
         list(feed(batches))
     assert feed._copy_stream.query()
+
+
+def test_a_loaders_state_counts_what_was_handed_out_and_not_what_is_being_copied(
+    device: Device, tmp_path: Path
+) -> None:
+    """A script breaks with three batches in flight; a resume hands them out."""
+    path = betons.write(
+        tmp_path / "a.beton", [encode_jpeg(betons.picture(80, 60, k), Encoding()) for k in range(24)]
+    )
+
+    def opened() -> Any:
+        options: dict[str, Any] = {"size": 64, "seed": 5, "pin_memory": True, "normalize": ImageNet}
+        return Loader(path, 2, train=True, **options).prefetch_to(str(device.torch_device), depth=3)
+
+    with opened() as loader:
+        expected = [batch.indices.tolist() for batch in loader]
+        loader.set_epoch(0)
+        pixels = [batch.images.cpu() for batch in loader]
+    with opened() as loader:
+        before = [batch.indices.tolist() for _, batch in zip(range(4), loader)]
+        state = loader.state_dict()
+    assert before == expected[:4] and state["samples"] == 8
+    with opened() as loader:
+        loader.load_state_dict(state)
+        for batch, indices, images in zip(loader, expected[4:], pixels[4:], strict=True):
+            assert batch.indices.tolist() == indices and batch.images.device.type == device.kind
+            assert torch.equal(batch.images.cpu(), images)
+
+
+def test_bytes_stay_bytes_on_the_device(device: Device, tmp_path: Path) -> None:
+    path = betons.write(
+        tmp_path / "a.beton", [encode_jpeg(betons.picture(80, 60, k), Encoding()) for k in range(8)]
+    )
+    with Loader(path, 2, train=True, size=32, pin_memory=True) as loader:
+        expected = [(batch.images.clone(), batch.labels.clone(), batch.indices.clone()) for batch in loader]
+        loader.set_epoch(0)
+        kept = list(loader.prefetch_to(device.kind))
+        for batch, (images, labels, indices) in zip(kept, expected, strict=True):
+            assert batch.images.dtype is torch.uint8 and torch.equal(batch.images.cpu(), images)
+            assert torch.equal(batch.labels.cpu(), labels) and torch.equal(batch.indices, indices)
 
 
 def test_a_pass_ends_when_another_of_the_same_feed_starts(device: Device) -> None:

@@ -4,48 +4,71 @@ from __future__ import annotations
 
 import os
 import time
-import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from ..augment.augmenter import Augmenter
+import numpy as np
+from torch.utils.data import IterableDataset
+
 from ..beton.reader import Beton
 from ..common.arguments import check, whole
 from ..common.cpus import allowed_cores
-from ..common.settled import Settled
 from ..decode import turbojpeg
-from ..decode.counter_rng import occurrences
+from ..decode.crop import CropOptions
 from ..decode.decoder import DecodePaths
-from ..decode.kernel import sample_table
 from ..errors import UserError
 from .bad_samples import BadSampleFilter, SkippedSample
-from .buffer_pool import Batch, BufferPool
-from .decode_workers import DecodeWorkers
+from .buffer_pool import Batch
+from .dataset_view import refuse_in_a_worker
+from .normalize import host_normalizer
 from .options import LoaderKeywords, LoaderOptions, options_of, shows_options
-from .page_advice import bytes_of
-from .planner import Planner, check_indices
+from .pipeline import Pipeline
+from .position import First, Position, Start, epoch_of, start_of, state_of
+from .rank import Shares
+from .sample_set import SampleSet
 from .sampler import DistributedBatchSampler
 from .thread_stats import ThreadStats, TraceHook
-from .watchdog import Watchdog
+from .torch_protocol import TorchProtocol
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class Loader(Settled):
+class Stream(NamedTuple):
+    """One iteration.
+
+    Attributes:
+        start, first: where it starts, and which batch that is.
+        own: the samples that it is about.
+        number: of the iteration.
+        batches: each with the position when it was handed out.
+    """
+
+    start: Start
+    first: First
+    own: SampleSet
+    number: int
+    batches: Iterator[tuple[Batch, Position]]
+
+
+class Loader(TorchProtocol):
     """Batches of ``(images, labels)`` from a beton file.
 
-    ``images`` is uint8 (B, 3, size, size), ``labels`` int64 (B,), both torch tensors in host memory; ``batch.indices``, int64
-    (B,), are the samples' places in the file.  If the label is a float field, ``labels`` is float32: the file's float64 values,
-    rounded, as a loss of float32 outputs expects them.
+    ``images`` is uint8 (B, 3, size, size), or as ``normalize``, ``dtype`` and ``memory_format`` say; ``labels`` is int64 (B,);
+    both are torch tensors in host memory.  ``batch.indices``, int64 (B,), are the samples' places in the file.  If the label is a
+    float field, ``labels`` is float32: the file's float64 values, rounded, as a loss of float32 outputs expects them.
     The pixels of sample i in epoch e are a function of (seed, e, i) alone, and the order of (seed, e):
     neither threads, nor batch size, nor ranks, nor a resume change them.  A batch that you hold is
     yours; its memory is used again when your last reference to it is gone.
 
-    Where ``indices`` repeats a sample, each copy has its own crop, flip and augmentations, which depend on the copy's place
-    among the sample's copies in that list; the first copy has those of a sample that occurs once.
+    Where ``indices`` or ``order`` repeat a sample, each copy has its own crop, flip and augmentations, which depend on the copy's
+    place among the sample's copies there; the first copy has those of a sample that occurs once.
+
+    ``state_dict`` and ``load_state_dict`` resume exactly, within an epoch too, with any batch size and number of ranks.
+    ``size``, ``indices`` and ``batch_size`` may be set at any time, for the iterations that start later.
+    Code that knows torch's DataLoader finds its attributes.
 
     A pickle or copy of a Loader holds its arguments, with the absolute path of its file, and where its next iteration
     starts: another Loader is opened from them, in any process.
@@ -57,7 +80,7 @@ class Loader(Settled):
 
     Raises:
         UserError: an argument out of range or of a wrong type, a batch larger than the set with ``drop_last``; an attribute
-            that is set later, where nobody would read it: only ``watch`` can be.
+            that is set later, where nobody would read it; when it is read in a worker process of a DataLoader.
         BetonError: the file cannot be read, or has several fields that could be the image or the label; while iterating, it
             was overwritten in place or shortened since it was opened.
         TurboJpegMissing: libturbojpeg is not installed.
@@ -67,23 +90,25 @@ class Loader(Settled):
 
     __slots__ = (
         "__weakref__",
-        "_arguments",
+        "_access",
         "_bad_samples",
-        "_cursor",
+        "_batch_size",
+        "_closed",
         "_iteration",
-        "_planner",
-        "_pool",
-        "_sampler",
+        "_normalizer",
+        "_options",
+        "_own",
+        "_path",
+        "_paths_before",
+        "_pipeline",
+        "_position",
         "_settled",
+        "_shares",
+        "_start",
+        "_streamed",
         "_wait_s",
-        "_workers",
-        "batch_size",
         "beton",
-        "cropping",
-        "num_samples",
-        "options",
         "seed",
-        "size",
         "threads",
         "train",
     )
@@ -97,83 +122,45 @@ class Loader(Settled):
         options: LoaderOptions | None = None,
         **keywords: Unpack[LoaderKeywords],
     ) -> None:
-        batch_size = whole("batch_size", batch_size, "at least 1", lambda n: n >= 1)
+        self._batch_size = whole("batch_size", batch_size, "at least 1", lambda n: n >= 1)
         options = options_of(options, keywords)
-        drop_last = options.train if options.drop_last is None else options.drop_last
-        shuffle = options.train if options.shuffle is None else options.shuffle
-        rank, world_size = options.rank, options.world_size
         turbojpeg.load()
         self.beton = Beton(path, options.image_field, options.label_field)
-        self.batch_size = batch_size
-        self.train, self.size, self.seed = options.train, options.size, options.seed
-        self._wait_s = 0.0
-        samples = sample_table(self.beton)
-        if options.indices is not None:
-            places = check_indices(options.indices, self.beton)
-            samples = samples[places]
-            samples["occurrence"] = occurrences(places)
-            # A copy: the caller's list may change, and be large.
-            options = replace(options, indices=samples["index"])
-        self.options = options
-        self._arguments = {
-            "path": os.path.abspath(self.beton.path),
-            "batch_size": batch_size,
-            "options": options,
-        }
-        self.num_samples = len(samples)
-        """Samples of an epoch, over all ranks."""
-        self._sampler = DistributedBatchSampler(self.num_samples, batch_size, rank, world_size, drop_last)
-        if self._sampler.steps == 0 and drop_last:
-            raise UserError(
-                f"{self.beton.path} has {self.num_samples} samples, fewer than one batch of {batch_size * world_size} "
-                f"({batch_size} on each of {world_size} ranks), and drop_last skips what does not fill one; "
-                f"give a batch of at most {self.num_samples // world_size} on each, or Loader drop_last=False"
-            )
-        self.cropping = options.crop_options
+        self._path = os.path.abspath(self.beton.path)
+        self.train, self.seed = options.train, options.seed
         self.threads = options.threads or allowed_cores()
-        self._pool = BufferPool(
-            batch_size,
-            options.size,
-            max_free=2 * options.batches_ahead + 2,
-            pin_memory=options.pin_memory,
-            label_dtype=self.beton.target_field.dtype,
-        )
-        if shuffle and options.read_ahead_bytes:
+        self._own = SampleSet(self.beton, options)
+        self._options = replace(options, indices=self._own.indices)
+        self._shares = Shares(options.rank, options.world_size)
+        sampler = self._find_sampler()
+        if options.shuffles and options.read_ahead_bytes:
             self.beton.expect_random_access()
-        # No further than an epoch: by then a file that small is in memory.
-        read_ahead_bytes = min(options.read_ahead_bytes, bytes_of(samples) // world_size)
-        self._bad_samples = BadSampleFilter(self.beton, options.on_error, may_be_empty=not drop_last)
-        watchdog = Watchdog(options.stall_s)
-        self._planner = Planner(
-            self.beton,
-            samples,
-            self._sampler,
-            self.cropping,
-            options.seed,
-            shuffle,
-            read_ahead_bytes,
-            watchdog,
-        )
-        self._workers = DecodeWorkers(
-            self.beton.map,
-            self.cropping.size,
-            options.decoder,
-            Augmenter(options.augmentations, options.seed),
-            self.threads,
-            options.batches_ahead,
-            self._planner,
-            self._pool,
-            around_each=self.beton.unchanged,
-            watchdog=watchdog,
-        )
-        # None of these refers to the loader, so a loader that is dropped, even within the next lines, stops their threads.
-        for end in (self._pool.close, self._planner.stop, self._workers.stop):
-            weakref.finalize(self, end).atexit = False
-        self._planner.start(self._workers.plan_is_ready)
-        self._workers.start()
-        self._cursor = (0, 0)
-        self._iteration = 0
+        self._bad_samples = BadSampleFilter(self.beton, options.on_error, not options.drops_last)
+        self._normalizer = host_normalizer(options)
+        self._pipeline = Pipeline(self._own, self._options, self.threads, sampler)
+        self._access = self._streamed = None
+        self._start = Start(0)
+        self._position: tuple[Position, SampleSet] | None = None
+        self._iteration, self._wait_s, self._paths_before = 0, 0.0, DecodePaths()
+        self._closed = False
         self._settled = True
+
+    # -- what it holds
+
+    @property
+    def options(self) -> LoaderOptions:
+        """Its options as they are now."""
+        return self._options
+
+    @property
+    def cropping(self) -> CropOptions:
+        """What ``decode.crop`` needs of the options."""
+        return self._options.crop_options
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of an epoch, over all ranks."""
+        return self._own.num_samples
 
     @property
     def num_classes(self) -> int:
@@ -181,14 +168,85 @@ class Loader(Settled):
         return self.beton.num_classes
 
     @property
-    def epoch(self) -> int:
-        """The epoch that the next iteration runs."""
-        return self._cursor[0]
-
-    @property
     def dropped(self) -> int:
         """Samples of each epoch that ``drop_last`` skips, over all ranks."""
-        return self._sampler.dropped
+        return self._find_sampler().dropped
+
+    # -- what may be set
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a batch, on each rank; may be set, for the iterations that start later."""
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, given: int) -> None:
+        self._batch_size = whole("batch_size", given, "at least 1", lambda n: n >= 1)
+
+    @property
+    def size(self) -> int:
+        """Side of the images, in pixels; may be set, for the iterations that start later."""
+        return self._options.size
+
+    @size.setter
+    def size(self, given: int) -> None:
+        self._options, self._access = replace(self._options, size=given), None
+
+    @property
+    def indices(self) -> np.ndarray | None:
+        """The samples' places in the file, (n,) int32; None = all. May be set, for the iterations that start later."""
+        return self._own.indices
+
+    @indices.setter
+    def indices(self, given: Sequence[int] | np.ndarray | None) -> None:
+        self._own = SampleSet(self.beton, replace(self._options, indices=given))
+        self._options = replace(self._options, indices=self._own.indices)
+
+    @property
+    def watch(self) -> TraceHook | None:
+        """Called for every chunk of samples that a thread decoded and every wait for work; None = not called. May be set at any time."""
+        return self._pipeline.workers.watch
+
+    @watch.setter
+    def watch(self, watch: TraceHook | None) -> None:
+        check("watch", watch, "something to call, or None", watch is None or callable(watch))
+        self._pipeline.workers.watch = watch
+
+    # -- where it is
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iteration runs."""
+        return self._start.next_epoch(self._own.num_samples)
+
+    def set_epoch(self, epoch: int, step: int | None = None) -> None:
+        """Start the next iteration at batch ``step`` of ``epoch``; without this call epochs follow each other from 0.
+
+        Without a step it starts at the first batch, or where ``load_state_dict`` has resumed this epoch.
+        """
+        epoch = epoch_of(epoch)
+        if step is None:
+            self._start = self._start.at(epoch)
+        else:
+            batches = f"0 to {len(self)}, the batches of an epoch"
+            self._start = Start(epoch, whole("step", step, batches, lambda n: 0 <= n <= len(self)))
+        self._position = None
+
+    def state_dict(self) -> dict[str, int]:
+        """What was handed out so far, over all ranks, by the Loader or by what ``prefetch_to`` returned: integers, at any time."""
+        position, own = self._position or (self._first().position, self._own)
+        return state_of(position, self.seed, own.num_samples, own.checksum)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Start the next iteration after what the Loader of this state had handed out: the rest of its epoch, or the next one.
+
+        Raises:
+            UserError: it is no state of a Loader, or of another set, order or seed.
+        """
+        self._start = start_of(state, self.seed, self._own.num_samples, self._own.checksum, self.beton.path)
+        self._position = None
+
+    # -- what it has done
 
     @property
     def skipped(self) -> list[SkippedSample]:
@@ -208,80 +266,123 @@ class Loader(Settled):
     @property
     def decode_paths(self) -> DecodePaths:
         """How many JPEGs our own decoder has decoded so far, and how many libjpeg-turbo."""
-        return sum((each.paths for each in self.thread_stats), DecodePaths())
+        return sum((each.paths for each in self.thread_stats), self._paths_before)
 
     @property
     def thread_stats(self) -> list[ThreadStats]:
         """What each decoding thread is doing and has done."""
-        return self._workers.thread_stats
+        return self._pipeline.workers.thread_stats
 
-    @property
-    def watch(self) -> TraceHook | None:
-        """Called for every chunk of samples that a thread decoded and every wait for work; None = not called. May be set at any time."""
-        return self._workers.watch
-
-    @watch.setter
-    def watch(self, watch: TraceHook | None) -> None:
-        check("watch", watch, "something to call, or None", watch is None or callable(watch))
-        self._workers.watch = watch
-
-    def set_epoch(self, epoch: int, step: int = 0) -> None:
-        """Start the next iteration at batch ``step`` of ``epoch``; without this call epochs follow each other from 0."""
-        epoch = whole("epoch", epoch, "0 to 2^63 - 1", lambda n: 0 <= n < 1 << 63)
-        batches = f"0 to {len(self)}, the batches of an epoch"
-        self._cursor = (epoch, whole("step", step, batches, lambda n: 0 <= n <= len(self)))
+    # -- its batches and samples
 
     def __len__(self) -> int:
         """Batches of an epoch on this rank."""
-        return self._sampler.steps
+        return self._find_sampler().steps
 
     def __iter__(self) -> Iterator[Batch]:
-        """The rest of the current epoch's batches. The next iteration is the next epoch's, even if this one is left early."""
-        epoch, step = self._cursor
-        self._cursor = (epoch + 1, 0)
-        self._workers.seek((epoch, step))
-        self._iteration += 1
-        return self._batches(range(step, len(self)), self._iteration)
+        """The rest of the current epoch's batches.
 
-    def _batches(self, steps: range, iteration: int) -> Iterator[Batch]:
-        for _ in steps:
+        The next iteration is the next epoch's, even if this one is left early, unless nothing of it was taken.
+        """
+        stream = self._begin()
+        if self._normalizer is not None:
+            stream = stream._replace(batches=((self._finished(batch), at) for batch, at in stream.batches))
+        return self._hand_out(stream)
+
+    def _find_sampler(self) -> DistributedBatchSampler:
+        """This rank's share of an epoch, as it is now."""
+        rank, world_size = self._shares.find()
+        num_samples, batch_size, drop_last = self._own.num_samples, self._batch_size, self._options.drops_last
+        sampler = DistributedBatchSampler(num_samples, batch_size, rank, world_size, drop_last)
+        if sampler.steps == 0 and drop_last:
+            raise UserError(
+                f"{self.beton.path} has {num_samples} samples, fewer than one batch of {batch_size * world_size} "
+                f"({batch_size} on each of {world_size} ranks), and drop_last skips what does not fill one; "
+                f"give a batch of at most {num_samples // world_size} on each, or Loader drop_last=False"
+            )
+        return sampler
+
+    def _first(self) -> First:
+        """The first batch of the next iteration."""
+        return self._start.first(self._find_sampler())
+
+    def _begin(self) -> Stream:
+        """Start an iteration."""
+        refuse_in_a_worker()
+        self._shares.tell(self.beton.path)
+        start, first, own = self._start, self._first(), self._own
+        if not self._pipeline.serves(own, self._options, first) and not self._closed:
+            self._renew_pipeline(first)
+        self._pipeline.workers.seek((first.epoch, first.step))
+        self._iteration += 1
+        self._position = first.position, own
+        return Stream(start, first, own, self._iteration, self._batches(first, self._iteration))
+
+    def _renew_pipeline(self, first: First) -> None:
+        before, self._iteration = self._pipeline, self._iteration + 1
+        before.close()
+        self._paths_before = self.decode_paths
+        share = replace(first.sampler, first=0)
+        self._pipeline = Pipeline(self._own, self._options, self.threads, share, first.resumed)
+        self._pipeline.workers.watch = before.workers.watch
+
+    def _hand_out(self, stream: Stream) -> Iterator[Batch]:
+        """The batches of an iteration, and what was handed out, as the consumer knows it."""
+        is_first = True
+        for batch, position in stream.batches:
+            self._passed(stream, position, is_first)
+            is_first = False
+            yield batch
+        self._passed(stream, stream.first.before(stream.first.sampler.steps), is_first)
+
+    def _passed(self, stream: Stream, position: Position, is_first: bool) -> None:
+        if stream.number != self._iteration:  # another one has started
+            return
+        if is_first and self._start.is_as(stream.start):  # else set_epoch was called meanwhile
+            self._start = Start(stream.first.epoch + 1)
+        self._position = position, stream.own
+
+    def _batches(self, first: First, iteration: int) -> Iterator[tuple[Batch, Position]]:
+        for step in range(first.step, first.sampler.steps):
             if iteration != self._iteration:
                 raise RuntimeError(
                     "this iteration ended when another of the same loader started; use one loader for each"
                 )
             if (batch := self._next_batch()) is not None:
-                yield batch
+                yield batch, first.before(step + 1)
 
     def _next_batch(self) -> Batch | None:
         """The next batch, or None if all its samples are broken and it is skipped."""
+        workers = self._pipeline.workers
         started = time.perf_counter()
-        task = self._workers.next_done()
+        task = workers.next_done()
         self._wait_s += time.perf_counter() - started
         try:
             count = self._bad_samples.apply(task)
-            return self._pool.lend(task.buffer, count) if count else None
+            return self._pipeline.pool.lend(task.buffer, count) if count else None
         finally:
-            self._workers.refill()
+            workers.refill()
 
     def close(self) -> None:
         """Stop and join the threads. Batches that are held stay valid."""
-        try:
-            self._workers.close()
-        finally:
-            self._pool.close()
-            self._planner.close()
+        self._closed = True
+        self._pipeline.close()
 
     def __getstate__(self) -> dict[str, Any]:
         """What another Loader is opened from, with threads of its own; and what a derived class has added."""
         return {
-            "arguments": self._arguments,
-            "cursor": self._cursor,
+            "arguments": {
+                "path": self._path,
+                "batch_size": self._batch_size,
+                "options": self._options,
+            },
+            "start": self._start,
             "added": getattr(self, "__dict__", {}),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Loader.__init__(self, **state["arguments"])
-        self._cursor = state["cursor"]
+        self._start = state["start"]
         if state["added"]:
             vars(self).update(state["added"])
 
@@ -292,3 +393,7 @@ class Loader(Settled):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+# So that a DataLoader over a Loader hands out its batches, and does not index its samples by the numbers of the batches.
+IterableDataset.register(Loader)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypedDict, TypeVar
 
 import numpy as np
+import torch
 
 from ..augment.augmentation import Augmentation, augmentations_of
 from ..common.arguments import (
@@ -24,7 +25,11 @@ from ..common.arguments import (
 )
 from ..decode.crop import CropOptions
 from ..decode.decoder import DecoderName
+from ..errors import UserError
 from .bad_samples import OnError
+from .normalize import MeanAndStd, dtype_of, memory_format_of, normalize_of
+from .orders import GivenOrder
+from .rank import share_of
 from .watchdog import STALL_S
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
@@ -42,9 +47,13 @@ class LoaderOptions:
         size: side of the images, in pixels.
         seed: of the order, the crops, the flips and the augmentations.
         threads: decoding threads (default: the cores that this process may use).
-        rank, world_size: this process's share of every epoch.
+        rank, world_size: this process's share of every epoch, both or neither (default: torch.distributed's, looked up
+            whenever an iteration starts; without a process group, all of it).
         indices: the samples to use, by their places in the file (default: all of them); one may come several times.
-        shuffle: a new order every epoch (default: as ``train``).
+        shuffle: a new order every epoch (default: as ``train``, unless there is an ``order``).
+        order: which of these samples an epoch has, and in which order, by their places in ``indices``, or in the file if there
+            are none: an array; a function of the epoch that gives one, each as long, and is called up to an epoch ahead, by
+            another thread, and again for the same epoch; or ``Weighted``, ``Balanced``, ``Repeated``.
         drop_last: skip the rest that does not fill a batch on every rank (default: as ``train``).
         scale, ratio: of the random-resized crop, as torchvision's.
         flip: probability of a mirrored image.
@@ -54,6 +63,12 @@ class LoaderOptions:
         batches_ahead: batches that are being filled or wait, not counting those that are held.
         read_ahead_bytes: how far beyond those batches the file is read into the page cache; 0 = only when touched.
         pin_memory: page-locked memory, so that an accelerator can copy batches asynchronously.
+        normalize: ``ImageNet`` or another (mean, std) of three channels each, of pixels from 0 to 1, as torchvision's
+            Normalize; None = not normalized.
+        dtype: of the images: uint8, float16, bfloat16 or float32; float images are of pixels from 0 to 1 (default: uint8, or
+            float32 where they are normalized).
+        memory_format: of the images: torch.contiguous_format or torch.channels_last (default: contiguous, as they are
+            decoded; with ``prefetch_to``, the device's).
         decoder: "auto" = our own JPEG decoder, and libjpeg-turbo for unusual JPEGs; "libjpeg" = libjpeg-turbo for all. The pixels
             are the same; ``decode_paths`` counts which JPEG took which.
         on_error: what to do about a sample that cannot be decoded: "raise" names the first in the epoch's order; "skip" makes
@@ -72,10 +87,11 @@ class LoaderOptions:
     size: int = 224
     seed: int = 0
     threads: int | None = None
-    rank: int = 0
-    world_size: int = 1
+    rank: int | None = None
+    world_size: int | None = None
     indices: Sequence[int] | np.ndarray | None = None
     shuffle: bool | None = None
+    order: GivenOrder | None = None
     drop_last: bool | None = None
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -85,6 +101,9 @@ class LoaderOptions:
     batches_ahead: int = 3
     read_ahead_bytes: int = 64 << 20
     pin_memory: bool = False
+    normalize: MeanAndStd | None = None
+    dtype: torch.dtype | None = None
+    memory_format: torch.memory_format | None = None
     decoder: DecoderName = "auto"
     on_error: OnError = "raise"
     stall_s: float = STALL_S
@@ -93,8 +112,12 @@ class LoaderOptions:
 
     def __post_init__(self) -> None:
         # indices and the fields are checked against the file, which is not open yet.
-        world_size = whole("world_size", self.world_size, "at least 1", lambda n: n >= 1)
-        ranks = f"0 to {world_size - 1}, since world_size is {world_size}"
+        rank, world_size = share_of(self.rank, self.world_size)
+        shuffle = None if self.shuffle is None else flag("shuffle", self.shuffle)
+        if self.order is not None and shuffle:
+            raise UserError(
+                "shuffle = True and an order: an order says itself how it is shuffled, so give one of the two"
+            )
         choice("decoder", self.decoder, ("auto", "libjpeg"))
         choice("on_error", self.on_error, ("raise", "skip"))
         set_checked(
@@ -105,9 +128,9 @@ class LoaderOptions:
             threads=None
             if self.threads is None
             else whole("threads", self.threads, "at least 1", lambda n: n >= 1),
+            rank=rank,
             world_size=world_size,
-            rank=whole("rank", self.rank, ranks, lambda n: 0 <= n < world_size),
-            shuffle=None if self.shuffle is None else flag("shuffle", self.shuffle),
+            shuffle=shuffle,
             drop_last=None if self.drop_last is None else flag("drop_last", self.drop_last),
             scale=crop_scale("scale", self.scale),
             ratio=crop_ratio("ratio", self.ratio),
@@ -119,8 +142,26 @@ class LoaderOptions:
             batches_ahead=whole("batches_ahead", self.batches_ahead, "at least 1", lambda n: n >= 1),
             read_ahead_bytes=whole("read_ahead_bytes", self.read_ahead_bytes, "at least 0", lambda n: n >= 0),
             pin_memory=flag("pin_memory", self.pin_memory),
+            normalize=normalize_of(self.normalize),
+            dtype=dtype_of(self.dtype, self.normalize is not None),
+            memory_format=memory_format_of(self.memory_format),
             stall_s=number("stall_s", self.stall_s, "more than 0 seconds", lambda s: s > 0),
         )
+
+    @property
+    def drops_last(self) -> bool:
+        """Whether the rest of an epoch is skipped, given or as ``train``."""
+        return self.train if self.drop_last is None else self.drop_last
+
+    @property
+    def shuffles(self) -> bool:
+        """Whether each epoch has another order, given or as ``train``."""
+        return self.train and self.order is None if self.shuffle is None else self.shuffle
+
+    @property
+    def image_dtype(self) -> torch.dtype:
+        """Of the images, given or as ``normalize`` needs it."""
+        return self.dtype or (torch.uint8 if self.normalize is None else torch.float32)
 
     @property
     def crop_options(self) -> CropOptions:
@@ -138,10 +179,11 @@ class LoaderKeywords(TypedDict, total=False):
     size: int
     seed: int
     threads: int | None
-    rank: int
-    world_size: int
+    rank: int | None
+    world_size: int | None
     indices: Sequence[int] | np.ndarray | None
     shuffle: bool | None
+    order: GivenOrder | None
     drop_last: bool | None
     scale: tuple[float, float]
     ratio: tuple[float, float]
@@ -151,6 +193,9 @@ class LoaderKeywords(TypedDict, total=False):
     batches_ahead: int
     read_ahead_bytes: int
     pin_memory: bool
+    normalize: MeanAndStd | None
+    dtype: torch.dtype | None
+    memory_format: torch.memory_format | None
     decoder: DecoderName
     on_error: OnError
     stall_s: float

@@ -11,18 +11,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import NamedTuple
 
 import numpy as np
 
 from ..beton.reader import Beton
-from ..common.untrusted import printable
 from ..decode.crop import CROP_DTYPE, CropOptions, draw_crops
-from ..errors import UserError
+from .orders import Drawn, EpochOrder
 from .page_advice import PAGE, WILLNEED, advise_willneed, bytes_of
-from .sampler import DistributedBatchSampler, epoch_permutation
+from .sampler import DistributedBatchSampler
 from .thread_stats import ThreadStats
 from .watchdog import POLL_S, Watchdog, close_at_exit, thread_report, wait_for
 
@@ -31,6 +31,10 @@ PAUSE_S = 10.0
 
 Key = tuple[int, int]
 """(epoch, step) of a batch."""
+
+
+Resumed = tuple[int, int]
+"""(epoch, first position) of an epoch that is resumed in the middle of a step."""
 
 
 class BatchPlan(NamedTuple):
@@ -75,30 +79,30 @@ class Planner:
 
     Args:
         beton: the file.
-        samples: (N,) kernel.SAMPLE_DTYPE, those of an epoch, over all ranks.
+        samples: (N,) kernel.SAMPLE_DTYPE, those of the set.
+        orders: which of them an epoch has, over all ranks, and in which order.
         sampler: which places of an epoch's order each batch of this rank has.
         crop_options: how each sample's crop is drawn.
-        seed: of the order.
-        shuffle: whether each epoch has its own order, else the samples' order.
         max_bytes: how far beyond the batches that were taken the file is read ahead, in bytes of samples; 0 = not at all.
             At least one batch is planned ahead.
         watchdog: for the wait for the thread's end; the consumer's, which may have timed out already.
+        resumed: an epoch that was left in the middle of a step, and the position at which its step 0 begins.
     """
 
     def __init__(
         self,
         beton: Beton,
         samples: np.ndarray,
+        orders: EpochOrder,
         sampler: DistributedBatchSampler,
         crop_options: CropOptions,
-        seed: int,
-        shuffle: bool,
         max_bytes: int,
         watchdog: Watchdog,
+        resumed: Resumed | None = None,
     ) -> None:
-        self._beton, self._samples, self._sampler = beton, samples, sampler
-        self._crop_options = crop_options
-        self._seed, self._shuffle, self._max_bytes = seed, shuffle, max_bytes
+        self._beton, self._samples, self._orders, self._sampler = beton, samples, orders, sampler
+        self._resumed = resumed
+        self._crop_options, self._max_bytes = crop_options, max_bytes
         self._watchdog = watchdog
         self._sequence: _Sequence | None = None
         self._stopped = False
@@ -106,6 +110,7 @@ class Planner:
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._announce: Callable[[], None] = lambda: None
         self._next_order: _Order | None = None
+        self._constant: Drawn | None = None
         self._stats = ThreadStats("planner")
         self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
         close_at_exit(self)
@@ -140,7 +145,7 @@ class Planner:
 
     def first_from(self, key: Key) -> Key:
         """The first batch from ``key`` on: ``key`` itself, unless it is the end of its epoch."""
-        return key if key[1] < self._sampler.steps else (key[0] + 1, 0)
+        return key if key[1] < self._sampler_of(key[0]).steps else (key[0] + 1, 0)
 
     def report(self) -> str:
         """What the thread is doing, in words."""
@@ -202,30 +207,39 @@ class Planner:
         epoch, step = key
         while self._sampler.steps:  # a rank may have no share of a small evaluation
             self._stats.begin(f"sorting the order of epoch {epoch}")
-            order = self._order(epoch)
-            for at in range(step, self._sampler.steps):
-                begin, end = self._sampler.positions(at)
-                samples = self._samples[order[begin:end]]
+            order, sampler = self._order(epoch), self._sampler_of(epoch)
+            for at in range(step, sampler.steps):
+                begin, end = sampler.positions(at)
+                samples = self._samples[order.places[begin:end]]
+                if order.copies is not None:
+                    samples["occurrence"] = order.copies[begin:end]
                 labels = self._beton.labels[samples["index"]]
                 boxes = np.empty(len(samples), CROP_DTYPE)
                 draw_crops(samples, np.uint64(epoch), self._crop_options, boxes)
                 yield BatchPlan((epoch, at), samples, boxes, labels, bytes_of(samples))
             epoch, step = epoch + 1, 0
 
-    def _order(self, epoch: int) -> np.ndarray:
-        """The order of an epoch; the next one's is sorted from now on."""
-        if not self._shuffle:
-            return np.arange(len(self._samples))
+    def _sampler_of(self, epoch: int) -> DistributedBatchSampler:
+        if self._resumed is not None and self._resumed[0] == epoch:
+            return replace(self._sampler, first=self._resumed[1])
+        return self._sampler
+
+    def _order(self, epoch: int) -> Drawn:
+        """The order of an epoch; the next one's is sorted from now on, unless all are alike."""
+        if self._orders.constant:
+            if self._constant is None:
+                self._constant = self._orders.draw(epoch)
+            return self._constant
         before, self._next_order = self._next_order, None
         try:
             if before is not None and before.epoch == epoch:
                 order = before.result()
             else:
-                order = epoch_permutation(len(self._samples), self._seed, epoch)
+                order = self._orders.draw(epoch)
         finally:
             if before is not None:
                 before.join()
-        following = _Order(epoch + 1, len(self._samples), self._seed)
+        following = _Order(epoch + 1, self._orders)
         following.start()
         self._next_order = following
         return order
@@ -245,47 +259,23 @@ class Planner:
 class _Order(threading.Thread):
     """Sorts the order of one epoch."""
 
-    def __init__(self, epoch: int, num_samples: int, seed: int) -> None:
+    def __init__(self, epoch: int, orders: EpochOrder) -> None:
         super().__init__(name=f"planner-epoch-{epoch}", daemon=True)
         self.epoch = epoch
-        self._arguments = num_samples, seed, epoch
-        self._order: np.ndarray | None = None
+        self._orders = orders
+        self._order: Drawn | None = None
         self._error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            self._order = epoch_permutation(*self._arguments)
+            self._order = self._orders.draw(self.epoch)
         except BaseException as error:  # for `result`
             self._error = error
 
-    def result(self) -> np.ndarray:
+    def result(self) -> Drawn:
         """The order, when it is sorted; raises what sorting it raised."""
         self.join()
         if self._error is not None:
             raise self._error
         assert self._order is not None
         return self._order
-
-
-def check_indices(indices: Sequence[int] | np.ndarray, beton: Beton) -> np.ndarray:
-    """The places of samples in the file, (n,) int64; UserError for anything else, and for an empty list."""
-    try:
-        places = np.asarray(indices)
-    except (TypeError, ValueError) as error:  # lists of several lengths, a tensor on a card
-        raise UserError(
-            f"indices is not an array: {printable(str(error))}; expected a list of whole numbers"
-        ) from None
-    if places.ndim != 1 or (len(places) and places.dtype.kind not in "iu"):
-        mask = "; numpy.flatnonzero(mask) makes one of a mask" if places.dtype.kind == "b" else ""
-        raise UserError(
-            f"indices is of type {type(indices).__name__}, to numpy {places.dtype} of shape {places.shape}, expected a list "
-            f"of whole numbers{mask}"
-        )
-    if len(places) == 0:
-        raise UserError("indices is empty, expected at least one sample's place in the file")
-    wrong = places[(places < 0) | (places >= beton.num_samples)]
-    if len(wrong):
-        raise UserError(
-            f"indices holds {wrong[0]}, but {beton.path} has samples 0 to {beton.num_samples - 1}: remove it"
-        )
-    return places.astype(np.int64)

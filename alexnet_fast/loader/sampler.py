@@ -31,9 +31,14 @@ def epoch_permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
     The samples sorted by a 64-bit hash of (seed, epoch, index): unlike numpy's shuffle it is the
     same with every version of every library.
     """
-    keys = np.empty(num_samples, np.uint64)
-    _fill_keys(np.uint64(seed ^ SALT), np.uint64(epoch), keys)
-    return np.argsort(keys, kind="stable")
+    return np.argsort(epoch_keys(num_samples, seed ^ SALT, epoch), kind="stable")
+
+
+def epoch_keys(count: int, seed: int, epoch: int) -> np.ndarray:
+    """A 64-bit hash of (seed, epoch, position) for each position. (count,) uint64."""
+    keys = np.empty(count, np.uint64)
+    _fill_keys(np.uint64(seed), np.uint64(epoch), keys)
+    return keys
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class DistributedBatchSampler:
     Attributes:
         batch_size: samples a step on each rank; those of a last, incomplete step are divided evenly.
         drop_last: skip the rest that does not fill a step of all ranks.
+        first: the position at which step 0 begins: not 0 in an epoch that is resumed in the middle of a step.
     """
 
     num_samples: int
@@ -50,22 +56,28 @@ class DistributedBatchSampler:
     rank: int
     world_size: int
     drop_last: bool
+    first: int = 0
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples of a full step, over all ranks."""
+        return self.batch_size * self.world_size
 
     @property
     def steps(self) -> int:
         """Steps of an epoch that have samples for this rank."""
-        full, rest = divmod(self.num_samples, self.batch_size * self.world_size)
+        full, rest = divmod(self.num_samples - self.first, self.global_batch_size)
         return full + (not self.drop_last and rest > self.rank)
 
     @property
     def dropped(self) -> int:
         """Samples of an epoch that no rank sees."""
-        return self.num_samples % (self.batch_size * self.world_size) if self.drop_last else 0
+        return (self.num_samples - self.first) % self.global_batch_size if self.drop_last else 0
 
     def positions(self, step: int) -> tuple[int, int]:
         """The positions [begin, end) of this rank's batch at ``step``."""
-        begin = step * self.batch_size * self.world_size
-        count = min(self.batch_size * self.world_size, self.num_samples - begin)
+        begin = self.first + step * self.global_batch_size
+        count = min(self.global_batch_size, self.num_samples - begin)
         each, extra = divmod(count, self.world_size)
         first = begin + self.rank * each + min(self.rank, extra)
         return first, first + each + (self.rank < extra)

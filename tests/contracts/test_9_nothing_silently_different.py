@@ -135,7 +135,9 @@ def test_files_that_a_packing_ignores_are_reported_and_listed(tmp_path: Path, ca
     assert sidecar["classes"] == ["ant", "bee"] and sidecar["counts"]["samples"] == 3
 
 
-@pytest.mark.parametrize("name", ["size", "seed", "indices", "train", "batch_size", "drop_last", "sise"])
+@pytest.mark.parametrize(
+    "name", ["seed", "train", "shuffle", "order", "drop_last", "sise", "dataset", "num_workers"]
+)
 def test_setting_an_attribute_without_effect_is_an_error(tmp_path: Path, name: str) -> None:
     with (
         Loader(

@@ -120,7 +120,7 @@ def test_ctrl_c_at_any_line_of_what_ends_the_threads_leaves_none_that_waits_for_
         next(iter(loader))
         try:
             with interrupted_at(line):
-                getattr(loader._workers, end)()
+                getattr(loader._pipeline.workers, end)()
             whole = True
         except KeyboardInterrupt:
             whole = False
@@ -140,12 +140,12 @@ def test_threads_that_wait_are_woken_by_the_garbage_collector(
     monkeypatch.setattr(decode_workers, "POLL_S", 10 * WAIT_S)
     loader = Loader(beton, 1, train=True, threads=2)
     next(iter(loader))
-    threads = loader._workers._threads
+    threads = loader._pipeline.workers._threads
     deadline = time.monotonic() + WAIT_S
-    while len(loader._workers._idle) < len(threads):
+    while len(loader._pipeline.workers._idle) < len(threads):
         assert time.monotonic() < deadline, [each.doing for each in loader.thread_stats]
         time.sleep(0.001)
-    with loader._workers._lock:  # as where the collector runs in a thread that holds it
+    with loader._pipeline.workers._lock:  # as where the collector runs in a thread that holds it
         del loader
     for thread in threads:
         thread.join(WAIT_S)

@@ -15,7 +15,7 @@ import pytest
 from alexnet_fast import Beton, Loader
 from alexnet_fast.decode.crop import CropOptions
 from alexnet_fast.decode.kernel import sample_table
-from alexnet_fast.loader import planner
+from alexnet_fast.loader import orders, planner
 from alexnet_fast.loader.planner import BatchPlan, Key, Planner
 from alexnet_fast.loader.sampler import DistributedBatchSampler, epoch_permutation
 from alexnet_fast.loader.watchdog import Watchdog
@@ -56,7 +56,8 @@ class Planning:
         sampler = DistributedBatchSampler(COUNT, BATCH, 0, 1, drop_last=True)
         self.planned: SimpleQueue[None] = SimpleQueue()
         samples, watchdog = sample_table(beton), Watchdog(WAIT_S)
-        self.planner = Planner(beton, samples, sampler, CROPS, 0, shuffle, max_bytes, watchdog)
+        order = orders.Shuffled(COUNT, 0) if shuffle else orders.InOrder(COUNT)
+        self.planner = Planner(beton, samples, order, sampler, CROPS, max_bytes, watchdog)
         self.planner.start(lambda: self.planned.put(None))
 
     def settle(self) -> None:
@@ -138,8 +139,8 @@ def test_no_further_than_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with Loader(path, 4, train=True, size=32, batches_ahead=1) as loader:
         next(iter(loader))
         deadline = time.monotonic() + WAIT_S
-        while not loader._planner._stats.doing.startswith("waiting: enough"):
-            assert time.monotonic() < deadline, loader._planner.report()
+        while not loader._pipeline.planner._stats.doing.startswith("waiting: enough"):
+            assert time.monotonic() < deadline, loader._pipeline.planner.report()
             time.sleep(0.001)
         assert 12 <= len(recorder.asked) <= 12 + 3 * 4  # an epoch beyond the batches that were handed out
 
@@ -198,7 +199,7 @@ def test_the_next_epochs_order_is_sorted_while_this_epoch_is_planned(
             assert planned.wait(WAIT_S)
         return epoch_permutation(count, seed, epoch)
 
-    monkeypatch.setattr(planner, "epoch_permutation", permutation)
+    monkeypatch.setattr(orders, "epoch_permutation", permutation)
     ours = planning(2 * batch_bytes, shuffle=True)
     ours.planner.seek((0, 0))
     assert sorting.wait(WAIT_S), "it starts with this epoch, of which no more than two batches can be planned"
@@ -243,25 +244,25 @@ def test_it_ends_while_it_waits_for_room_and_takes_its_sorting_thread_along(
 def test_a_dropped_loader_ends_its_thread(tmp_path: Path) -> None:
     path = write(tmp_path / "a.beton", [jpeg(picture(64, 48))] * 8)
     loader = Loader(path, 4, train=True, size=32)
-    thread = loader._planner._thread
+    thread = loader._pipeline.planner._thread
     next(iter(loader))
     del loader
     thread.join(10)
     assert not thread.is_alive()
 
 
-@pytest.mark.parametrize("what", ["advise_willneed", "epoch_permutation"])
+@pytest.mark.parametrize(("module", "what"), [(planner, "advise_willneed"), (orders, "epoch_permutation")])
 def test_what_fails_in_it_reaches_the_consumer_with_its_cause(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, what: str
 ) -> None:
-    works, calls = getattr(planner, what), iter(range(1000))
+    works, calls = getattr(module, what), iter(range(1000))
 
     def broken(*arguments: Any) -> Any:
         if next(calls) >= 1:
             raise MemoryError("no room for an order")
         return works(*arguments)
 
-    monkeypatch.setattr(planner, what, broken)
+    monkeypatch.setattr(module, what, broken)
     path = write(tmp_path / "a.beton", [jpeg(picture(64, 48, seed)) for seed in range(12)])
     with (
         Loader(path, 4, train=True, size=32) as loader,

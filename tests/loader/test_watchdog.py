@@ -14,7 +14,7 @@ import pytest
 import betons
 from alexnet_fast import Loader
 from alexnet_fast.decode.decoder import Decoder
-from alexnet_fast.loader import decode_workers, planner
+from alexnet_fast.loader import decode_workers, orders, planner
 from alexnet_fast.loader.preload import WarmUp
 from alexnet_fast.loader.watchdog import GIVE_UP, LoaderStalled, Watchdog
 
@@ -77,7 +77,9 @@ def test_a_stall_is_told_with_what_each_thread_is_doing_and_given_up_at_last(
         batches = iter(loader)
         next(batches)
         gate.await_arrivals(2)
-        loader._workers._watchdog.stall_s = 0.1  # not before, since a busy machine may stall for as long
+        loader._pipeline.workers._watchdog.stall_s = (
+            0.1  # not before, since a busy machine may stall for as long
+        )
         with pytest.raises(LoaderStalled) as caught:
             next(batches)
         for text in (warnings[0], str(caught.value)):
@@ -89,7 +91,7 @@ def test_a_stall_is_told_with_what_each_thread_is_doing_and_given_up_at_last(
             assert "planner: " in text
         assert len(warnings) == 4 and "times out after" in warnings[0]
         gate.open()
-        loader._workers._watchdog.stall_s = WAIT_S
+        loader._pipeline.workers._watchdog.stall_s = WAIT_S
         loader.set_epoch(0, 1)
         assert sum(len(batch.labels) for batch in loader) == 32, "it can go on where the cause is gone"
 
@@ -123,12 +125,12 @@ def test_a_thread_that_does_not_end_is_told_when_the_loader_is_closed(
     gate = Gate(monkeypatch)
     loader = Loader(beton, 8, train=False, size=16, threads=1, stall_s=0.1)
     iter(loader)
-    loader._workers.seek((0, 0))
+    loader._pipeline.workers.seek((0, 0))
     gate.await_arrivals(1)
     with pytest.raises(LoaderStalled, match="while waiting for the end of its thread decode-0"):
         loader.close()
     gate.open()
-    loader._workers._watchdog.stall_s = WAIT_S
+    loader._pipeline.workers._watchdog.stall_s = WAIT_S
     loader.close()
 
 
@@ -145,18 +147,18 @@ def test_what_was_given_up_once_is_not_waited_for_as_long_again(
 
     def tire() -> None:
         gate.await_arrivals(3)
-        loader._workers._watchdog.stall_s = 0.1
+        loader._pipeline.workers._watchdog.stall_s = 0.1
 
     threading.Thread(target=tire).start()
     with pytest.raises(LoaderStalled, match="while waiting for epoch 0, step 0"):
         next(iter(loader))
     assert len(warnings) == GIVE_UP - 1
-    for close in (loader._workers.close, loader._planner.close, loader.close):
+    for close in (loader._pipeline.workers.close, loader._pipeline.planner.close, loader.close):
         with pytest.raises(LoaderStalled, match="while waiting for the end of its thread "):
             close()
     assert len(warnings) == GIVE_UP - 1, "it timed out at the first check"
     gate.open()
-    loader._workers._watchdog.stall_s = WAIT_S
+    loader._pipeline.workers._watchdog.stall_s = WAIT_S
     loader.close()
 
 
@@ -198,7 +200,7 @@ def test_a_failure_to_plan_reaches_the_consumer(beton: Path, monkeypatch: pytest
     def fail(*arguments: object) -> None:
         raise MemoryError("no room for an order")
 
-    monkeypatch.setattr(planner, "epoch_permutation", fail)
+    monkeypatch.setattr(orders, "epoch_permutation", fail)
     with Loader(beton, 8, train=True, size=16) as loader, pytest.raises(RuntimeError) as caught:
         list(loader)
     assert isinstance(caught.value.__cause__, MemoryError)
@@ -221,13 +223,13 @@ def test_a_thread_that_cannot_be_started_leaves_none_behind(
 
 def test_the_others_decode_while_one_thread_plans(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An order of a million samples takes its time; what is planned is decoded and handed out meanwhile."""
-    handed_out, order = threading.Event(), planner.epoch_permutation
+    handed_out, order = threading.Event(), orders.epoch_permutation
 
     def slow(count: int, seed: int, epoch: int) -> Any:
         assert epoch != 1 or handed_out.wait(WAIT_S)
         return order(count, seed, epoch)
 
-    monkeypatch.setattr(planner, "epoch_permutation", slow)
+    monkeypatch.setattr(orders, "epoch_permutation", slow)
     with Loader(beton, 40, train=True, size=16, threads=2, read_ahead_bytes=0) as loader:
         assert len(next(iter(loader)).labels) == 40
         handed_out.set()

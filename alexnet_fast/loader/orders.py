@@ -1,0 +1,282 @@
+"""Which samples an epoch has, and in which order: the set in its order or shuffled, or what a user's order says.
+
+``Weighted``, ``Balanced`` and ``Repeated`` are ready to use: ``Loader(path, 256, train=True, order=Balanced())``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from ..common.arguments import check, set_checked, whole
+from ..common.untrusted import printable
+from ..decode.counter_rng import occurrences
+from ..errors import UserError
+from .sampler import epoch_keys, epoch_permutation
+
+SALT = 0x7069636B  # "pick": keeps these draws apart from the shuffled order's of the same seed
+
+
+class Drawn(NamedTuple):
+    """The samples of one epoch.
+
+    Attributes:
+        places: (N,) int64, their places in the set, in the epoch's order.
+        copies: (N,) int32, which copy of its sample each is; None = as the set has it.
+    """
+
+    places: np.ndarray
+    copies: np.ndarray | None = None
+
+
+class EpochOrder(Protocol):
+    """The order of every epoch: a pure function of the epoch, since it is drawn ahead, and again after a resume."""
+
+    count: int
+    """Samples of an epoch."""
+    constant: bool
+    """Whether all epochs are alike, so that one is enough."""
+
+    def draw(self, epoch: int) -> Drawn: ...
+
+
+class InOrder:
+    """The samples of the set, in its order."""
+
+    constant = True
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def draw(self, epoch: int) -> Drawn:
+        return Drawn(np.arange(self.count))
+
+
+class Shuffled:
+    """Another permutation of the set in each epoch."""
+
+    constant = False
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self._seed = count, seed
+
+    def draw(self, epoch: int) -> Drawn:
+        return Drawn(epoch_permutation(self.count, self._seed, epoch))
+
+
+class Order(ABC):
+    """Base of the ready-made orders; a class of your own may derive from it."""
+
+    @abstractmethod
+    def of(self, labels: np.ndarray, seed: int) -> Callable[[int], np.ndarray]:
+        """The order of a set: a function of the epoch, which gives (N,) int64 places in the set, N the same for each epoch.
+
+        Args:
+            labels: (n,) int64 or float64, of the set.
+            seed: the Loader's.
+
+        Raises:
+            UserError: the order does not fit the set.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted(Order):
+    """Draws samples with replacement, each with a probability in proportion to its weight.
+
+    Args:
+        weights: (n,) one for each sample of the set, at least 0.
+        num_samples: draws an epoch (default: as many as the set has samples).
+
+    Raises:
+        UserError: no such weights; a weight for each sample is checked when the Loader is opened.
+    """
+
+    weights: Sequence[float] | np.ndarray
+    num_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            weights = np.array(self.weights, np.float64)
+        except (TypeError, ValueError):
+            weights = np.zeros(0)
+        good = weights.ndim == 1 and bool((weights >= 0).all()) and 0 < weights.sum() < np.inf
+        expected = "a list of numbers, each at least 0 and one of them more"
+        check("Weighted.weights", self.weights, expected, good)
+        set_checked(self, weights=weights, num_samples=_count_of("Weighted", self.num_samples))
+
+    def of(self, labels: np.ndarray, seed: int) -> Callable[[int], np.ndarray]:
+        if len(self.weights) != len(labels):
+            raise UserError(
+                f"Weighted.weights has {len(self.weights)} weights, but the set has {len(labels)} samples: give one for each"
+            )
+        shares = np.cumsum(self.weights) / np.sum(self.weights)
+        last = int(np.flatnonzero(self.weights)[-1])  # a share may round to a little less than 1
+        count = self.num_samples or len(labels)
+
+        def places(epoch: int) -> np.ndarray:
+            draws = (epoch_keys(count, seed ^ SALT, epoch) >> np.uint64(11)) * 2.0**-53
+            return np.minimum(np.searchsorted(shares, draws, side="right"), last)
+
+        return places
+
+
+@dataclass(frozen=True)
+class Balanced(Order):
+    """Every class equally often: samples of small classes come several times, those of large classes not in every epoch.
+
+    Within a class each sample comes once before one comes again, and the numbers of two classes differ by one at most.
+
+    Args:
+        num_samples: samples an epoch (default: as many as the set has).
+    """
+
+    num_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        set_checked(self, num_samples=_count_of("Balanced", self.num_samples))
+
+    def of(self, labels: np.ndarray, seed: int) -> Callable[[int], np.ndarray]:
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise UserError("order = Balanced(), but the set's label is a float, which has no classes")
+        _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+        count, every = self.num_samples or len(labels), np.arange(len(labels))
+
+        def places(epoch: int) -> np.ndarray:
+            each, more = divmod(count, len(sizes))
+            left = np.full(len(sizes), each)
+            left[(epoch * more % len(sizes) + np.arange(more)) % len(sizes)] += 1
+            chosen, members, again = list[np.ndarray](), every, 0
+            while (members := members[left[classes[members]] > 0]).size:
+                keys = epoch_keys(len(members), seed ^ SALT ^ again << 32, epoch)
+                members = members[np.lexsort((keys, classes[members]))]
+                of_class = classes[members]
+                begins = np.searchsorted(of_class, of_class)
+                taken = members[np.arange(len(members)) - begins < left[of_class]]
+                chosen.append(taken)
+                left -= np.bincount(classes[taken], minlength=len(sizes))
+                again += 1
+            found = np.concatenate(chosen)
+            return found[epoch_permutation(count, seed ^ SALT, epoch)]
+
+        return places
+
+
+@dataclass(frozen=True)
+class Repeated(Order):
+    """Repeated augmentation: the set in shuffled order, each sample several times in a row, each time with another crop.
+
+    Args:
+        times: how often each sample comes.
+        num_samples: samples an epoch (default: ``times`` as many as the set has); with the set's own number, an epoch takes
+            as long as without repeats and sees one sample in ``times``.
+    """
+
+    times: int
+    num_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        times = whole("Repeated.times", self.times, "at least 1", lambda n: n >= 1)
+        set_checked(self, times=times, num_samples=_count_of("Repeated", self.num_samples))
+
+    def of(self, labels: np.ndarray, seed: int) -> Callable[[int], np.ndarray]:
+        count = self.num_samples or self.times * len(labels)
+        if count > self.times * len(labels):
+            raise UserError(
+                f"Repeated.num_samples = {count} is more than {self.times} times the {len(labels)} samples of the set"
+            )
+        distinct = -(-count // self.times)
+
+        def places(epoch: int) -> np.ndarray:
+            order = epoch_permutation(len(labels), seed, epoch)
+            return np.repeat(order[:distinct], self.times)[:count]
+
+        return places
+
+
+GivenOrder = Order | Callable[[int], "Sequence[int] | np.ndarray"] | Sequence[int] | np.ndarray
+
+
+class UsersOrder:
+    """What ``order=`` says: each epoch's places, checked, and which copy of its sample each is.
+
+    Args:
+        order: an array of places in the set, a function of the epoch that gives one, or an Order.
+        indices: (n,) of each sample of the set, its place in the file: copies are counted by it.
+        labels: (n,) of each sample of the set.
+        seed: the Loader's.
+
+    Raises:
+        UserError: it is none of these, or epoch 0 has no samples or such that the set does not have.
+    """
+
+    def __init__(self, order: GivenOrder, indices: np.ndarray, labels: np.ndarray, seed: int) -> None:
+        self._indices = indices
+        self._function: Callable[[int], object] | None = None
+        if isinstance(order, type):
+            raise UserError(f"order is the class {order.__name__}, expected an object of it")
+        if isinstance(order, Order):
+            self._function = order.of(labels, seed)
+        elif callable(order):
+            self._function = order
+        self.constant = self._function is None
+        given = order if self._function is None else self._called(0)
+        places = checked_places(
+            f"order{'' if self.constant else ' of epoch 0'}", given, len(indices), "the set"
+        )
+        self.count = len(places)
+        self._places = places if self.constant else None
+
+    def draw(self, epoch: int) -> Drawn:
+        places = self._places
+        if places is None:
+            places = checked_places(
+                f"order of epoch {epoch}", self._called(epoch), len(self._indices), "the set"
+            )
+            if len(places) != self.count:
+                raise UserError(
+                    f"order of epoch {epoch} has {len(places)} samples and that of epoch 0 {self.count}: give every epoch as many"
+                )
+        return Drawn(places, occurrences(self._indices[places]))
+
+    def _called(self, epoch: int) -> object:
+        assert self._function is not None
+        try:
+            return self._function(epoch)
+        except Exception as error:
+            raise UserError(
+                f"order of epoch {epoch} failed: {type(error).__name__}: {printable(str(error))}"
+            ) from error
+
+
+def checked_places(name: str, given: object, count: int, whose: str) -> np.ndarray:
+    """Places of samples, (n,) int64; UserError for anything else than 0 to ``count`` - 1, and for an empty list.
+
+    whose: what has the samples, for messages.
+    """
+    try:
+        places = np.asarray(given)
+    except (TypeError, ValueError) as error:  # lists of several lengths, a tensor on a card
+        raise UserError(
+            f"{name} is not an array: {printable(str(error))}; expected a list of whole numbers"
+        ) from None
+    if places.ndim != 1 or (len(places) and places.dtype.kind not in "iu"):
+        mask = "; numpy.flatnonzero(mask) makes one of a mask" if places.dtype.kind == "b" else ""
+        raise UserError(
+            f"{name} is of type {type(given).__name__}, to numpy {places.dtype} of shape {places.shape}, expected a list "
+            f"of whole numbers{mask}"
+        )
+    if len(places) == 0:
+        raise UserError(f"{name} is empty, expected at least one sample's place in {whose}")
+    wrong = places[(places < 0) | (places >= count)]
+    if len(wrong):
+        raise UserError(f"{name} holds {wrong[0]}, but {whose} has samples 0 to {count - 1}: remove it")
+    return places.astype(np.int64)
+
+
+def _count_of(order: str, given: int | None) -> int | None:
+    return None if given is None else whole(f"{order}.num_samples", given, "at least 1", lambda n: n >= 1)

@@ -1,0 +1,104 @@
+"""What a loader runs on: the planner, the decoding threads and the buffers, for one share, batch size and size of images.
+
+When one of these changes, the next epoch gets a pipeline of its own, which takes a few milliseconds: the kernels are loaded.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import replace
+
+from ..augment.augmenter import Augmenter
+from .buffer_pool import BufferPool
+from .decode_workers import DecodeWorkers
+from .options import LoaderOptions
+from .page_advice import bytes_of
+from .planner import Planner, Resumed
+from .position import First
+from .sample_set import SampleSet
+from .sampler import DistributedBatchSampler
+from .watchdog import Watchdog
+
+
+class Pipeline:
+    """The threads and the buffers of a loader; they end when it is closed or dropped.
+
+    Args:
+        own: the samples.
+        options: of the loader.
+        threads: decoding threads.
+        sampler: this rank's share.
+        resumed: an epoch that was left in the middle of a step.
+    """
+
+    def __init__(
+        self,
+        own: SampleSet,
+        options: LoaderOptions,
+        threads: int,
+        sampler: DistributedBatchSampler,
+        resumed: Resumed | None = None,
+    ) -> None:
+        self._own, self._options, self._sampler, self._resumed = own, options, sampler, resumed
+        beton = own.beton
+        self.pool = BufferPool(
+            sampler.batch_size,
+            options.size,
+            max_free=2 * options.batches_ahead + 2,
+            pin_memory=options.pin_memory,
+            label_dtype=beton.target_field.dtype,
+        )
+        watchdog = Watchdog(options.stall_s)
+        self.planner = Planner(
+            beton,
+            own.samples,
+            own.orders,
+            sampler,
+            options.crop_options,
+            # No further than an epoch: by then a file that small is in memory.
+            min(options.read_ahead_bytes, bytes_of(own.samples) // sampler.world_size),
+            watchdog,
+            resumed,
+        )
+        self.workers = DecodeWorkers(
+            beton.map,
+            options.size,
+            options.decoder,
+            Augmenter(options.augmentations, options.seed),
+            threads,
+            options.batches_ahead,
+            self.planner,
+            self.pool,
+            around_each=beton.unchanged,
+            watchdog=watchdog,
+        )
+        # None of these refers to the pipeline, so one that is dropped, even within the next lines, stops their threads.
+        for end in (self.pool.close, self.planner.stop, self.workers.stop):
+            weakref.finalize(self, end).atexit = False
+        self.planner.start(self.workers.plan_is_ready)
+        self.workers.start()
+
+    def serves(self, own: SampleSet, options: LoaderOptions, first: First) -> bool:
+        """Whether an iteration that starts there gets its batches from this pipeline."""
+        return (
+            own is self._own
+            and options is self._options
+            and replace(first.sampler, first=0) == self._sampler
+            and (
+                first.resumed == self._resumed
+                # Its own resumed epoch is over, and does not come again.
+                or (not first.resumed and self._resumed is not None and self._resumed[0] < first.epoch)
+            )
+        )
+
+    def close(self) -> None:
+        """Stop and join the threads. Batches that are held stay valid.
+
+        Raises:
+            LoaderStalled: a thread does not end.
+        """
+        try:
+            self.workers.close()
+        finally:
+            self.pool.close()
+            self.planner.close()

@@ -1,0 +1,84 @@
+"""The samples of a loader: those of its file that it uses, in which orders, and what identifies them."""
+
+from __future__ import annotations
+
+import zlib
+from functools import cached_property
+
+import numpy as np
+
+from ..beton.classes import class_names
+from ..beton.reader import Beton
+from ..decode.counter_rng import occurrences
+from ..decode.kernel import sample_table
+from .options import LoaderOptions
+from .orders import EpochOrder, InOrder, Shuffled, UsersOrder, checked_places
+
+
+class SampleSet:
+    """The samples that a loader uses.
+
+    Attributes:
+        beton: their file.
+        samples: (n,) kernel.SAMPLE_DTYPE.
+        indices: (n,) their places in the file; None = all of it.
+        orders: which of them each epoch has, over all ranks.
+
+    Raises:
+        UserError: ``indices`` or ``order`` do not fit the file.
+    """
+
+    def __init__(self, beton: Beton, options: LoaderOptions) -> None:
+        self.beton = beton
+        self.samples = sample_table(beton)
+        self.indices: np.ndarray | None = None
+        if options.indices is not None:
+            places = checked_places("indices", options.indices, beton.num_samples, str(beton.path))
+            self.samples = self.samples[places]
+            self.samples["occurrence"] = occurrences(places)
+            # A copy: the caller's list may change, and be large.
+            self.indices = self.samples["index"]
+        self.orders: EpochOrder
+        if options.order is not None:
+            self.orders = UsersOrder(options.order, self.samples["index"], self.labels, options.seed)
+        elif options.shuffles:
+            self.orders = Shuffled(len(self.samples), options.seed)
+        else:
+            self.orders = InOrder(len(self.samples))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) of each sample, as the file stores them."""
+        return self.beton.labels if self.indices is None else self.beton.labels[self.indices]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of an epoch, over all ranks."""
+        return self.orders.count
+
+    @cached_property
+    def checksum(self) -> int:
+        """CRC-32 of what a position within an epoch depends on, but for the seed: labels, indices, and the first order."""
+        found = zlib.crc32(np.ascontiguousarray(self.beton.labels).data)
+        if self.indices is not None:
+            found = zlib.crc32(np.ascontiguousarray(self.indices).data, found)
+        if isinstance(self.orders, UsersOrder):
+            return zlib.crc32(self.orders.draw(0).places.data, found)
+        return zlib.crc32(type(self.orders).__name__.encode(), found)
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The class of each label from 0 on, by its name if the file's json has it, else by its number.
+
+        Raises:
+            FieldError: the label is a float, which has no classes.
+        """
+        count = self.beton.num_classes
+        named = class_names(self.beton, self.beton.read_sidecar())
+        return [*named, *map(str, range(len(named), count))]
+
+    @cached_property
+    def targets(self) -> list[int] | list[float]:
+        """The label of each sample."""
+        targets: list[int] | list[float] = self.labels.tolist()
+        return targets

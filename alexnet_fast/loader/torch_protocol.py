@@ -1,0 +1,118 @@
+"""What training scripts and frameworks ask of a DataLoader, for the Loader: its dataset and sampler, and samples by their places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
+import torch
+
+from ..beton.reader import Beton
+from ..common.arguments import whole
+from ..common.settled import Settled
+from .buffer_pool import Batch
+from .dataset_view import BatchSamplerView, DatasetView, SamplerView, collate, refuse_in_a_worker
+from .device_loader import DeviceLoader, depth_of, device_of
+from .normalize import Normalizer
+from .options import LoaderOptions
+from .position import epoch_of
+from .random_access import RandomAccess
+from .sample_set import SampleSet
+
+if TYPE_CHECKING:
+    from .loader import Loader
+
+
+class TorchProtocol(Settled):
+    """The part of the Loader that is there for code which knows torch's DataLoader and datasets."""
+
+    __slots__ = ()
+
+    beton: Beton
+    _access: RandomAccess | None
+    _normalizer: Normalizer | None
+    _options: LoaderOptions
+    _own: SampleSet
+    _streamed: tuple[tuple[int, int], Iterator[Batch]] | None
+
+    num_workers: ClassVar[int] = 0
+    """Processes that decode: none, since threads do."""
+    collate_fn: ClassVar[Callable[[Sequence[Any]], Any]] = staticmethod(collate)
+    """For a DataLoader over ``dataset``: batches as they are decoded, not copied sample by sample."""
+
+    @property
+    def dataset(self) -> DatasetView:
+        """The samples one by one, their labels and their classes."""
+        return DatasetView(self._loader, self._own)
+
+    @property
+    def sampler(self) -> SamplerView:
+        """The places in ``dataset`` of this rank's next epoch; ``sampler.set_epoch`` is the Loader's."""
+        return SamplerView(self._loader)
+
+    @property
+    def batch_sampler(self) -> BatchSamplerView:
+        """The places in ``dataset`` of each batch of this rank's next epoch."""
+        return BatchSamplerView(self._loader, self._own)
+
+    @property
+    def drop_last(self) -> bool:
+        """Whether the rest of an epoch that does not fill a batch on every rank is skipped."""
+        return self._options.drops_last
+
+    @property
+    def pin_memory(self) -> bool:
+        """Whether batches are in page-locked memory."""
+        return self._options.pin_memory
+
+    def prefetch_to(self, device: str | torch.device, depth: int = 2) -> DeviceLoader:
+        """This Loader with its batches on a device: copied ``depth`` batches ahead, normalized there, indices in host memory.
+
+        Args:
+            device: "cuda", "cuda:1", "npu", "cpu", or a torch.device.
+
+        Raises:
+            UserError: there is no such device.
+        """
+        return DeviceLoader(self._loader, device_of(device), depth_of(depth))
+
+    def get(self, indices: Sequence[int] | np.ndarray | torch.Tensor, epoch: int = 0) -> Batch:
+        """The samples at these places in the file, in this order, as the Loader hands them out in an epoch; repeats are copies.
+
+        They are decoded on the caller's thread, into memory of their own.
+
+        Raises:
+            UserError: no such places; in a worker process of a DataLoader.
+            BrokenSample: one cannot be decoded; it is named.
+        """
+        refuse_in_a_worker()
+        if self._access is None:
+            self._access = RandomAccess(self.beton, self._options)
+        return self._finished(self._access.get(indices, epoch_of(epoch)))
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(image, label) of the sample at this place in the file, with its crop and augmentations of epoch 0."""
+        most = self.beton.num_samples - 1
+        batch = self.get([whole("index", index, f"0 to {most}", lambda n: 0 <= n <= most)])
+        return batch.images[0], batch.labels[0]
+
+    @property
+    def _loader(self) -> Loader:
+        return cast("Loader", self)
+
+    def _finished(self, batch: Batch) -> Batch:
+        """A batch of bytes as the options say."""
+        if self._normalizer is None:
+            return batch
+        return Batch(self._normalizer(batch.images), batch.labels, batch.indices)
+
+    def _batch_at(self, epoch: int, step: int) -> Batch:
+        """A batch of an epoch, for ``batch_sampler``: one after the other they are those of an iteration, decoded ahead."""
+        expected, batches = self._streamed or (None, iter(()))
+        if expected != (epoch, step):
+            self._loader.set_epoch(epoch, step)
+            batches = iter(self._loader)
+        batch = next(batches)
+        self._streamed = (epoch, step + 1), batches
+        return batch
