@@ -19,7 +19,7 @@ from .device_prefetcher import DevicePrefetcher
 from .position import Position
 
 if TYPE_CHECKING:
-    from .loader import Loader, Stream
+    from .loader import Batches, Loader
 
 
 class DeviceLoader:
@@ -38,14 +38,13 @@ class DeviceLoader:
         vars(self).update(_loader=loader, _device=device, _depth=depth, _prefetcher=None)
 
     def __iter__(self) -> Iterator[Batch]:
-        stream = self._loader._begin()
-        return self._loader._hand_out(stream._replace(batches=self._on_device(stream)))
+        return self._loader._hand_out(self._loader._begin(), self._on_device)
 
-    def _on_device(self, stream: Stream) -> Iterator[tuple[Batch, Position]]:
+    def _on_device(self, given: Batches) -> Batches:
         read: deque[tuple[torch.Tensor, Position]] = deque()  # of the batches that are being copied
 
         def host_batches() -> Iterator[Batch]:
-            for batch, position in stream.batches:
+            for batch, position in given:
                 # A copy: the Loader's own would keep the host's buffer for as long as the batch is held.
                 read.append((batch.indices.clone(), position))
                 yield batch

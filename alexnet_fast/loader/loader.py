@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+Batches = Iterator[tuple[Batch, Position]]
+"""Each with the position when it was handed out."""
+
+
 class Stream(NamedTuple):
     """One iteration.
 
@@ -43,14 +47,14 @@ class Stream(NamedTuple):
         start, first: where it starts, and which batch that is.
         own: the samples that it is about.
         number: of the iteration.
-        batches: each with the position when it was handed out.
+        batches: those that it reads.
     """
 
     start: Start
     first: First
     own: SampleSet
     number: int
-    batches: Iterator[tuple[Batch, Position]]
+    batches: Batches
 
 
 class Loader(TorchProtocol):
@@ -201,6 +205,7 @@ class Loader(TorchProtocol):
     def indices(self, given: Sequence[int] | np.ndarray | None) -> None:
         self._own = SampleSet(self.beton, replace(self._options, indices=given))
         self._options = replace(self._options, indices=self._own.indices)
+        self._start = self._start.of_another_set()
 
     @property
     def watch(self) -> TraceHook | None:
@@ -282,12 +287,10 @@ class Loader(TorchProtocol):
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch's batches.
 
-        The next iteration is the next epoch's, even if this one is left early, unless nothing of it was taken.
+        The next iteration is the next epoch's, even if this one is left early, unless nothing of it was taken.  `set_epoch` and
+        `load_state_dict` count until its first batch is taken.
         """
-        stream = self._begin()
-        if self._normalizer is not None:
-            stream = stream._replace(batches=((self._finished(batch), at) for batch, at in stream.batches))
-        return self._hand_out(stream)
+        return self._hand_out(self._begin(), self._finish)
 
     def _find_sampler(self) -> DistributedBatchSampler:
         """This rank's share of an epoch, as it is now."""
@@ -326,23 +329,30 @@ class Loader(TorchProtocol):
         self._pipeline = Pipeline(self._own, self._options, self.threads, share, first.resumed)
         self._pipeline.workers.watch = before.workers.watch
 
-    def _hand_out(self, stream: Stream) -> Iterator[Batch]:
-        """The batches of an iteration, and what was handed out, as the consumer knows it."""
-        is_first = True
-        for batch, position in stream.batches:
-            self._passed(stream, position, is_first)
-            is_first = False
+    def _hand_out(self, stream: Stream, finish: Callable[[Batches], Batches]) -> Iterator[Batch]:
+        """The batches of an iteration, finished, and what was handed out, as the consumer knows it."""
+        # Lightning sets the epoch, or loads a state, after it has asked for an iterator: torch's begin with their first batch too.
+        if stream.number == self._iteration:
+            same = self._start.is_as(stream.start)
+            stream = stream._replace(start=self._start) if same else self._begin()
+        for batch, position in finish(stream.batches):
+            self._passed(stream, position)
             yield batch
-        self._passed(stream, stream.first.before(stream.first.sampler.steps), is_first)
+        self._passed(stream, stream.first.before(stream.first.sampler.steps))
 
-    def _passed(self, stream: Stream, position: Position, is_first: bool) -> None:
+    def _passed(self, stream: Stream, position: Position) -> None:
         if stream.number != self._iteration:  # another one has started
             return
-        if is_first and self._start.is_as(stream.start):  # else set_epoch was called meanwhile
+        if self._start is stream.start:  # else an epoch was set since the first batch
             self._start = Start(stream.first.epoch + 1)
         self._position = position, stream.own
 
-    def _batches(self, first: First, iteration: int) -> Iterator[tuple[Batch, Position]]:
+    def _finish(self, batches: Batches) -> Batches:
+        if self._normalizer is None:
+            return batches
+        return ((self._finished(batch), position) for batch, position in batches)
+
+    def _batches(self, first: First, iteration: int) -> Batches:
         for step in range(first.step, first.sampler.steps):
             if iteration != self._iteration:
                 raise RuntimeError(

@@ -78,6 +78,10 @@ class Start:
         """The start for an epoch without a step: what is left of the epoch that a state has resumed, else all of it."""
         return replace(self, stays=True) if self.samples is not None and epoch == self.epoch else Start(epoch)
 
+    def of_another_set(self) -> Start:
+        """The start where the samples are others now: what a state counted of them means nothing."""
+        return self if self.samples is None else Start(self.epoch)
+
     def is_as(self, other: Start) -> bool:
         """Whether an iteration starts at the same batch."""
         return replace(self, stays=other.stays) == other

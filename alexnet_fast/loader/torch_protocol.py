@@ -114,5 +114,6 @@ class TorchProtocol(Settled):
             self._loader.set_epoch(epoch, step)
             batches = iter(self._loader)
         batch = next(batches)
-        self._streamed = (epoch, step + 1), batches
+        is_last = step + 1 >= len(self._loader)
+        self._streamed = None if is_last else ((epoch, step + 1), batches)  # it holds this loader
         return batch

@@ -171,6 +171,26 @@ def test_an_iteration_of_which_nothing_is_taken_uses_no_epoch_up(beton: Path, ep
         assert taken(batches) == epochs[0] and taken(iter(loader)) == epochs[1]
 
 
+def test_an_epoch_or_a_state_counts_until_the_first_batch_is_taken(
+    beton: Path, epochs: list[Samples]
+) -> None:
+    """Lightning sets the epoch after it has asked for an iterator, and relies on that at an epoch's end."""
+    for loader in (opened(beton, drop_last=False), opened(beton, drop_last=False).prefetch_to("cpu")):
+        with loader:
+            batches = iter(loader)
+            loader.sampler.set_epoch(1)
+            first = next(batches)
+            loader.sampler.set_epoch(2)  # for the next one
+            assert loader.epoch == 2 and loader.state_dict()["epoch"] == 2
+            assert [*first.labels.tolist(), *(label for label, _ in taken(batches))] == [
+                label for label, _ in epochs[1]
+            ]
+            assert loader.state_dict()["epoch"] == 1
+            batches = iter(loader)
+            loader.load_state_dict({**loader.state_dict(), "epoch": 0, "samples": 32})
+            assert taken(batches) == epochs[0][32:] and taken(iter(loader)) == epochs[1]
+
+
 def test_a_pickle_resumes_where_its_loader_would(beton: Path, epochs: list[Samples]) -> None:
     with opened(beton, 5, drop_last=False) as loader:
         taken(iter(loader), 3)
@@ -312,6 +332,10 @@ def test_the_samples_are_set_for_the_next_epoch(beton: Path) -> None:
             loader.indices = [50]
         loader.indices = None
         assert loader.num_samples == COUNT and loader.indices is None
+        next(iter(loader))
+        loader.load_state_dict(loader.state_dict())
+        loader.indices = range(16)  # the eight that were handed out were others
+        assert len(taken(iter(loader))) == 16
 
 
 def test_what_is_set_is_checked_and_pickled(beton: Path) -> None:
