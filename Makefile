@@ -1,7 +1,7 @@
 # Everything that people type. `make` alone lists it.
 #
 # Each stage of the environment leaves a stamp in .venv and is made again only when its pins change:
-#   base (to train) -> test (pytest, ruff, mypy ...) -> peers (ffcv and torchvision, to be tested against).
+#   base (to train) -> test (pytest, ruff, mypy ...) -> peers (ffcv, torchvision and frameworks, to be tested against).
 
 PYTHON ?= python3
 VENV   := .venv

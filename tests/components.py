@@ -6,8 +6,10 @@ CI (.ci/run) sets it to every component that a test may ask for: there a missing
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,8 +37,9 @@ def named_in(reason: str) -> str | None:
 
 
 def require(component: str) -> Any:
-    """The module "ffcv", "torchvision" or "turbojpeg" (ours, with the library loaded), the folder of "data", or the file
-    that a "compiler" builds from the stand-in NPU's C++.  Skips or fails the test where it is not available."""
+    """The module "ffcv", "torchvision" or "turbojpeg" (ours, with the library loaded), the folder of "data", the file that a
+    "compiler" builds from the stand-in NPU's C++, or whether "accelerate", "lightning", "timm" or "torchdata" is installed.
+    Skips or fails the test where it is not available."""
     try:
         return _FINDERS[component]()
     except (ImportError, OSError, LookupError, ValueError) as error:
@@ -50,7 +53,7 @@ def _absent(component: str, error: Exception) -> NoReturn:
     pytest.skip(reason)
 
 
-def _torchvision() -> Any:
+def import_torchvision() -> Any:
     """torchvision, whose CUDA wheel cannot register two operators on a CPU build of torch; no test calls them."""
     import torch
 
@@ -63,6 +66,13 @@ def _torchvision() -> Any:
                 library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
             _kept.append(library)
     return importlib.import_module("torchvision")
+
+
+def _framework(name: str) -> Any:
+    """A package that examples/ are for; all but its finding is left to the processes that run them."""
+    if importlib.util.find_spec(name) is None:
+        raise ImportError(f"no module named {name}")
+    return name
 
 
 def _ffcv() -> Any:
@@ -103,7 +113,8 @@ def _compiler() -> Path:
 _FINDERS = {
     "compiler": _compiler,
     "ffcv": _ffcv,
-    "torchvision": _torchvision,
+    "torchvision": import_torchvision,
+    **{name: partial(_framework, name) for name in ("accelerate", "lightning", "timm", "torchdata")},
     "turbojpeg": _turbojpeg,
     "data": _data,
 }

@@ -13,6 +13,7 @@ from ..errors import UserError
 
 if TYPE_CHECKING:
     from .buffer_pool import Batch
+    from .device_loader import DeviceLoader
     from .loader import Loader
     from .sample_set import SampleSet
 
@@ -57,8 +58,8 @@ class DatasetView:
         FieldError: for the classes, if the label is a float.
     """
 
-    def __init__(self, loader: Loader, own: SampleSet) -> None:
-        self._loader, self._own = loader, own
+    def __init__(self, loader: Loader, own: SampleSet, source: Loader | DeviceLoader) -> None:
+        self._loader, self._own, self._source = loader, own, source
 
     @property
     def classes(self) -> list[str]:
@@ -83,7 +84,7 @@ class DatasetView:
     def __getitems__(self, places: Sequence[int]) -> BatchSamples:
         """Several samples, for a DataLoader; those of the Loader's ``batch_sampler`` are decoded ahead."""
         if isinstance(places, BatchPlaces):
-            return BatchSamples(self._loader._batch_at(places.epoch, places.step))
+            return BatchSamples(self._loader._batch_at(self._source, places.epoch, places.step))
         checked = [self._checked(place) for place in places]
         return BatchSamples(self._loader.get(self._own.samples["index"][checked]))
 

@@ -15,6 +15,7 @@ from ..devices.device import Device
 from ..devices.registry import resolve
 from ..errors import UserError
 from .buffer_pool import Batch
+from .dataset_view import DatasetView
 from .device_prefetcher import DevicePrefetcher
 from .position import Position
 
@@ -72,6 +73,16 @@ class DeviceLoader:
         """Where the batches are."""
         found: torch.device = self._device.torch_device
         return found
+
+    @property
+    def dataset(self) -> DatasetView:
+        """The Loader's; the batches of its ``batch_sampler`` are on the device."""
+        return DatasetView(self._loader, self._loader._own, self)
+
+    @property
+    def pin_memory(self) -> bool:
+        """False: for a DataLoader over ``dataset``, which cannot pin what is on a device."""
+        return False
 
     def __len__(self) -> int:
         return len(self._loader)

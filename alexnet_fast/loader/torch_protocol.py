@@ -38,13 +38,15 @@ class TorchProtocol(Settled):
 
     num_workers: ClassVar[int] = 0
     """Processes that decode: none, since threads do."""
+    prefetch_factor: ClassVar[None] = None
+    """Batches that a process decodes ahead: for a DataLoader without any."""
     collate_fn: ClassVar[Callable[[Sequence[Any]], Any]] = staticmethod(collate)
     """For a DataLoader over ``dataset``: batches as they are decoded, not copied sample by sample."""
 
     @property
     def dataset(self) -> DatasetView:
         """The samples one by one, their labels and their classes."""
-        return DatasetView(self._loader, self._own)
+        return DatasetView(self._loader, self._own, self._loader)
 
     @property
     def sampler(self) -> SamplerView:
@@ -107,12 +109,15 @@ class TorchProtocol(Settled):
             return batch
         return Batch(self._normalizer(batch.images), batch.labels, batch.indices)
 
-    def _batch_at(self, epoch: int, step: int) -> Batch:
-        """A batch of an epoch, for ``batch_sampler``: one after the other they are those of an iteration, decoded ahead."""
+    def _batch_at(self, source: Loader | DeviceLoader, epoch: int, step: int) -> Batch:
+        """A batch of an epoch, for ``batch_sampler``: one after the other they are those of an iteration, decoded ahead.
+
+        source: this loader, or itself on a device.
+        """
         expected, batches = self._streamed or (None, iter(()))
         if expected != (epoch, step):
             self._loader.set_epoch(epoch, step)
-            batches = iter(self._loader)
+            batches = iter(source)
         batch = next(batches)
         is_last = step + 1 >= len(self._loader)
         self._streamed = None if is_last else ((epoch, step + 1), batches)  # it holds this loader

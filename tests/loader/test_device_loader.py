@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from alexnet_fast import ImageNet, Loader, UserError
 from betons import jpeg, picture, write
@@ -80,6 +81,20 @@ def test_its_state_is_the_loaders_and_resumes(beton: Path) -> None:
         loader.load_state_dict(loader.state_dict())
         assert [batch.labels.tolist() for batch in loader] == labels[3:]
         assert [batch.labels.tolist() for batch in loader] == [batch.labels.tolist() for batch in plain]
+
+
+def test_a_dataloader_over_its_dataset_and_batch_sampler_hands_out_its_batches(beton: Path) -> None:
+    """As Accelerate makes one in order to skip batches."""
+    with (
+        opened(beton, normalize=ImageNet) as plain,
+        opened(beton, normalize=ImageNet).prefetch_to("cpu") as loader,
+    ):
+        names = ("batch_sampler", "collate_fn", "num_workers", "pin_memory", "prefetch_factor")
+        wrapped: Any = DataLoader(loader.dataset, **{name: getattr(loader, name) for name in names})  # type: ignore[arg-type]
+        for batch, expected in zip(wrapped, plain, strict=True):
+            assert torch.equal(batch.images, expected.images) and torch.equal(batch.indices, expected.indices)
+            assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert loader.epoch == 1
 
 
 def test_it_is_pickled_with_its_loader(beton: Path) -> None:
