@@ -27,7 +27,7 @@ accelerator.print("shared", len(batches[0]), len(everyones), len(set(everyones))
 
 skipping.set_epoch(1)
 skipped = list(accelerator.skip_first_batches(skipping, 3))
-print("skips", [batch.indices.tolist() for batch in skipped] == batches[1][3:], flush=True)
+skips = [batch.indices.tolist() for batch in skipped] == batches[1][3:]
 
 accelerator.register_for_checkpointing(stopped)
 for _ in stopped:
@@ -35,10 +35,13 @@ for _ in stopped:
 device_batches = iter(stopped.prefetch_to(accelerator.device))
 before = [next(device_batches).indices.tolist() for _ in range(2)]
 accelerator.save_state(out)
+accelerator.wait_for_everyone()  # one of them writes
 accelerator._custom_objects[:] = [resumed]
 accelerator.load_state(out)
 rest = [batch.indices.tolist() for batch in resumed]
-print("resumes", before + rest == batches[1] and len(rest) == 3, flush=True)
+resumes = before + rest == batches[1] and len(rest) == 3
+found = accelerator.gather(torch.tensor([skips, resumes], dtype=torch.int64)).tolist()
+accelerator.print("skips and resumes", found, flush=True)
 for loader in loaders:
     loader.close()
 accelerator.end_training()

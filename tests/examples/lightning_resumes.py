@@ -1,13 +1,16 @@
-"""Lightning runs of examples/lightning_train.py: a whole one, then one from each of its checkpoints; each process prints what it saw.
+"""Lightning runs of examples/lightning_train.py: a whole one, then one from each of its checkpoints; what each process saw is in OUT/rank-N.json.
 
 python lightning_resumes.py DEVICES DATA OUT; the launcher starts this file again for each further device.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import lightning_train as example
@@ -51,20 +54,11 @@ def run(folder: str, *more: str) -> tuple[dict[tuple[int, int], list[int]], list
 
 whole, weights = run("whole")
 assert sorted(whole) == [(epoch, step) for epoch in range(3) for step in range(STEPS)]
-print(
-    "saw", sorted(label for (epoch, _), labels in whole.items() for label in labels if epoch == 0), flush=True
-)
+found: dict[str, Any] = {"seen": [label for key, labels in whole.items() if key[0] == 0 for label in labels]}
 for name in ("step-step=3", "step-step=4", "step-step=6", "end-step=4", "end-step=8"):
     labels, resumed = run("resumed", "--ckpt-path", str(out / "whole" / f"{name}.ckpt"))
     after = int(name.partition("=")[2])
     expected = {key: each for key, each in whole.items() if key[0] * STEPS + key[1] >= after}
     same = all(map(torch.equal, weights, resumed))
-    print(
-        name,
-        "batches",
-        labels == expected,
-        "weights",
-        same,
-        sorted(labels) if labels != expected else "",
-        flush=True,
-    )
+    found[name] = {"batches": labels == expected, "weights": same, "steps": sorted(labels)}
+(out / f"rank-{os.environ.get('LOCAL_RANK', '0')}.json").write_text(json.dumps(found))
