@@ -100,9 +100,17 @@ def _compiler() -> Path:
     return shim()
 
 
+def _onnxruntime() -> Any:
+    """onnxruntime, where torch's exporter to ONNX has what it needs too."""
+    for name in ("onnx", "onnxscript"):
+        importlib.import_module(name)
+    return importlib.import_module("onnxruntime")
+
+
 _FINDERS = {
     "compiler": _compiler,
     "ffcv": _ffcv,
+    "onnxruntime": _onnxruntime,
     "torchvision": _torchvision,
     "turbojpeg": _turbojpeg,
     "data": _data,
