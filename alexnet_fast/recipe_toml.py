@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,6 +83,12 @@ def validate(table: dict[str, Any], source: str = "the recipe", overridden: Coll
         raise UserError(f"{source} is not a recipe: its tables nest too deeply") from None
     except ValueError as error:
         raise UserError(f"{source} contains an invalid number: {printable(str(error))}") from None
+
+
+def overridden(table: Mapping[str, Any], source: str, overrides: Sequence[str]) -> Recipe:
+    """The recipe that ``Recipe.model_dump`` made a table of, with each "section.key=value" applied; raises UserError as ``load``."""
+    own: dict[str, Any] = json.loads(json.dumps(table, default=str))
+    return validate(own, source, [_apply(own, override) for override in overrides])
 
 
 def dump(recipe: Recipe) -> str:

@@ -110,11 +110,19 @@ def _compiler() -> Path:
     return shim()
 
 
+def _onnxruntime() -> Any:
+    """onnxruntime, where torch's exporter to ONNX has what it needs too."""
+    for name in ("onnx", "onnxscript"):
+        importlib.import_module(name)
+    return importlib.import_module("onnxruntime")
+
+
 _FINDERS = {
     "compiler": _compiler,
     "ffcv": _ffcv,
     "torchvision": import_torchvision,
     **{name: partial(_framework, name) for name in ("accelerate", "lightning", "timm", "torchdata")},
+    "onnxruntime": _onnxruntime,
     "turbojpeg": _turbojpeg,
     "data": _data,
 }

@@ -57,6 +57,17 @@ ROOMS = {
         "torch PIL threading",
     ),
     "pack": Room("the command that packs: a folder to its betons", "beton common inspection packing", ""),
+    "predict": Room(
+        "the command that says what a trained model sees", "common loader prediction torch_import"
+    ),
+    "export": Room(
+        "the command that writes a trained model for other programs", "common prediction torch_import"
+    ),
+    "prediction": Room(
+        "a trained model in use: its predictions, its network",
+        "beton build common decode devices engine loader models packing recipe recipe_toml run",
+        "torch threading",
+    ),
     "inspect_beton": Room("the command that looks into a file", "beton common inspection"),
     "trainer": Room(
         "a training run, to be read from top to bottom",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -66,6 +66,30 @@ def cgroup_folders(controller: str, root: Path = CGROUP, membership: Path = MEMB
                 folder = base.joinpath(*parts[:depth])
                 if folder.is_dir():
                     yield folder
+
+
+LOCAL_RANKS = ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+"""Where launchers say how many ranks they started on this host: torchrun and accelerate, mpirun, mpiexec.  srun binds its ranks."""
+
+
+def local_ranks(environment: Mapping[str, str] = os.environ) -> int:
+    """How many ranks a launcher says that it started on this host; 1 where none says so."""
+    found = (environment.get(name, "") for name in LOCAL_RANKS)
+    return next((int(text) for text in found if text.isdecimal() and int(text)), 1)
+
+
+def fair_share(local_world_size: int, *, cgroup_root: Path = CGROUP) -> int:
+    """How many threads one of so many ranks on this host may keep busy, so that together they do not exceed its cores.
+
+    A process that is bound otherwise than its parent (``bind_rank``, numactl, srun) has cores of its own, and uses all of them.
+    """
+    if local_world_size == 1:
+        return allowed_cores(cgroup_root)
+    if not hasattr(os, "sched_getaffinity"):
+        return max(1, (os.cpu_count() or 1) // local_world_size)
+    allowed = os.sched_getaffinity(0)
+    cores = len(allowed) if allowed != _affinity_of_parent() else max(1, len(allowed) // local_world_size)
+    return cut_by_quota(cores, cgroup_root, local_world_size)
 
 
 def bind_rank(

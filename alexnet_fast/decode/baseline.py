@@ -11,7 +11,7 @@ import numpy as np
 from ..kernel_cache import kernel
 from .entropy import STREAMS, run_stream, run_streams
 from .huffman import MAX_AC_BITS, TABLE_WORDS, build_table
-from .idct import GROUP_BYTES, LANES, MAX_COEFFICIENT
+from .idct import GROUP_BYTES, MAX_COEFFICIENT
 from .jpeg_header import ADOBE, JFIF, big_endian, has_length, matches
 from .memory import get, load8, load16, put, store8, store16
 from .simd import VECTOR_PIXELS
@@ -45,7 +45,6 @@ from .workspace import (
     STRIDE,
     TABLES,
     TABLES_AT,
-    ZIGZAG_AT,
 )
 
 U64, I64 = np.uint64, np.int64
@@ -97,7 +96,7 @@ def is_used(shared, table):
 def read_tables(stream, jpeg, header):
     """Take a JPEG's components and tables into a stream's picture; whether they are of the usual kind. ``header`` is cuttable."""
     shared = get(stream, SHARED_AT)
-    places, quantisers, zigzag = get(shared, PLACES_AT), get(stream, QUANTISERS_AT), get(shared, ZIGZAG_AT)
+    places, quantisers = get(shared, PLACES_AT), get(stream, QUANTISERS_AT)
     for k in range(6):
         put(stream, TABLES + k, 0)
     for k in range(12):
@@ -182,8 +181,7 @@ def read_tables(stream, jpeg, header):
         most = 1
         for place in range(64):
             value = I64(jpeg[quantiser + place])
-            natural = I64(load16(zigzag + 2 * place)) // (2 * LANES)
-            store16(quantisers + 128 * min(component, 1) + 2 * natural, value)
+            store16(quantisers + 128 * min(component, 1) + 2 * place, value)
             if place:
                 most = max(most, value)
         max_bits = MAX_AC_BITS
@@ -254,12 +252,12 @@ def decode_tiles(streams, jpeg, header, grid, ends, spare):
             put(get(stream, QUANTISERS_AT), number, get(get(streams, QUANTISERS_AT), number))
     for k in range(STREAMS):
         begin_picture(streams + k * STREAM_BYTES)
-    address, zigzag = I64(jpeg.ctypes.data), U64(get(get(streams, SHARED_AT), ZIGZAG_AT))
-    return run_tiles(streams, zigzag, address, len(jpeg), header.scan, grid, I64(ends.ctypes.data), spare)
+    address = I64(jpeg.ctypes.data)
+    return run_tiles(streams, address, len(jpeg), header.scan, grid, I64(ends.ctypes.data), spare)
 
 
 @kernel
-def run_tiles(streams, zigzag, jpeg, size, scan, grid, ends, spare):
+def run_tiles(streams, jpeg, size, scan, grid, ends, spare):
     tiles, next_tile, live = (grid.y1 - grid.y0) * (grid.x1 - grid.x0), 0, 0
     for k in range(STREAMS):
         if next_tile < tiles:
@@ -269,12 +267,12 @@ def run_tiles(streams, zigzag, jpeg, size, scan, grid, ends, spare):
             live += 1
     while live:
         if live == STREAMS:
-            stream = streams + run_streams(streams, STREAM_BYTES, zigzag) * STREAM_BYTES
+            stream = streams + run_streams(streams, STREAM_BYTES) * STREAM_BYTES
         else:
             stream = streams
             while not get(stream, LIVE):
                 stream += STREAM_BYTES
-            run_stream(stream, zigzag)
+            run_stream(stream)
         state = advance(stream)
         if state == FAILED:
             return False
@@ -349,9 +347,8 @@ def begin_image(stream, jpeg, header, bottom):
 @kernel
 def decode_image(stream, spare):
     """Decode what a stream has begun with, alone; whether all is well."""
-    zigzag = U64(get(get(stream, SHARED_AT), ZIGZAG_AT))
     while True:
-        run_stream(stream, zigzag)
+        run_stream(stream)
         state = advance(stream)
         if state != GOES_ON:
             return state == COMPLETE and flush(stream, spare)

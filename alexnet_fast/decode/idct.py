@@ -1,6 +1,6 @@
 """The inverse DCT of 16 blocks at a time, a block a lane: libjpeg's "islow" (jidctint.c) to the bit.
 
-Coefficient k of block b is at place ``16 * k + b``, so no block is transposed; only the bytes of the result are. Measured
+Coefficient k of the zigzag of block b is at place ``16 * (63 - k) + b``, so no block is transposed; only the bytes of the result are. Measured
 on Zen 4: 9 ns a block, where one block at a time (as libjpeg-turbo's SIMD does it) takes 20.
 
 Products are sums of two 16-bit products in 32 bits (``_dot``): one instruction on x86 (pmaddwd).  Sums of two inputs stay in
@@ -27,6 +27,21 @@ GROUP_BYTES = 64 * LANES * 2
 CONST_BITS, PASS1_BITS = 13, 2
 MAX_COEFFICIENT = (1 << 14) - 1
 """Of dequantised coefficients: up to here no sum of two leaves 16 bits, and no sum of products 32."""
+
+
+# fmt: off
+ZIGZAG = [
+     0,  1,  5,  6, 14, 15, 27, 28,
+     2,  4,  7, 13, 16, 26, 29, 42,
+     3,  8, 12, 17, 25, 30, 41, 43,
+     9, 11, 18, 24, 31, 40, 44, 53,
+    10, 19, 23, 32, 39, 45, 52, 54,
+    20, 22, 33, 38, 46, 51, 55, 60,
+    21, 34, 37, 47, 50, 56, 59, 61,
+    35, 36, 48, 49, 57, 58, 62, 63,
+]
+# fmt: on
+"""The place in the zigzag of a block's coefficients, row by row (T.81, figure A.6)."""
 
 
 def _fix(number: float) -> int:
@@ -205,8 +220,8 @@ def inverse_dct(typing_context, coefficients, quantisation, targets, stride):  #
     """Transform a group of 16 blocks, and clear it.
 
     Args:
-        coefficients: address (uint64) of 64 x 16 int16, in natural (row-major) order; 0 afterwards.
-        quantisation: address (uint64) of 64 int16, in natural order.
+        coefficients: address (uint64) of 64 x 16 int16, in the zigzag's order from its end; 0 afterwards.
+        quantisation: address (uint64) of 64 int16, in the zigzag's order.
         targets: address (uint64) of 16 uint64: where each block's 8 rows of 8 bytes go (``units.place_blocks`` keeps them inside the planes).
         stride: bytes (uint64) from row to row.
 
@@ -230,18 +245,17 @@ def inverse_dct(typing_context, coefficients, quantisation, targets, stride):  #
 
         workspace = cgutils.alloca_once(b, WORDS, size=64, name="workspace")
         large, wide = gather("large"), gather("wide")
+        zigzag = cgutils.global_constant(b, "zigzag", ir.Constant(ir.ArrayType(I64, 64), ZIGZAG))
 
         # Loops, not 16 copies: those would be 16 KB of code, half of a first-level instruction cache.
         with cgutils.for_range(b, I64(8), intp=I64) as column:
             row = []
             for y in range(8):
-                at = b.add(b.mul(column.index, I64(2 * LANES)), I64(2 * LANES * 8 * y))
-                where = place(coefficients, at, WORDS)
+                k = b.load(b.gep(zigzag, [I32(0), b.add(column.index, I64(8 * y))]))
+                where = place(coefficients, b.mul(b.sub(I64(63), k), I64(2 * LANES)), WORDS)
                 word = b.load(where, align=2)
                 b.store(t.zero, where, align=2)
-                factor = b.load(
-                    place(quantisation, b.add(b.mul(column.index, I64(2)), I64(16 * y)), I16), align=2
-                )
+                factor = b.load(place(quantisation, b.mul(k, I64(2)), I16), align=2)
                 splat = b.insert_element(ir.Constant(WORDS, ir.Undefined), factor, I32(0))
                 row.append(b.mul(word, _pick(b, splat, splat, [0] * LANES)))
             for y, each in enumerate(t.one_dimension(row, CONST_BITS - PASS1_BITS)):

@@ -40,7 +40,6 @@ from .workspace import (
     SHARED_AT,
     STREAM_BYTES,
     UNUSUAL,
-    ZIGZAG_AT,
 )
 
 U64, I64 = np.uint64, np.int64
@@ -240,11 +239,10 @@ def begin_sharing(jpeg, header, box, size, stream, memory):
 @kernel
 def run_owned(streams, shared):
     """Decode the streams that have samples until a unit of one of them is complete; returns which."""
-    zigzag = U64(get(shared, ZIGZAG_AT))
     if get(shared, RUNNING) == STREAMS:
-        return run_streams(streams, STREAM_BYTES, zigzag)
+        return run_streams(streams, STREAM_BYTES)
     k = 0
     while get(shared, OWNERS + k) < 0:
         k += 1
-    run_stream(streams + k * STREAM_BYTES, zigzag)
+    run_stream(streams + k * STREAM_BYTES)
     return k

@@ -80,6 +80,18 @@ def trailing_zeros(typing_context, value):  # type: ignore[no-untyped-def]
     return types.int64(types.uint64), generate
 
 
+@intrinsic
+def rarely(typing_context, condition):  # type: ignore[no-untyped-def]
+    """A condition (bool) that is seldom true: what happens then is laid out apart from the code that runs always."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        bit = ir.IntType(1)
+        expect = builder.module.declare_intrinsic("llvm.expect", [bit], ir.FunctionType(bit, [bit, bit]))
+        return builder.call(expect, [arguments[0], bit(0)])
+
+    return types.boolean(types.boolean), generate
+
+
 STEP = 32
 """Bytes that `copy_step` copies."""
 

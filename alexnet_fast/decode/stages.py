@@ -36,7 +36,6 @@ from .workspace import (
     SOURCE,
     SOURCE_END,
     STREAM_BYTES,
-    ZIGZAG_AT,
 )
 
 CUT, UNSTUFF, HUFFMAN, PLANES, ALL, LIBJPEG_CUT, LIBJPEG_PLANES = range(7)
@@ -90,7 +89,7 @@ def entropy_stages(file, samples, boxes, size, scratch, stage, used):
         How many samples our own decoder took.
     """
     streams, spare = I64(scratch.workspace.ctypes.data), I64(scratch.turned.ctypes.data)
-    shared, capacity = get(streams, SHARED_AT), len(scratch.ends)
+    capacity = len(scratch.ends)
     taken = 0
     for q in range(len(samples)):
         jpeg = payload_of(file, samples[q])
@@ -100,7 +99,7 @@ def entropy_stages(file, samples, boxes, size, scratch, stage, used):
     owners, live, q = np.empty(STREAMS, np.int64), 0, 0
     while q < len(samples) or live:
         if q == len(samples) or live == STREAMS:
-            k = run_live(streams, get(shared, ZIGZAG_AT), live)
+            k = run_live(streams, live)
             stream = streams + k * STREAM_BYTES
             state = advance(stream)
             if state != GOES_ON:
@@ -189,14 +188,14 @@ def tiles_as_far_as(stage, jpeg, header, box, size, scratch):
 
 
 @kernel
-def run_live(streams, zigzag, live):
+def run_live(streams, live):
     """Decode the streams that hold an image until a unit of one of them is complete; returns which."""
     if live == STREAMS:
-        return run_streams(streams, STREAM_BYTES, U64(zigzag))
+        return run_streams(streams, STREAM_BYTES)
     k = 0
     while not get(streams + k * STREAM_BYTES, LIVE):
         k += 1
-    run_stream(streams + k * STREAM_BYTES, U64(zigzag))
+    run_stream(streams + k * STREAM_BYTES)
     return k
 
 

@@ -9,8 +9,16 @@ from __future__ import annotations
 import numpy as np
 
 from ..kernel_cache import inlined, kernel
-from .entropy import PLACE, POSITION, SCRIPT, SCRIPT_STRIDE, SEEN, UNIT_BLOCKS, UNIT_BYTES, UNIT_MCUS
-from .huffman import BEYOND
+from .entropy import (
+    BROKEN,
+    POSITION,
+    SCRIPT,
+    SCRIPT_STRIDE,
+    UNIT_BLOCKS,
+    UNIT_BYTES,
+    UNIT_MCUS,
+    begin_first_block,
+)
 from .idct import GROUP_BYTES, LANES, MAX_COEFFICIENT, inverse_dct
 from .memory import (
     STEP,
@@ -21,7 +29,6 @@ from .memory import (
     load16_signed,
     put,
     store8,
-    store16,
     store64,
     trailing_zeros,
 )
@@ -36,6 +43,7 @@ from .workspace import (
     CHROMA_GROUPS,
     COMPONENTS,
     DC,
+    DC_SEEN,
     DOWN,
     END,
     ENDS,
@@ -146,6 +154,7 @@ def begin_stream(stream, source, source_end, limit, left, right, top, bottom, en
     put(stream, BOTTOM, bottom)
     for component in range(3):
         put(stream, DC + component, 0)
+        put(stream, DC_SEEN + component, 0)
     put(stream, POSITION, get(stream, BUFFER_AT) * 8)
     put(stream, END, get(stream, BUFFER_AT) * 8)
     put(stream, LIVE, 1)
@@ -161,6 +170,7 @@ def begin_picture(stream):
             for _ in range(count):
                 put(line, 0, get(stream, TABLES + 2 * component))
                 put(line, 1, get(stream, TABLES + 2 * component + 1))
+                put(line, 3, stream + 8 * (DC + component))
                 line += SCRIPT_STRIDE
     put(stream, UNIT_END, get(stream, SCRIPT_AT) + UNIT_BLOCKS * SCRIPT_STRIDE)
 
@@ -178,9 +188,8 @@ def begin_unit(stream):
     across, down = get(stream, ACROSS), get(stream, DOWN)
     chroma = get(stream, COMPONENTS) > 1
     mcu_blocks = across * down + (2 if chroma else 0)
-    put(stream, PLACE, -1)
     put(stream, SCRIPT, script)
-    put(stream, SEEN, 0)
+    put(stream, BROKEN, 0)
     put(get(stream, UNIT_END), 0, get(stream, TABLES))
     put(script + mcus * mcu_blocks * SCRIPT_STRIDE, 0, 0)
     put(stream, UNIT_END, script + mcus * mcu_blocks * SCRIPT_STRIDE)
@@ -221,6 +230,7 @@ def begin_unit(stream):
                 get(stream, STRIDE + 1),
                 skipped,
             )
+    begin_first_block(stream)
     return True
 
 
@@ -284,22 +294,16 @@ def place_of(slot):
 
 @kernel
 def end_unit(stream):
-    """Check a complete unit, add up its DC coefficients, and transform the groups that are full; whether all is well.
+    """Check a complete unit, and transform the groups that are full; whether all is well.
 
     Afterwards the stream is at its next unit, or at its end if Y has reached BOTTOM.
     """
-    if get(stream, POSITION) > get(stream, END) or get(stream, SEEN) & BEYOND:
+    if get(stream, POSITION) > get(stream, END) or get(stream, BROKEN):
         return False
-    quantisers = get(stream, QUANTISERS_AT)
-    script, end = get(stream, SCRIPT_AT), get(stream, UNIT_END)
-    luma = get(stream, ACROSS) * get(stream, DOWN)
-    size = (luma + (2 if get(stream, COMPONENTS) > 1 else 0)) * SCRIPT_STRIDE
-    most = add_up(stream, 0, script, end, luma, size) * load16_signed(quantisers)
-    if get(stream, COMPONENTS) > 1:
-        for component in range(1, 3):
-            line = script + (luma + component - 1) * SCRIPT_STRIDE
-            most = max(most, add_up(stream, component, line, end, 1, size) * load16_signed(quantisers + 128))
-    if most > MAX_COEFFICIENT:
+    luma, chroma = get(stream, QUANTISERS_AT), get(stream, QUANTISERS_AT) + 128
+    if get(stream, DC_SEEN) * load16_signed(luma) > MAX_COEFFICIENT:
+        return False
+    if (get(stream, DC_SEEN + 1) | get(stream, DC_SEEN + 2)) * load16_signed(chroma) > MAX_COEFFICIENT:
         return False
     large = transform_full(stream, LUMA, 0, LUMA_GROUPS) | transform_full(
         stream, CHROMA, LUMA_GROUPS, CHROMA_GROUPS
@@ -311,21 +315,6 @@ def end_unit(stream):
         put(stream, Y, get(stream, Y) + 1)
     put(stream, X, x)
     return large == U64(0)
-
-
-@inlined
-def add_up(stream, component, line, end, blocks, size):
-    """Add each DC coefficient of a component to the one before it; the greatest magnitude."""
-    value, most = get(stream, DC + component), 0
-    while line < end:
-        for k in range(blocks):
-            block = get(line + k * SCRIPT_STRIDE, 2)
-            value += load16_signed(block)
-            store16(block, value)
-            most = max(most, abs(value))
-        line += size
-    put(stream, DC + component, value)
-    return most
 
 
 @kernel

@@ -7,13 +7,12 @@ decoding, and compiles seven arguments for each array.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .entropy import SCRIPT_STRIDE, STREAMS, UNIT_BLOCKS, UNIT_BYTES, zigzag_offsets
+from .entropy import SCRIPT_STRIDE, STREAMS, TO_MAGNITUDES, UNIT_BLOCKS, UNIT_BYTES
 from .huffman import MAX_DEFINITION, TABLE_WORDS
 from .idct import GROUP_BYTES, LANES
 from .memory import STEP
@@ -30,31 +29,32 @@ END, SOURCE, SOURCE_END, LIMIT = range(4, 8)
 """Bit address of the end of the bytes in the buffer; addresses of the next byte with stuffing, of the stream's end, and of the end of what can be read."""
 X, Y, LEFT, RIGHT, BOTTOM = range(8, 13)
 """The next unit's first MCU, and the MCUs that the stream holds, counted in the image."""
-DC, LUMA, CHROMA, LIVE = 13, 16, 18, 20
-"""Three components' DC coefficients; of luma's and of chroma's groups the blocks that wait, and the first one's group; whether it has a next unit."""
-ENDS, INTERVAL, TO_RESTART, RESTARTS, MCUS, UNIT_END = range(21, 27)
+DC, DC_SEEN, LUMA, CHROMA, LIVE = 13, 16, 19, 21, 23
+"""Three components' DC coefficients, and the bitwise or of the magnitudes so far; of luma's and of chroma's groups the blocks that wait, and the first one's group; whether it has a next unit."""
+ENDS, INTERVAL, TO_RESTART, RESTARTS, MCUS, UNIT_END = range(24, 30)
 """What must follow the last bit (NOTHING, A_TILE, AN_IMAGE); MCUs between restart markers (0: none), until the next one, markers so far;
 MCUs of the unit; address of the line after its script's last."""
+assert 8 * (DC_SEEN - DC) == TO_MAGNITUDES
 # Its picture: where its blocks' pixels go, and its tables.
-COMPONENTS, ACROSS, DOWN = range(27, 30)
-PLANE, STRIDE = 30, 33
+COMPONENTS, ACROSS, DOWN = range(30, 33)
+PLANE, STRIDE = 33, 36
 """Addresses of three planes' pixel (0, 0), which may lie before them, and bytes from row to row of luma and of chroma."""
-LUMA_BLOCKS, CHROMA_BLOCKS = 35, 39
+LUMA_BLOCKS, CHROMA_BLOCKS = 38, 42
 """First and end of the blocks that the crop touches, across and down."""
-TABLES = 43
+TABLES = 46
 """Addresses of each component's DC and AC table."""
-LAYOUT = 49
+LAYOUT = 52
 """Of its planes: first row and column in the image, rows and stride of luma and of chroma, offsets of blue and of red."""
 # Its memory, which stays.
-SCRIPT_AT, BUFFER_AT, GROUPS_AT, TARGETS_AT, UNUSED_AT, QUANTISERS_AT = range(57, 63)
-SHARED_AT = 63
+SCRIPT_AT, BUFFER_AT, GROUPS_AT, TARGETS_AT, UNUSED_AT, QUANTISERS_AT = range(60, 66)
+SHARED_AT = 66
 """Address of the fields that all streams share."""
-FIELDS = 64
+FIELDS = 72
 STREAM_BYTES = 8 * FIELDS
 NOTHING, A_TILE, AN_IMAGE = range(3)
 
 # Shared fields.
-TABLES_AT, DEFINITIONS_AT, KINDS_AT, PLACES_AT, ZIGZAG_AT, NEXT_TABLE = range(6)
+TABLES_AT, DEFINITIONS_AT, KINDS_AT, PLACES_AT, NEXT_TABLE = range(5)
 ENABLED, PATHS = 6, 7
 """Whether JPEGs are decoded by our own decoder where it can; how many took each of the ways OWN, UNUSUAL and AMISS."""
 OWN, UNUSUAL, AMISS = range(3)
@@ -77,7 +77,6 @@ _SHARED = {
     DEFINITIONS_AT: KEPT_TABLES * DEFINITION_BYTES,
     KINDS_AT: KEPT_TABLES * 8,
     PLACES_AT: 12 * 8,
-    ZIGZAG_AT: zigzag_offsets().nbytes,
 }
 ALIGNMENT = 64
 
@@ -115,8 +114,6 @@ def make_workspace(allocate: Callable[[int], Any] | None = None) -> np.ndarray:
     fields[:STREAMS, SHARED_AT] = fields[STREAMS:].ctypes.data
     fields[STREAMS, ENABLED] = 1
     fields[STREAMS, [HELD, PENDING, *range(OWNERS, OWNERS + STREAMS)]] = -1
-    offsets = zigzag_offsets()
-    ctypes.memmove(int(fields[STREAMS, ZIGZAG_AT]), offsets.ctypes.data, offsets.nbytes)
     return workspace
 
 

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from alexnet_fast.common import cpus
-from alexnet_fast.common.cpus import allowed_cores, bind_rank, cgroup_quota, cut_by_quota, rank_cores
+from alexnet_fast.common.cpus import (
+    allowed_cores,
+    bind_rank,
+    cgroup_quota,
+    cut_by_quota,
+    fair_share,
+    local_ranks,
+    rank_cores,
+)
 
 AFFINITY = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -120,3 +128,37 @@ def test_a_rank_is_bound_to_its_share_unless_it_is_bound_already(
     assert bind_rank(1, 2, system=tmp_path, cgroup_root=tmp_path) == 4 and bound == [{4, 5, 6, 7}]
     monkeypatch.setattr(cpus, "_affinity_of_parent", lambda: set(range(64)))
     assert bind_rank(1, 2, system=tmp_path, cgroup_root=tmp_path) == 8 and len(bound) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="affinity is Linux's")
+def test_ranks_that_nobody_bound_share_the_hosts_cores_fairly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert [fair_share(ranks, cgroup_root=tmp_path) for ranks in (1, 2, 3, 8, 16)] == [8, 4, 2, 1, 1]
+    (tmp_path / "cpu.max").write_text("600000 100000")
+    assert [fair_share(ranks, cgroup_root=tmp_path) for ranks in (1, 2, 6)] == [6, 3, 1]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="affinity is Linux's")
+def test_a_rank_that_is_bound_to_cores_of_its_own_uses_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpus, "_affinity_of_parent", lambda: set(range(64)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert fair_share(8, cgroup_root=tmp_path) == 8
+
+
+@pytest.mark.parametrize(
+    ("environment", "ranks"),
+    [
+        ({}, 1),
+        ({"LOCAL_WORLD_SIZE": "8"}, 8),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, 4),
+        ({"LOCAL_WORLD_SIZE": "2", "MPI_LOCALNRANKS": "4"}, 2),
+        ({"LOCAL_WORLD_SIZE": "many"}, 1),
+        ({"LOCAL_WORLD_SIZE": "0"}, 1),
+    ],
+)
+def test_launchers_say_how_many_ranks_this_host_has(environment: dict[str, str], ranks: int) -> None:
+    assert local_ranks(environment) == ranks
