@@ -369,6 +369,8 @@ class Loader(TorchProtocol):
         self._wait_s += time.perf_counter() - started
         try:
             count = self._bad_samples.apply(task)
+            if task.batch is not None:
+                return task.batch
             return self._pipeline.pool.lend(task.buffer, count) if count else None
         finally:
             workers.refill()

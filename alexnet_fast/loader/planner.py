@@ -26,6 +26,10 @@ from .sampler import DistributedBatchSampler
 from .thread_stats import ThreadStats
 from .watchdog import POLL_S, Watchdog, close_at_exit, thread_report, wait_for
 
+AT_ONCE = 8
+"""Batches whose samples and crops are looked up and drawn together.  numpy and numba take 0.2 ms to be called for one batch when a step has
+filled the caches with other things, whatever the batch's size, and hold the interpreter's lock meanwhile."""
+
 PAUSE_S = 10.0
 """After a longer pause (another loader's evaluation) bytes that were read ahead may have left the page cache again."""
 
@@ -140,7 +144,10 @@ class Planner:
             return None
         plan = sequence.plans.popleft()
         sequence.taken_bytes += plan.bytes
-        self._wake.put(None)
+        if not sequence.plans or 2 * (sequence.planned_bytes - sequence.taken_bytes) <= self._max_bytes:
+            self._wake.put(
+                None
+            )  # for several batches at a time: a thread that wakes takes the interpreter's lock from others
         return plan
 
     def first_from(self, key: Key) -> Key:
@@ -208,16 +215,25 @@ class Planner:
         while self._sampler.steps:  # a rank may have no share of a small evaluation
             self._stats.begin(f"sorting the order of epoch {epoch}")
             order, sampler = self._order(epoch), self._sampler_of(epoch)
-            for at in range(step, sampler.steps):
-                begin, end = sampler.positions(at)
-                samples = self._samples[order.places[begin:end]]
-                if order.copies is not None:
-                    samples["occurrence"] = order.copies[begin:end]
-                labels = self._beton.labels[samples["index"]]
-                boxes = np.empty(len(samples), CROP_DTYPE)
-                draw_crops(samples, np.uint64(epoch), self._crop_options, boxes)
-                yield BatchPlan((epoch, at), samples, boxes, labels, bytes_of(samples))
+            for at in range(step, sampler.steps, AT_ONCE):
+                yield from self._plans_of(epoch, range(at, min(at + AT_ONCE, sampler.steps)), order, sampler)
             epoch, step = epoch + 1, 0
+
+    def _plans_of(
+        self, epoch: int, steps: range, order: Drawn, sampler: DistributedBatchSampler
+    ) -> Iterator[BatchPlan]:
+        """The plans of some steps of an epoch."""
+        shares = [slice(*sampler.positions(step)) for step in steps]
+        samples = self._samples[np.concatenate([order.places[share] for share in shares])]
+        if order.copies is not None:
+            samples["occurrence"] = np.concatenate([order.copies[share] for share in shares])
+        labels = self._beton.labels[samples["index"]]
+        boxes = np.empty(len(samples), CROP_DTYPE)
+        draw_crops(samples, np.uint64(epoch), self._crop_options, boxes)
+        begin = 0
+        for step, share in zip(steps, shares, strict=True):
+            own = slice(begin, begin := begin + share.stop - share.start)
+            yield BatchPlan((epoch, step), samples[own], boxes[own], labels[own], bytes_of(samples[own]))
 
     def _sampler_of(self, epoch: int) -> DistributedBatchSampler:
         if self._resumed is not None and self._resumed[0] == epoch:
