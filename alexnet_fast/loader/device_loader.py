@@ -20,7 +20,8 @@ from .device_prefetcher import DevicePrefetcher
 from .position import Position
 
 if TYPE_CHECKING:
-    from .loader import Batches, Loader
+    from .loader import Loader
+    from .stream import Batches
 
 
 class DeviceLoader:

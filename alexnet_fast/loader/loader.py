@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch.utils.data import IterableDataset
@@ -18,7 +18,6 @@ from ..common.cpus import allowed_cores
 from ..decode import turbojpeg
 from ..decode.crop import CropOptions
 from ..decode.decoder import DecodePaths
-from ..errors import UserError
 from .bad_samples import BadSampleFilter, SkippedSample
 from .buffer_pool import Batch
 from .dataset_view import refuse_in_a_worker
@@ -29,32 +28,12 @@ from .position import First, Position, Start, epoch_of, start_of, state_of
 from .rank import Shares
 from .sample_set import SampleSet
 from .sampler import DistributedBatchSampler
+from .stream import Batches, Stream
 from .thread_stats import ThreadStats, TraceHook
 from .torch_protocol import TorchProtocol
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-
-Batches = Iterator[tuple[Batch, Position]]
-"""Each with the position when it was handed out."""
-
-
-class Stream(NamedTuple):
-    """One iteration.
-
-    Attributes:
-        start, first: where it starts, and which batch that is.
-        own: the samples that it is about.
-        number: of the iteration.
-        batches: those that it reads.
-    """
-
-    start: Start
-    first: First
-    own: SampleSet
-    number: int
-    batches: Batches
 
 
 class Loader(TorchProtocol):
@@ -294,16 +273,7 @@ class Loader(TorchProtocol):
 
     def _find_sampler(self) -> DistributedBatchSampler:
         """This rank's share of an epoch, as it is now."""
-        rank, world_size = self._shares.find()
-        num_samples, batch_size, drop_last = self._own.num_samples, self._batch_size, self._options.drops_last
-        sampler = DistributedBatchSampler(num_samples, batch_size, rank, world_size, drop_last)
-        if sampler.steps == 0 and drop_last:
-            raise UserError(
-                f"{self.beton.path} has {num_samples} samples, fewer than one batch of {batch_size * world_size} "
-                f"({batch_size} on each of {world_size} ranks), and drop_last skips what does not fill one; "
-                f"give a batch of at most {num_samples // world_size} on each, or Loader drop_last=False"
-            )
-        return sampler
+        return self._own.sampler(self._batch_size, self._shares.find(), self._options.drops_last)
 
     def _first(self) -> First:
         """The first batch of the next iteration."""

@@ -26,13 +26,14 @@ class RandomAccess:
     Args:
         beton: the file.
         options: of the loader.
+        samples: (N,) kernel.SAMPLE_DTYPE, all of the file; None = not known yet.
     """
 
-    def __init__(self, beton: Beton, options: LoaderOptions) -> None:
+    def __init__(self, beton: Beton, options: LoaderOptions, samples: np.ndarray | None = None) -> None:
         self._beton, self._crop_options = beton, options.crop_options
         self._size = options.size
         self._augmenter = Augmenter(options.augmentations, options.seed)
-        self._samples = sample_table(beton)
+        self._samples = sample_table(beton) if samples is None else samples
         self._lock = threading.Lock()  # a decoder is one thread's at a time
         kernels.wait(give_up=lambda: False)
         self._decoder = Decoder(options.size, options.decoder)

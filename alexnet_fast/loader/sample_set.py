@@ -11,8 +11,11 @@ from ..beton.classes import class_names
 from ..beton.reader import Beton
 from ..decode.counter_rng import occurrences
 from ..decode.kernel import sample_table
+from ..errors import UserError
 from .options import LoaderOptions
 from .orders import EpochOrder, InOrder, Shuffled, UsersOrder, checked_places
+from .rank import Share
+from .sampler import DistributedBatchSampler
 
 
 class SampleSet:
@@ -55,6 +58,22 @@ class SampleSet:
     def num_samples(self) -> int:
         """Samples of an epoch, over all ranks."""
         return self.orders.count
+
+    def sampler(self, batch_size: int, share: Share, drop_last: bool) -> DistributedBatchSampler:
+        """Which places of an epoch each batch of a share has.
+
+        Raises:
+            UserError: there is no batch, since all samples would be dropped.
+        """
+        rank, world_size = share
+        sampler = DistributedBatchSampler(self.num_samples, batch_size, rank, world_size, drop_last)
+        if sampler.steps == 0 and drop_last:
+            raise UserError(
+                f"{self.beton.path} has {self.num_samples} samples, fewer than one batch of {batch_size * world_size} "
+                f"({batch_size} on each of {world_size} ranks), and drop_last skips what does not fill one; "
+                f"give a batch of at most {self.num_samples // world_size} on each, or Loader drop_last=False"
+            )
+        return sampler
 
     @cached_property
     def checksum(self) -> int:

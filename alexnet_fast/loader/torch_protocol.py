@@ -90,7 +90,8 @@ class TorchProtocol(Settled):
         """
         refuse_in_a_worker()
         if self._access is None:
-            self._access = RandomAccess(self.beton, self._options)
+            every = self._own.samples if self._own.indices is None else None
+            self._access = RandomAccess(self.beton, self._options, every)
         return self._finished(self._access.get(indices, epoch_of(epoch)))
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,21 +1,18 @@
-"""What code that knows torch's DataLoader finds at a Loader: dataset, samplers, random access."""
+"""What code that knows torch's DataLoader finds at a Loader: its dataset and its samplers."""
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Subset, _utils
 
-from alexnet_fast import ImageNet, Loader, UserError
+from alexnet_fast import Loader, UserError
 from alexnet_fast.beton.errors import FieldError
-from alexnet_fast.decode.status import BrokenSample
 from alexnet_fast.pack import main as pack
-from betons import Entry, jpeg, picture, write
+from betons import jpeg, picture, write
 from folders import fill
 
 COUNT = 20
@@ -78,60 +75,6 @@ def test_a_place_of_a_wrong_type_is_refused(beton: Path, wrong: Any) -> None:
             loader.dataset[wrong]
         with pytest.raises(IndexError, match="samples 0 to 19, and no 20"):
             loader.dataset[20]
-
-
-# -- random access
-
-
-def test_any_samples_are_those_that_an_epoch_hands_out(beton: Path) -> None:
-    with opened(beton) as loader:
-        loader.set_epoch(5)
-        for batch in loader:
-            again = loader.get(batch.indices, epoch=5)
-            assert all(
-                torch.equal(*pair)
-                for pair in zip((*again, again.indices), (*batch, batch.indices), strict=True)
-            )
-        assert not torch.equal(loader.get([2], epoch=4).images, loader.get([2], epoch=5).images)
-        assert torch.equal(loader[2][0], loader.get([2]).images[0]) and int(loader[2][1]) == LABELS[2]
-
-
-def test_copies_are_those_of_the_same_number_in_an_epoch(beton: Path) -> None:
-    with opened(beton, indices=[7, 7, 7], shuffle=False, drop_last=False) as loader:
-        (batch,) = loader
-        assert torch.equal(loader.get([7, 7, 7]).images, batch.images)
-        assert len({image.numpy().tobytes() for image in batch.images}) == 3
-
-
-def test_samples_got_while_an_epoch_runs_disturb_nothing(beton: Path) -> None:
-    with opened(beton) as loader, opened(beton) as other:
-        for batch, expected in zip(loader, other, strict=True):
-            kept = loader.get([1, 2, 3]).images
-            assert torch.equal(batch.images, expected.images) and torch.equal(
-                kept, loader.get([1, 2, 3]).images
-            )
-        loader.size = 40
-        assert loader[0][0].shape == (3, 40, 40)
-
-
-def test_a_broken_sample_is_named(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.beton", [jpeg(picture(60, 50)), Entry(b"no image", 60, 50)])
-    with (
-        opened(path, 1, on_error="skip") as loader,
-        pytest.raises(BrokenSample, match="sample 1 of .* cannot be decoded"),
-    ):
-        loader.get([0, 1])
-
-
-@pytest.mark.parametrize("wrong", [[], [20], [-1], ["0"], [[0]], 0.5, np.array([True])])
-def test_places_that_are_none_are_refused(beton: Path, wrong: Any) -> None:
-    with opened(beton) as loader:
-        with pytest.raises(UserError, match="^indices "):
-            loader.get(wrong)
-        with pytest.raises(UserError, match="^epoch = -1"):
-            loader.get([0], epoch=-1)
-        with pytest.raises(UserError, match="^index = 20 is out of range"):
-            loader[20]
 
 
 # -- samplers and attributes
@@ -216,38 +159,3 @@ def test_worker_processes_are_told_what_to_do_instead(
             UserError, match="iterate over the Loader itself, or give the DataLoader num_workers=0"
         ):
             list(wrapped)
-
-
-# -- images as a network takes them
-
-
-def test_images_are_normalized_as_torchvision_does_it(beton: Path) -> None:
-    with opened(beton) as loader:
-        plain = [batch.images.clone() for batch in loader]
-    mean, std = (torch.tensor(each).view(3, 1, 1) for each in ImageNet)
-    for dtype, tolerance in ((None, 1e-5), (torch.float16, 3e-3), (torch.bfloat16, 2e-2)):
-        with opened(beton, normalize=ImageNet, dtype=dtype) as loader:
-            for batch, images in zip(loader, plain, strict=True):
-                expected = (images.float() / 255 - mean) / std
-                assert batch.images.dtype is (dtype or torch.float32) and batch.images.is_contiguous()
-                assert torch.allclose(batch.images.float(), expected, atol=tolerance, rtol=tolerance)
-                assert len(batch.indices) == 4
-            assert loader[0][0].dtype is (dtype or torch.float32)
-    with opened(beton, dtype=torch.float32) as loader:
-        assert torch.allclose(next(iter(loader)).images, plain[0] / 255)
-
-
-def test_images_come_in_the_memory_format_that_is_asked_for(beton: Path) -> None:
-    with opened(beton) as loader:
-        expected = [batch.images.clone() for batch in loader]
-    with opened(beton, memory_format=torch.channels_last) as loader:
-        for batch, images in zip(loader, expected, strict=True):
-            assert batch.images.is_contiguous(memory_format=torch.channels_last)
-            assert batch.images.dtype is torch.uint8 and torch.equal(batch.images, images)
-        with pickle.loads(pickle.dumps(loader)) as other:
-            assert next(iter(other)).images.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_bytes_cannot_be_normalized(beton: Path) -> None:
-    with pytest.raises(UserError, match="dtype = torch.uint8 cannot hold normalized images"):
-        opened(beton, normalize=ImageNet, dtype=torch.uint8)
