@@ -31,7 +31,8 @@ from alexnet_fast import train as command
 from alexnet_fast import trainer as training
 from alexnet_fast.devices.device import Device
 from alexnet_fast.devices.registry import resolve
-from alexnet_fast.engine.precision import Precision, fused_or_foreach
+from alexnet_fast.engine.precision import Precision
+from alexnet_fast.engine.sgd import fused_or_foreach
 from alexnet_fast.engine.tasks import Regression
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.buffer_pool import Batch, BufferPool

@@ -45,7 +45,8 @@ def step_of(
 
     from alexnet_fast.devices.registry import resolve
     from alexnet_fast.engine.meter import Meter
-    from alexnet_fast.engine.precision import Precision, fused_or_foreach
+    from alexnet_fast.engine.precision import Precision
+    from alexnet_fast.engine.sgd import fused_or_foreach
     from alexnet_fast.engine.tasks import Classification
     from alexnet_fast.engine.train_state import TrainState
 

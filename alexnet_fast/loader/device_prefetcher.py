@@ -14,10 +14,7 @@ from torch import Tensor
 
 from ..devices.device import Device
 from ..devices.device_timer import COPY, NORMALIZE, STEP, DeviceTimer
-
-# ImageNet's mean and standard deviation per channel, in units of 0..255.
-MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+from .normalize import Normalize
 
 
 class HostBatch(Protocol):
@@ -36,7 +33,9 @@ class _DeviceBuffer:
     images: Tensor
     labels: Tensor
     copied: torch.Event  # recorded on the copy stream: the host batch may be released
-    normalized: torch.Event  # recorded on the compute stream: the buffer may be written again
+    normalized: (
+        torch.Event
+    )  # recorded on the compute stream, behind what reads the buffer: it may be written again
 
 
 class DevicePrefetcher:
@@ -49,15 +48,24 @@ class DevicePrefetcher:
     holds it.  On a CPU nothing is copied.  A DevicePrefetcher keeps its device memory, so use one for the whole run;
     a pass ends when another starts.
 
+    normalizes: False yields the bytes as they were copied, for a step that normalizes them itself; such a batch is written over
+        once the next one was taken, in the order of the device's work.
     timer: records when each copy and each normalize ran, for callers that profile; None = nothing is recorded.
+    normalize_with: what normalizes, where others share it; None = one of its own.
     """
 
-    def __init__(self, device: Device, dtype: torch.dtype, *, depth: int = 2) -> None:
+    def __init__(
+        self,
+        device: Device,
+        dtype: torch.dtype,
+        *,
+        depth: int = 2,
+        normalizes: bool = True,
+        normalize_with: Normalize | None = None,
+    ) -> None:
         self.device, self.dtype, self.depth = device, dtype, depth
-        constants = torch.float32 if device.casts_while_computing else dtype
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
-        self._scale = (1 / std).to(device.torch_device, constants)
-        self._bias = (-mean / std).to(device.torch_device, constants)
+        self.normalizes = normalizes
+        self._normalize = normalize_with or Normalize(device, dtype)
         self.timer: DeviceTimer | None = None
         self._buffers: list[_DeviceBuffer] = []
         self._copies = self._passes = 0
@@ -65,6 +73,8 @@ class DevicePrefetcher:
     def __call__(self, batches: Iterable[HostBatch]) -> Generator[tuple[Tensor, Tensor], None, None]:
         """One pass over `batches`."""
         if self.device.is_host:
+            if not self.normalizes:
+                return ((batch.images, batch.labels) for batch in batches)
             return ((self.normalize(batch.images), batch.labels) for batch in batches)
         return self._copied_ahead(batches)
 
@@ -80,10 +90,10 @@ class DevicePrefetcher:
                 in_flight.append((buffer, batch))
                 self._copy(batch, buffer)
                 if len(in_flight) > self.depth:
-                    yield self._take(in_flight)
+                    yield from self._deliver(in_flight)
             while in_flight:
                 self._check_current(this_pass)
-                yield self._take(in_flight)
+                yield from self._deliver(in_flight)
         finally:
             # Left early, or something failed: no host batch may be released before its copy is done.
             if in_flight:
@@ -98,17 +108,7 @@ class DevicePrefetcher:
     def normalize(self, images: Tensor) -> Tensor:
         """Bytes on the device to `(images - MEAN) / STD` in `dtype` and the device's memory format."""
         with self._span(STEP, NORMALIZE):
-            return self._cast_and_normalize(images)
-
-    def _cast_and_normalize(self, images: Tensor) -> Tensor:
-        if not self.device.casts_while_computing:
-            return torch.addcmul(self._bias, images.to(self.dtype), self._scale)
-        out = torch.empty(
-            images.shape, dtype=self.dtype, device=images.device, memory_format=self.device.memory_format
-        )
-        # One kernel reads bytes and writes halves: (64, 3, 224, 224) in 19 ms on 2 CPU cores, where cast,
-        # subtract and multiply one after the other took 76.
-        return torch.addcmul(self._bias, images, self._scale, out=out)
+            return self._normalize(images)
 
     def _span(self, lane: str, name: str) -> AbstractContextManager[None]:
         return nullcontext() if self.timer is None else self.timer.span(lane, name)
@@ -127,19 +127,24 @@ class DevicePrefetcher:
                 buffer.labels[:count].copy_(batch.labels, non_blocking=True)
             buffer.copied.record(self._copy_stream)
 
-    def _take(self, in_flight: deque[tuple[_DeviceBuffer, HostBatch]]) -> tuple[Tensor, Tensor]:
-        """Normalize the oldest copy on the compute stream, and release its host batch."""
+    def _deliver(self, in_flight: deque[tuple[_DeviceBuffer, HostBatch]]) -> Generator[tuple[Tensor, Tensor]]:
+        """Yield the oldest copy, normalized on the compute stream unless the caller does that, and release its host batch."""
         buffer, batch = in_flight[0]
         count = len(batch.labels)
         compute = self.device.current_stream()
         buffer.copied.wait(compute)
-        images, labels = self.normalize(buffer.images[:count]), buffer.labels[:count].clone()
-        buffer.normalized.record(compute)
+        images, labels = buffer.images[:count], buffer.labels[:count]
+        if self.normalizes:
+            images, labels = self.normalize(images), labels.clone()
+            buffer.normalized.record(compute)
         # The one place where the host waits.  The copy was queued `depth` batches ago, so it is long done
         # unless the device lags: this is also what keeps the host from running away from it.
         self.device.wait_for(buffer.copied)
         in_flight.popleft()
-        return images, labels
+        del batch
+        yield images, labels
+        if not self.normalizes:
+            buffer.normalized.record(compute)  # behind the step that read it
 
     def _next_buffer(self, batch: HostBatch) -> _DeviceBuffer:
         """The buffer for this batch, the next of `depth` + 1; new ones if this batch is larger than all before."""

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alexnet_fast.devices.registry import resolve
-from alexnet_fast.engine.precision import LARGEST_SCALE, Precision, fused_or_foreach
+from alexnet_fast.engine.loss_scale import LARGEST_SCALE
+from alexnet_fast.engine.precision import Precision
+from alexnet_fast.engine.sgd import fused_or_foreach
 from alexnet_fast.errors import UserError
 from alexnet_fast.models.alexnet import AlexNet
 from poison import poisoned_memory
