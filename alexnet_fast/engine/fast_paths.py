@@ -320,6 +320,9 @@ class _Trial:
         faults = list(self._faults(before, tensors, gradients, RATES[number], overflowed))
         if overflows and not overflowed:
             faults.append("it does not notice that a gradient overflows")
+        counted = (tensors["counts"] - before["counts"])[:2].tolist()
+        if counted != [1, len(self.batches[number][1])]:
+            faults.append(f"the meter counts {counted[0]} steps of {counted[1]} samples")
         return _Outcome(
             gradients,
             float(tensors["last loss"]),
@@ -380,13 +383,18 @@ class _Trial:
                 off |= {
                     buffer: _differ(other.buffers[buffer], value) for buffer, value in one.buffers.items()
                 }
-                off["the loss"] = abs(other.loss - one.loss) / max(abs(one.loss), 1e-38)
                 at = max(off, key=lambda each: off[each])
                 worst, of = max((worst, of), (off[at], at))
-                if not off[at] <= tolerance:
-                    wrong.append(
-                        f"{at} differs by {_percent(off[at])}, where {_percent(tolerance)} is allowed"
-                    )
+                loss = abs(other.loss - one.loss) / max(abs(one.loss), 1e-38)
+                limits = (
+                    (f"the gradient of {at}", off[at], tolerance + A_TIE),
+                    ("the loss", loss, tolerance),
+                )
+                wrong += [
+                    f"{what} differs by {_percent(by)}, where {_percent(most)} is allowed"
+                    for what, by, most in limits
+                    if not by <= most
+                ]
             if wrong:
                 why = f"its step {number + 1} is not the plain step's: {wrong[0]}"
                 return Verdict(name, False, why, worst, of)

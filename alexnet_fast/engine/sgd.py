@@ -29,7 +29,7 @@ class MaskedSGD(torch.optim.SGD):
         self, params: Params, lr: float, momentum: float, nesterov: bool, weight_decay: float
     ) -> None:
         params = list(params)
-        rate = torch.tensor(float(lr), device=params[0].device)
+        rate = torch.full((), float(lr), device=params[0].device)
         options: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
         super().__init__(params, lr=rate, foreach=True, **options)
 

@@ -44,7 +44,6 @@ class TrainState:
         self.graph: Captured | None = None
         self.evaluation_graph: Captured | None = None
         self.timer: DeviceTimer | None = None
-        self._sums_gradients = True
 
     @property
     def lr(self) -> float:
@@ -65,11 +64,15 @@ class TrainState:
 
         Waits for nothing, but for an optimizer that is neither torch's fused one nor MaskedSGD.
         """
-        if self.graph is not None and self._sums_gradients and self.graph.takes(images, targets):
-            with self._span(WHOLE):
-                self.graph(images, targets)
-        else:
+        if self.graph is None:
             self.eager_step(images, targets)
+            return
+        with self._span(WHOLE):
+            if self.graph.takes(images, targets):
+                self.graph(images, targets)
+            else:
+                with self._unmarked():
+                    self.eager_step(images, targets)
 
     def eager_step(self, images: Tensor, targets: Tensor) -> None:
         """The same step, each of its operations queued by itself."""
@@ -113,17 +116,30 @@ class TrainState:
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Steps inside leave each rank its own gradients: for whoever measures what summing them costs."""
-        self._sums_gradients = False
+        """Steps inside leave each rank its own gradients, which a captured one cannot: for whoever measures what summing them costs."""
+        with self.eagerly(), self.precision.no_sync():
+            yield
+
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """Steps inside are not captured ones."""
+        graph, self.graph = self.graph, None
         try:
-            with self.precision.no_sync():
-                yield
+            yield
         finally:
-            self._sums_gradients = True
+            self.graph = graph
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a step changes, by name, but for random generators and the learning rate."""
         return {**self.precision.tensors(), **self.meter.tensors()}
+
+    @contextmanager
+    def _unmarked(self) -> Iterator[None]:
+        timer, self.timer = self.timer, None
+        try:
+            yield
+        finally:
+            self.timer = timer
 
     def _span(self, part: str) -> AbstractContextManager[None]:
         return nullcontext() if self.timer is None else self.timer.span(STEP, part)

@@ -65,23 +65,18 @@ class Blocks:
         side, (channels, height, width) = self.stride, images.shape[1:]
         source = images.unflatten(3, (width // side, side)).unflatten(2, (height // side, side))
         target = blocks.unflatten(1, (channels, side, side)).permute(0, 1, 4, 2, 5, 3)  # b, c, i, dy, j, dx
-        for (rows, to_rows), (columns, to_columns) in product(
-            self._halves(height // side), self._halves(width // side)
-        ):
-            yield (
-                source[:, :, :, rows, :, columns],
-                target[:, :, to_rows[0], to_rows[1]][:, :, :, :, to_columns[0], to_columns[1]],
-            )
+        for (rows, down, dy), (columns, right, dx) in product(self._runs(), self._runs()):
+            place = target[:, :, down:, dy, right:, dx]
+            pixels = source[
+                :, :, : place.shape[2], rows, : place.shape[4], columns
+            ]  # the last may be in no block
+            yield pixels, place[:, :, : pixels.shape[2], :, : pixels.shape[4]]
 
-    def _halves(self, count: int) -> list[tuple[slice, tuple[slice, slice]]]:
-        """The pixels of `count` aligned blocks lie in two runs: in which block, and where in it."""
-        into = self.padding % self.stride
-        first = self.padding // self.stride
-        runs = [(slice(0, self.stride - into), (slice(first, first + count), slice(into, self.stride)))]
-        if into:
-            late = slice(first + 1, first + 1 + count)
-            runs.append((slice(self.stride - into, self.stride), (late, slice(0, into))))
-        return runs
+    def _runs(self) -> list[tuple[slice, int, slice]]:
+        """The pixels of a block that is aligned to the image lie in two runs: which, how many blocks on, and where in that block."""
+        on, into = divmod(self.padding, self.stride)
+        runs = [(slice(0, self.stride - into), on, slice(into, self.stride))]
+        return runs if not into else [*runs, (slice(self.stride - into, self.stride), on + 1, slice(0, into))]
 
 
 class BlockedConv2d(nn.Conv2d):
