@@ -188,7 +188,11 @@ def averages_flat(recipe: Recipe, world: World, device: Device, model: torch.nn.
 
 
 def fast_paths(
-    recipe: Recipe, state: TrainState, world: World, say: Callable[[str], None] = lambda text: None
+    recipe: Recipe,
+    state: TrainState,
+    world: World,
+    say: Callable[[str], None] = lambda text: None,
+    val_set: Loader | None = None,
 ) -> FastPaths:
     """Switch on what engine.* asks for and is proven on this device.  Every rank has to call this.
 
@@ -203,6 +207,7 @@ def fast_paths(
         recipe.model.num_classes,
         world,
         say,
+        None if val_set is None else (val_set.batch_size, val_set.size),
     )
 
 

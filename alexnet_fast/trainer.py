@@ -145,7 +145,7 @@ class Trainer:
         for note in (self.describe(), *notes):
             self.log.say(note)
         self.train_set.set_epoch(self.cursor["epoch"], self.cursor["step"])  # decoding starts meanwhile
-        self.fast_paths = fast_paths(recipe, self.state, world, self.log.say)
+        self.fast_paths = fast_paths(recipe, self.state, world, self.log.say, self.val_set)
         for note in (*self.fast_paths.notes, *paths_differ(progress.fast_paths, self.fast_paths.on)):
             self.log.say(note)
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from ..beton.target_fields import TARGETS
 from ..distributed.world import World
 from ..models.space_to_depth import blocked_convolution
+from .precision import Precision
 from .step_graph import Captured
 from .train_state import TrainState
 
@@ -212,11 +213,13 @@ def use(
     num_outputs: int,
     world: World | None = None,
     say: Callable[[str], None] = lambda text: None,
+    evaluation: tuple[int, int] | None = None,
 ) -> FastPaths:
     """Prove the paths that are asked for, and leave those on that agree; every rank has to call this.
 
     batch_size, size: of the batches that they are made for, images a rank and pixels.
     say: shows a line before what takes long.
+    evaluation: batch size and size of an evaluation's batches; with the graph its forward pass is captured too.
     """
     world = world or World()
     paths = planned(choices, state, world)
@@ -224,12 +227,17 @@ def use(
     verdicts = prove(state, tried, batch_size, size, num_outputs, world, say) if tried else []
     for verdict in verdicts:
         paths[verdict.name] = FastPath(verdict.name, verdict.agrees, verdict.why)
+    of_evaluation = []
+    if paths["graph"].on and evaluation is not None:
+        verdict = prove_evaluation(state, *evaluation)
+        if not verdict.agrees:
+            of_evaluation = [f"engine.graph is off in evaluations: {verdict.why}"]
     notes = [
         f"engine.{name} is off: {path.why}"
         for name, path in paths.items()
         if not path.on and (name in tried or getattr(choices, name) is True)
     ]
-    return FastPaths(paths, notes, verdicts)
+    return FastPaths(paths, [*notes, *of_evaluation], verdicts)
 
 
 def prove(
@@ -261,6 +269,41 @@ def prove(
                 switch(state, name, False, trial.batches[0])
             verdicts.append(verdict)
     return verdicts
+
+
+def prove_evaluation(state: TrainState, batch_size: int, size: int) -> Verdict:
+    """Capture the forward pass of an evaluation, and compare its outputs for two batches with the plain ones; it is used if they agree."""
+    precision, worst = state.precision, 0.0
+    training, state.evaluation_graph = precision.model.training, None
+    generator = torch.Generator().manual_seed(0)
+    device, shape = precision.device.torch_device, (2, batch_size, 3, size, size)
+    images = [
+        state.normalize(each.to(device))
+        for each in torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    ]
+    precision.model.eval()
+    try:
+        with torch.no_grad():
+            plain = [precision.forward(each).clone() for each in images]
+            state.evaluation_graph = Captured(precision.device, precision.forward, images[0])
+            worst = max(_differ(state.evaluate(each), one) for each, one in zip(images, plain, strict=True))
+        why = (
+            ""
+            if worst <= tolerance_of(_computes_in(precision))
+            else f"its outputs differ by {_percent(worst)}"
+        )
+    except Exception as error:  # whatever a driver or a library raises
+        why = f"it does not run ({_in_short(error)})"
+    finally:
+        precision.model.train(training)
+    if why:
+        state.evaluation_graph = None
+    return Verdict("graph", not why, why, worst, "the outputs")
+
+
+def _computes_in(precision: Precision) -> torch.dtype:
+    """The number format of the forward pass."""
+    return torch.float32 if precision.level == "O0" else precision.device.half_dtype
 
 
 NOTES = {"compile": "; compiling takes some 30 s where it was not done before"}
@@ -368,7 +411,7 @@ class _Trial:
 
     def compare(self, name: str, plain: list[_Outcome], fast: list[_Outcome]) -> Verdict:
         worst, of = 0.0, ""
-        tolerance = tolerance_of(self.precision.dtype if self.precision.level == "O2" else self._computes_in)
+        tolerance = tolerance_of(_computes_in(self.precision))
         for number, (one, other) in enumerate(zip(plain, fast, strict=True)):
             wrong = [*one.faults[:1], *other.faults]
             if (one.overflowed, one.skipped) != (other.overflowed, other.skipped):
@@ -399,10 +442,6 @@ class _Trial:
                 why = f"its step {number + 1} is not the plain step's: {wrong[0]}"
                 return Verdict(name, False, why, worst, of)
         return Verdict(name, True, "", worst, of)
-
-    @property
-    def _computes_in(self) -> torch.dtype:
-        return self.precision.device.half_dtype if self.precision.level == "O1" else torch.float32
 
 
 def tolerance_of(dtype: torch.dtype) -> float:
