@@ -593,7 +593,7 @@ def test_two_ranks_train_on_two_devices(
     more = {"schedule__epochs": 1, "schedule__steps_per_epoch": 2, "log__print_freq": 1, "eval__every": 0}
     more |= {"distributed__nproc": 2, "engine__graph": graph}
     arguments = overrides(device, sets, tmp_path, checkpoint__every_epochs=0, **more)
-    done = run_cli("-m", "alexnet_fast.train", RECIPE, *arguments, env={"ASCEND_RT_VISIBLE_DEVICES": "0,1",
+    done = run_cli("tests/stress/narrow_model.py", RECIPE, *arguments, env={"ASCEND_RT_VISIBLE_DEVICES": "0,1",
                    "PYTHONPATH": os.environ["PYTHONPATH"]})  # fmt: skip
     assert done.code == 0, done.stderr
     assert "on 2 x npu" in done.stdout and done.stdout.count("Epoch: [0]") == 2
