@@ -144,8 +144,12 @@ class Trainer:
             )
         for note in (self.describe(), *notes):
             self.log.say(note)
-        self.train_set.set_epoch(self.cursor["epoch"], self.cursor["step"])  # decoding starts meanwhile
+        # The loader decodes its first batches meanwhile.
         self.fast_paths = fast_paths(recipe, self.state, world, self.log.say, self.val_set)
+        if self.precision.has_reducer:
+            self.log.say(
+                "gradients are averaged over the ranks in flat buffers, not by DDP, which cannot be captured"
+            )
         for note in (*self.fast_paths.notes, *paths_differ(progress.fast_paths, self.fast_paths.on)):
             self.log.say(note)
 

@@ -12,7 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -129,6 +129,34 @@ def test_batches_arrive_complete_and_in_order_epoch_after_epoch(
         check_all_arrive(feed, PinnedBatches(sizes), 1e-5 if dtype is torch.float32 else 4e-3)
     images, _ = next(iter(feed(PinnedBatches([4]))))
     assert images.dtype is dtype and images.is_contiguous(memory_format=device.memory_format)
+
+
+def bytes_arrive(feed: DevicePrefetcher, batches: PinnedBatches) -> None:
+    """Assert that each batch is whole for what is queued before the next one is taken."""
+    got = [(images + 0, labels + 0) for images, labels in feed(batches)]
+    assert len(got) == len(batches.sizes)
+    for k, (images, labels) in enumerate(got):
+        pixels, numbers = batches.expected(k)
+        assert images.dtype is torch.uint8 and torch.equal(images.cpu(), pixels), k
+        assert torch.equal(labels.cpu(), numbers), k
+
+
+def test_a_step_that_normalizes_itself_gets_every_batchs_bytes(device: Device) -> None:
+    feed = DevicePrefetcher(device, torch.float16, normalizes=False)
+    for sizes in ([4] * 9 + [3], [2], [1, 6, 6, 5]):
+        bytes_arrive(feed, PinnedBatches(sizes))
+
+
+@needs_standin
+@pytest.mark.parametrize("waits", [True, False], ids=["it waits", "without the wait"])
+def test_the_copy_stream_waits_for_the_step_that_reads_bytes(waits: bool, device: Device, late: Any) -> None:
+    feed, batches = DevicePrefetcher(device, torch.float16, normalizes=False), PinnedBatches([4] * 10)
+    bytes_arrive(feed, batches)
+    for buffer in feed._buffers if not waits else ():
+        buffer.normalized = Deaf(device.torch_device, enable_timing=False)
+    late(compute_s=LATE_S)
+    with nullcontext() if waits else pytest.raises(AssertionError):
+        bytes_arrive(feed, batches)
 
 
 def test_float_targets_arrive_as_they_are_and_are_counted_as_on_the_cpu(device: Device) -> None:

@@ -18,8 +18,9 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -37,6 +38,7 @@ Choice = bool | Literal["auto"]
 RATES = (0.5, 0.25, 0.125)  # of the three steps: large, so that a step shows in every weight
 OVERFLOWS = 1  # which of them overflows
 SAFE_SCALE = 128.0  # at which a step of fresh weights does not overflow
+INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 MOMENTUM_SHARE = 0.01
 A_TIE = 0.1  # more than the loss a gradient may differ by: where a pool takes the other of two pixels that differ by rounding alone,
 # the gradient moves to it (features.0.weight by 3.6 % in one of 12 trials in float32, batch 8, 66 px)
@@ -175,9 +177,22 @@ def _switch_space_to_depth(state: TrainState, on: bool, batch: tuple[Tensor, Ten
 
 
 def _switch_compile(state: TrainState, on: bool, batch: tuple[Tensor, Tensor]) -> None:
+    _keep_compiled_code()
     # Dropout's masks by torch's own operations: the plain step's, from one seed.
     options: dict[str, Any] = {"fallback_random": True}
     state.compile_for(batch[0], torch.compile(state.traced, dynamic=False, options=options) if on else None)
+
+
+def _keep_compiled_code() -> None:
+    """Have torch.compile keep its code next to other caches of the user, unless it was told where: its own place is below /tmp."""
+    from torch._inductor.runtime import cache_dir_utils
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet_fast" / "inductor"
+    # torch sets the variable to its own place, when parts of it are imported.
+    if os.environ.get(INDUCTOR_CACHE) in (None, cache_dir_utils.default_cache_dir()):
+        with suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+            os.environ[INDUCTOR_CACHE] = str(cache)
 
 
 def _switch_fused_optimizer(state: TrainState, on: bool, batch: tuple[Tensor, Tensor]) -> None:

@@ -2,54 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import components
 from alexnet_fast.devices.cpu import Cpu
-from alexnet_fast.devices.registry import resolve
 from alexnet_fast.distributed.world import World
 from alexnet_fast.engine import fast_paths
 from alexnet_fast.engine.fast_paths import NAMES, Choices, planned, prove, use
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision
-from alexnet_fast.engine.sgd import MaskedSGD, fused_or_foreach
-from alexnet_fast.engine.tasks import Classification, Regression
+from alexnet_fast.engine.sgd import fused_or_foreach
+from alexnet_fast.engine.tasks import Regression
 from alexnet_fast.engine.train_state import TrainState
-from alexnet_fast.models.space_to_depth import BlockedConv2d
-
-CPU = resolve("cpu")
-BATCH, SIZE, CLASSES = 8, 24, 10
-
-
-def net(outputs: int = CLASSES) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        BlockedConv2d(3, 16, 7, stride=4, padding=1, bias=False),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(3),
-        nn.Flatten(),
-        nn.Dropout(0.5),
-        nn.Linear(144, outputs),
-    )
-
-
-def make(level: Any = "O2", device: Any = CPU, masked: bool = False, **settings: Any) -> TrainState:
-    settings = {"lr": 0.01, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4} | settings
-    sgd = (
-        partial(MaskedSGD, **settings)
-        if masked
-        else fused_or_foreach(partial(torch.optim.SGD, **settings), device)
-    )
-    precision = Precision(net(), sgd, level=level, device=device, loss_scale="dynamic")
-    return TrainState(precision, Meter(device.torch_device, task=Classification(label_smoothing=0.1)))
+from blocked_network import BATCH, CLASSES, CPU, SIZE, make, net
 
 
 class Replay:
@@ -238,18 +212,17 @@ def test_space_to_depth_agrees_and_trains(level: str, size: int) -> None:
     assert state.meter.read().samples == BATCH
 
 
-def test_a_compiled_step_agrees_with_dropout_and_a_smaller_batch_runs_without() -> None:
+def test_a_compiled_step_agrees_with_dropout_and_a_smaller_batch_runs_without(
+    run_cli: Any, tmp_path: Path
+) -> None:
     components.require("compiler")
-    state = make("O2")
-    lines: list[str] = []
-    (verdict,) = prove(state, ["compile"], BATCH, SIZE, CLASSES, say=lines.append)
-    assert verdict.agrees, verdict
-    assert "compiling takes some 30 s" in lines[0]
-    images = torch.randint(0, 256, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8)
-    assert state.compiles(images) and not state.compiles(images[:3])
-    for part in (images, images[:3]):
-        state.train_step(part, torch.arange(len(part)))
-    assert state.meter.read().samples == BATCH + 3
+    environment = {
+        "PYTHONPATH": f"{components.ROOT}{os.pathsep}{components.ROOT / 'tests'}",
+        "XDG_CACHE_HOME": str(tmp_path),
+    }
+    done = run_cli("tests/blocked_network.py", env=environment)
+    assert done.code == 0, done.stderr
+    assert any((tmp_path / "alexnet_fast/inductor").iterdir()), "the code is kept"
 
 
 def test_a_regression_is_proven_too(monkeypatch: pytest.MonkeyPatch) -> None:
