@@ -614,18 +614,23 @@ def test_a_whole_run_of_1p_packs_trains_evaluates_and_resumes(
 
 
 @needs_standin
-@pytest.mark.parametrize("graph", [False, True], ids=["eager", "captured"])
-def test_two_ranks_train_on_two_devices(
-    graph: bool, device: Device, sets: Path, tmp_path: Path, run_cli: Any
+def test_two_ranks_train_on_two_devices_alike_with_ddp_and_with_captured_steps(
+    device: Device, sets: Path, tmp_path: Path, run_cli: Any
 ) -> None:
-    more = {"schedule__epochs": 1, "schedule__steps_per_epoch": 2, "log__print_freq": 1, "eval__every": 0}
-    more |= {"distributed__nproc": 2, "engine__graph": graph}
-    arguments = overrides(device, sets, tmp_path, checkpoint__every_epochs=0, **more)
-    done = run_cli("tests/stress/narrow_model.py", RECIPE, *arguments, env={"ASCEND_RT_VISIBLE_DEVICES": "0,1",
-                   "PYTHONPATH": os.environ["PYTHONPATH"]})  # fmt: skip
-    assert done.code == 0, done.stderr
-    assert "on 2 x npu" in done.stdout and done.stdout.count("Epoch: [0]") == 2
-    assert "engine.graph is off" not in done.stdout
+    environment = {"ASCEND_RT_VISIBLE_DEVICES": "0,1", "PYTHONPATH": os.environ["PYTHONPATH"]}
+    losses = {}
+    for graph in (False, True):
+        more = {"schedule__epochs": 1, "schedule__steps_per_epoch": 3, "log__print_freq": 1, "eval__every": 0}
+        more |= {"distributed__nproc": 2, "engine__graph": graph, "precision__loss_scale": 128.0}
+        folder = tmp_path / str(graph)
+        arguments = overrides(device, sets, folder, checkpoint__every_epochs=0, **more)
+        done = run_cli("tests/stress/narrow_model.py", RECIPE, *arguments, env=environment)
+        assert done.code == 0, done.stderr
+        assert "on 2 x npu" in done.stdout and done.stdout.count("Epoch: [0]") == 3
+        assert ("in flat buffers" in done.stdout) == graph and "engine.graph is off" not in done.stdout
+        lines = [json.loads(line) for line in (folder / "1p" / "metrics.jsonl").read_text().splitlines()]
+        losses[graph] = [line["loss"] for line in lines if line["kind"] == "step"]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3) and len(set(losses[True])) == 3
 
 
 # --- the device ---------------------------------------------------------------------------------------------------

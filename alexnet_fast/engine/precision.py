@@ -2,8 +2,8 @@
 
 O0 computes in float32.  O1 is torch's autocast.  O2 is apex's: the model's weights in half precision except
 affine batch norms, inputs in half, logits in float32, float32 master weights that the optimizer steps and
-that are copied back, float32 in every saved state.  Half is what the device wants: float16, or bfloat16 on
-a CPU.
+that are copied back, float32 in every saved state.  Half is what the device wants (float16, or bfloat16 on
+a CPU) or what precision.half names.
 """
 
 from __future__ import annotations
