@@ -146,6 +146,8 @@ class Trainer:
             self.log.say(note)
         # The loader decodes its first batches meanwhile.
         self.fast_paths = fast_paths(recipe, self.state, world, self.log.say, self.val_set)
+        if self.fast_paths.summary:
+            self.log.say(self.fast_paths.summary)
         if self.precision.has_reducer:
             self.log.say(
                 "gradients are averaged over the ranks in flat buffers, not by DDP, which cannot be captured"

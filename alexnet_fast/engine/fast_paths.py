@@ -95,6 +95,14 @@ class FastPaths:
     def on(self) -> list[str]:
         return [name for name, path in self.paths.items() if path.on]
 
+    @property
+    def summary(self) -> str:
+        """What is on, in a line; "" where nothing is."""
+        found = [f"{each.name} ({_percent(each.worst)})" for each in self.verdicts if each.agrees]
+        if not found:
+            return ""
+        return f"fast paths, and how far a gradient is from the plain step's at most: {', '.join(found)}"
+
 
 def planned(choices: Choices, state: TrainState, world: World | None = None) -> dict[str, FastPath]:
     """Which paths are tried on this device, before anything is proven."""
@@ -431,6 +439,8 @@ class _Trial:
             wrong = [*one.faults[:1], *other.faults]
             if (one.overflowed, one.skipped) != (other.overflowed, other.skipped):
                 wrong.append("one of the two overflows, and the other does not")
+            if one.overflowed and number != OVERFLOWS:
+                wrong.append("the plain step overflows there, so nothing is compared")
             if not one.overflowed:
                 off = {
                     parameter: _differ(mine, theirs)

@@ -59,14 +59,17 @@ class MaskedSGD(torch.optim.SGD):
         momentum: Tensor = state["momentum_buffer"]
         return momentum
 
-    def _keep(self, olds: Iterable[Tensor], news: Iterable[Tensor]) -> None:
+    def _keep(self, olds: list[Tensor], news: list[Tensor] | tuple[Tensor, ...]) -> None:
         """Write the new values over the old, unless a gradient overflowed.
 
         A choice, not a product: 0 times what overflowed is not a number.
         """
-        overflowed = None if self.found_inf is None else self.found_inf > 0
+        if self.found_inf is None:
+            torch._foreach_copy_(olds, news)
+            return
+        overflowed = self.found_inf > 0
         for old, new in zip(olds, news, strict=True):
-            old.copy_(new if overflowed is None else torch.where(overflowed, old, new))
+            torch.where(overflowed, old, new, out=old)
 
 
 def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:

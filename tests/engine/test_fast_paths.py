@@ -194,6 +194,9 @@ def test_a_path_that_does_not_run_is_one_sentence_and_training_goes_on_without_i
     state = make(device=Graphed())
     paths = use(state, Choices(graph=True, space_to_depth=True), BATCH, SIZE, CLASSES)
     assert paths.on == ["space_to_depth"]
+    assert paths.summary.startswith(
+        "fast paths, and how far a gradient is from the plain step's at most: space_to_depth ("
+    )
     assert paths.notes == [
         "engine.graph is off: it does not run (RuntimeError: CUDA error: operation not permitted when stream is capturing)"
     ]
@@ -223,6 +226,13 @@ def test_a_compiled_step_agrees_with_dropout_and_a_smaller_batch_runs_without(
     done = run_cli("tests/blocked_network.py", env=environment)
     assert done.code == 0, done.stderr
     assert any((tmp_path / "alexnet_fast/inductor").iterdir()), "the code is kept"
+
+
+def test_where_the_plain_step_itself_overflows_nothing_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced(monkeypatch, Replay)
+    monkeypatch.setattr(fast_paths, "SAFE_SCALE", float("inf"))
+    (verdict,) = prove(make(), ["graph"], BATCH, SIZE, CLASSES)
+    assert not verdict.agrees and "the plain step overflows there" in verdict.why
 
 
 def test_a_regression_is_proven_too(monkeypatch: pytest.MonkeyPatch) -> None:
