@@ -30,7 +30,9 @@ from alexnet_fast import Loader
 from alexnet_fast import train as command
 from alexnet_fast import trainer as training
 from alexnet_fast.devices.device import Device
+from alexnet_fast.devices.device_timer import DeviceTimer
 from alexnet_fast.devices.registry import resolve
+from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.fast_paths import Choices, use
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision
@@ -44,6 +46,7 @@ from alexnet_fast.models import MODELS
 from alexnet_fast.models.alexnet import AlexNet
 from alexnet_fast.models.initial_weights import initialise_he
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
+from alexnet_fast.profile import stepping
 from alexnet_fast.run import checkpoint
 from components import ROOT
 from poison import poisoned_memory
@@ -511,6 +514,19 @@ def test_an_evaluations_forward_pass_is_captured_too(device: Device) -> None:
             assert torch.allclose(
                 state.evaluate(images).cpu(), state.precision.forward(images).cpu(), atol=1e-3
             )
+
+
+def test_a_profile_of_captured_steps_still_has_their_parts(device: Device) -> None:
+    state = train_state(device)
+    assert use(state, Choices(graph=True), 8, 64, 10).on == ["graph"]
+    feed = DevicePrefetcher(device, state.precision.dtype, normalizes=False)
+    stepping.prepare(state)
+    stepping.mark(state, feed, DeviceTimer(device))
+    images, labels = (each.to(device.torch_device) for each in batch(0))
+    figures = stepping.measure(state, feed, (images, labels), 1, 0.2, World())
+    parts = figures.normalise_ms, figures.forward_ms, figures.backward_ms, figures.optimizer_ms
+    assert all(part.median > 0 for part in parts) and state.graph is not None
+    assert sum(part.median for part in parts) == pytest.approx(figures.step_ms.median, rel=0.2)
 
 
 @needs_standin

@@ -246,11 +246,15 @@ class Precision:
         where its first step overflows it goes on with what lay there: 1p with He's weights ended after 49 steps of NaN (H100).
         """
         fit = [momentum.shape for momentum in momenta] == [master.shape for master in self._masters]
-        self.optimizer.state.clear()
         for at, master in enumerate(self._masters if self.optimizer.defaults["momentum"] else ()):
-            self.optimizer.state[master]["momentum_buffer"] = (
-                torch.empty_like(master).copy_(momenta[at].contiguous()) if fit else torch.zeros_like(master)
-            )
+            state = self.optimizer.state[master]
+            if not isinstance(state.get("momentum_buffer"), Tensor):
+                state["momentum_buffer"] = torch.zeros_like(master)
+            with torch.no_grad():  # in place: a captured step knows it by its address
+                if fit:
+                    state["momentum_buffer"].copy_(momenta[at].contiguous())
+                else:
+                    state["momentum_buffer"].zero_()
         return fit
 
     def load_scale(self, saved: Mapping[str, Any]) -> None:
