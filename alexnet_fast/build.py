@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,14 @@ from .beton.target_fields import misfit
 from .devices.device import Device
 from .devices.registry import resolve
 from .distributed import world as ranks
+from .distributed.flat_gradients import FlatGradients
 from .distributed.launcher import LaunchConfig
 from .distributed.world import World
+from .engine.fast_paths import Choices, FastPaths, use
 from .engine.lr_schedule import Schedule
 from .engine.meter import Averages, Meter
-from .engine.precision import Precision, fused_or_foreach
+from .engine.precision import Precision
+from .engine.sgd import fused_or_foreach
 from .engine.tasks import TASKS, Task
 from .engine.train_state import TrainState
 from .errors import UserError
@@ -49,6 +53,8 @@ def init_distributed(recipe: Recipe, stack: ExitStack) -> tuple[World, Device]:
             "index, and each rank takes its own"
         )
     device = resolve(recipe.run.device, world.local_rank)
+    if recipe.precision.half != "auto":
+        device = device.with_half(getattr(torch, recipe.precision.half))
     device.use(world.threads)
     stack.enter_context(ranks.process_group(world, device, asked.backend, asked.timeout_s))
     return world, device
@@ -146,7 +152,7 @@ def train_state(recipe: Recipe, world: World, device: Device) -> TrainState:
         nesterov=recipe.optim.nesterov,
         weight_decay=recipe.optim.weight_decay,
     )
-    spec = MODELS[recipe.model.name]
+    spec, reduce = MODELS[recipe.model.name], recipe.precision.reduce
     model = spec.build(recipe.model.num_classes, recipe.model.dropout)
     if recipe.model.init == "he":
         initialise_he(model)
@@ -157,9 +163,52 @@ def train_state(recipe: Recipe, world: World, device: Device) -> TrainState:
         device=device,
         title=spec.title,
         loss_scale=recipe.precision.loss_scale,
-        replicate=partial(ranks.wrap_ddp, world=world, reduce=recipe.precision.reduce),
+        over_ranks=world.add_up if world.world_size > 1 else None,
+        **(
+            {"reduce": partial(FlatGradients, world=world, reduce=reduce)}
+            if averages_flat(recipe, world, device, model)
+            else {"replicate": partial(ranks.wrap_ddp, world=world, reduce=reduce)}
+        ),
     )
     return TrainState(precision, Meter(device.torch_device, world, task_of(recipe)))
+
+
+def averages_flat(recipe: Recipe, world: World, device: Device, model: torch.nn.Module) -> bool:
+    """Whether gradients are averaged in flat buffers of our own in place of DDP: where a step may be captured or compiled.
+
+    Not for networks with buffers, such as running means, which DDP makes the same on every rank; nor by a backend that cannot be
+    captured, which is every one but the device's own.
+    """
+    asked = recipe.engine
+    wants = any(
+        each is True or (each == "auto" and device.trusts_fast_paths) for each in (asked.graph, asked.compile)
+    )
+    own = recipe.distributed.backend in ("auto", device.collective_backend)
+    return world.world_size > 1 and wants and own and not any(True for _ in model.buffers())
+
+
+def fast_paths(
+    recipe: Recipe,
+    state: TrainState,
+    world: World,
+    say: Callable[[str], None] = lambda text: None,
+    val_set: Loader | None = None,
+) -> FastPaths:
+    """Switch on what engine.* asks for and is proven on this device.  Every rank has to call this.
+
+    say: shows a line before what takes long.
+    """
+    asked, data = recipe.engine, recipe.data
+    return use(
+        state,
+        Choices(asked.space_to_depth, asked.compile, asked.fused_optimizer, asked.graph),
+        world.batch_size(data.global_batch_size),
+        data.size,
+        recipe.model.num_classes,
+        world,
+        say,
+        None if val_set is None else (val_set.batch_size, val_set.size),
+    )
 
 
 def schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:

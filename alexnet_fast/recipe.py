@@ -141,11 +141,29 @@ class Schedule(Section):
 
 class Precision(Section):
     level: Literal["O0", "O1", "O2"] = "O2"
-    """O0 float32, O1 autocast, O2 half weights with float32 masters."""
+    """O0 float32 (on CUDA without TF32), O1 autocast, O2 half weights with float32 masters."""
+    half: Literal["auto", "float16", "bfloat16"] = "auto"
+    """Half precision of O1 and O2: auto (bfloat16 on a CPU, float16 elsewhere), float16 or bfloat16, which needs no loss scale."""
     loss_scale: Literal["auto", "dynamic", "none"] | Annotated[float, Field(gt=0)] = "auto"
     """dynamic, none, or a number kept as it is; auto = dynamic for float16, none for bfloat16."""
     reduce: Literal["half", "float32"] = "half"
     """Sum O2's gradients over ranks as they are (half: less traffic) or in float32."""
+
+
+Choice = Literal["auto"] | bool
+
+
+class Engine(Section):
+    """Fast paths of a step. Each is compared with the plain step when the run starts, and is off where it differs or does not run."""
+
+    graph: Choice = "auto"
+    """Queue a whole step, and an evaluation's forward pass, in one call, as a captured graph: auto (on CUDA), true or false."""
+    compile: Choice = "auto"
+    """Compile normalize, forward, loss and backward with torch.compile: auto (on CUDA with triton and a C compiler), true or false."""
+    space_to_depth: Choice = "auto"
+    """Compute AlexNet's first convolution over blocks of 4 x 4 pixels: auto (on CUDA; on a CPU it does not pay), true or false."""
+    fused_optimizer: Choice = "auto"
+    """Step half gradients, masters, momenta and half weights in one Triton kernel: auto (on CUDA with triton, at O2), true or false."""
 
 
 class Eval(Section):
@@ -212,6 +230,7 @@ class Recipe(Section):
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
     precision: Precision = Precision()
+    engine: Engine = Engine()
     eval: Eval = Eval()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()

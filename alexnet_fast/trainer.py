@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .build import (
     all_skipped,
+    fast_paths,
     init_distributed,
     raise_if_diverged,
     schedule,
@@ -56,7 +57,7 @@ from .run.report import (
     read_report,
     versions,
 )
-from .run.resume import assert_ranks_agree, find_weights, load_start
+from .run.resume import assert_ranks_agree, find_weights, load_start, paths_differ
 from .run.same_set import check_learnt_task, check_val_classes, classes_of, learnt_classes, unread
 
 Pair = tuple[Tensor, Tensor]  # images and targets on the device
@@ -90,8 +91,8 @@ class Trainer:
         self.precision, self.meter, self.task = self.state.precision, self.state.meter, self.state.task
         ranks.seed_per_rank(world)
         self.lr_schedule = schedule(recipe, self.steps_per_epoch)
-        self.feed = DevicePrefetcher(device, self.precision.dtype)
-        self.val_feed = DevicePrefetcher(device, self.precision.dtype)
+        self.feed = DevicePrefetcher(device, self.precision.dtype, normalizes=False)
+        self.val_feed = DevicePrefetcher(device, self.precision.dtype, normalizer=self.state.normalize)
         self.clock = ThroughputMeter(device, recipe.log.warmup_steps, world)
         self.data_wait = DataWaitMonitor(self.train_set, world.world_size)
 
@@ -142,6 +143,16 @@ class Trainer:
                 "the kernels are being compiled, once on this machine: some 40 s until the first batch"
             )
         for note in (self.describe(), *notes):
+            self.log.say(note)
+        # The loader decodes its first batches meanwhile.
+        self.fast_paths = fast_paths(recipe, self.state, world, self.log.say, self.val_set)
+        if self.fast_paths.summary:
+            self.log.say(self.fast_paths.summary)
+        if self.precision.has_reducer:
+            self.log.say(
+                "gradients are averaged over the ranks in flat buffers, not by DDP, which cannot be captured"
+            )
+        for note in (*self.fast_paths.notes, *paths_differ(progress.fast_paths, self.fast_paths.on)):
             self.log.say(note)
 
     def run(self) -> Report:
@@ -250,6 +261,7 @@ class Trainer:
             self.classes,
             self.train_set_identity,
             self.task.metrics[0].name,
+            self.fast_paths.on,
         )
         dumped = recipe.model_dump(mode="json")
         if averages.nonfinite_steps == 0 and self.keeper.save(self.precision, progress, dumped, is_best):
@@ -371,7 +383,7 @@ def validate(
     precision = state.precision
     precision.model.eval()
     return evaluate(
-        precision.forward,
+        state.evaluate,
         batches,
         val_set.num_samples,
         world,

@@ -12,7 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -30,9 +30,15 @@ from alexnet_fast import ImageNet, Loader
 from alexnet_fast import train as command
 from alexnet_fast import trainer as training
 from alexnet_fast.devices.device import Device
+from alexnet_fast.devices.device_timer import DeviceTimer
 from alexnet_fast.devices.registry import resolve
-from alexnet_fast.engine.precision import Precision, fused_or_foreach
-from alexnet_fast.engine.tasks import Regression
+from alexnet_fast.distributed.world import World
+from alexnet_fast.engine.fast_paths import Choices, use
+from alexnet_fast.engine.meter import Meter
+from alexnet_fast.engine.precision import Precision
+from alexnet_fast.engine.sgd import fused_or_foreach
+from alexnet_fast.engine.tasks import Classification, Regression
+from alexnet_fast.engine.train_state import TrainState
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.buffer_pool import Batch, BufferPool
 from alexnet_fast.loader.device_prefetcher import DevicePrefetcher
@@ -40,6 +46,7 @@ from alexnet_fast.models import MODELS
 from alexnet_fast.models.alexnet import AlexNet
 from alexnet_fast.models.initial_weights import initialise_he
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
+from alexnet_fast.profile import stepping
 from alexnet_fast.run import checkpoint
 from components import ROOT
 from poison import poisoned_memory
@@ -125,6 +132,34 @@ def test_batches_arrive_complete_and_in_order_epoch_after_epoch(
         check_all_arrive(feed, PinnedBatches(sizes), 1e-5 if dtype is torch.float32 else 4e-3)
     images, _ = next(iter(feed(PinnedBatches([4]))))
     assert images.dtype is dtype and images.is_contiguous(memory_format=device.memory_format)
+
+
+def bytes_arrive(feed: DevicePrefetcher, batches: PinnedBatches) -> None:
+    """Assert that each batch is whole for what is queued before the next one is taken."""
+    got = [(images + 0, labels + 0) for images, labels in feed(batches)]
+    assert len(got) == len(batches.sizes)
+    for k, (images, labels) in enumerate(got):
+        pixels, numbers = batches.expected(k)
+        assert images.dtype is torch.uint8 and torch.equal(images.cpu(), pixels), k
+        assert torch.equal(labels.cpu(), numbers), k
+
+
+def test_a_step_that_normalizes_itself_gets_every_batchs_bytes(device: Device) -> None:
+    feed = DevicePrefetcher(device, torch.float16, normalizes=False)
+    for sizes in ([4] * 9 + [3], [2], [1, 6, 6, 5]):
+        bytes_arrive(feed, PinnedBatches(sizes))
+
+
+@needs_standin
+@pytest.mark.parametrize("waits", [True, False], ids=["it waits", "without the wait"])
+def test_the_copy_stream_waits_for_the_step_that_reads_bytes(waits: bool, device: Device, late: Any) -> None:
+    feed, batches = DevicePrefetcher(device, torch.float16, normalizes=False), PinnedBatches([4] * 10)
+    bytes_arrive(feed, batches)
+    for buffer in feed._buffers if not waits else ():
+        buffer.normalized = Deaf(device.torch_device, enable_timing=False)
+    late(compute_s=LATE_S)
+    with nullcontext() if waits else pytest.raises(AssertionError):
+        bytes_arrive(feed, batches)
 
 
 def test_float_targets_arrive_as_they_are_and_are_counted_as_on_the_cpu(device: Device) -> None:
@@ -415,22 +450,29 @@ RECIPE = str(ROOT / "recipes" / "1p.toml")
 
 
 @needs_standin
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "captured"])
 def test_fifty_steps_make_no_synchronising_call_except_those_of_print_freq(
-    device: Device, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph: bool, device: Device, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert STANDIN is not None
     ends: list[Counter[str]] = []  # how often, and for what, the host had waited at the end of each step
-    step = Precision.step
+    allocated: list[int] = []  # how often each step got memory of the device
+    replays, step = STANDIN.replays, TrainState.train_step
 
-    def counted(precision: Precision) -> None:
-        step(precision)
+    def counted(state: TrainState, images: Tensor, targets: Tensor) -> None:
+        before = STANDIN.allocations
+        step(state, images, targets)
         ends.append(STANDIN.waits())
+        allocated.append(STANDIN.allocations - before)
 
-    monkeypatch.setattr(Precision, "step", counted)
     monkeypatch.setitem(MODELS, "alexnet", replace(MODELS["alexnet"], network=f"{__name__}:SmallAlexNet"))
     more = {"schedule__epochs": 1, "log__print_freq": 10, "log__warmup_steps": 5, "eval__every": 0}
-    assert command.main([RECIPE, *overrides(device, sets, tmp_path, **more, checkpoint__every_epochs=0)]) == 0
-    assert len(ends) == 50
+    arguments = overrides(device, sets, tmp_path, **more, checkpoint__every_epochs=0, engine__graph=graph)
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "fast_paths", without_counting(training.fast_paths, patched, counted))
+        assert command.main([RECIPE, *arguments]) == 0
+    assert len(ends) == 50 and STANDIN.replays - replays >= 50 * graph
+    assert set(allocated) == {0} if graph else min(allocated) > 0
     for k, (before, after) in enumerate(pairwise(ends)):
         waits = after - before
         if k == 4:
@@ -439,6 +481,143 @@ def test_fifty_steps_make_no_synchronising_call_except_those_of_print_freq(
             assert waits == Counter(), k
         else:
             assert 0 < waits.total() <= 6 and not {"device", "stream"} & set(waits), "a log line"
+
+
+def without_counting(prove: Any, patched: pytest.MonkeyPatch, counted: Any) -> Any:
+    """The proof of the fast paths, after which steps are counted."""
+
+    def proven(*arguments: Any) -> Any:
+        paths = prove(*arguments)
+        patched.setattr(TrainState, "train_step", counted)
+        return paths
+
+    return proven
+
+
+# --- captured steps -------------------------------------------------------------------------------------------------
+
+
+def train_state(device: Device, level: Any = "O2", dropout: float = 0.5, **settings: Any) -> TrainState:
+    torch.manual_seed(0)
+    model = SmallAlexNet(10, dropout)
+    initialise_he(model)
+    sgd = partial(torch.optim.SGD, lr=RATE, momentum=0.9, weight_decay=1e-4)
+    make = fused_or_foreach(sgd, device)
+    precision = Precision(model, make, level=level, device=device, loss_scale="dynamic", **settings)
+    return TrainState(precision, Meter(device.torch_device, task=Classification(label_smoothing=0.1)))
+
+
+def batch(k: int, size: int = 8) -> tuple[Tensor, Tensor]:
+    return LearnableBatches([size] * (k + 1), 64).expected(k)
+
+
+def state_after(state: TrainState, sizes: list[int], overflow_at: int) -> dict[str, Tensor]:
+    """All that steps of these batch sizes leave, each at another rate, one of them with an overflow."""
+    state.precision.model.train()
+    torch.manual_seed(3)
+    for k, size in enumerate(sizes):
+        state.lr = RATE / (k + 1)
+        if state.precision.scaler.is_enabled():
+            scale = 1e38 if k == overflow_at else 128.0
+            state.precision.scaler.load_state_dict({"scale": scale, "_growth_tracker": 1})
+        images, labels = batch(k, size)
+        where = state.precision.device.torch_device
+        state.train_step(images.to(where), labels.to(where))
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.tensors().items()}
+
+
+@pytest.mark.parametrize("level", ["O0", "O1", "O2"])
+def test_captured_steps_are_the_eager_ones_with_dropout_overflow_and_a_smaller_last_batch(
+    device: Device, level: str
+) -> None:
+    captured, eager = train_state(device, level), train_state(device, level)
+    paths = use(captured, Choices(graph=True), 8, 64, 10)
+    assert paths.on == ["graph"], paths.notes
+    got, expected = (state_after(state, [8, 8, 8, 8, 3], 1) for state in (captured, eager))
+    assert int(got["skipped steps"]) == (level != "O0") and got["counts"][:2].tolist() == [5, 35]
+    for name, tensor in expected.items():
+        if IS_EXACT:
+            assert torch.equal(got[name], tensor), name
+        else:
+            assert torch.allclose(got[name].float(), tensor.float(), rtol=1e-2, atol=1e-3), name
+
+
+def test_an_evaluations_forward_pass_is_captured_too(device: Device) -> None:
+    state = train_state(device)
+    paths = use(state, Choices(graph=True), 8, 64, 10, evaluation=(8, 64))
+    assert paths.on == ["graph"] and not paths.notes and state.evaluation_graph is not None
+    state.precision.model.eval()
+    with torch.no_grad():
+        for k, size in ((0, 8), (1, 8), (2, 5)):
+            images = state.normalize(batch(k, size)[0].to(device.torch_device))
+            assert state.evaluation_graph.takes(images) == (size == 8)
+            assert torch.allclose(
+                state.evaluate(images).cpu(), state.precision.forward(images).cpu(), atol=1e-3
+            )
+
+
+def test_a_profile_of_captured_steps_still_has_their_parts(device: Device) -> None:
+    state = train_state(device)
+    assert use(state, Choices(graph=True), 8, 64, 10).on == ["graph"]
+    feed = DevicePrefetcher(device, state.precision.dtype, normalizes=False)
+    stepping.prepare(state)
+    stepping.mark(state, feed, DeviceTimer(device))
+    images, labels = (each.to(device.torch_device) for each in batch(0))
+    figures = stepping.measure(state, feed, (images, labels), 1, 0.2, World())
+    parts = figures.normalise_ms, figures.forward_ms, figures.backward_ms, figures.optimizer_ms
+    assert all(part.median > 0 for part in parts) and state.graph is not None
+    assert sum(part.median for part in parts) == pytest.approx(figures.step_ms.median, rel=0.2)
+
+
+@needs_standin
+@pytest.mark.parametrize("fault", ["moved", "freed", "a wait"])
+def test_a_graph_that_would_use_other_memory_or_wait_is_refused(fault: str, device: Device) -> None:
+    state = train_state(device)
+    if fault == "a wait":
+        state.task.__dict__["loss"] = lambda outputs, targets: outputs.sum() * outputs.max().item()
+        paths = use(state, Choices(graph=True), 8, 64, 10)
+        assert paths.on == [] and "operation not permitted when stream is capturing" in paths.notes[0]
+        return
+    assert use(state, Choices(graph=True), 8, 64, 10).on == ["graph"]
+    if fault == "moved":
+        weight = next(state.precision.model.parameters())
+        weight.data = weight.data.clone()
+    else:
+        state.precision.optimizer.state.clear()
+    with pytest.raises(RuntimeError, match="address has changed" if fault == "moved" else "freed"):
+        state_after(state, [8], -1)
+
+
+@needs_standin
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "captured"])
+def test_a_card_that_saturates_skips_a_step_that_overflows(
+    graph: bool, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(STANDIN, "saturates", True)
+    assert device.saturates
+    added_up: list[Any] = []  # several ranks would sum their flags
+    state = train_state(device, over_ranks=added_up.append)
+    if graph:
+        assert use(state, Choices(graph=True), 8, 64, 10).on == ["graph"]
+    before = state.precision.state_dict()
+    skipped = state_after(state, [8], 0)
+    assert int(skipped["skipped steps"]) == 1 and added_up
+    assert all(torch.equal(before[key], tensor) for key, tensor in state.precision.state_dict().items())
+    trained = state_after(state, [8, 8], -1)
+    assert int(trained["skipped steps"]) == 1
+    assert not torch.equal(trained["master of features.0.weight"], before["features.0.weight"])
+
+
+@needs_standin
+def test_the_stand_in_counts_a_step_without_a_kernel_as_a_wait(device: Device) -> None:
+    number = nn.Parameter(torch.zeros(3, device=device.torch_device))
+    number.grad = torch.ones_like(number)
+    before = STANDIN.waits()
+    torch.optim.SGD([number], lr=0.1, fused=True).step()
+    assert any("fallback" in name for name in STANDIN.waits() - before)
+    before = STANDIN.waits()
+    state_after(train_state(device), [8], -1)
+    assert not any("fallback" in name for name in STANDIN.waits() - before)
 
 
 def results(folder: Path) -> tuple[list[float], dict[str, Tensor], dict[str, Any]]:
@@ -491,13 +670,23 @@ def test_a_whole_run_of_1p_packs_trains_evaluates_and_resumes(
 
 
 @needs_standin
-def test_two_ranks_train_on_two_devices(device: Device, sets: Path, tmp_path: Path, run_cli: Any) -> None:
-    more = {"schedule__epochs": 1, "schedule__steps_per_epoch": 2, "log__print_freq": 1, "eval__every": 0}
-    arguments = overrides(device, sets, tmp_path, distributed__nproc=2, checkpoint__every_epochs=0, **more)
-    done = run_cli("-m", "alexnet_fast.train", RECIPE, *arguments, env={"ASCEND_RT_VISIBLE_DEVICES": "0,1",
-                   "PYTHONPATH": os.environ["PYTHONPATH"]})  # fmt: skip
-    assert done.code == 0, done.stderr
-    assert "on 2 x npu" in done.stdout and done.stdout.count("Epoch: [0]") == 2
+def test_two_ranks_train_on_two_devices_alike_with_ddp_and_with_captured_steps(
+    device: Device, sets: Path, tmp_path: Path, run_cli: Any
+) -> None:
+    environment = {"ASCEND_RT_VISIBLE_DEVICES": "0,1", "PYTHONPATH": os.environ["PYTHONPATH"]}
+    losses = {}
+    for graph in (False, True):
+        more = {"schedule__epochs": 1, "schedule__steps_per_epoch": 3, "log__print_freq": 1, "eval__every": 0}
+        more |= {"distributed__nproc": 2, "engine__graph": graph, "precision__loss_scale": 128.0}
+        folder = tmp_path / str(graph)
+        arguments = overrides(device, sets, folder, checkpoint__every_epochs=0, **more)
+        done = run_cli("tests/stress/narrow_model.py", RECIPE, *arguments, env=environment)
+        assert done.code == 0, done.stderr
+        assert "on 2 x npu" in done.stdout and done.stdout.count("Epoch: [0]") == 3
+        assert ("in flat buffers" in done.stdout) == graph and "engine.graph is off" not in done.stdout
+        lines = [json.loads(line) for line in (folder / "1p" / "metrics.jsonl").read_text().splitlines()]
+        losses[graph] = [line["loss"] for line in lines if line["kind"] == "step"]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3) and len(set(losses[True])) == 3
 
 
 # --- the device ---------------------------------------------------------------------------------------------------

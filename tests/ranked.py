@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alexnet_fast import trainer
+from alexnet_fast.devices.cpu import Cpu
 from alexnet_fast.distributed import world as ranks
+from alexnet_fast.distributed.flat_gradients import FlatGradients
 from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision
@@ -39,7 +41,8 @@ def everything_that_ranks_say_to_each_other(size: int) -> None:
         differences_are_named(world)
         for level, reduce in (("O0", "half"), ("O1", "half"), ("O2", "half"), ("O2", "float32")):
             weights_stay_equal(world, level, reduce)
-            an_overflow_on_one_rank_is_everyones(world, level, reduce)
+            for is_flat in (False, True):
+                an_overflow_on_one_rank_is_everyones(world, level, reduce, is_flat)
         float32_is_what_travels(world)
 
 
@@ -74,21 +77,107 @@ def differences_are_named(world: World) -> None:
         raise AssertionError("ranks with other samples continued")
 
 
-def small_precision(world: World, level: Any, reduce: Any) -> Precision:
+def three_ranks_average_as_one_rank_trains(size: int) -> None:
+    """DDP's averages and those of our own flat buffers: the same training, and that of one rank with the whole batch."""
+    with world_of(size) as world:
+        for level, reduce in (("O0", "half"), ("O1", "half"), ("O2", "half"), ("O2", "float32")):
+            by_ddp, flat = (small_precision(world, level, reduce, is_flat) for is_flat in (False, True))
+            alone = small_precision(World(), level, reduce)
+            for number in range(3):
+                for precision in (by_ddp, flat):
+                    step(precision, world.rank + number * size)
+                steps_of_all(alone, range(number * size, number * size + size))
+            tolerance = 1e-6 if level == "O0" else 2e-3
+            assert torch.allclose(flat_weights(flat), flat_weights(by_ddp), rtol=0, atol=tolerance), (
+                level,
+                reduce,
+            )
+            assert torch.allclose(flat_weights(flat), flat_weights(alone), rtol=0, atol=5 * tolerance), (
+                level,
+                reduce,
+            )
+            after = everyones(flat_weights(flat), world)
+            assert all(torch.equal(after[0], other) for other in after), (level, reduce)
+            gradients_stay_where_they_are(flat, world)
+            ranks_keep_their_own_gradients_inside_no_sync(flat, world)
+        ranks_of_cards_that_saturate_skip_together(world)
+
+
+def steps_of_all(precision: Precision, ranks_: range) -> None:
+    """One step on the batches of all these ranks."""
+    batches = [small_batch(rank) for rank in ranks_]
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    precision.backward(functional.cross_entropy(precision.forward(images.to(precision.dtype)), labels))
+    precision.learning_rate = 0.05
+    precision.step()
+
+
+def gradients_stay_where_they_are(precision: Precision, world: World) -> None:
+    where = []
+    for number in range(2):
+        images, labels = small_batch(world.rank + number)
+        precision.backward(functional.cross_entropy(precision.forward(images.to(precision.dtype)), labels))
+        where.append([param.grad.data_ptr() for param in precision._params if param.grad is not None])
+    assert where[0] == where[1] and len(where[0]) == len(precision._params)
+
+
+def ranks_keep_their_own_gradients_inside_no_sync(precision: Precision, world: World) -> None:
+    images, labels = small_batch(world.rank)
+    with precision.no_sync():
+        precision.backward(functional.cross_entropy(precision.forward(images.to(precision.dtype)), labels))
+    own = torch.cat([param.grad.flatten() for param in precision._params if param.grad is not None])
+    assert not torch.equal(*everyones(own, world)[:2])
+    precision.backward(functional.cross_entropy(precision.forward(images.to(precision.dtype)), labels))
+    own = torch.cat([param.grad.flatten() for param in precision._params if param.grad is not None])
+    assert torch.equal(*everyones(own, world)[:2])
+
+
+class SaturatingCpu(Cpu):
+    """A device on which an overflow is the largest number: its ranks do not see each other's in the averaged gradients."""
+
+    saturates = True
+
+
+def ranks_of_cards_that_saturate_skip_together(world: World) -> None:
+    for is_flat in (False, True):
+        precision = small_precision(world, "O2", "half", is_flat, SaturatingCpu())
+        step(precision, world.rank)
+        before = flat_weights(precision)
+        check, scale = torch._amp_foreach_non_finite_check_and_unscale_, precision.scale
+
+        def by_the_cards_flag(gradients: Any, found_inf: Tensor, inverse: Tensor) -> None:
+            found_inf.fill_(float(world.rank == 1))
+
+        torch._amp_foreach_non_finite_check_and_unscale_ = by_the_cards_flag  # type: ignore[assignment]
+        step(precision, world.rank)
+        torch._amp_foreach_non_finite_check_and_unscale_ = check  # type: ignore[assignment]
+        assert torch.equal(flat_weights(precision), before), "every rank skips"
+        assert (precision.scale, int(precision.skipped)) == (scale / 2, 1), world.rank
+
+
+def small_precision(
+    world: World, level: Any, reduce: Any, is_flat: bool = False, device: Any = CPU
+) -> Precision:
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10)
     )
+    wrap = partial(ranks.wrap_ddp, world=world, reduce=reduce)
     return Precision(
-        net, SGD, level=level, device=CPU, loss_scale="dynamic",
-        replicate=partial(ranks.wrap_ddp, world=world, reduce=reduce),
+        net, SGD, level=level, device=device, loss_scale="dynamic", over_ranks=world.add_up,
+        replicate=None if is_flat else wrap, reduce=partial(FlatGradients, world=world, reduce=reduce) if is_flat else None,
     )  # fmt: skip
 
 
-def step(precision: Precision, rank: int, factor: float = 1.0) -> None:
+def small_batch(rank: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1 + rank)
-    images = torch.randn(8, 3, 12, 12, generator=generator).to(precision.dtype)
-    labels = torch.randint(0, 10, (8,), generator=generator)
+    images = torch.randn(8, 3, 12, 12, generator=generator)
+    return images, torch.randint(0, 10, (8,), generator=generator)
+
+
+def step(precision: Precision, rank: int, factor: float = 1.0) -> None:
+    images, labels = small_batch(rank)
+    images = images.to(precision.dtype)
     precision.backward(functional.cross_entropy(precision.forward(images), labels) * factor)
     precision.learning_rate = 0.05
     precision.step()
@@ -100,32 +189,32 @@ def everyones(tensor: Tensor, world: World) -> list[Tensor]:
     return tensors
 
 
-def flat(precision: Precision) -> Tensor:
+def flat_weights(precision: Precision) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in precision.state_dict().values()])
 
 
 def weights_stay_equal(world: World, level: str, reduce: str) -> None:
     precision = small_precision(world, level, reduce)
-    before = flat(precision)
+    before = flat_weights(precision)
     assert not any("module." in key for key in precision.state_dict())
     for _ in range(3):
         step(precision, world.rank)
-    after = everyones(flat(precision), world)
+    after = everyones(flat_weights(precision), world)
     assert not torch.equal(before, after[0])
     assert all(torch.equal(after[0], other) for other in after), (level, reduce)
 
 
-def an_overflow_on_one_rank_is_everyones(world: World, level: str, reduce: str) -> None:
+def an_overflow_on_one_rank_is_everyones(world: World, level: str, reduce: str, is_flat: bool) -> None:
     if level == "O0":  # nothing is scaled, so nothing is skipped
         return
-    precision = small_precision(world, level, reduce)
+    precision = small_precision(world, level, reduce, is_flat)
     step(precision, world.rank)
-    before, scale = flat(precision), precision.scale
+    before, scale = flat_weights(precision), precision.scale
     step(precision, world.rank, torch.inf if world.rank == 1 else 1.0)
-    assert torch.equal(flat(precision), before), (level, reduce, "the step was skipped")
+    assert torch.equal(flat_weights(precision), before), (level, reduce, "the step was skipped")
     assert (precision.scale, int(precision.skipped)) == (scale / 2, 1), (level, reduce, world.rank)
     step(precision, world.rank)
-    after = everyones(flat(precision), world)
+    after = everyones(flat_weights(precision), world)
     assert all(torch.equal(after[0], other) for other in after) and not torch.equal(after[0], before)
 
 

@@ -31,7 +31,7 @@ from alexnet_fast.profile.decoding import forever
 from alexnet_fast.profile.profiler import profile
 from alexnet_fast.profile.recorder import Recorder
 from alexnet_fast.profile.stats import Stat, stored
-from alexnet_fast.profile.stepping import PARTS, prepare
+from alexnet_fast.profile.stepping import prepare
 from alexnet_fast.recipe import Recipe
 from alexnet_fast.recipe_toml import validate
 
@@ -64,7 +64,8 @@ def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Stat, Stat,
         world, device = init_distributed(recipe, stack)
         loader = stack.enter_context(train_loader(recipe, world, device))
         state = train_state(recipe, world, device)
-        feed, marks = DevicePrefetcher(device, state.precision.dtype), DeviceTimer(device)
+        feed = DevicePrefetcher(device, state.precision.dtype, normalizes=False)
+        marks = DeviceTimer(device)
         prepare(state)
         recorder = Recorder(loader, feed, state, marks)
         batches = stack.enter_context(closing(feed(recorder.of_waits(forever(loader)))))
@@ -91,7 +92,7 @@ def marks_cost(recipe: Recipe, rounds: int, block_s: float) -> tuple[Stat, Stat,
             speed.append(took[False][0] / took[True][0])
             cpu.append(took[True][1] / took[False][1])
         recorder.stop()
-        parts = len(PARTS) + (0 if device.is_host else 1)
+        parts = len(state.parts) + (0 if device.is_host else 1)
         return Stat.of(speed), Stat.of(cpu), marking_us(recorder, marks, parts)
 
 

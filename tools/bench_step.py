@@ -1,15 +1,19 @@
 """How fast a network's training step is at each precision, on data already on the device, compared with a plain loop.
 
     python tools/bench_step.py [--model alexnet] [--device auto] [--size 224] [--batch-size 64] [--rounds 7]
-                               [--json FILE]
+                               [--variants VARIANT ...] [--before CHECKOUT] [--json FILE]
 
 Each variant has its own process, so that none inherits another's memory or settings, and only one runs at a
 time: a round times `steps` steps of each variant in turn, another one first in each round.
-Prints medians over the rounds, their spread, and the ratio to the plain loop.
+Prints medians over the rounds, their spread, and the ratio to the first variant.
 
     plain O0      a loop without this package: float32, NCHW, torch's own allocator, SGD and settings
     O0 nchw       this engine at float32, NCHW
-    O0, O1, O2    this engine at its levels, in the device's own memory format
+    O0, O1, O2    this engine at its levels, in the device's own memory format, on normalized images
+    before O2     that of another checkout (--before), such as one of the last version
+    O2 eager      this engine from bytes on, all fast paths off
+    O2 graph, O2 compile, O2 space_to_depth, O2 fused_optimizer, O2 auto
+                  one path on, or those that are by default; a path that is off where this runs is left out, with the reason
 """
 
 from __future__ import annotations
@@ -17,35 +21,43 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import multiprocessing
 import os
 import statistics
+import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.connection import Connection
+from pathlib import Path
 
 from alexnet_fast.common.cli import file_path
-from alexnet_fast.errors import exit_code
+from alexnet_fast.errors import UserError, exit_code
 from alexnet_fast.models import MODELS
 from alexnet_fast.torch_import import prefer_passive_openmp
 
-VARIANTS = ("plain O0", "O0 nchw", "O0", "O1", "O2")
+ROOT = Path(__file__).resolve().parents[1]
+LEVELS = ("plain O0", "O0 nchw", "O0", "O1", "O2")
+PATHS = ("eager", "graph", "compile", "space_to_depth", "fused_optimizer", "auto")
+BEFORE = ("before O0", "before O1", "before O2")
+VARIANTS = (*LEVELS, *BEFORE, *(f"O2 {path}" for path in PATHS))
 
 
 def step_of(
     variant: str, network: str, device_name: str, size: int, batch_size: int
 ) -> tuple[Callable[[], None], Callable[[], None], str]:
-    """One training step of a variant, a wait for the device, and the device's name."""
+    """One training step of a variant, a wait for the device, and the device's name.
+
+    Raises LookupError, with the reason, for a fast path that is off here.
+    """
     if variant != "plain O0":
         prefer_passive_openmp()
     import torch
     from torch.nn import functional
 
     from alexnet_fast.devices.registry import resolve
+    from alexnet_fast.engine.fast_paths import NAMES, Choices, use
     from alexnet_fast.engine.meter import Meter
-    from alexnet_fast.engine.precision import Precision, fused_or_foreach
+    from alexnet_fast.engine.precision import Precision
+    from alexnet_fast.engine.sgd import fused_or_foreach
     from alexnet_fast.engine.tasks import Classification
     from alexnet_fast.engine.train_state import TrainState
 
@@ -77,56 +89,114 @@ def step_of(
         level=variant[:2],  # type: ignore[arg-type]
         device=device,
     )
-    images = images.to(device.torch_device, precision.dtype, memory_format=device.memory_format)
-
     state = TrainState(precision, Meter(device.torch_device, task=Classification(label_smoothing=0.1)))
+    path = variant[3:]
+    if path in PATHS:
+        images = torch.randint(0, 256, images.shape, dtype=torch.uint8).to(device.torch_device)
+        on = "auto" if path == "auto" else True
+        asked = {name: on for name in NAMES if path in (name, "auto")}
+        paths = use(state, Choices(**asked), batch_size, size, 1000)  # type: ignore[arg-type]
+        if path in NAMES and path not in paths.on:
+            raise LookupError(paths.notes[0])
+    else:
+        images = images.to(device.torch_device, precision.dtype, memory_format=device.memory_format)
     return partial(state.train_step, images, labels), device.synchronize, f"{device.kind} ({device.name})"
 
 
-def serve(
-    variant: str, network: str, device: str, size: int, batch_size: int, steps: int, pipe: Connection
-) -> None:
-    """Warm up, then time `steps` steps, in seconds a step, each time the parent asks."""
-    step, synchronize, name = step_of(variant, network, device, size, batch_size)
-    for _ in range(3):
+SERVER = """
+import sys, time
+import bench_step
+variant, network, device, size, batch_size, steps = sys.argv[1:]
+try:
+    step, synchronize, name = bench_step.step_of(variant, network, device, int(size), int(batch_size))
+except LookupError as why:
+    print(f"off: {why}", flush=True)
+    sys.exit()
+for _ in range(3):
+    step()
+synchronize()
+print(name, flush=True)
+for _ in sys.stdin:
+    started = time.perf_counter()
+    for _ in range(int(steps)):
         step()
     synchronize()
-    pipe.send(name)
-    while pipe.recv():
-        started = time.perf_counter()
-        for _ in range(steps):
-            step()
-        synchronize()
-        pipe.send((time.perf_counter() - started) / steps)
+    print((time.perf_counter() - started) / int(steps), flush=True)
+"""
+
+
+class Server:
+    """A variant's process: warms up, then times `steps` steps each time it is asked."""
+
+    def __init__(
+        self,
+        variant: str,
+        network: str,
+        device: str,
+        size: int,
+        batch_size: int,
+        steps: int,
+        before: Path | None,
+    ) -> None:
+        is_before = variant in BEFORE
+        root = before if is_before and before is not None else ROOT
+        root = root.resolve()
+        arguments = (variant.removeprefix("before "), network, device, size, batch_size, steps)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", SERVER, *map(str, arguments)],
+            cwd=root,  # which python -c puts before PYTHONPATH
+            env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tools'}"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.name = self._line()  # one warms up at a time
+
+    def step_s(self) -> float:
+        assert self._process.stdin is not None
+        print(file=self._process.stdin, flush=True)
+        return float(self._line())
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        if not (line := self._process.stdout.readline()):
+            raise RuntimeError(f"a variant's process ended with exit code {self._process.wait()}: see above")
+        return line.strip()
 
 
 def measure(
-    variants: list[str], network: str, device: str, size: int, batch_size: int, rounds: int, steps: int
+    variants: list[str],
+    network: str,
+    device: str,
+    size: int,
+    batch_size: int,
+    rounds: int,
+    steps: int,
+    before: Path | None = None,
 ) -> tuple[str, dict[str, list[float]]]:
-    """The device's name and, per variant, img/s of each round."""
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    processes = []
-    name = ""
+    """The device's name and, per variant that runs here, img/s of each round."""
+    servers: dict[str, Server] = {}
     for variant in variants:
-        pipes[variant], theirs = context.Pipe()
-        process = context.Process(
-            target=serve, args=(variant, network, device, size, batch_size, steps, theirs), daemon=True
-        )
-        process.start()
-        theirs.close()
-        processes.append(process)
-        name = pipes[variant].recv()  # one warms up at a time
-    speeds: dict[str, list[float]] = {variant: [] for variant in variants}
+        server = Server(variant, network, device, size, batch_size, steps, before)
+        if server.name.startswith("off: "):
+            print(f"{variant}: {server.name.removeprefix('off: ')}")
+            server.close()
+        else:
+            servers[variant] = server
+    speeds: dict[str, list[float]] = {variant: [] for variant in servers}
+    order = list(servers)
     for round_ in range(rounds):
-        for place in range(len(variants)):
-            variant = variants[(round_ + place) % len(variants)]
-            pipes[variant].send(True)
-            speeds[variant].append(batch_size / pipes[variant].recv())
-    for variant, process in zip(variants, processes, strict=True):
-        pipes[variant].send(False)
-        process.join()
-    return name, speeds
+        for place in range(len(order)):
+            variant = order[(round_ + place) % len(order)]
+            speeds[variant].append(batch_size / servers[variant].step_s())
+    for server in servers.values():
+        server.close()
+    return next(iter(servers.values())).name, speeds
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -145,9 +215,12 @@ def main(argv: list[str] | None = None) -> int:
         "--variants",
         nargs="+",
         choices=VARIANTS,
-        default=list(VARIANTS),
+        default=list(LEVELS),
         metavar="VARIANT",
         help=", ".join(VARIANTS),
+    )
+    parser.add_argument(
+        "--before", type=Path, metavar="CHECKOUT", help='another checkout of this project, for "before ..."'
     )
     parser.add_argument("--json", type=file_path, help="also write every round's figures here")
     given = parser.parse_args(argv)
@@ -157,8 +230,17 @@ def main(argv: list[str] | None = None) -> int:
     from alexnet_fast.run.report import versions
 
     resolve(given.device)
+    if given.before is None and (without := [each for each in given.variants if each in BEFORE]):
+        raise UserError(f"{without[0]} is another checkout's: give its folder as --before")
     name, speeds = measure(
-        given.variants, given.model, given.device, given.size, given.batch_size, given.rounds, given.steps
+        given.variants,
+        given.model,
+        given.device,
+        given.size,
+        given.batch_size,
+        given.rounds,
+        given.steps,
+        given.before,
     )
     machine = {"device": name, "cores": allowed_cores(), "load": os.getloadavg()[0], **versions()}
     print(
@@ -166,11 +248,11 @@ def main(argv: list[str] | None = None) -> int:
         f"torch {machine['torch']}"
     )
     print(f"{given.rounds} interleaved rounds of {given.steps} steps; load average {machine['load']:.1f}")
-    first = statistics.median(speeds[given.variants[0]])
-    print(f"{'variant':10}  {'img/s':>8}  {'min':>8}  {'max':>8}  {'ratio':>6}")
+    first = statistics.median(next(iter(speeds.values())))
+    print(f"{'variant':18}  {'img/s':>8}  {'min':>8}  {'max':>8}  {'ratio':>6}")
     for variant, values in speeds.items():
         median = statistics.median(values)
-        print(f"{variant:10}  {median:8.1f}  {min(values):8.1f}  {max(values):8.1f}  {median / first:6.2f}")
+        print(f"{variant:18}  {median:8.1f}  {min(values):8.1f}  {max(values):8.1f}  {median / first:6.2f}")
     if given.json:
         result = {
             "machine": machine,

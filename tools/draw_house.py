@@ -21,7 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "alexnet_fast"
 DESIGN = ROOT / "docs/design.md"
 BEGIN, END = "<!-- rooms: python tools/draw_house.py --write -->", "<!-- end of rooms -->"
-HEAVY = frozenset(("torch", "numba", "llvmlite", "PIL", "matplotlib", "ffcv", "pydantic", "threading"))
+HEAVY = frozenset(
+    ("torch", "numba", "llvmlite", "PIL", "matplotlib", "ffcv", "pydantic", "threading", "triton")
+)
 """Packages that are slow to import, or that only some rooms should use."""
 
 
@@ -98,7 +100,9 @@ ROOMS = {
         "beton common devices distributed engine loader recipe recipe_toml",
         "torch",
     ),
-    "engine": Room("a training step, and an evaluation", "beton common devices distributed loader", "torch"),
+    "engine": Room(
+        "a training step, and an evaluation", "beton common devices distributed loader models", "torch triton"
+    ),
     "ffcv_ops": Room("our decoders in FFCV's own Loader", "beton common decode", "ffcv threading"),
     "loader": Room(
         "pixels to batches: order, threads, host buffers, copies to the device",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +20,8 @@ class Accelerator(Device):
     """A card with its own memory, streams and random generator; half precision is float16."""
 
     is_host: ClassVar[bool] = False
+    graph_class: ClassVar[str]
+    capture_options: ClassVar[dict[str, Any]] = {}
     torch_device: torch.device
     half_dtype: torch.dtype
     memory_format: torch.memory_format
@@ -74,11 +77,42 @@ class Accelerator(Device):
     def synchronize(self) -> None:
         torch.accelerator.synchronize(self.torch_device)
 
+    @property
+    def saturates(self) -> bool:
+        return False
+
+    @property
+    def why_no_graph(self) -> str:
+        if hasattr(self._module, self.graph_class):
+            return ""
+        return f"this torch has no torch.{self.kind}.{self.graph_class}"
+
+    def capture(self, work: Callable[[], None], warm_ups: int) -> Callable[[], None]:
+        module = self._module
+        side = module.Stream()  # gradients are accumulated on the stream that their first step ran on
+        side.wait_stream(module.current_stream())
+        with module.stream(side):
+            for _ in range(warm_ups):
+                work()
+        module.current_stream().wait_stream(side)
+        graph = getattr(module, self.graph_class)()
+        with module.graph(graph, **self.capture_options):
+            work()
+        replay: Callable[[], None] = graph.replay
+        return replay
+
     def peak_memory_bytes(self) -> int | None:
-        try:
-            return int(torch.accelerator.max_memory_allocated(self.torch_device)) or None
-        except (RuntimeError, NotImplementedError):
-            return None
+        # torch_npu counts its memory in its own module before it does in torch.accelerator.
+        for peak in (
+            torch.accelerator.max_memory_allocated,
+            getattr(self._module, "max_memory_allocated", None),
+        ):
+            try:
+                if peak is not None:
+                    return int(peak(self.torch_device)) or None
+            except (RuntimeError, NotImplementedError):
+                continue
+        return None
 
     def random_state(self) -> torch.Tensor | None:
         if not hasattr(self._module, "get_rng_state"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +21,8 @@ class Cpu(Device):
 
     facts: ClassVar[DeviceFacts] = CPU
     is_host: ClassVar[bool] = True
+    runs_triton: ClassVar[bool] = False
+    fused_sgd_waits: ClassVar[bool] = False
     torch_device: torch.device = torch.device("cpu")  # noqa: RUF009 (it cannot change)
     half_dtype: torch.dtype = torch.bfloat16
     memory_format: torch.memory_format = torch.channels_last
@@ -40,6 +43,21 @@ class Cpu(Device):
 
     def synchronize(self) -> None:
         """Does nothing: work on the CPU is never queued."""
+
+    @property
+    def saturates(self) -> bool:
+        return False
+
+    @property
+    def why_no_graph(self) -> str:
+        return "a CPU has no graphs: nothing is queued there"
+
+    @property
+    def trusts_fast_paths(self) -> bool:
+        return False
+
+    def capture(self, work: Callable[[], None], warm_ups: int) -> Callable[[], None]:
+        raise RuntimeError(self.why_no_graph)
 
     def peak_memory_bytes(self) -> int | None:
         return None

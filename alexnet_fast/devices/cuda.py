@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -16,10 +16,24 @@ class Cuda(Accelerator):
     """Half precision is float16, the memory format channels_last."""
 
     facts: ClassVar[DeviceFacts] = CUDA
+    runs_triton: ClassVar[bool] = True
+    fused_sgd_waits: ClassVar[bool] = False
+    graph_class: ClassVar[str] = "CUDAGraph"
+    # The loader's threads make pinned memory, and NCCL's looks at events, meanwhile.
+    capture_options: ClassVar[dict[str, Any]] = {"capture_error_mode": "thread_local"}
 
     @classmethod
     def of(cls, torch_device: torch.device) -> Cuda:
         return cls(torch_device, torch.float16, torch.channels_last, True, True)
+
+    @property
+    def trusts_fast_paths(self) -> bool:
+        return True
+
+    def use(self, threads: int | None = None) -> None:
+        super().use(threads)
+        # O0 says float32.  torch computes products so and convolutions in TF32, with 10 bits of 23.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     @classmethod
     def why_missing(cls) -> str:

@@ -5,7 +5,9 @@ No other room branches on a kind's name; they only print it.
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Protocol
 
@@ -25,10 +27,14 @@ class Device(Protocol):
     memory_format: of the model's weights and of its images.
     pin_memory: whether the loader's host buffers are page-locked, so that copies run concurrently with the step.
     casts_while_computing: whether one kernel can read uint8 and float32 and write half precision.
+    runs_triton: whether our Triton kernels run on it.
+    fused_sgd_waits: whether torch's fused SGD reads on the host, in every step, whether a gradient overflowed.
     """
 
     facts: ClassVar[DeviceFacts]
     is_host: ClassVar[bool]
+    runs_triton: ClassVar[bool]
+    fused_sgd_waits: ClassVar[bool]
     torch_device: torch.device
     half_dtype: torch.dtype
     memory_format: torch.memory_format
@@ -99,6 +105,33 @@ class Device(Protocol):
     def autocast(self, enabled: bool = True) -> AbstractContextManager[Any]:
         """The autocast region of O1: computes in `half_dtype` inside if `enabled`."""
         return torch.autocast(self.kind, dtype=self.half_dtype) if enabled else nullcontext()
+
+    def with_half(self, dtype: torch.dtype) -> Device:
+        """The same device, computing in this half precision."""
+        return dataclasses.replace(self, half_dtype=dtype)  # type: ignore[type-var]
+
+    @property
+    def saturates(self) -> bool:
+        """Whether a number that overflows becomes the largest one in place of infinity, so that ranks do not see each other's
+        overflows in a sum."""
+        ...
+
+    @property
+    def why_no_graph(self) -> str:
+        """Why work cannot be captured as a graph here; "" where it can."""
+        ...
+
+    @property
+    def trusts_fast_paths(self) -> bool:
+        """Whether fast paths are tried by default: on cards of this kind they were measured to pay."""
+        ...
+
+    def capture(self, work: Callable[[], None], warm_ups: int) -> Callable[[], None]:
+        """Run `work` `warm_ups` times, then capture it as a graph; returns what queues the graph on the current stream.
+
+        Raises RuntimeError where `work` does what cannot be captured.
+        """
+        ...
 
     def peak_memory_bytes(self) -> int | None:
         """Peak memory of tensors on the device so far, in bytes; None if it is not counted."""

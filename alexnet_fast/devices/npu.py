@@ -1,7 +1,9 @@
 """Huawei's Ascend NPUs, by torch_npu.
 
 The facts are from the sources of torch_npu 2.13: half precision is float16; `channels_last` does not exist ("Only
-c10::MemoryFormat::Contiguous is supported"); the collective backend is hccl; a fused SGD kernel exists.
+c10::MemoryFormat::Contiguous is supported"); the collective backend is hccl; a fused SGD kernel exists from 2.13 on, and reads
+on the host, in every step, whether there was an overflow; cards of the first generation (910A), and later ones with INF_NAN mode
+off, saturate.
 """
 
 from __future__ import annotations
@@ -21,10 +23,22 @@ class Npu(Accelerator):
     """Half precision is float16, the memory format contiguous NCHW; a cast takes a separate kernel."""
 
     facts: ClassVar[DeviceFacts] = NPU
+    runs_triton: ClassVar[bool] = False
+    fused_sgd_waits: ClassVar[bool] = True
+    graph_class: ClassVar[str] = "NPUGraph"
 
     @classmethod
     def of(cls, torch_device: torch.device) -> Npu:
         return cls(torch_device, torch.float16, torch.contiguous_format, True, False)
+
+    @property
+    def saturates(self) -> bool:
+        ask = getattr(getattr(self._module, "utils", None), "is_support_inf_nan", None)
+        return ask is not None and not ask()
+
+    @property
+    def trusts_fast_paths(self) -> bool:
+        return False
 
     @classmethod
     def why_missing(cls) -> str:

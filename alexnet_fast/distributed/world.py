@@ -55,6 +55,10 @@ class World:
         dist.all_reduce(total)
         return total
 
+    def add_up(self, values: torch.Tensor) -> None:
+        """Replace `values` by the element-wise sum of every rank's, in place: part of a captured step."""
+        dist.all_reduce(values)
+
     def all_reduce_max(self, value: float) -> float:
         """The largest of every rank's `value`, on every rank."""
         if self.world_size == 1:

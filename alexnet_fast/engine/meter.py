@@ -59,6 +59,15 @@ class Meter:
         self._samples += len(targets)
         self._of_task += self.task.counts(outputs, targets)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All that `add` changes, by name."""
+        return {
+            "sum of losses": self._loss,
+            "last loss": self._last_loss,
+            "counts": self._counts,
+            "steps that were not finite": self._nonfinite,
+        }
+
     def read(self) -> Averages:
         """The epoch so far, over all ranks, each of which has to call this."""
         sums = self._world.all_reduce_sum(torch.cat([self._counts, self._nonfinite])).tolist()

@@ -2,29 +2,41 @@
 
 O0 computes in float32.  O1 is torch's autocast.  O2 is apex's: the model's weights in half precision except
 affine batch norms, inputs in half, logits in float32, float32 master weights that the optimizer steps and
-that are copied back, float32 in every saved state.  Half is what the device wants: float16, or bfloat16 on
-a CPU.
+that are copied back, float32 in every saved state.  Half is what the device wants (float16, or bfloat16 on
+a CPU) or what precision.half names.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import partial
-from typing import Any, Literal
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..devices.device import Device
 from ..errors import UserError
+from . import sgd
+from .loss_scale import LossScale
 
 Level = Literal["O0", "O1", "O2"]
-LossScale = float | Literal["auto", "dynamic", "none"]
+LossScaleChoice = float | Literal["auto", "dynamic", "none"]
 
-FIRST_SCALE, LARGEST_SCALE, STEPS_TO_DOUBLE = 2.0**16, 2.0**24, 2000  # apex's dynamic loss scale
-NEVER = 2**31 - 1
+
+class Reducer(Protocol):
+    """Averages gradients over the ranks (distributed/flat_gradients.py)."""
+
+    def finish(self) -> None: ...
+    def no_sync(self) -> AbstractContextManager[None]: ...
+
+
+class Update(Protocol):
+    """The part of a step behind the gradients, all in one: in place of casts, optimizer and the copy back (engine/triton_sgd.py)."""
+
+    def __call__(self) -> None: ...
+    def gradients(self) -> list[Tensor]: ...
 
 
 class Precision:
@@ -40,6 +52,9 @@ class Precision:
     title: the network's name, for messages.
     replicate: wraps the model that is trained, so that its gradients are averaged over the ranks: they are
         then the same on each, and so are overflows, skipped steps and the loss scale.
+    reduce: makes, of the model's parameters, what averages them in place of `replicate`.
+    over_ranks: sums a tensor over the ranks, in place, where there are several.
+    update: what steps in place of the optimizer, if it is set; it reads the optimizer's state.
     """
 
     def __init__(
@@ -49,9 +64,11 @@ class Precision:
         *,
         level: Level,
         device: Device,
-        loss_scale: LossScale = "auto",
+        loss_scale: LossScaleChoice = "auto",
         title: str = "this network",
         replicate: Callable[[nn.Module], nn.Module] | None = None,
+        reduce: Callable[[Sequence[nn.Parameter]], Reducer] | None = None,
+        over_ranks: Callable[[Tensor], object] | None = None,
     ) -> None:
         self.level = level
         self.device = device
@@ -68,22 +85,24 @@ class Precision:
             for master, grad in zip(self._masters, self._master_grads, strict=True):
                 master.grad = grad
         self._replica = self.model if replicate is None else replicate(self.model)
+        self._reducer = None if reduce is None else reduce(self._params)
         self.optimizer = make_optimizer(self._masters)
+        self.update: Update | None = None
+        self.keeps_gradients = False
         self._learning_rate = float(self.optimizer.param_groups[0]["lr"])
         self.load_momenta(())
 
         if loss_scale == "auto":
             loss_scale = "dynamic" if device.half_needs_loss_scale else "none"
-        self._static_scale = None if isinstance(loss_scale, str) else float(loss_scale)
-        self.scaler = torch.amp.GradScaler(
-            device.kind,
-            init_scale=FIRST_SCALE if self._static_scale is None else self._static_scale,
-            growth_interval=STEPS_TO_DOUBLE if self._static_scale is None else NEVER,
-            enabled=level != "O0" and loss_scale != "none",
+        self.scaler = LossScale(
+            "none" if level == "O0" else loss_scale,
+            device.torch_device,
+            over_ranks if device.saturates else None,
         )
-        self._one = torch.ones((), device=device.torch_device)
-        self.scaler.scale(self._one)  # it makes its tensors at first use, which must not be within a graph
-        self.skipped = torch.zeros((), dtype=torch.int64, device=device.torch_device)
+        self.skipped = self.scaler.skipped
+        self._skips_on_device = sgd.skips_on_device(self.optimizer)
+        if self.scaler.is_enabled() and self._skips_on_device:
+            self.optimizer.found_inf = self.scaler.found_inf  # type: ignore[attr-defined]
 
     def forward(self, images: Tensor) -> Tensor:
         """Float32 logits (B, C) of images (B, 3, H, W) in `self.dtype`."""
@@ -93,39 +112,70 @@ class Precision:
         return logits.float()
 
     def backward(self, loss: Tensor) -> None:
-        """Leave the gradients of the scaled loss in the float32 parameters."""
-        self.scaler.scale(loss).backward()
-        if self.level == "O2":
-            # Into buffers that stay: fresh float32 copies cost more in page faults than in casting.
-            torch._foreach_copy_(self._master_grads, [p.grad for p in self._params if p.grad is not None])
-            self._drop_gradients()
+        """Leave the gradients of the scaled loss, averaged over the ranks, in the model's parameters."""
+        self._drop_gradients()
+        self.scaler.scaled(loss).backward()
+        if self._reducer is not None:
+            self._reducer.finish()
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
         """Backward passes inside leave each rank its own gradients: for whoever measures what summing them costs."""
-        alone = getattr(self._replica, "no_sync", nullcontext)
+        alone = getattr(self._replica if self._reducer is None else self._reducer, "no_sync", nullcontext)
         with alone():
             yield
 
     def step(self) -> None:
         """Step the float32 weights; skip and count the step if a gradient overflowed.
 
-        Waits for nothing where the optimizer's step is fused; any other reads first whether there was an overflow.
+        Waits for nothing, but for an optimizer that is neither torch's fused one nor MaskedSGD: that reads first whether there
+        was an overflow.
         """
-        before = self.scaler.scale(self._one)
-        self.scaler.step(self.optimizer)
-        if self.scaler.is_enabled():
-            self.scaler.update()
-            after = self.scaler.scale(self._one)
-            self.skipped += after < before
-            # GradScaler knows no upper bound, and backs a static scale off as well.
-            self.scaler.update(
-                after.clamp(max=LARGEST_SCALE) if self._static_scale is None else self._static_scale
-            )
-        if self.level == "O2":
-            self._weights_from_masters()
+        if self.update is not None:
+            self.update()
         else:
+            if self.level == "O2":
+                # Into buffers that stay: fresh float32 copies cost more in page faults than in casting.
+                torch._foreach_copy_(self._master_grads, [p.grad for p in self._params if p.grad is not None])
+                self._drop_gradients()
+            self.scaler.unscale([master.grad for master in self._masters if master.grad is not None])
+            if self._skips_on_device or not self.scaler.is_enabled() or not self.scaler.found_inf.item():
+                self.optimizer.step()
+            if self.level == "O2":
+                self._weights_from_masters()
+        self.scaler.update()
+        if not self.keeps_gradients:
             self._drop_gradients()
+
+    def gradients(self) -> list[Tensor]:
+        """Float32 copies of the gradients that the last step used, unscaled: for the proof of the fast paths.  Set
+        `keeps_gradients` before that step."""
+        if self.update is not None:
+            return self.update.gradients()
+        return [master.grad.detach().clone() for master in self._masters if master.grad is not None]
+
+    @property
+    def has_reducer(self) -> bool:
+        """Whether gradients are averaged by `reduce`'s maker, not by a wrapped model."""
+        return self._reducer is not None
+
+    def update_with(self, make: Callable[..., Update]) -> None:
+        """Step by what `make` returns for weights, masters, optimizer and loss scale."""
+        self.update = make(self._params, self._masters, self.optimizer, self.scaler)
+
+    def forget_gradients(self) -> None:
+        """Drop what `keeps_gradients` kept."""
+        self._drop_gradients()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a step changes, by name: weights, buffers, masters, momenta, loss scale."""
+        found = dict(self.model.state_dict(keep_vars=True))
+        for (name, _), master in zip(self.model.named_parameters(), self._masters, strict=True):
+            found[f"master of {name}"] = master
+            if "momentum_buffer" in self.optimizer.state[master]:
+                found[f"momentum of {name}"] = self.optimizer.state[master]["momentum_buffer"]
+        names = ("loss scale", "clean steps", "overflow", "skipped steps")
+        return found | dict(zip(names, self.scaler.tensors(), strict=True))
 
     @property
     def learning_rate(self) -> float:
@@ -196,19 +246,20 @@ class Precision:
         where its first step overflows it goes on with what lay there: 1p with He's weights ended after 49 steps of NaN (H100).
         """
         fit = [momentum.shape for momentum in momenta] == [master.shape for master in self._masters]
-        self.optimizer.state.clear()
         for at, master in enumerate(self._masters if self.optimizer.defaults["momentum"] else ()):
-            self.optimizer.state[master]["momentum_buffer"] = (
-                torch.empty_like(master).copy_(momenta[at].contiguous()) if fit else torch.zeros_like(master)
-            )
+            state = self.optimizer.state[master]
+            if not isinstance(state.get("momentum_buffer"), Tensor):
+                state["momentum_buffer"] = torch.zeros_like(master)
+            with torch.no_grad():  # in place: a captured step knows it by its address
+                if fit:
+                    state["momentum_buffer"].copy_(momenta[at].contiguous())
+                else:
+                    state["momentum_buffer"].zero_()
         return fit
 
     def load_scale(self, saved: Mapping[str, Any]) -> None:
         """Set a dynamic loss scale to a saved GradScaler's, if that was not disabled; one that is a number stays it."""
-        if saved and self.scaler.is_enabled() and self._static_scale is None:
-            own = self.scaler.state_dict()
-            clean = saved["_growth_tracker"] if saved["growth_interval"] == own["growth_interval"] else 0
-            self.scaler.load_state_dict(own | {"scale": saved["scale"], "_growth_tracker": clean})
+        self.scaler.resume(saved)
 
     def _weights_from_masters(self) -> None:
         with torch.no_grad():
@@ -217,33 +268,6 @@ class Precision:
     def _drop_gradients(self) -> None:
         for param in self._params:
             param.grad = None
-
-
-def fused_or_foreach(
-    optimizer: Callable[..., torch.optim.Optimizer], device: Device
-) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
-    """`optimizer` with its fused step where the device has one, else with its foreach step.
-
-    Found out by stepping one number: a backend may know the word and lack the kernel.  The fused step also
-    skips an overflow on the device; the other has to read whether there was one, once a step.
-    The fused step reads its learning rate from a tensor on the device, where its kernel is able to: float64 on a CPU, whose
-    kernel makes a Python number of it, float32 elsewhere, as CUDA's wants it.  foreach would wait for such a tensor.
-    """
-    number = nn.Parameter(torch.zeros(1, device=device.torch_device))
-    number.grad = torch.zeros_like(number)
-    rate = optimizer([number]).defaults["lr"]
-
-    def with_rate_on_device(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        dtype = torch.float64 if device.is_host else torch.float32
-        return optimizer(params, fused=True, lr=torch.tensor(rate, dtype=dtype, device=device.torch_device))
-
-    for fused in (with_rate_on_device, partial(optimizer, fused=True)):
-        try:
-            fused([number]).step()
-        except RuntimeError:  # NotImplementedError is one
-            continue
-        return fused
-    return partial(optimizer, foreach=True)
 
 
 def cast_to_half(model: nn.Module, dtype: torch.dtype) -> None:

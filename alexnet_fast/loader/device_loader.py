@@ -17,6 +17,7 @@ from ..errors import UserError
 from .buffer_pool import Batch
 from .dataset_view import DatasetView
 from .device_prefetcher import DevicePrefetcher
+from .normalize import Normalizer
 from .position import Position
 
 if TYPE_CHECKING:
@@ -58,13 +59,10 @@ class DeviceLoader:
 
     def _own_prefetcher(self) -> DevicePrefetcher:
         if self._prefetcher is None:
-            options = self._loader.options
+            options, device = self._loader.options, self._device
+            normalizer = Normalizer(device, options.normalize, options.image_dtype, options.memory_format)
             vars(self)["_prefetcher"] = DevicePrefetcher(
-                self._device,
-                options.image_dtype,
-                depth=self._depth,
-                normalize=options.normalize,
-                memory_format=options.memory_format,
+                device, options.image_dtype, depth=self._depth, normalizer=normalizer
             )
         prefetcher: DevicePrefetcher = self._prefetcher
         return prefetcher

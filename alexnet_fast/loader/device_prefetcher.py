@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..devices.device import Device
 from ..devices.device_timer import COPY, NORMALIZE, STEP, DeviceTimer
-from .normalize import ImageNet, MeanAndStd, Normalizer
+from .normalize import ImageNet, Normalizer
 
 
 class HostBatch(Protocol):
@@ -33,7 +33,9 @@ class _DeviceBuffer:
     images: Tensor
     labels: Tensor
     copied: torch.Event  # recorded on the copy stream: the host batch may be released
-    normalized: torch.Event  # recorded on the compute stream: the buffer may be written again
+    normalized: (
+        torch.Event
+    )  # recorded on the compute stream, behind what reads the buffer: it may be written again
 
 
 class DevicePrefetcher:
@@ -47,8 +49,10 @@ class DevicePrefetcher:
     holds it.  On a CPU nothing is copied.  A DevicePrefetcher keeps its device memory, so use one for the whole run;
     a pass ends when another starts.
 
-    normalize: None = pixels from 0 to 1.  memory_format: None = the device's.
+    normalizes: False yields the bytes as they were copied, for a step that normalizes them itself; such a batch is written over
+        once the next one was taken, in the order of the device's work.
     timer: records when each copy and each normalize ran, for callers that profile; None = nothing is recorded.
+    normalizer: what normalizes, where others share it; None = one of its own, with ImageNet's mean and standard deviation.
     """
 
     def __init__(
@@ -57,11 +61,12 @@ class DevicePrefetcher:
         dtype: torch.dtype,
         *,
         depth: int = 2,
-        normalize: MeanAndStd | None = ImageNet,
-        memory_format: torch.memory_format | None = None,
+        normalizes: bool = True,
+        normalizer: Normalizer | None = None,
     ) -> None:
         self.device, self.dtype, self.depth = device, dtype, depth
-        self._normalizer = Normalizer(device, normalize, dtype, memory_format)
+        self.normalizes = normalizes
+        self._normalizer = normalizer or Normalizer(device, ImageNet, dtype)
         self.timer: DeviceTimer | None = None
         self._buffers: list[_DeviceBuffer] = []
         self._copies = self._passes = 0
@@ -69,6 +74,8 @@ class DevicePrefetcher:
     def __call__(self, batches: Iterable[HostBatch]) -> Generator[tuple[Tensor, Tensor], None, None]:
         """One pass over `batches`."""
         if self.device.is_host:
+            if not self.normalizes:
+                return ((batch.images, batch.labels) for batch in batches)
             return ((self.normalize(batch.images), batch.labels) for batch in batches)
         return self._copied_ahead(batches)
 
@@ -84,10 +91,10 @@ class DevicePrefetcher:
                 in_flight.append((buffer, batch))
                 self._copy(batch, buffer)
                 if len(in_flight) > self.depth:
-                    yield self._take(in_flight)
+                    yield from self._deliver(in_flight)
             while in_flight:
                 self._check_current(this_pass)
-                yield self._take(in_flight)
+                yield from self._deliver(in_flight)
         finally:
             # Left early, or something failed: no host batch may be released before its copy is done.
             if in_flight:
@@ -121,19 +128,24 @@ class DevicePrefetcher:
                 buffer.labels[:count].copy_(batch.labels, non_blocking=True)
             buffer.copied.record(self._copy_stream)
 
-    def _take(self, in_flight: deque[tuple[_DeviceBuffer, HostBatch]]) -> tuple[Tensor, Tensor]:
-        """Normalize the oldest copy on the compute stream, and release its host batch."""
+    def _deliver(self, in_flight: deque[tuple[_DeviceBuffer, HostBatch]]) -> Generator[tuple[Tensor, Tensor]]:
+        """Yield the oldest copy, normalized on the compute stream unless the caller does that, and release its host batch."""
         buffer, batch = in_flight[0]
         count = len(batch.labels)
         compute = self.device.current_stream()
         buffer.copied.wait(compute)
-        images, labels = self.normalize(buffer.images[:count]), buffer.labels[:count].clone()
-        buffer.normalized.record(compute)
+        images, labels = buffer.images[:count], buffer.labels[:count]
+        if self.normalizes:
+            images, labels = self.normalize(images), labels.clone()
+            buffer.normalized.record(compute)
         # The one place where the host waits.  The copy was queued `depth` batches ago, so it is long done
         # unless the device lags: this is also what keeps the host from running away from it.
         self.device.wait_for(buffer.copied)
         in_flight.popleft()
-        return images, labels
+        del batch
+        yield images, labels
+        if not self.normalizes:
+            buffer.normalized.record(compute)  # behind the step that read it
 
     def _next_buffer(self, batch: HostBatch) -> _DeviceBuffer:
         """The buffer for this batch, the next of `depth` + 1; new ones if this batch is larger than all before."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..common.files import sync_folder
 from ..errors import UserError
-from ..loader.device_prefetcher import MEAN, STD
+from ..loader.normalize import ImageNet
 from .trained import TrainedModel
 
 OPSET = 18
@@ -29,8 +29,10 @@ class OfBytes(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
-        self.register_buffer("scale", 1 / torch.tensor(STD).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor([255 * each for each in ImageNet.mean]).view(1, 3, 1, 1))
+        self.register_buffer(
+            "scale", 1 / torch.tensor([255 * each for each in ImageNet.std]).view(1, 3, 1, 1)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         outputs: Tensor = self.network((images.float() - self.mean) * self.scale)

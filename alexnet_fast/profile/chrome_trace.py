@@ -12,6 +12,7 @@ from typing import Any
 
 from ..common.files import write_text
 from ..devices.device_timer import COPY, STEP, Span
+from ..engine.train_state import WHOLE
 from .recorder import HOST
 from .stepping import PARTS
 
@@ -54,7 +55,7 @@ def _steps(parts: Sequence[Span]) -> Iterator[list[Span]]:
     """The parts of each step, step after step."""
     step: list[Span] = []
     for part in parts:
-        if part.name == PARTS[0] and step:
+        if part.name in (PARTS[0], WHOLE) and step:
             yield step
             step = []
         step.append(part)

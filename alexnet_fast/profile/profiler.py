@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from ..beton.target_fields import TARGETS
-from ..build import init_distributed, train_loader, train_state
+from ..build import fast_paths, init_distributed, train_loader, train_state
 from ..common.console import Console
 from ..common.cpus import allowed_cores
 from ..devices.device import Device
@@ -126,7 +126,9 @@ class _Profiling:
 
         self.say("training on data that is on the device")
         state = train_state(recipe, world, device)
-        feed = DevicePrefetcher(device, state.precision.dtype)
+        for note in fast_paths(recipe, state, world, self.say).notes:
+            self.console.print(note)
+        feed = DevicePrefetcher(device, state.precision.dtype, normalizes=False)
         step.prepare(state)
         step.mark(state, feed, DeviceTimer(device))
         targets = TARGETS[recipe.model.task].examples(loader.batch_size, recipe.model.num_classes)

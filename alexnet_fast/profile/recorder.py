@@ -11,7 +11,7 @@ from ..engine.train_state import TrainState
 from ..loader.buffer_pool import Batch
 from ..loader.device_prefetcher import DevicePrefetcher
 from ..loader.loader import Loader
-from .stepping import PARTS, mark
+from .stepping import mark
 
 HOST = "host"  # the lane of the thread that waits for batches
 
@@ -57,7 +57,7 @@ class Recorder:
     def spans(self, origin_s: float) -> list[Span]:
         """All spans that were collected, in seconds since `origin_s`, and forget them; waits for the device."""
         by_host, self._by_host = self._by_host, []
-        steps = (self._key(self._first_step + number // len(PARTS)) for number in count())
+        steps = (self._key(self._first_step + number // len(self._state.parts)) for number in count())
         copies = (
             span.batch for span in by_host if span.lane == HOST
         )  # each right after the wait for its batch

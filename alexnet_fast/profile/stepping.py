@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..devices.device_timer import NORMALIZE, DeviceTimer
+from ..devices.device_timer import DeviceTimer
 from ..distributed.world import World
-from ..engine import train_state
+from ..engine.train_state import PARTS as PARTS
 from ..engine.train_state import TrainState
 from ..loader.device_prefetcher import DevicePrefetcher
 from .stats import WARM_UP_SHARE, WINDOWS, Stat, barrier, broadcast, mean_over_ranks
 
-PARTS = (NORMALIZE, *train_state.PARTS)
 WARM_UP_STEPS = 3  # on a CPU the first steps fault their memory in
 MIN_STEPS, MAX_STEPS = WINDOWS, 5000
 
@@ -26,8 +25,8 @@ class Step:
     """Training steps alone.
 
     img_per_s: over all ranks.  step_ms: one step, and below it its parts; the loss counts as forward, counting the hits as
-    optimizer.  all_reduce_ms: what summing gradients over the ranks adds to a step (most of it runs concurrently with
-    the backward pass); None for one rank.  cpu_share: of the ranks' cores, how much the steps keep busy, 0 to 1.
+    optimizer; of a captured step, its parts are the share of it that they have of an eager step.  all_reduce_ms: what summing
+    gradients over the ranks adds to a step (most of it runs concurrently with the backward pass); None for one rank.  cpu_share: of the ranks' cores, how much the steps keep busy, 0 to 1.
     """
 
     img_per_s: Stat
@@ -79,11 +78,11 @@ def measure(
     assert timer is not None
 
     def run(steps: int) -> np.ndarray:
-        """(steps, parts) milliseconds."""
+        """(steps, state.parts) milliseconds."""
         for _ in range(steps):
-            state.train_step(feed.normalize(images), labels)
+            state.train_step(images, labels)
         spans = timer.read()
-        ends = np.array([(span.begin_s, span.end_s) for span in spans]).reshape(steps, len(PARTS), 2)
+        ends = np.array([(span.begin_s, span.end_s) for span in spans]).reshape(steps, len(state.parts), 2)
         # The time between two parts belongs to the second.
         begins = np.concatenate([ends[:, :1, 0], ends[:, :-1, 1]], axis=1)
         return (ends[:, :, 1] - begins) * 1e3
@@ -97,8 +96,14 @@ def measure(
     wanted = (1 - WARM_UP_SHARE) * seconds * 1e3 / (warm_ms if is_one else 2 * warm_ms)
     steps = int(broadcast(min(max(wanted, MIN_STEPS), MAX_STEPS), world)) // WINDOWS
     if not is_one:
-        with state.precision.no_sync():
+        with state.no_sync():
             run(1)
+    shares = np.ones(len(PARTS))
+    if len(state.parts) < len(PARTS):
+        with state.eagerly():
+            run(WARM_UP_STEPS)
+            eager_ms = run(WINDOWS).mean(0)
+        shares = eager_ms / eager_ms.sum()
 
     all_parts, all_alone = [], []
     cpu_s = wall_s = 0.0
@@ -109,10 +114,10 @@ def measure(
         cpu_s += time.process_time() - before[0]
         wall_s += time.perf_counter() - before[1]
         if not is_one:  # alternating, so that other load on the machine affects both
-            with state.precision.no_sync():
+            with state.no_sync():
                 all_alone.append(run(steps).sum(1).mean())
 
-    parts_ms = mean_over_ranks(np.array(all_parts), world)
+    parts_ms = mean_over_ranks(np.array(all_parts) * shares, world)
     step_ms = parts_ms.sum(1)
     summing_ms = None if is_one else step_ms - mean_over_ranks(np.array(all_alone), world)
     busy_s, could_s = world.all_reduce_sum(

@@ -14,6 +14,7 @@ A checkpoint is a torch file with these keys:
     skipped_samples  samples that data.on_error = "skip" has skipped: index, path, reason, epoch; absent in older files
     classes          class names of labels 0, 1, ..., from the training set's sidecar; absent without them, and in older files
     train_set        {"samples": n, "labels": checksum} of the training set; absent in older files
+    fast_paths       names of the fast paths of engine.* that were on; absent in older files
     recipe           the resolved recipe
 
 The learning rate is a pure function of the step (engine/lr_schedule.py), so a resume needs none from here.  The weights
@@ -84,6 +85,7 @@ class ResumeState:
     skipped_samples: of all ranks; only rank 0's value is saved.
     classes: class names of labels 0, 1, ...; empty where they are unknown; only rank 0's value is saved.
     train_set: the training set's `same_set.identity`; None in checkpoints that do not hold it.
+    fast_paths: names of the engine's fast paths that were on; None in checkpoints that do not say.
     """
 
     cursor: Cursor
@@ -93,6 +95,7 @@ class ResumeState:
     classes: Sequence[str] = ()
     train_set: dict[str, Any] | None = None
     metric: str = "acc1"
+    fast_paths: Sequence[str] | None = None
 
 
 def snapshot(
@@ -119,6 +122,7 @@ def snapshot(
         f"{BEST_OF}{progress.metric}": progress.best,
         "skipped_samples": [asdict(sample) for sample in progress.skipped_samples],
         **{key: value for key, value in optional.items() if value},
+        **({} if progress.fast_paths is None else {"fast_paths": list(progress.fast_paths)}),
         "recipe": recipe,
     }
 
@@ -162,6 +166,7 @@ def restore(
         classes,
         train_set,
         best.removeprefix(BEST_OF),
+        tuple(names(checkpoint, "fast_paths")) if "fast_paths" in checkpoint else None,
     )
 
 

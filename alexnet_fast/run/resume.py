@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,14 @@ def load_start(
         )
     progress = checkpoint.restore(loaded, precision, device, world)
     return replace(progress, classes=known or progress.classes, train_set=now), path, notes
+
+
+def paths_differ(saved: Sequence[str] | None, now: Sequence[str]) -> list[str]:
+    """A note if a run resumes on other fast paths of engine.* than those that its checkpoint was trained on, whose sums round otherwise."""
+    if saved is None or set(saved) == set(now):
+        return []
+    one, other = (", ".join(sorted(paths)) or "none" for paths in (saved, now))
+    return [f"saved with the fast paths {one}, resumed with {other}: sums round differently from here on"]
 
 
 def assert_ranks_agree(

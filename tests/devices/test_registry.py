@@ -24,6 +24,15 @@ def test_the_cpu_computes_in_bfloat16_and_channels_last_and_copies_nothing() -> 
     assert device.name and device.peak_memory_bytes() is None and device.random_state() is None
 
 
+def test_the_cpu_has_no_graphs_tries_no_fast_path_by_itself_and_takes_another_half_precision() -> None:
+    device = resolve("cpu")
+    assert "no graphs" in device.why_no_graph and not device.trusts_fast_paths and not device.saturates
+    with pytest.raises(RuntimeError, match="no graphs"):
+        device.capture(lambda: None, 1)
+    other = device.with_half(torch.float16)
+    assert other.half_dtype is torch.float16 and other.half_needs_loss_scale and other.kind == "cpu"
+
+
 def test_auto_takes_an_accelerator_if_there_is_one() -> None:
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     expected = accelerator.type if accelerator is not None and accelerator.type in ("cuda", "npu") else "cpu"

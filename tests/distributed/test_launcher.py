@@ -37,6 +37,11 @@ def test_ranks_agree_on_sums_weights_overflows_and_what_differs(capfd: Any) -> N
     assert launch(TWO, ranked.everything_that_ranks_say_to_each_other, 2) == 0, capfd.readouterr().err
 
 
+def test_three_ranks_average_gradients_in_flat_buffers_as_ddp_does_and_as_one_rank_trains(capfd: Any) -> None:
+    ranks = LaunchConfig(nproc=3)
+    assert launch(ranks, ranked.three_ranks_average_as_one_rank_trains, 3) == 0, capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("entry", "reported"),
     [

@@ -75,11 +75,17 @@ def one_rank(small: Callable[..., Recipe]) -> Recipe:
     return recipe
 
 
-def test_two_ranks_train_as_one_does(one_rank: Recipe, small: Callable[..., Recipe], capfd: Any) -> None:
-    recipe = small("two", **{"distributed.nproc": 2})
+@pytest.mark.parametrize("graph", ["auto", True], ids=["by DDP", "in flat buffers"])
+def test_two_ranks_train_as_one_does(
+    graph: Any, one_rank: Recipe, small: Callable[..., Recipe], capfd: Any
+) -> None:
+    recipe = small(f"two_{graph}", **{"distributed.nproc": 2, "engine.graph": graph})
     assert launch(LaunchConfig(2), ranked.train_each, [recipe], 2) == 0, capfd.readouterr().err
     out = capfd.readouterr().out
     assert "on 2 x cpu" in out and out.count("Epoch: [0]") == STEPS, "one rank prints"
+    assert (
+        ("in flat buffers" in out) == ("engine.graph is off: a CPU has no graphs" in out) == (graph is True)
+    )
     assert losses(recipe) == pytest.approx(losses(one_rank), abs=1e-5)
     assert losses(recipe, "train_acc1") == losses(one_rank, "train_acc1")
     for key, tensor in weights(one_rank).items():

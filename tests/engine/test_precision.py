@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alexnet_fast.devices.registry import resolve
-from alexnet_fast.engine.precision import LARGEST_SCALE, Precision, fused_or_foreach
+from alexnet_fast.engine.loss_scale import LARGEST_SCALE
+from alexnet_fast.engine.precision import Precision
+from alexnet_fast.engine.sgd import fused_or_foreach
 from alexnet_fast.errors import UserError
 from alexnet_fast.models.alexnet import AlexNet
 from poison import poisoned_memory
@@ -250,3 +252,14 @@ def test_foreign_weights_are_refused_by_name() -> None:
         UserError, match=r"'5.bias' has shape \(7,\), but the model's is \(10,\).*num_classes"
     ):
         precision.load_state_dict({**state, "5.bias": torch.zeros(7)})
+
+
+@pytest.mark.parametrize("level", ["O1", "O2"])
+def test_float16_is_a_choice_that_scales_the_loss_and_bfloat16_one_that_does_not(level: Any) -> None:
+    for dtype, scale in ((torch.float16, 2.0**16), (torch.bfloat16, 1.0)):
+        device = CPU.with_half(dtype)
+        precision = Precision(small_net(), SGD, level=level, device=device)
+        assert precision.scale == scale and precision.scaler.is_enabled() == (scale > 1)
+        assert level == "O1" or {p.dtype for p in precision.model.parameters()} == {dtype, torch.float32}
+        losses, expected = train(precision, 30), train(make("O0"), 30)
+        assert losses == pytest.approx(expected, rel=0.05, abs=0.05)

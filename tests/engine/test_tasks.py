@@ -17,7 +17,8 @@ from alexnet_fast.devices.registry import resolve
 from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.evaluate import evaluate
 from alexnet_fast.engine.meter import Meter
-from alexnet_fast.engine.precision import Precision, fused_or_foreach
+from alexnet_fast.engine.precision import Precision
+from alexnet_fast.engine.sgd import fused_or_foreach
 from alexnet_fast.engine.tasks import TASKS, Classification, Regression, Task, target_of
 from alexnet_fast.engine.train_state import TrainState
 from alexnet_fast.recipe import Model

@@ -16,7 +16,8 @@ from alexnet_fast.devices.device_timer import DeviceTimer
 from alexnet_fast.devices.registry import resolve
 from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.meter import Meter
-from alexnet_fast.engine.precision import Precision, fused_or_foreach
+from alexnet_fast.engine.precision import Precision
+from alexnet_fast.engine.sgd import fused_or_foreach
 from alexnet_fast.engine.tasks import Classification
 from alexnet_fast.engine.train_state import PARTS, TrainState
 from alexnet_fast.run import checkpoint
@@ -147,6 +148,24 @@ def test_a_checkpoint_holds_the_rate_as_a_number_and_a_resume_has_it() -> None:
     checkpoint.restore(saved, again.precision, CPU)
     assert again.lr == 0.013 == float(again.precision.optimizer.param_groups[0]["lr"])
     assert again.precision.optimizer.param_groups[0]["lr"].data_ptr() == where
+
+
+@pytest.mark.parametrize("level", ["O0", "O1", "O2"])
+def test_a_resume_writes_all_that_a_step_changes_in_place_so_that_a_captured_step_resumes_too(
+    level: str,
+) -> None:
+    state, other = make(level, loss_scale="dynamic"), make(level, loss_scale="dynamic")
+    for each in (state, state, other):
+        step(each)
+    cursor: Any = {"epoch": 0, "step": 2}
+    saved = checkpoint.snapshot(state.precision, ResumeState(cursor, [state.meter.state_dict()], None), {})
+    assert saved is not None
+    where = {name: tensor.data_ptr() for name, tensor in other.tensors().items()}
+    progress = checkpoint.restore(saved, other.precision, CPU)
+    other.meter.load_state_dict(*progress.meters)
+    assert {name: tensor.data_ptr() for name, tensor in other.tensors().items()} == where
+    for name, tensor in state.tensors().items():
+        assert name in ("last loss", "overflow") or torch.equal(tensor, other.tensors()[name]), name
 
 
 def test_the_parts_of_a_step_are_spans_while_a_timer_is_set() -> None:

@@ -15,7 +15,7 @@ import torch
 import components
 from alexnet_fast import export
 from alexnet_fast.errors import UserError
-from alexnet_fast.loader.device_prefetcher import MEAN, STD
+from alexnet_fast.loader.normalize import ImageNet
 from alexnet_fast.prediction.trained import TrainedModel, load_trained
 from prediction.conftest import CLASSES, Run
 
@@ -31,8 +31,8 @@ def pixels(count: int) -> torch.Tensor:
 
 
 def normalized(images: torch.Tensor) -> torch.Tensor:
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return (images.float() - mean) / std
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ImageNet)
+    return (images / 255 - mean) / std
 
 
 def engines(model: TrainedModel, images: torch.Tensor) -> torch.Tensor:

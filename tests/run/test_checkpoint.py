@@ -24,6 +24,7 @@ from alexnet_fast.errors import UserError
 from alexnet_fast.loader.bad_samples import SkippedSample
 from alexnet_fast.run import checkpoint, checkpoint_manager, import_reference
 from alexnet_fast.run.checkpoint import ResumeState
+from alexnet_fast.run.resume import paths_differ
 from poison import poisoned_memory
 
 CPU = resolve("cpu")
@@ -356,3 +357,14 @@ def test_weights_of_two_models_under_one_name_are_refused(tmp_path: Path) -> Non
     torch.save({"weight": torch.zeros(1), "module.weight": torch.ones(1)}, tmp_path / "two.pt")
     with pytest.raises(UserError, match="two.pt holds 'weight' twice, with 'module.' and without"):
         checkpoint.load(tmp_path / "two.pt")
+
+
+def test_a_checkpoint_says_which_fast_paths_were_on_and_a_resume_on_others_is_noted() -> None:
+    saved = checkpoint.snapshot(make(), replace(PROGRESS, fast_paths=("graph", "compile")), {})
+    older = snapshot(make())
+    assert saved is not None and saved["fast_paths"] == ["graph", "compile"] and "fast_paths" not in older
+    assert checkpoint.restore(saved, make(), CPU).fast_paths == ("graph", "compile")
+    assert checkpoint.restore(older, make(), CPU).fast_paths is None
+    (note,) = paths_differ(("graph", "compile"), [])
+    assert note.startswith("saved with the fast paths compile, graph, resumed with none:")
+    assert paths_differ(None, ["graph"]) == [] == paths_differ(("graph", "compile"), ["compile", "graph"])

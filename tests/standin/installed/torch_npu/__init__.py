@@ -10,7 +10,10 @@ in the real one's words:
     a host source that is not contiguous      refused (the real one copies it to unpinned memory first)
     AdaptiveAvgPool2d in bfloat16             refused (documented for float16 and float32)
     torch.load(map_location="npu")            refused
+    torch's fused SGD                         no kernel (2.9 to 2.12): runs on the CPU, and counts as a wait
+    waiting while a graph is captured         refused; see graph.py
 
+It plays both kinds of cards: those with infinities, and (native.saturates) those that saturate and set a flag.
 Half precision is emulated: computed in float32 and rounded once.  It has a generator of its own.
 
 Environment: ALEXNET_FAST_STANDIN_SHIM is the compiled shim.cpp (see ../../build.py); ASCEND_RT_VISIBLE_DEVICES lists the

@@ -37,8 +37,12 @@ class Hccl(dist.ProcessGroup):
         self.gloo = dist.ProcessGroupGloo(store, rank, size, timeout)
 
     def allreduce(self, tensors: list[torch.Tensor], options: Any = None) -> Done:
+        raw, how = unwrap(tensors), options or dist.AllreduceOptions()
+        if native.capture is not None:
+            native.launch(native.COMPUTE, lambda: self.gloo.allreduce(raw, how).wait(), "allreduce")
+            return Done(tensors)
         native.wait_quietly()
-        self.gloo.allreduce(unwrap(tensors), options or dist.AllreduceOptions()).wait()
+        self.gloo.allreduce(raw, how).wait()
         return Done(tensors)
 
     def broadcast(self, tensors: list[torch.Tensor], options: Any = None) -> Done:

@@ -11,6 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 COMPUTE, COPY = 0, 1
 _EVENT, _STREAM, _DEVICE = range(3)
@@ -20,6 +21,13 @@ _numbers = itertools.count()
 _work: dict[int, Callable[[], object]] = {}
 _names: dict[int, object] = {}
 _reads: Counter[str] = Counter()
+capture: Any = None  # the graph that is being captured
+replays = 0  # of graphs, so far
+allocations = 0  # of memory, so far; views are none
+saturates = (
+    False  # as a 910A does: what overflows becomes the largest number, and a flag of the card's is set
+)
+overflowed = False  # that flag
 
 
 def start() -> None:
@@ -40,7 +48,10 @@ def visible_devices() -> int:
 
 
 def launch(kind: int, work: Callable[[], object], name: object = "") -> None:
-    """Have `work` run later, behind everything else on the current stream."""
+    """Have `work` run later, behind everything else on the current stream; while a graph is captured, at its replays."""
+    if capture is not None:
+        capture.record(kind, work, name)
+        return
     number = next(_numbers)
     _work[number], _names[number] = work, name
     _library.standin_launch(kind, ctypes.c_int64(number))
@@ -62,6 +73,8 @@ def _run(number: int) -> None:
 
 def wait_to(read: str) -> None:
     """Wait for the current stream because the host reads something, and count that."""
+    if capture is not None:
+        raise RuntimeError(f"operation not permitted when stream is capturing: {read}")
     frames = (frame for frame in traceback.extract_stack() if "alexnet_fast" in Path(frame.filename).parts)
     own = [f"{Path(frame.filename).stem}.{frame.name}" for frame in frames if "tests" not in frame.filename]
     _reads[f"{read} in {own[-1]}" if own else read] += 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from . import native
+from . import graph, native
 from .tensor import generator, run
 
 _home = os.getpid()
@@ -21,6 +21,16 @@ class NpuModule:
     standin = native
     Stream = torch.Stream
     Event = torch.Event
+    NPUGraph = graph.NPUGraph
+    graph = graph.graph
+
+    class utils:  # noqa: N801 (torch_npu's name)
+        @staticmethod
+        def is_support_inf_nan() -> bool:
+            return not native.saturates
+
+    def stream(self, stream: torch.Stream) -> torch.Stream:
+        return stream  # a context manager
 
     def is_initialized(self) -> bool:
         return True

@@ -22,6 +22,9 @@ READS = {
     aten.equal.default: "equal",
     aten.nonzero.default: "nonzero",
 }
+# What torch_npu 2.9 to 2.12 have no kernel of: a boxed fallback copies all to the CPU, computes there, and copies all back.
+LACKING = {aten._fused_sgd_.default, aten._fused_sgd_.tensor_lr}
+CHECK = aten._amp_foreach_non_finite_check_and_unscale_.default
 POOLS = {aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d_backward.default}
 
 generator = torch.Generator()
@@ -29,6 +32,7 @@ generator = torch.Generator()
 
 class NpuTensor(torch.Tensor):
     raw: torch.Tensor
+    made_in_a_capture: bool
 
     @staticmethod
     def __new__(cls, raw: torch.Tensor, device: torch.device) -> NpuTensor:
@@ -36,6 +40,7 @@ class NpuTensor(torch.Tensor):
             cls, raw.size(), strides=raw.stride(), storage_offset=raw.storage_offset(), dtype=raw.dtype, device=device
         )  # fmt: skip
         tensor.raw = raw
+        tensor.made_in_a_capture = native.capture is not None
         return tensor
 
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -65,6 +70,10 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
     refuse(op, args, kwargs)
     if op is aten.record_stream.default:
         return None
+    if native.capture is not None:
+        native.capture.saw([each for each in tensors_in((args, kwargs)) if isinstance(each, NpuTensor)])
+    if op in LACKING:
+        native.wait_to(f"fallback of {op} to the CPU")
     if op in (aten.copy_.default, aten._copy_from.default):
         target, source = args[:2] if op is aten.copy_.default else (args[1], args[0])
         waits = not (args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
@@ -86,13 +95,23 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
         if "out" in kwargs and kwargs["out"].numel() == 0:
             raise NotImplementedError(f"{op} would resize its out on the stand-in NPU")
         raw = unwrap(args)
-        native.launch(native.COMPUTE, lambda: op(*raw, **on_cpu), op)
+        if op is CHECK and native.saturates:
+            native.launch(native.COMPUTE, lambda: check_flag(*raw), op)
+        else:
+            native.launch(native.COMPUTE, lambda: (op(*raw, **on_cpu), saturate(unwrap(written))), op)
         if not op._schema.returns:
             return None
         return written[0] if len(op._schema.returns) == 1 else tuple(written)
     if not tensors_in((args, kwargs)) or any(returned.alias_info for returned in op._schema.returns):
         # The host allocates memory, and makes views of it, at once.
-        out = op(*unwrap(args), **on_cpu)
+        raw_args = unwrap(args)
+        out = op(*raw_args, **on_cpu)
+        if not tensors_in((args, kwargs)):
+            native.allocations += 1
+            if native.capture is not None and isinstance(
+                out, torch.Tensor
+            ):  # its values too are made at each replay
+                native.launch(native.COMPUTE, lambda: out.copy_(op(*raw_args, **on_cpu)), op)
         return tree_map(lambda raw: NpuTensor(raw, device) if isinstance(raw, torch.Tensor) else raw, out)
     return compute(op, args, on_cpu, device)
 
@@ -104,12 +123,15 @@ def compute(op: Any, args: Any, kwargs: Any, device: torch.device) -> Any:
     out = tree_map(lambda x: NpuTensor(like(x, CPU), device) if isinstance(x, torch.Tensor) else x, shapes)
     raw_args, raw_kwargs = unwrap((args, kwargs))
     empty = unwrap(out)
+    native.allocations += 1
 
     def work() -> None:
         run_it = dropout if op is aten.native_dropout.default else op
         made = run_it(*widen(raw_args), **widen(raw_kwargs))
         for target, value in zip(tensors_in(empty), tensors_in(made), strict=True):
+            saturate([value])
             target.copy_(value)
+            saturate([target])
 
     native.launch(native.COMPUTE, work, op)
     return out
@@ -136,6 +158,22 @@ def copy(target: torch.Tensor, source: torch.Tensor, waits: bool) -> torch.Tenso
     native.wait_to("copy from " + ("pinned" if source.is_pinned() else "pageable") + " memory")
     to.copy_(source)
     return target
+
+
+def saturate(tensors: Any) -> None:
+    """Where the card does, make what overflowed the largest number, and set the card's flag."""
+    for tensor in tensors_in(tensors) if native.saturates else ():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            native.overflowed = True
+            tensor.nan_to_num_(nan=0.0)
+
+
+def check_flag(gradients: list[torch.Tensor], found_inf: torch.Tensor, inverse: torch.Tensor) -> None:
+    """The check of gradients on a card that saturates: they are all finite, so its flag is what tells."""
+    found_inf.fill_(max(float(found_inf), float(native.overflowed)))
+    native.overflowed = False
+    for gradient in gradients:
+        gradient.mul_(inverse)
 
 
 def refuse(op: Any, args: Any, kwargs: Any) -> None:
