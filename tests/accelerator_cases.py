@@ -155,6 +155,14 @@ def test_a_device_far_behind_the_host_gets_every_batch(device: Device, late: Any
     check_all_arrive(DevicePrefetcher(device, torch.float32), PinnedBatches([4] * 10 + [3]))
 
 
+@needs_standin
+def test_how_long_the_host_waits_for_the_device_is_counted(device: Device, late: Any) -> None:
+    late(copies_s=LATE_S)
+    feed, batches = DevicePrefetcher(device, torch.float32), 10
+    list(feed(PinnedBatches([4] * batches)))
+    assert feed.wait_s > (batches - feed.depth - 1) * LATE_S
+
+
 class Deaf(torch.Event):
     """An event that streams do not wait for."""
 

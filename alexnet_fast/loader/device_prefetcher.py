@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -50,6 +51,7 @@ class DevicePrefetcher:
     a pass ends when another starts.
 
     timer: records when each copy and each normalize ran, for callers that profile; None = nothing is recorded.
+    wait_s: seconds that the host has waited here for the device, so far.
     """
 
     def __init__(self, device: Device, dtype: torch.dtype, *, depth: int = 2) -> None:
@@ -59,6 +61,7 @@ class DevicePrefetcher:
         self._scale = (1 / std).to(device.torch_device, constants)
         self._bias = (-mean / std).to(device.torch_device, constants)
         self.timer: DeviceTimer | None = None
+        self.wait_s = 0.0
         self._buffers: list[_DeviceBuffer] = []
         self._copies = self._passes = 0
 
@@ -137,7 +140,9 @@ class DevicePrefetcher:
         buffer.normalized.record(compute)
         # The one place where the host waits.  The copy was queued `depth` batches ago, so it is long done
         # unless the device lags: this is also what keeps the host from running away from it.
+        began_s = time.perf_counter()
         self.device.wait_for(buffer.copied)
+        self.wait_s += time.perf_counter() - began_s
         in_flight.popleft()
         return images, labels
 

@@ -30,12 +30,13 @@ from ..run.ceiling import PROFILE, machine_of
 from . import chrome_trace, console_report, end_to_end, repack, storage
 from . import copying as copy
 from . import decoding as decode
+from . import queueing as queue
 from . import stepping as step
 from .prediction import Stages
 from .result import PICTURE, TIMELINE, Profile
 from .verdict import find_bottleneck
 
-SHARES = {"read": 0.05, "decode": 0.22, "copy": 0.06, "step": 0.15, "whole": 0.33}  # of the time
+SHARES = {"read": 0.05, "decode": 0.2, "copy": 0.06, "step": 0.13, "queue": 0.1, "whole": 0.27}  # of the time
 # Decoding and the step are measured again after the end-to-end run, so that a machine that slows down does so for both.
 AGAIN = {"decode": 0.05, "step": 0.14}
 FIXED_S = 8.0  # for what has a fixed time: opening, the disk, the decoder's split, other ways to store
@@ -133,12 +134,21 @@ class _Profiling:
         batch = step.random_batch(loader.size, targets, device.torch_device)
         stepping = step.measure(state, feed, batch, cores, seconds["step"], world)
 
+        places = decode.few_places(loader, recipe.data.batches_ahead, world)
+        queueing = None
+        if not device.is_host:
+            self.say("queueing steps next to decoding")
+            with open_loader(loader.threads, places) as beside:
+                batches = decode.forever(beside)
+                queueing = queue.measure(state, feed, batch, batches, seconds["queue"], world)
+
         self.say("training with everything running")
         queued = recipe.data.batches_ahead + (0 if device.is_host else feed.depth)
-        everything, spans = end_to_end.measure(loader, feed, state, queued, seconds["whole"], world)
+        everything, spans = end_to_end.measure(
+            loader, feed, state, queued, seconds["whole"], world, _device_s(queueing, stepping)
+        )
 
         self.say("decoding and training again")
-        places = decode.few_places(loader, recipe.data.batches_ahead, world)
         with open_loader(loader.threads, places) as again:
             decoding = decoding.pooled(decode.alone(again, self.again["decode"], world))
         step.mark(state, feed, DeviceTimer(device))  # a device's clock gets coarse after a long time
@@ -153,6 +163,7 @@ class _Profiling:
             everything,
             world.world_size,
             int(world.all_reduce_sum(torch.tensor(cores))),
+            queueing,
         )
         self.say("writing")
         result = Profile(
@@ -197,6 +208,14 @@ class _Profiling:
         self.console.print(f"in {folder}: {PROFILE}, {TIMELINE}")
         command = f"python tools/plot_profile.py {shlex.quote(str(folder / PROFILE))}"
         self.console.print(f"to draw a picture of it: {command} (from a checkout, with matplotlib)")
+
+
+def _device_s(queueing: queue.Queue | None, stepping: step.Step) -> float | None:
+    """How long the device computes a step without gaps, its sums included; None if that is not known."""
+    if queueing is None or queueing.device_ms is None:
+        return None
+    sums_ms = stepping.all_reduce_ms
+    return (queueing.device_ms.median + (sums_ms.median if sums_ms else 0.0)) / 1e3
 
 
 def _unwritable(folder: Path, why: object) -> UserError:

@@ -1,0 +1,38 @@
+"""How long the device computes a step, and how long it is idle: figures of spans, and of work that is queued ahead."""
+
+from __future__ import annotations
+
+import pytest
+
+from alexnet_fast.devices.device_timer import COPY, STEP, Span
+from alexnet_fast.profile.end_to_end import idle_share
+from standin import cases
+
+CASES = "profile/queueing_cases.py"
+
+
+def spans(steps: int, computed_s: float, each_s: float) -> list[Span]:
+    """Steps one after the other, of which each part lasts until the next begins, as events around late launches say."""
+    found = [Span(COPY, COPY, 0.0, steps * each_s)]
+    for step in range(steps):
+        begin_s = step * each_s
+        for part, share in (("normalize", 0.1), ("forward", 0.3), ("backward", 0.5), ("optimizer", 0.1)):
+            found.append(Span(STEP, part, begin_s, begin_s + share * computed_s))
+            begin_s += share * computed_s
+    return found
+
+
+def test_the_gaps_between_the_launches_of_a_step_count_as_idle() -> None:
+    without_gaps = spans(20, computed_s=0.01, each_s=0.01)
+    assert idle_share(without_gaps) == pytest.approx(0.0), "by its spans the device is busy all the time"
+    assert idle_share(without_gaps, device_s=0.0039) == pytest.approx(0.61)
+
+
+def test_the_device_is_never_busier_than_its_spans() -> None:
+    apart = spans(20, computed_s=0.005, each_s=0.01)
+    assert idle_share(apart, device_s=0.02) == idle_share(apart) == pytest.approx(0.487, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", cases.names(CASES))
+def test_on_the_stand_in_npu(name: str) -> None:
+    cases.check(CASES, name)
