@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..common import page_cache
-from ..devices.device_timer import NORMALIZE, STEP, DeviceTimer, Span, Stamp
+from ..devices.device_timer import STEP, DeviceTimer, Span, Stamp
 from ..distributed.world import World
 from ..engine.train_state import TrainState
 from ..loader.device_prefetcher import DevicePrefetcher
@@ -149,5 +149,6 @@ def idle_share(spans: list[Span], device_s: float | None = None) -> float:
     length_s = max(span.end_s for span in steps) - min(span.begin_s for span in steps)
     busy_s = sum(span.seconds for span in steps)
     if device_s is not None:
-        busy_s = min(busy_s, device_s * sum(span.name == NORMALIZE for span in steps))
+        first = min(steps, key=lambda span: span.begin_s).name
+        busy_s = min(busy_s, device_s * sum(span.name == first for span in steps))
     return max(0.0, 1 - busy_s / length_s)

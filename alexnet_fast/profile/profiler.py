@@ -10,14 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
-from rich.progress_bar import ProgressBar
-from rich.text import Text
 
 from ..beton.target_fields import TARGETS
 from ..build import init_distributed, train_loader, train_state
 from ..common.console import Console
 from ..common.cpus import allowed_cores
+from ..common.progress import ClockProgress
 from ..devices.device import Device
 from ..devices.device_timer import DeviceTimer, Span
 from ..distributed.world import World
@@ -50,26 +48,9 @@ def profile(recipe: Recipe, seconds: float = 60.0) -> Profile:
     """
     with ExitStack() as stack:
         world, device = init_distributed(recipe, stack)
+        DeviceTimer(device)  # raises for a device that cannot be timed, before minutes of measuring
         torch.manual_seed(recipe.run.seed)  # the same weights on all ranks
         return _Profiling(recipe, world, device, seconds, stack).run()
-
-
-class _ByTheClock(BarColumn):
-    """A bar that moves with the time, since a profile takes a given time."""
-
-    def __init__(self) -> None:
-        super().__init__(bar_width=24)
-
-    def render(self, task: Task) -> ProgressBar:
-        task.completed = min(task.elapsed or 0.0, task.total or 0.0)
-        return super().render(task)
-
-
-class _Left(ProgressColumn):
-    """Time left."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"about {max(0.0, task.remaining or 0.0):.0f} s left")
 
 
 class _Profiling:
@@ -84,16 +65,8 @@ class _Profiling:
         self.console = Console(quiet=not world.is_rank0, highlight=False, soft_wrap=True)
         self.began_s = time.perf_counter()
         self.progress = stack.enter_context(
-            Progress(
-                TextColumn("{task.description}"),
-                _ByTheClock(),
-                _Left(),
-                console=self.console,
-                refresh_per_second=1,  # drawing uses a core that is being measured
-                disable=not (self.console.is_terminal and world.is_rank0),
-            )
+            ClockProgress("opening", seconds + FIXED_S, self.console, speaks=world.is_rank0)
         )
-        self.task = self.progress.add_task("opening", total=seconds + FIXED_S)
 
     def run(self) -> Profile:
         recipe, world, device, seconds = self.recipe, self.world, self.device, self.seconds
@@ -179,10 +152,8 @@ class _Profiling:
         return result
 
     def say(self, what: str) -> None:
-        """Show what comes next, on the progress line or, if there is none, as a line."""
-        self.progress.update(self.task, description=what)
-        if self.progress.disable:
-            self.console.print(f"{what} ...")
+        """Show what comes next."""
+        self.progress.say(what)
 
     def check_folder(self) -> None:
         """Raise UserError for a folder that cannot be written, before minutes of measuring."""

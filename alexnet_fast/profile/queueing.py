@@ -26,17 +26,13 @@ from ..engine.train_state import TrainState
 from ..loader.buffer_pool import Batch
 from ..loader.device_prefetcher import DevicePrefetcher
 from .stats import WARM_UP_SHARE, WINDOWS, Stat, averaged, barrier, broadcast
-from .stepping import mark
+from .stepping import mark, step_on
 
 MIN_STEPS, MAX_STEPS = 2, 500  # of a window
 HELD_STEPS = 3  # of a window: each also needs the time for which the device is held
-LARGEST_SIDE, MOST_PRODUCTS = (
-    8192,
-    64,
-)  # of the products that hold the device: 1.1 TFLOP and 256 MiB each in float32
-HOLDS_ENOUGH = (
-    20.0  # times as long as the host queues; a step that is not queued by then waits for the device
-)
+LARGEST_SIDE = 8192  # of the products that hold the device: 1.1 TFLOP and 256 MiB each in float32
+MOST_PRODUCTS = 64
+HOLDS_ENOUGH = 5.0  # times as long as the host queues; work that began even so waits for the device
 
 
 @dataclass(frozen=True)
@@ -68,30 +64,30 @@ def measure(
     to call this.
     """
     mark(state, feed, None)  # marks cost the host time
-    images, labels = batch
-
-    def step() -> None:
-        state.train_step(feed.normalize(images), labels)
-
-    alone_ms = _host_ms(step, feed.device, repeat(None), 0, seconds * 0.25, world)
-    beside_ms = _host_ms(step, feed.device, batches, feed.depth, seconds * 0.5, world)
+    step = step_on(batch, state, feed)
+    alone_ms = host_time(step, feed.device, seconds * 0.25, world)
+    beside_ms = host_time(step, feed.device, seconds * 0.5, world, batches, feed.depth)
     # Without sums over ranks: some backends wait for the device to sum, which is then held.  They are measured elsewhere.
     with nullcontext() if world.world_size == 1 else state.precision.no_sync():
         device_ms = device_time(step, feed.device, alone_ms.median, seconds * 0.25, world)
-    images_of_all = len(labels) * world.world_size * 1e3
+    images_of_all = len(batch[1]) * world.world_size * 1e3
     median, least, most = (images_of_all / each for each in (beside_ms.median, beside_ms.max, beside_ms.min))
     return Queue(alone_ms, beside_ms, device_ms, Stat(median, least, most, beside_ms.n))
 
 
-def _host_ms(
+def host_time(
     step: Callable[[], None],
     device: Device,
-    batches: Iterator[object],
-    depth: int,
     seconds: float,
     world: World,
+    batches: Iterator[object] | None = None,
+    depth: int = 0,
 ) -> Stat:
-    """How long the host queues a step; a batch is taken before each, and at most `depth` steps are queued and not done."""
+    """How long the host queues a step, in milliseconds.
+
+    batches: one is taken before each step, and thrown away.  depth: how many steps may be queued and not done.
+    """
+    batches = repeat(None) if batches is None else batches
     in_flight: deque[torch.Event] = deque()
 
     def queue(steps: int) -> float:

@@ -28,6 +28,11 @@ def test_the_gaps_between_the_launches_of_a_step_count_as_idle() -> None:
     assert idle_share(without_gaps, device_s=0.0039) == pytest.approx(0.61)
 
 
+def test_a_step_may_be_one_span_as_a_captured_one_is() -> None:
+    captured = [Span(STEP, "step", 0.01 * step, 0.01 * step + 0.008) for step in range(20)]
+    assert idle_share(captured, device_s=0.004) == pytest.approx(1 - 20 * 0.004 / 0.198)
+
+
 def test_the_device_is_never_busier_than_its_spans() -> None:
     apart = spans(20, computed_s=0.005, each_s=0.01)
     assert idle_share(apart, device_s=0.02) == idle_share(apart) == pytest.approx(0.487, abs=1e-3)
