@@ -49,6 +49,18 @@ class Queue:
     device_ms: Stat | None
     img_per_s: Stat
 
+    def pooled(self, later: Queue) -> Queue:
+        """With a later measurement of the same steps."""
+        device_ms = self.device_ms
+        if device_ms is not None and later.device_ms is not None:
+            device_ms = device_ms.pooled(later.device_ms)
+        return Queue(
+            self.alone_ms.pooled(later.alone_ms),
+            self.beside_ms.pooled(later.beside_ms),
+            device_ms,
+            self.img_per_s.pooled(later.img_per_s),
+        )
+
 
 def measure(
     state: TrainState,
