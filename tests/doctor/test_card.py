@@ -150,12 +150,22 @@ def test_rows_without_a_fault_close_as_expected() -> None:
 def test_a_cpu_is_checked_where_that_makes_sense(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "alexnet", NARROW)
     monkeypatch.setattr(card_steps, "BATCHES_OF_A_CPU", (4, 8))
+    monkeypatch.setattr(card_steps, "PATIENCE", 1e9)
     small = bench()
     looks = (fast_paths.fast_paths, correctness.resume, correctness.waits_for_nothing, card_steps.by_batch)
     found = {row.name: row for row in checks.rows(small, 1.0, [Check("", 0.5, look) for look in looks])}
     assert found["plain step"].status == found["resume"].status == "ok"
     assert found["no synchronising call in a step"].status == "skipped"
     assert found["step, batch 4"].figures["img_per_s"] and found["step, batch 8"].figures["img_per_s"]
+
+
+def test_a_batch_that_would_take_too_long_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "alexnet", NARROW)
+    monkeypatch.setattr(card_steps, "BATCHES_OF_A_CPU", (4, 8))
+    monkeypatch.setattr(card_steps, "PATIENCE", 0)
+    first, second = card_steps.by_batch(bench())
+    assert first.figures["img_per_s"] and (second.name, second.status) == ("step, batch 8", "skipped")
+    assert "would take too long" in second.seen
 
 
 def test_two_ranks_of_a_cpu_sum_and_train_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
