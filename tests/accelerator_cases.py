@@ -190,6 +190,68 @@ def test_a_device_far_behind_the_host_gets_every_batch(device: Device, late: Any
     check_all_arrive(DevicePrefetcher(device, torch.float32), PinnedBatches([4] * 10 + [3]))
 
 
+@needs_standin
+def test_a_slot_is_copied_as_a_whole_since_the_host_waits_for_a_copy_from_within_one(device: Device) -> None:
+    assert STANDIN is not None
+    batches = PinnedBatches([4] * 8 + [3])
+    feed, before = DevicePrefetcher(device, torch.float32), STANDIN.waits()
+    check_all_arrive(feed, batches)
+    copies = [name for name in STANDIN.waits() - before if name.startswith("copy from")]
+    assert copies == [] and feed._buffers[0].memory is not None
+    (host,) = PinnedBatches([4])
+    host.labels.to(device.torch_device, non_blocking=True)
+    assert "copy from an offset of pinned memory" in {
+        name.partition(" in ")[0] for name in STANDIN.waits() - before
+    }
+
+
+@needs_standin
+def test_a_backend_that_cannot_read_bytes_as_labels_gets_two_copies(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = Tensor.view
+
+    def without_dtypes(tensor: Tensor, *shape: Any) -> Tensor:
+        if tensor.device.type != "cpu" and isinstance(shape[0], torch.dtype):
+            raise RuntimeError("view with another dtype is not supported")
+        return view(tensor, *shape)
+
+    monkeypatch.setattr(Tensor, "view", without_dtypes)
+    feed = DevicePrefetcher(device, torch.float32)
+    check_all_arrive(feed, PinnedBatches([4] * 8 + [3]))
+    assert feed._buffers[0].memory is None
+
+
+def test_batches_with_and_without_a_slot_may_alternate(device: Device) -> None:
+    feed, batches = DevicePrefetcher(device, torch.float32), PinnedBatches([4] * 6)
+    own = [Batch(*batches.expected(k)) if k % 2 else batch for k, batch in enumerate(batches)]
+    for k, (images, labels) in enumerate(feed(own)):
+        pixels, numbers = batches.expected(k)
+        assert torch.equal(labels.cpu(), numbers)
+        assert torch.allclose(images.cpu(), normalized(pixels), atol=1e-5)
+
+
+@needs_standin
+def test_events_that_tell_no_time_are_one_sentence_for_whoever_measures(device: Device) -> None:
+    assert STANDIN is not None
+    STANDIN.tell_time(False)
+    try:
+        with pytest.raises(
+            UserError, match="npu:0 cannot be measured, .*2.9.0.post2 on: install a newer one"
+        ):
+            DeviceTimer(device)
+    finally:
+        STANDIN.tell_time(True)
+
+
+@needs_standin
+def test_how_long_the_host_waits_for_the_device_is_counted(device: Device, late: Any) -> None:
+    late(copies_s=10 * LATE_S)
+    feed = DevicePrefetcher(device, torch.float32)
+    list(feed(PinnedBatches([4] * 10)))
+    assert feed.wait_s > LATE_S
+
+
 class Deaf(torch.Event):
     """An event that streams do not wait for."""
 

@@ -53,9 +53,15 @@ ROOMS = {
         "the command line",
         "build common distributed modelzoo_flags profile recipe recipe_toml synthetic torch_import trainer",
     ),
+    "doctor": Room(
+        "checks of the machine, of a recipe's files and, with --card, of an accelerator at work",
+        "beton build common decode devices distributed engine kernel_cache loader models profile recipe recipe_toml run synthetic "
+        "torch_import",
+        "torch numba PIL",
+    ),
     "profile": Room(
         "measures every stage alone and all together: the bottleneck, and how to remove it",
-        "beton build common decode devices distributed doctor engine loader packing recipe run",
+        "beton build common decode devices distributed engine loader packing recipe run",
         "torch PIL threading",
     ),
     "pack": Room("the command that packs: a folder to its betons", "beton common inspection packing", ""),
@@ -80,11 +86,6 @@ ROOMS = {
         "builds the parts of a run from a recipe",
         "beton common devices distributed engine loader models recipe run",
         "torch",
-    ),
-    "doctor": Room(
-        "checks of the machine and of a recipe's files",
-        "beton common decode devices kernel_cache models recipe recipe_toml torch_import",
-        "torch numba PIL",
     ),
     "inspection": Room(
         "looks into a file: figures, pictures, verification",

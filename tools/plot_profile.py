@@ -31,6 +31,11 @@ STEP_MS = {
     "of it, summing": "all_reduce_ms",  # None for one rank
     "optimizer": "optimizer_ms",
 }
+QUEUE_MS = {
+    "queued, alone": "alone_ms",
+    "queued, decoding": "beside_ms",
+    "computed, no gaps": "device_ms",  # None for a step that waits for the device
+}
 
 Stored = Mapping[str, Any]
 
@@ -98,8 +103,12 @@ def _figures(document: Stored) -> Figures:
     }
     if copy is not None:
         ceilings["copy"] = _bar("copy", copy["pinned_bytes_per_s"], copy["image_bytes"])
+    queue = document.get("queue") or {}  # None on a CPU; version 0.1 did not measure it
+    if queue:
+        ceilings["queue"] = _bar("queue on host", queue["img_per_s"])
     binding = "step" if verdict["binding"] == "all-reduce" else verdict["binding"]
-    ceilings[binding] = ceilings[binding]._replace(color=ORANGE)
+    if binding != "ahead":  # which has no ceiling
+        ceilings[binding] = ceilings[binding]._replace(color=ORANGE)
     made_on = {machine["device"]: 0, machine["processor"]: 0}  # one and the same on a CPU
     counts = plural(machine["cores"], "core"), plural(machine["ranks"], "rank"), document["made"][:10]
     lines = (
@@ -119,6 +128,11 @@ def _figures(document: Stored) -> Figures:
             _bar(part, step[key], color=GREY if key == "all_reduce_ms" else BLUE)
             for part, key in STEP_MS.items()
             if step[key] is not None
+        ]
+        + [
+            _bar(part, queue[key], color=GREY)
+            for part, key in QUEUE_MS.items()
+            if queue and queue[key] is not None
         ],
     )
 

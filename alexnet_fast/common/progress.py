@@ -1,4 +1,5 @@
-"""Progress of long work over many images: a bar on a terminal, a line every LINE_EVERY_S seconds in a log."""
+"""Progress of long work: over many images, a bar on a terminal and a line every LINE_EVERY_S seconds in a log; of work that takes a
+given time, a bar that moves by the clock and, in a log, a line for each part."""
 
 from __future__ import annotations
 
@@ -6,7 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress_bar import ProgressBar
+from rich.text import Text
 
 from ..errors import escaped
 from .console import Console
@@ -49,3 +60,53 @@ def progress_bar(name: str, total: int | None = None) -> Iterator[Callable[..., 
                 console.print(line, soft_wrap=True)
 
         yield progress
+
+
+class ClockProgress:
+    """Progress of measurements, which take a given time; a context, which ends the bar.
+
+    total_s: about how long they take.  speaks: False shows nothing, as on ranks other than the first.
+    """
+
+    def __init__(self, begin: str, total_s: float, console: Console, *, speaks: bool = True) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            _ByTheClock(bar_width=24),
+            _Left(),
+            console=console,
+            refresh_per_second=1,  # drawing uses a core that is being measured
+            disable=not (console.is_terminal and speaks),
+        )
+        self._task = self._bar.add_task(begin, total=total_s)
+
+    def __enter__(self) -> ClockProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def say(self, what: str) -> None:
+        """Show what comes next, on the progress line or, if there is none, as a line."""
+        self._bar.update(self._task, description=escaped(what))
+        if self._bar.disable:
+            self._console.print(f"{what} ...")
+
+    def stop(self) -> None:
+        self._bar.stop()
+
+
+class _ByTheClock(BarColumn):
+    """A bar that moves with the time."""
+
+    def render(self, task: Task) -> ProgressBar:
+        task.completed = min(task.elapsed or 0.0, task.total or 0.0)
+        return super().render(task)
+
+
+class _Left(ProgressColumn):
+    """Time left."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"about {max(0.0, task.remaining or 0.0):.0f} s left")

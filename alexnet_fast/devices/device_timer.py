@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..errors import UserError
+from .accelerator import first_line
 from .device import Device
 
 STEP, COPY = "step", "copy"  # lanes
@@ -33,7 +35,10 @@ class Span(NamedTuple):
 
 
 class DeviceTimer:
-    """Collects spans during a run.  Recording a span never waits for the device; reading them does."""
+    """Collects spans during a run.  Recording a span never waits for the device; reading them does.
+
+    Raises UserError for a device whose events tell no time.
+    """
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -43,6 +48,7 @@ class DeviceTimer:
             device.synchronize()
             self._origin = self._event()
             device.synchronize()
+            check_that_events_tell_time(device, self._origin)
         self._origin_s = time.perf_counter()
 
     @contextmanager
@@ -73,3 +79,23 @@ class DeviceTimer:
             return stamp
         assert self._origin is not None
         return self._origin_s + self._origin.elapsed_time(stamp) / 1e3
+
+
+def check_that_events_tell_time(device: Device, event: torch.Event) -> None:
+    """Raise UserError if the backend cannot tell the time between two events: torch_npu 2.9.0 before its .post2 cannot.
+
+    event: recorded, and reached.
+    """
+    try:
+        event.elapsed_time(event)
+    except (RuntimeError, AttributeError) as error:
+        package = device.facts.package
+        newer = (
+            f"{package} has it from 2.9.0.post2 on: install a newer one"
+            if package
+            else "install a newer torch"
+        )
+        raise UserError(
+            f"{device.torch_device} cannot be measured, because its events tell no time ({first_line(error)}): --profile and "
+            f"doctor --card need torch.Event.elapsed_time; {newer}. Training does not need it"
+        ) from error

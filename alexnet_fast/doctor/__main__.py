@@ -1,4 +1,4 @@
-"""``python -m alexnet_fast.doctor [RECIPE] [--set section.key=value ...] [--json]``.
+"""``python -m alexnet_fast.doctor [RECIPE] [--set section.key=value ...] [--json]``; with --card, see card/command.py.
 
 Exit codes: 0 no fault (there may be warnings), 1 a fault, 2 a mistake in the command or the recipe.
 """
@@ -10,14 +10,20 @@ import sys
 from collections.abc import Sequence
 
 from ..common.cli import Parser, path_text
+from ..common.machine import Machine
 from ..errors import UserError, exit_code
 from . import text_report
 from .checks import examine
-from .machine import Machine
+
+CARD = "--card"
 
 
 def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> int:
     """The command line; returns the exit code."""
+    if CARD in (sys.argv[1:] if argv is None else argv):
+        from .card.command import main as card  # imports torch, which the checks below do not
+
+        return card(argv)
     parser = Parser(
         prog="python -m alexnet_fast.doctor",
         description="What this machine gives a training run, what is wrong with it, and how to fix it.",
@@ -31,6 +37,11 @@ def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> i
         default=[],
         metavar="section.key=value",
         help="override one key; may be repeated",
+    )
+    parser.add_argument(
+        CARD,
+        action="store_true",
+        help="instead, check and measure the accelerator at work, in minutes: see --card --help",
     )
     parser.add_argument("--json", action="store_true", help="print a list of {name, status, found, remedy}")
 

@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..common.machine import Machine
 from ..common.text import size
 from ..devices.facts import CUDA, FACTS, NPU
 from .finding import Finding, fault, ok, warning
-from .machine import Machine
 from .probe import AUTOLOAD, ask
 from .software import version
 

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..common.machine import Machine
 from . import accelerators, host, recipe_checks, software
 from .accelerators import Torch
 from .finding import Finding, fault, look
-from .machine import Machine
 from .probe import NoAnswer
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import resource
 
+from ..common.machine import Machine
 from ..common.text import plural, size
 from .finding import Finding, ok, warning
-from .machine import Machine
 
 GIB = 1 << 30
 MIN_MEMORY = 4 * GIB  # a rank with its weights, libraries and batches, and room for the page cache

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..common.disk_space import room_for_checkpoints
+from ..common.machine import Machine
 from ..common.text import plural, size
 from ..errors import UserError
 from ..models import MODELS, ModelSpec
 from .accelerators import Torch
 from .finding import Finding, fault, ok, warning
-from .machine import Machine
 
 if TYPE_CHECKING:
     from ..beton.reader import Beton

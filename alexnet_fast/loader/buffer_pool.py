@@ -27,6 +27,20 @@ class ImagesAndLabels(NamedTuple):
     """(B,) int64, or float32 of a float field."""
 
 
+class Slot(NamedTuple):
+    """All bytes of a batch's page-locked buffer, for one copy to a device.
+
+    A copy from the start of a page-locked block runs beside the host everywhere; from an offset, as labels have it, a runtime that
+    cannot look up the pointer makes the host wait.
+    """
+
+    memory: torch.Tensor
+    """uint8, images of a full batch first."""
+    labels_at: int
+    """Bytes before the labels, 8 bytes each or less."""
+    batch_size: int
+
+
 class Batch(ImagesAndLabels):
     """One batch in host memory: ``images, labels = batch``, and ``batch.indices`` says which samples they are.
 
@@ -34,6 +48,8 @@ class Batch(ImagesAndLabels):
     """
 
     _indices: torch.Tensor | None = None
+    slot: Slot | None = None
+    """The whole buffer, if it is page-locked."""
 
     def __new__(
         cls, images: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor | None = None
@@ -136,5 +152,8 @@ class BufferPool:
 
     def lend(self, buffer: HostBuffer, count: int) -> Batch:
         """The first ``count`` samples of a filled buffer, which returns to the pool when their images, labels and indices are gone."""
-        lease = _Lease(buffer, self._free)
-        return Batch(*(torch.from_numpy(view[:count]) for view in buffer.views(np.asarray(lease))))
+        memory = np.asarray(_Lease(buffer, self._free))
+        batch = Batch(*(torch.from_numpy(view[:count]) for view in buffer.views(memory)))
+        if self.pin_memory:
+            batch.slot = Slot(torch.from_numpy(memory), buffer.image_bytes, self.batch_size)
+        return batch

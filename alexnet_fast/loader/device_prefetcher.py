@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
 from collections.abc import Generator, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -14,11 +16,15 @@ from torch import Tensor
 
 from ..devices.device import Device
 from ..devices.device_timer import COPY, NORMALIZE, STEP, DeviceTimer
+from .buffer_pool import Slot
 from .normalize import ImageNet, Normalizer
 
 
 class HostBatch(Protocol):
-    """images: uint8 (B, 3, H, W), contiguous.  labels: (B,), int64 or float32.  Both on the CPU."""
+    """images: uint8 (B, 3, H, W), contiguous.  labels: (B,), int64 or float32.  Both on the CPU.
+
+    A batch that has a `slot` (buffer_pool.Slot) is copied as a whole.
+    """
 
     @property
     def images(self) -> Tensor: ...
@@ -28,8 +34,12 @@ class HostBatch(Protocol):
 
 @dataclass
 class _DeviceBuffer:
-    """Device memory for one batch of bytes, and the events that say who may touch it."""
+    """Device memory for one batch of bytes, and the events that say who may touch it.
 
+    memory: images and labels in one piece, laid out as the host's slots; None if each is a piece of its own.
+    """
+
+    memory: Tensor | None
     images: Tensor
     labels: Tensor
     copied: torch.Event  # recorded on the copy stream: the host batch may be released
@@ -53,6 +63,7 @@ class DevicePrefetcher:
         once the next one was taken, in the order of the device's work.
     timer: records when each copy and each normalize ran, for callers that profile; None = nothing is recorded.
     normalizer: what normalizes, where others share it; None = one of its own, with ImageNet's mean and standard deviation.
+    wait_s: seconds that the host has waited here for the device, so far.
     """
 
     def __init__(
@@ -68,8 +79,9 @@ class DevicePrefetcher:
         self.normalizes = normalizes
         self._normalizer = normalizer or Normalizer(device, ImageNet, dtype)
         self.timer: DeviceTimer | None = None
+        self.wait_s = 0.0
         self._buffers: list[_DeviceBuffer] = []
-        self._copies = self._passes = 0
+        self._copies = self._passes = self._takes_slots = 0
 
     def __call__(self, batches: Iterable[HostBatch]) -> Generator[tuple[Tensor, Tensor], None, None]:
         """One pass over `batches`."""
@@ -124,8 +136,11 @@ class DevicePrefetcher:
         with self._copy_stream:
             buffer.normalized.wait(self._copy_stream)
             with self._span(COPY, COPY):
-                buffer.images[:count].copy_(batch.images, non_blocking=True)
-                buffer.labels[:count].copy_(batch.labels, non_blocking=True)
+                if buffer.memory is not None and (slot := slot_of(batch)) is not None:
+                    buffer.memory.copy_(slot.memory, non_blocking=True)
+                else:
+                    buffer.images[:count].copy_(batch.images, non_blocking=True)
+                    buffer.labels[:count].copy_(batch.labels, non_blocking=True)
             buffer.copied.record(self._copy_stream)
 
     def _deliver(self, in_flight: deque[tuple[_DeviceBuffer, HostBatch]]) -> Generator[tuple[Tensor, Tensor]]:
@@ -140,7 +155,9 @@ class DevicePrefetcher:
             buffer.normalized.record(compute)
         # The one place where the host waits.  The copy was queued `depth` batches ago, so it is long done
         # unless the device lags: this is also what keeps the host from running away from it.
+        began_s = time.perf_counter()
         self.device.wait_for(buffer.copied)
+        self.wait_s += time.perf_counter() - began_s
         in_flight.popleft()
         del batch
         yield images, labels
@@ -154,8 +171,9 @@ class DevicePrefetcher:
             and self._buffers[0].images.shape[1:] == batch.images.shape[1:]
             and self._buffers[0].labels.dtype == batch.labels.dtype
             and len(batch.labels) <= len(self._buffers[0].labels)
+            and self._takes_slots == size_of_slot(batch)
         ):
-            self._buffers = self._make_buffers(batch)
+            self._buffers, self._takes_slots = self._make_buffers(batch), size_of_slot(batch)
         self._copies += 1
         return self._buffers[self._copies % len(self._buffers)]
 
@@ -163,14 +181,33 @@ class DevicePrefetcher:
         """Device memory for `depth` + 1 batches as large as this one."""
         compute = self.device.current_stream()
         buffers = [
-            _DeviceBuffer(
-                torch.empty(batch.images.shape, dtype=torch.uint8, device=self.device.torch_device),
-                torch.empty(batch.labels.shape, dtype=batch.labels.dtype, device=self.device.torch_device),
-                self.device.event(),
-                self.device.event(),
-            )
+            _DeviceBuffer(*self._make_memory(batch), self.device.event(), self.device.event())
             for _ in range(self.depth + 1)
         ]
         for buffer in buffers:  # the memory may still be in use by what the compute stream has queued
             buffer.normalized.record(compute)
         return buffers
+
+    def _make_memory(self, batch: HostBatch) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Device memory for one batch: all of it, its images, its labels."""
+        device = self.device.torch_device
+        if (slot := slot_of(batch)) is not None:
+            shape = (slot.batch_size, *batch.images.shape[1:])
+            memory = torch.empty(slot.memory.shape, dtype=torch.uint8, device=device)
+            labels = memory[slot.labels_at : slot.labels_at + 8 * slot.batch_size]
+            with suppress(RuntimeError):  # of a backend that cannot read bytes as another dtype
+                as_labels = labels.view(batch.labels.dtype)[: slot.batch_size]
+                return memory, memory[: math.prod(shape)].view(shape), as_labels
+        images = torch.empty(batch.images.shape, dtype=torch.uint8, device=device)
+        return None, images, torch.empty(batch.labels.shape, dtype=batch.labels.dtype, device=device)
+
+
+def slot_of(batch: HostBatch) -> Slot | None:
+    """The batch's page-locked buffer as a whole, if it has one."""
+    return getattr(batch, "slot", None)
+
+
+def size_of_slot(batch: HostBatch) -> int:
+    """Its bytes; 0 for none."""
+    slot = slot_of(batch)
+    return 0 if slot is None else slot.memory.numel()

@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..common.text import plural
+from .evidence import percent
+from .prediction import Stages
 from .result import Profile
 from .stats import Stat
 
@@ -28,7 +30,7 @@ def show(profile: Profile, console: Console) -> None:
     table.add_row(
         "end to end",
         f"{whole.img_per_s.median:,.0f}",
-        f"{spread(whole.img_per_s)}, waits for data {100 * whole.data_wait_share:.0f} % of the time",
+        f"{spread(whole.img_per_s)}, {times(stages)}",
     )
     console.print(table)
     console.print(verdict.text, markup=False)
@@ -62,7 +64,28 @@ def details(profile: Profile) -> dict[str, str]:
         found["copy"] = (
             f"page-locked {copy.pinned_bytes_per_s.median / 1e9:,.2f} GB/s, otherwise {copy.pageable_bytes_per_s.median / 1e9:,.2f}"
         )
+    if (queue := stages.queue) is not None:
+        computed = (
+            "a step waits for the device"
+            if queue.device_ms is None
+            else f"the device computes one in {queue.device_ms.median:,.2f}"
+        )
+        found["queue"] = (
+            f"a step takes the host {queue.alone_ms.median:,.2f} ms alone, {queue.beside_ms.median:,.2f} next to the decoding threads; "
+            f"{computed}"
+        )
     return found
+
+
+def times(stages: Stages) -> str:
+    """What the host, the device and the decoding threads did end to end."""
+    whole = stages.whole
+    said = f"waits for data {percent(whole.data_wait_share)} of the time"
+    if not stages.shares_cores:
+        said += (
+            f" and for the device {percent(whole.device_wait_share)}, device idle {percent(whole.idle_share)}"
+        )
+    return f"{said}, decoding threads busy {percent(whole.decode_busy_share)}"
 
 
 def spread(figure: Stat) -> str:

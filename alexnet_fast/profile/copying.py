@@ -12,6 +12,7 @@ from ..distributed.world import World
 from .stats import Stat, throughput
 
 AT_ONCE = 4  # copies queued before they are waited for
+LABEL_BYTES = 16  # of a sample: its label and its index
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Copy:
 
 
 def measure(device: Device, batch_size: int, size: int, seconds: float, world: World) -> Copy | None:
-    """Copy batches of uint8 (batch_size, 3, size, size) and their labels for about `seconds`; None on a CPU, where nothing is copied."""
+    """Copy batches of uint8 (batch_size, 3, size, size) with their labels, in one block each, for about `seconds`; None on a CPU, where nothing is copied."""
     if device.is_host:
         return None
     pinned, pageable = (
@@ -39,19 +40,16 @@ def measure(device: Device, batch_size: int, size: int, seconds: float, world: W
 
 
 def _copies(device: Device, batch_size: int, size: int, pin: bool) -> Callable[[], int]:
-    sources = (
-        torch.zeros(batch_size, 3, size, size, dtype=torch.uint8, pin_memory=pin),
-        torch.zeros(batch_size, dtype=torch.int64, pin_memory=pin),
-    )
-    targets = [torch.empty_like(source, device=device.torch_device) for source in sources]
+    images = batch_size * 3 * size * size
+    source = torch.zeros(images + LABEL_BYTES * batch_size, dtype=torch.uint8, pin_memory=pin)
+    target = torch.empty_like(source, device=device.torch_device)
     stream = device.stream()
 
     def copy() -> int:
         with stream:
             for _ in range(AT_ONCE):
-                for source, target in zip(sources, targets, strict=True):
-                    target.copy_(source, non_blocking=True)
+                target.copy_(source, non_blocking=True)
         stream.synchronize()
-        return AT_ONCE * sources[0].numel()
+        return AT_ONCE * images
 
     return copy

@@ -8,11 +8,13 @@ from typing import Literal, NamedTuple
 from .copying import Copy
 from .decoding import Decode
 from .end_to_end import EndToEnd
+from .queueing import Queue
 from .repack import StorageOption
 from .stepping import Step
 from .storage import Read
 
-Stage = Literal["read", "decode", "copy", "step", "all-reduce"]
+Stage = Literal["read", "decode", "copy", "step", "all-reduce", "queue", "ahead"]
+"""Of "ahead", batches that are not prepared far enough ahead, there is no ceiling."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Stages:
     ranks: int
     cores: int
     """Of all ranks together."""
+    queue: Queue | None = None
 
     @property
     def shares_cores(self) -> bool:
@@ -50,6 +53,10 @@ class Stages:
         summing = self.step.all_reduce_ms
         return summing.median / self.step.step_ms.median if summing else 0.0
 
+    def all_reduce_if_it_binds(self, stage: Stage) -> Stage:
+        """The stage, or for a step that mostly sums gradients, that."""
+        return "all-reduce" if stage == "step" and self.summing_share > 0.5 else stage
+
     def ceilings(self, resident_share: float | None = None) -> dict[Stage, float]:
         """What each stage could do alone, in img/s over all ranks, with this share of the file in the page cache (default: as now)."""
         resident_share = self.whole.resident_share if resident_share is None else resident_share
@@ -60,6 +67,8 @@ class Stages:
         }
         if self.copy is not None:
             found["copy"] = self.copy.img_per_s
+        if self.queue is not None:
+            found["queue"] = self.queue.img_per_s.median
         return found
 
 
@@ -84,5 +93,4 @@ def predict(stages: Stages, ceilings: dict[Stage, float]) -> Prediction:
         if step_s + decode_s > 1 / found.img_per_s:
             more: Stage = "step" if step_s > decode_s else "decode"
             found = Prediction(1 / (step_s + decode_s), more, (step_s, decode_s))
-    sums_bind = found.binding == "step" and stages.summing_share > 0.5
-    return found._replace(binding="all-reduce") if sums_bind else found
+    return found._replace(binding=stages.all_reduce_if_it_binds(found.binding))

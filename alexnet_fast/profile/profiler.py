@@ -10,14 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
-from rich.progress_bar import ProgressBar
-from rich.text import Text
 
 from ..beton.target_fields import TARGETS
 from ..build import fast_paths, init_distributed, train_loader, train_state
 from ..common.console import Console
 from ..common.cpus import allowed_cores
+from ..common.progress import ClockProgress
 from ..devices.device import Device
 from ..devices.device_timer import DeviceTimer, Span
 from ..distributed.world import World
@@ -30,14 +28,22 @@ from ..run.ceiling import PROFILE, machine_of
 from . import chrome_trace, console_report, end_to_end, repack, storage
 from . import copying as copy
 from . import decoding as decode
+from . import queueing as queue
 from . import stepping as step
 from .prediction import Stages
 from .result import PICTURE, TIMELINE, Profile
 from .verdict import find_bottleneck
 
-SHARES = {"read": 0.05, "decode": 0.22, "copy": 0.06, "step": 0.15, "whole": 0.33}  # of the time
-# Decoding and the step are measured again after the end-to-end run, so that a machine that slows down does so for both.
-AGAIN = {"decode": 0.05, "step": 0.14}
+SHARES = {
+    "read": 0.05,
+    "decode": 0.2,
+    "copy": 0.06,
+    "step": 0.13,
+    "queue": 0.06,
+    "whole": 0.26,
+}  # of the time
+# Decoding, the step and queueing are measured again after the end-to-end run, so that a machine that slows down does so for both.
+AGAIN = {"decode": 0.05, "step": 0.14, "queue": 0.05}
 FIXED_S = 8.0  # for what has a fixed time: opening, the disk, the decoder's split, other ways to store
 
 
@@ -49,26 +55,9 @@ def profile(recipe: Recipe, seconds: float = 60.0) -> Profile:
     """
     with ExitStack() as stack:
         world, device = init_distributed(recipe, stack)
+        DeviceTimer(device)  # raises for a device that cannot be timed, before minutes of measuring
         torch.manual_seed(recipe.run.seed)  # the same weights on all ranks
         return _Profiling(recipe, world, device, seconds, stack).run()
-
-
-class _ByTheClock(BarColumn):
-    """A bar that moves with the time, since a profile takes a given time."""
-
-    def __init__(self) -> None:
-        super().__init__(bar_width=24)
-
-    def render(self, task: Task) -> ProgressBar:
-        task.completed = min(task.elapsed or 0.0, task.total or 0.0)
-        return super().render(task)
-
-
-class _Left(ProgressColumn):
-    """Time left."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"about {max(0.0, task.remaining or 0.0):.0f} s left")
 
 
 class _Profiling:
@@ -80,19 +69,13 @@ class _Profiling:
         self.recipe, self.world, self.device, self.stack = recipe, world, device, stack
         self.seconds = {stage: share * seconds for stage, share in SHARES.items()}
         self.again = {stage: share * seconds for stage, share in AGAIN.items()}
+        if device.is_host:  # which queues nothing
+            self.seconds["whole"] += self.seconds["queue"] + self.again["queue"]
         self.console = Console(quiet=not world.is_rank0, highlight=False, soft_wrap=True)
         self.began_s = time.perf_counter()
         self.progress = stack.enter_context(
-            Progress(
-                TextColumn("{task.description}"),
-                _ByTheClock(),
-                _Left(),
-                console=self.console,
-                refresh_per_second=1,  # drawing uses a core that is being measured
-                disable=not (self.console.is_terminal and world.is_rank0),
-            )
+            ClockProgress("opening", seconds + FIXED_S, self.console, speaks=world.is_rank0)
         )
-        self.task = self.progress.add_task("opening", total=seconds + FIXED_S)
 
     def run(self) -> Profile:
         recipe, world, device, seconds = self.recipe, self.world, self.device, self.seconds
@@ -135,14 +118,27 @@ class _Profiling:
         batch = step.random_batch(loader.size, targets, device.torch_device)
         stepping = step.measure(state, feed, batch, cores, seconds["step"], world)
 
+        places = decode.few_places(loader, recipe.data.batches_ahead, world)
+        queueing = None
+        if not device.is_host:
+            self.say("queueing steps next to decoding")
+            with open_loader(loader.threads, places) as beside:
+                batches = decode.forever(beside)
+                queueing = queue.measure(state, feed, batch, batches, seconds["queue"], world)
+
         self.say("training with everything running")
         queued = recipe.data.batches_ahead + (0 if device.is_host else feed.depth)
-        everything, spans = end_to_end.measure(loader, feed, state, queued, seconds["whole"], world)
+        everything, spans = end_to_end.measure(
+            loader, feed, state, queued, seconds["whole"], world, _device_s(queueing, stepping)
+        )
 
         self.say("decoding and training again")
-        places = decode.few_places(loader, recipe.data.batches_ahead, world)
         with open_loader(loader.threads, places) as again:
             decoding = decoding.pooled(decode.alone(again, self.again["decode"], world))
+            if queueing is not None:
+                batches = decode.forever(again)
+                later = queue.measure(state, feed, batch, batches, self.again["queue"], world)
+                queueing = queueing.pooled(later)
         step.mark(state, feed, DeviceTimer(device))  # a device's clock gets coarse after a long time
         stepping = stepping.pooled(step.measure(state, feed, batch, cores, self.again["step"], world))
 
@@ -155,6 +151,7 @@ class _Profiling:
             everything,
             world.world_size,
             int(world.all_reduce_sum(torch.tensor(cores))),
+            queueing,
         )
         self.say("writing")
         result = Profile(
@@ -170,10 +167,8 @@ class _Profiling:
         return result
 
     def say(self, what: str) -> None:
-        """Show what comes next, on the progress line or, if there is none, as a line."""
-        self.progress.update(self.task, description=what)
-        if self.progress.disable:
-            self.console.print(f"{what} ...")
+        """Show what comes next."""
+        self.progress.say(what)
 
     def check_folder(self) -> None:
         """Raise UserError for a folder that cannot be written, before minutes of measuring."""
@@ -199,6 +194,14 @@ class _Profiling:
         self.console.print(f"in {folder}: {PROFILE}, {TIMELINE}")
         command = f"python tools/plot_profile.py {shlex.quote(str(folder / PROFILE))}"
         self.console.print(f"to draw a picture of it: {command} (from a checkout, with matplotlib)")
+
+
+def _device_s(queueing: queue.Queue | None, stepping: step.Step) -> float | None:
+    """How long the device computes a step without gaps, its sums included; None if that is not known."""
+    if queueing is None or queueing.device_ms is None:
+        return None
+    sums_ms = stepping.all_reduce_ms
+    return (queueing.device_ms.median + (sums_ms.median if sums_ms else 0.0)) / 1e3
 
 
 def _unwritable(folder: Path, why: object) -> UserError:

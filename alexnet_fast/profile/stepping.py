@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,6 +63,12 @@ def mark(state: TrainState, feed: DevicePrefetcher, timer: DeviceTimer | None) -
     state.timer = feed.timer = timer
 
 
+def step_on(batch: tuple[Tensor, Tensor], state: TrainState, feed: DevicePrefetcher) -> Callable[[], None]:
+    """What queues one training step, normalizing included, on a batch that is on the device: uint8 (B, 3, H, W) and targets (B,)."""
+    images, labels = batch
+    return lambda: state.train_step(images, labels)
+
+
 def measure(
     state: TrainState,
     feed: DevicePrefetcher,
@@ -74,13 +81,13 @@ def measure(
 
     batch: uint8 (B, 3, H, W) and targets (B,), on the device.  cores: of this rank.  Every rank has to call this.
     """
-    timer, (images, labels) = feed.timer, batch
+    timer, step = feed.timer, step_on(batch, state, feed)
     assert timer is not None
 
     def run(steps: int) -> np.ndarray:
         """(steps, state.parts) milliseconds."""
         for _ in range(steps):
-            state.train_step(images, labels)
+            step()
         spans = timer.read()
         ends = np.array([(span.begin_s, span.end_s) for span in spans]).reshape(steps, len(state.parts), 2)
         # The time between two parts belongs to the second.
@@ -125,7 +132,7 @@ def measure(
     ).tolist()
     normalize, forward, backward, optimizer = map(Stat.of, parts_ms.T)
     return Step(
-        img_per_s=Stat.of(len(labels) * world.world_size * 1e3 / step_ms),
+        img_per_s=Stat.of(len(batch[1]) * world.world_size * 1e3 / step_ms),
         step_ms=Stat.of(step_ms),
         normalise_ms=normalize,
         forward_ms=forward,

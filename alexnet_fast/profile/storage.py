@@ -12,8 +12,8 @@ import torch
 
 from ..beton.reader import Beton
 from ..common import page_cache
+from ..common.machine import Machine
 from ..distributed.world import World
-from ..doctor.machine import Machine
 from ..loader.loader import Loader
 from ..loader.page_advice import PAGE
 from ..loader.sampler import epoch_permutation

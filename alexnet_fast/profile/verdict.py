@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from .evidence import bottleneck, contradiction, percent
 from .prediction import Prediction, Stage, Stages, predict
 from .stepping import PARTS
 
@@ -15,6 +16,8 @@ WORDS: dict[str, str] = {
     "copy": "copying to the device",
     "step": "the training step",
     "all-reduce": "summing gradients over the ranks",
+    "queue": "queueing steps on the host",
+    "ahead": "preparing batches far enough ahead",
 }
 AGREES = 0.15  # a larger difference from the prediction is reported
 GAINS = 1.1  # times as fast; advice that gains less is not given
@@ -45,6 +48,8 @@ class Verdict:
 def find_bottleneck(stages: Stages) -> Verdict:
     """Name the bottleneck."""
     found = predict(stages, stages.ceilings())
+    lowest = found.binding
+    found = found._replace(binding=bottleneck(stages, found))
     later = predict(stages, stages.ceilings(1.0)) if stages.fits_into_memory else found
     return Verdict(
         found.binding,
@@ -55,7 +60,14 @@ def find_bottleneck(stages: Stages) -> Verdict:
         if found.cores_s is None
         else "decoding and the step share the cores, so their core-seconds an image add up",
         stages.whole.img_per_s.median / found.img_per_s,
-        " ".join([*in_words(stages, found), *ADVICE[found.binding](stages, found), *slow_samples(stages)]),
+        " ".join(
+            [
+                *in_words(stages, found),
+                *not_the_lowest(stages, lowest, found.binding),
+                *ADVICE[found.binding](stages, found),
+                *slow_samples(stages),
+            ]
+        ),
     )
 
 
@@ -72,7 +84,9 @@ def in_words(stages: Stages, found: Prediction) -> list[str]:
         f"Alone they make, in img/s: {listed(f'{WORDS[name]} {rate:,.0f}' for name, rate in alone)}.",
         f"The step waits for data {waits} of its time."
         if stages.shares_cores
-        else f"The device is idle {100 * whole.idle_share:.0f} % of the time, and the host waits for data {waits}.",
+        else f"The device is idle {percent(whole.idle_share)} of the time; the host waits {waits} for data and "
+        f"{percent(whole.device_wait_share)} for the device, and queues steps {percent(whole.queue_share)}; the decoding threads work "
+        f"{percent(whole.decode_busy_share)}.",
     ]
     if abs(share - 1) > AGREES:
         said.append(
@@ -81,6 +95,46 @@ def in_words(stages: Stages, found: Prediction) -> list[str]:
             "see timeline.json, and whether something else was busy on this machine."
         )
     return said
+
+
+def not_the_lowest(stages: Stages, lowest: Stage, binding: Stage) -> list[str]:
+    """If the stage that makes least alone is not the bottleneck: why it cannot be."""
+    if binding == lowest or (why := contradiction(stages, lowest)) is None:
+        return []
+    return [f"{WORDS[lowest].capitalize()} makes least alone, but is not the limit: {why}."]
+
+
+def quicker_queueing(stages: Stages, found: Prediction) -> list[str]:
+    """How long the host takes for a step, and what would take it less."""
+    queue, decode, whole = stages.queue, stages.decode, stages.whole
+    assert queue is not None
+    alone, beside = queue.alone_ms.median, queue.beside_ms.median
+    said = [
+        f"Queueing a step takes the host {alone:,.2f} ms alone and {beside:,.2f} ms next to the decoding threads"
+        + (f", and the device computes it in {queue.device_ms.median:,.2f} ms." if queue.device_ms else ".")
+    ]
+    would = ["engine.graph = true (a step in one call)", "a larger batch on each rank"]
+    enough = GAINS * max(whole.img_per_s.median, queue.img_per_s.median)
+    fewer = [
+        point
+        for point in decode.scaling
+        if point.threads < decode.threads and point.img_per_s.median > enough
+    ]
+    if beside > GAINS * alone and fewer:
+        would.append(
+            f"fewer decoding threads (data.threads = {fewer[0].threads} alone make {fewer[0].img_per_s.median:,.0f} img/s)"
+        )
+    said.append(f"More cores for decoding would not help: {listed(would, 'or')} would.")
+    if (limit := without(stages, "queue")) > enough:
+        said.append(f"The next limit is {limit:,.0f} img/s.")
+    return said
+
+
+def further_ahead(stages: Stages, found: Prediction) -> list[str]:
+    """What would keep idle decoding threads busy while the host waits for data."""
+    return [
+        "Batches are not prepared far enough ahead: neither more cores nor smaller samples would help, a larger data.batches_ahead would."
+    ]
 
 
 def faster_steps(stages: Stages, found: Prediction) -> list[str]:
@@ -128,8 +182,8 @@ def faster_decoding(stages: Stages, found: Prediction) -> list[str]:
         )
     if found.cores_s is not None:
         return said + less_for_the_cores(stages, found)
-    if found.binding == "decode" and not stages.shares_cores:
-        wanted, threads = without(stages, "decode"), stages.decode_threads
+    wanted, threads = without(stages, "decode"), stages.decode_threads
+    if found.binding == "decode" and not stages.shares_cores and wanted > stages.decode.img_per_s:
         each = stages.decode.img_per_s / threads
         said.append(
             f"To reach the next limit, {wanted:,.0f} img/s, it takes about {math.ceil(wanted / each)} cores in place of "
@@ -207,9 +261,9 @@ def without(stages: Stages, stage: Stage) -> float:
     return predict(stages, {**stages.ceilings(), stage: math.inf}).img_per_s
 
 
-def listed(words: Iterable[str]) -> str:
+def listed(words: Iterable[str], join: str = "and") -> str:
     *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
+    return f"{', '.join(first)} {join} {last}" if first else last
 
 
 ADVICE = {
@@ -218,4 +272,6 @@ ADVICE = {
     "copy": faster_copies,
     "step": faster_steps,
     "all-reduce": faster_steps,
+    "queue": quicker_queueing,
+    "ahead": further_ahead,
 }

@@ -1,97 +1,158 @@
-"""Promise 10: a fast path of a training step is compared with the plain step where it runs, before it is used; one that differs is
-switched off with a sentence, and the run is the plain one to the bit."""
+"""Promise 10: graphs, compiled steps, fused kernels and our own decoders give the plain path's results, checked where they run, before they
+are trusted; if they do not, the plain path runs and one sentence says why."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-import betons
-from alexnet_fast import trainer
-from alexnet_fast.devices.cpu import Cpu
-from alexnet_fast.engine import fast_paths
-from alexnet_fast.engine.train_state import TrainState
+from alexnet_fast import Loader
+from alexnet_fast.devices.registry import resolve
+from alexnet_fast.doctor.card import fast_paths as card
+from alexnet_fast.doctor.card.bench import IMAGES, Bench
+from alexnet_fast.engine import fast_paths as paths
+from alexnet_fast.loader.buffer_pool import Batch
 from alexnet_fast.models import MODELS
-from alexnet_fast.packing.encode import Encoding, encode_jpeg
+from alexnet_fast.packing import libjpeg
+from alexnet_fast.packing.encode import Encoding, encode_image
 from alexnet_fast.recipe_toml import validate
-from alexnet_fast.run import checkpoint
-from alexnet_fast.run.checkpoint import LAST
+from betons import jpeg, photo_paths, picture, write
 from stress.narrow_model import NARROW
 
+CLASSES, BATCH, SIZE = 10, 4, 64
 
-class Replay:
-    """In place of a captured step: the eager one."""
 
-    used = 0
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setitem(MODELS, "alexnet", NARROW)
+    small = {
+        "data": {"size": SIZE, "global_batch_size": BATCH, "threads": 1},
+        "model": {"num_classes": CLASSES},
+    }
+    return Bench(validate(small), resolve("cpu"), lambda text: None)
 
-    def __init__(self, state: TrainState) -> None:
-        self.state = state
 
-    def takes(self, *inputs: Tensor) -> bool:
+# --- our own decoder --------------------------------------------------------------------------------------------
+
+
+def pixels(path: Path, decoder: Any) -> tuple[np.ndarray, Any]:
+    with Loader(path, 8, train=True, size=96, threads=2, decoder=decoder) as loader:
+        return np.concatenate([batch.images.numpy().copy() for batch in loader]), loader.decode_paths
+
+
+def test_our_own_decoder_gives_the_plain_ones_pixels_to_the_bit(photo_beton: Path) -> None:
+    ours, paths = pixels(photo_beton, "auto")
+    plain, of_plain = pixels(photo_beton, "libjpeg")
+    assert paths.own >= 192 and of_plain.own == 0, "each decoded by its own"
+    assert np.array_equal(ours, plain)
+
+
+def test_what_our_own_decoder_does_not_know_takes_the_plain_path_and_is_counted(tmp_path: Path) -> None:
+    usual = [jpeg(picture(100, 80, seed)) for seed in range(4)]
+    unusual = [jpeg(picture(100, 80, seed), progressive=True) for seed in range(4, 8)]
+    path = write(tmp_path / "a.beton", usual + unusual)
+    ours, paths = pixels(path, "auto")
+    assert np.array_equal(ours, pixels(path, "libjpeg")[0])
+    assert paths.unusual >= 4 and paths.own >= 4 and paths.amiss == 0
+
+
+class WrongPixel(Loader):
+    """A decoder of our own that is one level off in one pixel."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            if self.options.decoder == "auto":
+                batch.images[0, 0, 0, 0] ^= 1
+            yield batch
+
+
+def test_the_doctor_sees_one_wrong_bit_of_our_own_decoder(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alexnet_fast.doctor.card.bench.IMAGES", min(IMAGES, 16))
+    assert card.own_decoder(bench).agrees
+    monkeypatch.setattr("alexnet_fast.build.Loader", WrongPixel)
+    found = card.own_decoder(bench)
+    assert not found.agrees and found.difference > 0 and 'data.decoder = "libjpeg"' in found.remedy
+
+
+# --- the packer's ------------------------------------------------------------------------------------------------
+
+
+def test_the_packers_fast_decoder_is_used_where_it_is_proven_and_the_bytes_are_the_same_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not libjpeg.proven():
+        pytest.skip("libturbojpeg is not installed, or not proven here")
+    sources = photo_paths(8)
+
+    def packed() -> list[bytes]:
+        return [encode_image(source, Encoding(max_resolution=128)).payload for source in sources]
+
+    fast = packed()
+    monkeypatch.setattr(libjpeg, "proven", frozenset)
+    with Image.open(sources[0]) as image:
+        assert libjpeg.pixels(sources[0].read_bytes(), ((2, 2), (1, 1), (1, 1)), image, 1) is None, (
+            "the plain path"
+        )
+    assert packed() == fast
+
+
+# --- the step ----------------------------------------------------------------------------------------------------
+
+
+def test_the_plain_step_itself_is_compared_with_float64_and_a_wrong_one_is_seen(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert card.plain_step(bench).agrees
+    step = torch.optim.SGD.step
+
+    def without_momentum(optimizer: torch.optim.SGD, *arguments: Any) -> Any:
+        for state in optimizer.state.values():
+            if state["momentum_buffer"].dtype is torch.float32:
+                state["momentum_buffer"].zero_()
+        return step(optimizer, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", without_momentum)
+    found = card.plain_step(bench)
+    assert not found.agrees and found.why and "do not train on it" in found.remedy
+
+
+class WrongReplay:
+    """In place of a captured step: the plain one on the images that it was captured with."""
+
+    def __init__(self, state: Any, images: Tensor, targets: Tensor) -> None:
+        self.state, self.images = state, images.clone()
+
+    def takes(self, images: Tensor, targets: Tensor) -> bool:
         return True
 
     def __call__(self, images: Tensor, targets: Tensor) -> None:
-        Replay.used += 1
-        self.state.eager_step(images, targets)
+        self.state.eager_step(self.images, targets)
 
 
-class ReplayOfOldImages(Replay):
-    def __call__(self, images: Tensor, targets: Tensor) -> None:
-        self.state.eager_step(torch.zeros_like(images), targets)
-
-
-def run(folder: Path, name: str, **engine: Any) -> tuple[list[float], dict[str, Any]]:
-    """A run's losses and its last checkpoint."""
-    recipe = validate(
-        {
-            "run": {"name": name, "out": str(folder), "device": "cpu"},
-            "data": {
-                "train": str(folder / "train.beton"), "size": 64, "global_batch_size": 4, "threads": 1,
-            },
-            "model": {"num_classes": 3},
-            "schedule": {"epochs": 2},
-            "engine": engine,
-            "eval": {"every": 0},
-            "log": {"print_freq": 1},
-        }
-    )  # fmt: skip
-    trainer.train(recipe)
-    lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["kind"] == "step"], checkpoint.load(folder / name / LAST)
-
-
-def test_a_right_one_is_used_and_a_wrong_one_leaves_the_plain_run_to_the_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_fast_step_that_is_wrong_is_off_and_one_sentence_says_why(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jpegs = [encode_jpeg(betons.picture(90, 80, k), Encoding()) for k in range(10)]
-    betons.write(tmp_path / "train.beton", jpegs, [k % 3 for k in range(10)])
-    monkeypatch.setitem(MODELS, "alexnet", NARROW)
-    monkeypatch.setattr(Cpu, "why_no_graph", "")
-    plain, saved = run(tmp_path, "plain")
-    assert saved["fast_paths"] == [] and "engine.graph" not in capsys.readouterr().out
+    def switch(state: Any, on: bool, batch: tuple[Tensor, Tensor]) -> None:
+        state.graph = WrongReplay(state, *batch) if on else None
 
-    for kind, on in ((Replay, ["graph"]), (ReplayOfOldImages, [])):
-
-        def switch(state: TrainState, on: bool, batch: Any, kind: Any = kind) -> None:
-            state.graph = kind(state) if on else None
-
-        with monkeypatch.context() as patched:
-            patched.setitem(fast_paths.SWITCHES, "graph", switch)
-            Replay.used = 0
-            losses, kept = run(tmp_path, kind.__name__, graph=True)
-        out = capsys.readouterr().out
-        assert losses == plain and len(losses) == 4
-        assert kept["fast_paths"] == on and (Replay.used == 3 + 4) == bool(on)
-        assert ("engine.graph is off: its step 1 is not the plain step's: the gradient of" in out) == (not on)
-        for key, tensor in saved["state_dict"].items():
-            assert torch.equal(tensor, kept["state_dict"][key]), key
+    monkeypatch.setitem(paths.SWITCHES, "graph", switch)
+    monkeypatch.setitem(paths.WHY_NOT, "graph", lambda state, world: "")
+    state = bench.state()
+    found = paths.use(state, paths.Choices(graph=True), BATCH, SIZE, CLASSES)
+    assert found.on == [] and state.graph is None
+    (sentence,) = found.notes
+    assert sentence.startswith("engine.graph is off: ") and "is not the plain step's" in sentence
 
 
-def test_every_fast_path_of_the_recipe_has_a_proof() -> None:
-    assert set(validate({}).engine.model_dump()) == set(fast_paths.NAMES)
-    assert set(fast_paths.SWITCHES) == set(fast_paths.WHY_NOT) == set(fast_paths.NAMES)
+def test_a_fast_step_that_is_right_is_used(bench: Bench) -> None:
+    found = paths.use(bench.state(), paths.Choices(space_to_depth=True), BATCH, SIZE, CLASSES)
+    assert found.on == ["space_to_depth"] and not found.notes

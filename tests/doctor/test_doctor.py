@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 
 from alexnet_fast.common import page_cache
+from alexnet_fast.common.machine import Machine
 from alexnet_fast.common.text import size
 from alexnet_fast.doctor import accelerators, finding, host, probe, recipe_checks, software, text_report
 from alexnet_fast.doctor.accelerators import Torch
 from alexnet_fast.doctor.finding import Finding
-from alexnet_fast.doctor.machine import Machine
 from alexnet_fast.models import MODELS
 from alexnet_fast.recipe import Recipe
 from alexnet_fast.recipe_toml import validate

@@ -47,5 +47,5 @@ def test_on_a_cpu_bytes_become_normalised_channels_last_floats() -> None:
 
 def test_on_a_cpu_nothing_is_copied() -> None:
     (batch,) = host_batches([4])
-    ((_, labels),) = DevicePrefetcher(CPU, torch.float32)([batch])
-    assert labels.data_ptr() == batch.labels.data_ptr()
+    ((_, labels),) = (feed := DevicePrefetcher(CPU, torch.float32))([batch])
+    assert labels.data_ptr() == batch.labels.data_ptr() and feed.wait_s == 0

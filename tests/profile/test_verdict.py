@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,11 +12,12 @@ from alexnet_fast.profile.copying import Copy
 from alexnet_fast.profile.decoding import Decode, Scaling, Split
 from alexnet_fast.profile.end_to_end import EndToEnd
 from alexnet_fast.profile.prediction import Stages
+from alexnet_fast.profile.queueing import Queue
 from alexnet_fast.profile.repack import StorageOption
 from alexnet_fast.profile.stats import Stat
 from alexnet_fast.profile.stepping import Step
 from alexnet_fast.profile.storage import Read
-from alexnet_fast.profile.verdict import find_bottleneck
+from alexnet_fast.profile.verdict import WORDS, find_bottleneck
 
 
 def figure(value: float) -> Stat:
@@ -35,9 +38,14 @@ def stages(
     file_bytes: float = 130e9,
     idle: float = 0.1,
     wait: float = 0.4,
+    device_wait: float = 0.4,
+    busy: float = 0.9,
+    queue_ms: tuple[float, float] | None = None,
+    device_ms: float | None = None,
+    batch: int = 64,
 ) -> Stages:
     """One rank on two cores (two ranks if gradients are summed), a file of 100 kB samples; rates in img/s."""
-    step_ms = 64e3 / step
+    step_ms = batch * 1e3 / step
     parts = [figure(share * step_ms) for share in (0.05, 0.3, 0.6, 0.05)]
     summing = None if all_reduce_share is None else figure(all_reduce_share * step_ms)
     return Stages(
@@ -60,9 +68,16 @@ def stages(
         ],
         None if copy is None else Copy(figure(copy * 150_528), figure(copy * 50_000), 150_528),
         Step(figure(step), figure(step_ms), *parts, summing, cpu_share, 50),
-        EndToEnd(figure(measured), wait, idle, 0.9, 0.6, 0, resident, 100, 20.0),
+        EndToEnd(figure(measured), wait, idle, busy, 0.6, 0, resident, 100, 20.0, device_wait),
         1 if summing is None else 2,
         2,
+        None
+        if queue_ms is None
+        else Queue(
+            *map(figure, queue_ms),
+            None if device_ms is None else figure(device_ms),
+            figure(batch * 1e3 / queue_ms[1]),
+        ),
     )
 
 
@@ -104,7 +119,7 @@ def test_the_advice_for_a_decode_bound_accelerator_is_how_many_cores_or_which_st
     assert find_bottleneck(stages(measured=4900)).text == (
         "Decoding is the limit: training makes 4,900 img/s, 98 % of the 5,000 img/s that the stages allow together. "
         "Alone they make, in img/s: decoding 5,000, the training step 10,000, reading samples 80,000 and copying to the device "
-        "100,000. The device is idle 10 % of the time, and the host waits for data 40 %. To reach the next limit, 10,000 img/s, it "
+        "100,000. The device is idle 10 % of the time; the host waits 40 % for data and 40 % for the device, and queues steps 20 %; the decoding threads work 90 %. To reach the next limit, 10,000 img/s, it "
         "takes about 4 cores in place of 2 (2,500 img/s each). Packed and decoded again, as some of these samples were, it would make 10,000 "
         "as JPEG, 256 px (--max-resolution 256; 20 kB a sample)."
     )
@@ -129,7 +144,8 @@ def test_the_advice_for_a_read_bound_run_is_how_fast_a_disk_it_needs_and_that_me
     assert find_bottleneck(stages(resident=0.0, disk=5e7, measured=490)).text == (
         "Reading samples is the limit: training makes 490 img/s, 98 % of the 500 img/s that the stages allow together. Alone they "
         "make, in img/s: reading samples 500, decoding 5,000, the training step 10,000 and copying to the device 100,000. The device "
-        "is idle 10 % of the time, and the host waits for data 40 %. 100 % of the file comes from the disk, which gives 50 MB/s; "
+        "is idle 10 % of the time; the host waits 40 % for data and 40 % for the device, and queues steps 20 %; the decoding threads "
+        "work 90 %. 100 % of the file comes from the disk, which gives 50 MB/s; "
         "5,000 img/s need 500 MB/s of samples of 100 kB. The file (130.0 GB) does not fit into the memory that is free (16.0 GB): put "
         "it on a faster disk, or pack it smaller. Packed and decoded again, as some of these samples were, it would make 2,500 as JPEG, 256 px "
         "(--max-resolution 256; 20 kB a sample)."
@@ -140,7 +156,7 @@ def test_the_advice_for_a_run_bound_by_sums_is_to_sum_less_and_not_to_use_more_d
     assert find_bottleneck(stages(step=900, all_reduce_share=0.7, measured=880, wait=0.0)).text == (
         "Summing gradients over the ranks is the limit: training makes 880 img/s, 98 % of the 900 img/s that the stages allow "
         "together. Alone they make, in img/s: the training step 900, decoding 5,000, reading samples 80,000 and copying to the device "
-        "100,000. The device is idle 10 % of the time, and the host waits for data 0 %. A step takes 71.1 ms: normalize 3.6, forward "
+        "100,000. The device is idle 10 % of the time; the host waits 0 % for data and 40 % for the device, and queues steps 60 %; the decoding threads work 90 %. A step takes 71.1 ms: normalize 3.6, forward "
         "21.3, backward 42.7 and optimizer 3.6; of it, 49.8 ms sum gradients over the ranks. More pipeline would not help: a larger "
         'batch on each rank, precision.reduce = "half" where it is "float32", or a faster link between ranks would.'
     )
@@ -212,7 +228,7 @@ def test_what_is_reported_of_the_first_epoch_depends_on_where_the_file_is() -> N
 
 def test_a_device_that_idles_is_distinguished_from_a_host_that_waits_for_data() -> None:
     text = find_bottleneck(stages(copy=700, idle=0.51, wait=0.0)).text
-    assert "The device is idle 51 % of the time, and the host waits for data 0 %." in text
+    assert "The device is idle 51 % of the time; the host waits 0 % for data and 40 % for the device" in text
     on_a_cpu = find_bottleneck(stages(copy=None, idle=0.51)).text
     assert "The step waits for data 40 % of its time." in on_a_cpu and "idle" not in on_a_cpu
 
@@ -235,3 +251,139 @@ def test_jpegs_that_our_own_decoder_leaves_to_libjpeg_turbo_are_told_if_they_are
         "or corrupt. Packed again with --mode reencode, all would be decoded by ours."
     )
     assert text(0.03) == text(0.0) and "libjpeg" not in text(0.0)
+
+
+# One H100 with 16 cores, recipe 1p at batch 128: 4.4 ms to queue a step alone, 11.5 next to 16 decoding threads.
+THREADS_OF_16 = tuple(1_400.0 * n for n in range(1, 16))
+H100 = {
+    "decode": (*THREADS_OF_16, 21_933.0),
+    "threads": 16,
+    "step": 24_327.0,
+    "copy": 347_148.0,
+    "measured": 11_183.0,
+    "idle": 0.61,
+    "wait": 0.01,
+    "device_wait": 0.0,
+    "busy": 0.51,
+    "queue_ms": (4.4, 11.5),
+    "device_ms": 4.45,
+    "batch": 128,
+}
+
+
+def of_16_cores(found: Stages) -> Stages:
+    read = replace(found.read, cached_bytes_per_s=figure(52_786 * found.read.sample_bytes))
+    return replace(found, cores=16, read=read)
+
+
+def test_the_host_that_queues_is_named_by_the_figures_of_an_h100_and_more_cores_are_no_advice() -> None:
+    verdict = find_bottleneck(of_16_cores(stages(**H100)))
+    assert verdict.binding == "queue" and verdict.share_of_ceiling == pytest.approx(1.0, abs=0.01)
+    assert verdict.text == (
+        "Queueing steps on the host is the limit: training makes 11,183 img/s, 100 % of the 11,130 img/s that the stages allow together. "
+        "Alone they make, in img/s: queueing steps on the host 11,130, decoding 21,933, the training step 24,327, reading samples 52,786 "
+        "and copying to the device 347,148. The device is idle 61 % of the time; the host waits 1 % for data and 0 % for the device, and queues steps 99 %; the decoding threads work 51 %. Queueing a step takes the host 4.40 ms alone and 11.50 "
+        "ms next to the decoding threads, and the device computes it in 4.45 ms. More cores for decoding would not help: engine.graph = "
+        "true (a step in one call), a larger batch on each rank or fewer decoding threads (data.threads = 9 alone make 12,600 "
+        "img/s) would. The next limit is 21,933 img/s."
+    )
+
+
+def test_queueing_is_named_even_if_it_was_quicker_when_it_was_measured_alone() -> None:
+    verdict = find_bottleneck(of_16_cores(stages(**H100 | {"queue_ms": (4.4, 5.0)})))
+    assert verdict.binding == "queue"
+    assert (
+        "Decoding makes least alone, but is not the limit: the host waits for data only 1 % of its time."
+        in verdict.text
+    )
+    assert "in place of" not in verdict.text and "Packed" not in verdict.text
+
+
+def test_at_batch_1024_the_same_card_waits_for_decoding() -> None:
+    """As measured: 21,835 img/s, 59 % of the time waiting for data; the host queues as long as at 128."""
+    figures = H100 | {"decode": (*THREADS_OF_16, 25_134.0), "step": 45_188.0, "measured": 21_835.0}
+    figures |= {"batch": 1024, "wait": 0.59, "idle": 0.52, "busy": 0.95, "device_ms": 22.0}
+    verdict = find_bottleneck(of_16_cores(stages(**figures)))
+    assert verdict.binding == "decode" and verdict.share_of_ceiling == pytest.approx(0.87, abs=0.01)
+    assert "about 29 cores in place of 16" in verdict.text
+    idle = find_bottleneck(of_16_cores(stages(**figures | {"busy": 0.6})))
+    assert idle.binding == "ahead" and "a larger data.batches_ahead would" in idle.text
+    assert (
+        "but is not the limit: the decoding threads work only 60 % of theirs" in idle.text
+        and "in place of" not in idle.text
+    )
+
+
+def test_a_step_that_waits_for_the_device_itself_is_no_queueing() -> None:
+    """An optimizer that reads on the host whether there was an overflow: the host is in the step, the device is busy."""
+    verdict = find_bottleneck(stages(step=900, queue_ms=(71.0, 72.0), idle=0.02, wait=0.0, device_wait=0.0))
+    assert verdict.binding == "step" and "makes least alone, but is not the limit" in verdict.text
+
+
+def random_figures(rng: random.Random) -> Stages:
+    """Any figures, also such as contradict each other: every rate and share is drawn by itself."""
+
+    def rate() -> float:
+        return 10 ** rng.uniform(2, 5)
+
+    def share() -> float:
+        return rng.choice((0.0, 1.0, rng.random(), rng.random() ** 4, 1 - rng.random() ** 4))
+
+    wait, on_cpu = share(), rng.random() < 0.25
+    slowest = rate()
+    return stages(
+        decode=(slowest, slowest * rng.uniform(1, 2)),
+        threads=rng.choice((1, 2)),
+        step=rate(),
+        copy=None if on_cpu else rate(),
+        disk=rng.choice((None, 10 ** rng.uniform(7, 10))),
+        resident=share(),
+        measured=rate(),
+        cpu_share=share(),
+        all_reduce_share=rng.choice((None, share())),
+        file_bytes=10 ** rng.uniform(8, 12),
+        idle=share(),
+        wait=wait,
+        device_wait=0.0 if on_cpu else (1 - wait) * share(),
+        busy=share(),
+        queue_ms=None if on_cpu else (10 ** rng.uniform(-1, 2), 10 ** rng.uniform(-1, 2.5)),
+        device_ms=rng.choice((None, 10 ** rng.uniform(-1, 2))),
+    )
+
+
+def test_the_verdict_never_contradicts_what_host_device_and_threads_did() -> None:
+    rng, seen = random.Random(17), set()
+    for _ in range(20_000):
+        figures = random_figures(rng)
+        verdict, whole = find_bottleneck(figures), figures.whole
+        bound, text = verdict.binding, verdict.text
+        seen.add((bound, figures.shares_cores))
+        cores_are_the_limit = "share the cores" in verdict.model
+        if bound in ("read", "decode") and not cores_are_the_limit:
+            assert whole.data_wait_share >= 0.05 and whole.decode_busy_share >= 0.7, text
+        if bound not in ("read", "decode", "ahead") and not cores_are_the_limit:
+            assert whole.data_wait_share <= 0.5, text
+        if bound == "ahead":
+            assert whole.data_wait_share > 1 / 3 and whole.decode_busy_share < 0.7, text
+        if bound == "queue":
+            assert whole.idle_share > 0.1, text
+            assert whole.queue_share >= max(whole.data_wait_share, whole.device_wait_share), text
+        if bound in ("step", "all-reduce") and not figures.shares_cores:
+            assert whole.idle_share <= 0.5, text
+        if bound == "copy":
+            assert whole.device_wait_share >= 0.05 and whole.idle_share > 0.05, text
+        more_cores = re.search(r"about (\d+) cores in place of (\d+)", text)
+        if more_cores:
+            assert bound == "decode" and whole.decode_busy_share >= 0.7
+            assert int(more_cores[1]) >= int(more_cores[2]), text
+        if "Packed and decoded again" in text:
+            assert cores_are_the_limit or bound in ("read", "decode"), text
+        if "engine.graph" in text:
+            assert bound == "queue", text
+        assert text.startswith(
+            f"{WORDS[bound].capitalize()} is the limit"
+            if not cores_are_the_limit
+            else "The cores are the limit, mostly for"
+        ), text
+    on_a_card = {bound for bound, shares in seen if not shares}
+    assert on_a_card == set(WORDS), "every stage was named at least once"

@@ -105,6 +105,19 @@ def on_eight_cards(document: dict[str, Any]) -> None:
     document["verdict"] |= {"binding": "all-reduce", "predicted_img_per_s": 98_000.0}
 
 
+def on_a_host_that_queues(document: dict[str, Any]) -> None:
+    on_eight_cards(document)
+    times = {"alone_ms": 4.4, "beside_ms": 11.5, "device_ms": 4.45}
+    document["queue"] = {part: about(took) for part, took in times.items()} | {"img_per_s": about(89_000)}
+    document["verdict"]["binding"] = "queue"
+
+
+def on_idle_threads(document: dict[str, Any]) -> None:
+    on_a_host_that_queues(document)
+    document["queue"]["device_ms"] = None
+    document["verdict"]["binding"] = "ahead"
+
+
 def on_one_thread(document: dict[str, Any]) -> None:
     on_eight_cards(document)
     document["decode"]["threads"] = 1
@@ -133,7 +146,9 @@ def profile(tmp_path: Path) -> Callable[[Change], Path]:
     return write
 
 
-@pytest.mark.parametrize("change", [on_a_cpu, on_eight_cards, on_one_thread, of_raw_pixels])
+@pytest.mark.parametrize(
+    "change", [on_a_cpu, on_eight_cards, on_a_host_that_queues, on_one_thread, of_raw_pixels]
+)
 def test_a_profile_is_drawn_next_to_its_file_1500_px_wide_without_a_warning(
     change: Change, profile: Callable[[Change], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,9 +186,21 @@ def test_the_stage_that_binds_is_orange_and_summing_gradients_is_a_part_of_the_s
         (on_a_cpu, "step"),
         (on_eight_cards, "step"),
         (on_one_thread, "decode\n(1 thread a rank)"),
+        (on_a_host_that_queues, "queue on host"),
     ):
         ceilings = plot_profile.read(profile(change)).ceilings
         assert [bar.label for bar in ceilings if bar.color == plot_profile.ORANGE] == [binding]
+
+
+def test_how_long_the_host_queues_a_step_is_next_to_the_parts_of_the_step(
+    profile: Callable[[Change], Path],
+) -> None:
+    found = plot_profile.read(profile(on_a_host_that_queues))
+    queued = [(bar.label, bar.median) for bar in found.step_ms[-3:]]
+    assert queued == [("queued, alone", 4.4), ("queued, decoding", 11.5), ("computed, no gaps", 4.45)]
+    idle = plot_profile.read(profile(on_idle_threads))
+    assert [bar.label for bar in idle.step_ms[-2:]] == ["queued, alone", "queued, decoding"]
+    assert not [bar for bar in idle.ceilings if bar.color == plot_profile.ORANGE], "it has no ceiling"
 
 
 def test_the_rate_of_reading_mixes_cached_and_uncached_samples(profile: Callable[[Change], Path]) -> None:
@@ -247,7 +274,7 @@ def test_whatever_a_file_says_it_is_refused_or_gives_numbers_that_can_be_drawn(
     wrong: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "throughput.json"
-    for change in (on_a_cpu, on_eight_cards):
+    for change in (on_a_cpu, on_eight_cards, on_a_host_that_queues):
         change(document := copy.deepcopy(VERSION_0_1))
         for *way, last in places(document):
             spoilt = copy.deepcopy(document)

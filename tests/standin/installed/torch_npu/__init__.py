@@ -8,6 +8,7 @@ in the real one's words:
 
     memory formats other than contiguous      refused
     a host source that is not contiguous      refused (the real one copies it to unpinned memory first)
+    a copy from within a pinned block         the host waits (as where the runtime cannot look up the pointer)
     AdaptiveAvgPool2d in bfloat16             refused (documented for float16 and float32)
     torch.load(map_location="npu")            refused
     torch's fused SGD                         no kernel (2.9 to 2.12): runs on the CPU, and counts as a wait

@@ -81,6 +81,16 @@ def wait_to(read: str) -> None:
     _library.standin_wait()
 
 
+def tell_time(tells: bool) -> None:
+    """Whether events tell the time between them from now on: those of torch_npu 2.9.0 do not."""
+    _library.standin_tell_time(int(tells))
+
+
+def is_block(address: int) -> bool:
+    """Whether a pinned block begins at this address."""
+    return bool(_library.standin_is_block(ctypes.c_uint64(address)))
+
+
 def wait_quietly() -> None:
     """Wait for the current stream where the real device would not: not counted."""
     _library.standin_wait()

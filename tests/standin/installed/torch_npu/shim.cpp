@@ -79,6 +79,7 @@ std::atomic<int64_t> late_us[KINDS];
 enum Wait { EVENT, STREAM, DEVICE, WAITS };
 std::atomic<int64_t> waits[WAITS];
 void (*run_in_python)(int64_t) = nullptr;
+std::atomic<bool> tell_time{true};
 
 // --- pinned memory: freed behind the copies that may still read it, as every accelerator's allocator does ----------
 int64_t copies = 0;
@@ -215,6 +216,7 @@ struct Guard final : impl::DeviceGuardImplInterface {
   }
   void destroyEvent(void* event, const DeviceIndex) const noexcept override { delete static_cast<Event*>(event); }
   double elapsedTime(void* from, void* to, const DeviceIndex) const override {
+    TORCH_CHECK(tell_time, "Backend doesn't support elapsedTime.");  // torch's own words where a backend has none
     auto between = (*static_cast<Event*>(to))->at - (*static_cast<Event*>(from))->at;
     return std::chrono::duration<double, std::milli>(between).count();
   }
@@ -258,6 +260,12 @@ void standin_drain() {
     return std::all_of(queues.begin(), queues.end(), [](auto& entry) { return entry.second->idle(); });
   });
 }
+// Whether a page-locked block begins here: the pointer of a view into one is not known to every runtime.
+int standin_is_block(uint64_t address) {
+  Lock lock(mutex);
+  return pinned.count(static_cast<uintptr_t>(address)) != 0;
+}
+void standin_tell_time(int tells) { tell_time = tells != 0; }
 void standin_be_late(int kind, int64_t microseconds) { late_us[kind] = microseconds; }
 int64_t standin_waits(int wait) { return waits[wait]; }
 }

@@ -151,11 +151,13 @@ def copy(target: torch.Tensor, source: torch.Tensor, waits: bool) -> torch.Tenso
         raise RuntimeError("a host source that is not contiguous would be copied to unpinned memory first")
     to, size = target.raw, source.numel() * source.element_size()
     same_bytes = to.is_contiguous() and to.dtype == source.dtype and to.shape == source.shape
-    if source.is_pinned() and same_bytes and not waits:
+    if native.is_block(source.data_ptr()) and same_bytes and not waits:
         address = source.data_ptr()  # held by its address alone: whoever lent the memory must wait
         native.launch(native.COPY, lambda: ctypes.memmove(to.data_ptr(), address, size))
         return target
-    native.wait_to("copy from " + ("pinned" if source.is_pinned() else "pageable") + " memory")
+    kind = "pageable" if not source.is_pinned() else "pinned"
+    offset = "an offset of " if kind == "pinned" and not native.is_block(source.data_ptr()) else ""
+    native.wait_to(f"copy from {offset}{kind} memory")
     to.copy_(source)
     return target
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from ..common import cpus
+from . import cpus
 
 NO_LIMIT = 1 << 60  # cgroup v1 writes the largest multiple of a page for "none"
 CAP_IPC_LOCK = 1 << 14  # linux/capability.h
