@@ -97,7 +97,9 @@ ROOMS = {
     "distributed": Room("processes that train together", "common devices", "torch threading"),
     "devices": Room("everything that differs between devices", "common", "torch"),
     "augment": Room(
-        "what is done to one decoded image: one operation a file", "common decode kernel_cache", "numba"
+        "what is done to one decoded image: one operation or family a file",
+        "common decode kernel_cache",
+        "numba llvmlite",
     ),
     "decode": Room(
         "bytes to pixels: compiled kernels, without threads or torch",
