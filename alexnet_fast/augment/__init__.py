@@ -1,6 +1,6 @@
 """What is done to one decoded image, in place: one operation, or one small family, a file.
 
-``from alexnet_fast.augment import RandAugment, RandomErasing`` gives the operations, and ``uniform`` what a user's own draws with.
+``from alexnet_fast.augment import RandAugment, RandomErasing`` gives the operations, ``Mix`` what mixes a batch, and ``uniform`` what a user's own draws with.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ def __getattr__(name: str) -> Any:
 
         return uniform
     if name[:1].isupper():
+        from .mix import Mix
         from .operations import operations
 
+        if name == "Mix":
+            return Mix
         if name in operations():
             return operations()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

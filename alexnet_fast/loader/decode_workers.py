@@ -36,6 +36,7 @@ class BatchTask:
         progress: (2,) int64, changed in compiled code: how many samples were taken (each thread that finds none left adds one), and decoded.
         left: samples of which no thread has reported that they are done.
         has_broken: whether a status is not OK; known when ``left`` is 0.
+        own_share: of each label, where the batch is mixed (``augment.mix``); known when ``left`` is 0.
     """
 
     def __init__(self, plan: BatchPlan, buffer: HostBuffer) -> None:
@@ -46,6 +47,7 @@ class BatchTask:
         self.progress = np.zeros(2, np.int64)
         self.left = len(plan.samples)
         self.has_broken = False
+        self.own_share = 1.0
 
     def has_work(self) -> bool:
         """Whether there are samples that no thread has taken."""
@@ -327,6 +329,14 @@ class DecodeWorkers:
         return len(done)
 
     def _done(self, task: BatchTask, count: int) -> None:
+        if self._augmenter.mixes:
+            with self._lock:
+                # The last thread mixes; one that found nothing left to decode may come after it.
+                if task.left != count or count == 0:
+                    task.left -= count
+                    self._moved_s = time.perf_counter()
+                    return
+            task.own_share = self._augmenter.mix(task.samples, task.key[0], task.buffer.images, task.statuses)
         with self._lock:
             self._moved_s = time.perf_counter()
             task.left -= count

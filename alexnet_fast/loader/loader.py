@@ -27,6 +27,7 @@ from .options import LoaderKeywords, LoaderOptions, options_of, shows_options
 from .page_advice import bytes_of
 from .planner import Planner, check_indices
 from .sampler import DistributedBatchSampler
+from .soft_labels import SoftLabels
 from .thread_stats import ThreadStats, TraceHook
 from .watchdog import Watchdog
 
@@ -39,7 +40,7 @@ class Loader(Settled):
 
     ``images`` is uint8 (B, 3, size, size), ``labels`` int64 (B,), both torch tensors in host memory; ``batch.indices``, int64
     (B,), are the samples' places in the file.  If the label is a float field, ``labels`` is float32: the file's float64 values,
-    rounded, as a loss of float32 outputs expects them.
+    rounded, as a loss of float32 outputs expects them.  With ``mix`` classes are soft: float32 (B, classes).
     The pixels of sample i in epoch e are a function of (seed, e, i) alone, and the order of (seed, e):
     neither threads, nor batch size, nor ranks, nor a resume change them.  A batch that you hold is
     yours; its memory is used again when your last reference to it is gone.
@@ -75,6 +76,7 @@ class Loader(Settled):
         "_pool",
         "_sampler",
         "_settled",
+        "_soft",
         "_wait_s",
         "_workers",
         "batch_size",
@@ -120,6 +122,7 @@ class Loader(Settled):
             "batch_size": batch_size,
             "options": options,
         }
+        self._soft = SoftLabels.of(options.mix, self.beton)
         self.num_samples = len(samples)
         """Samples of an epoch, over all ranks."""
         self._sampler = DistributedBatchSampler(self.num_samples, batch_size, rank, world_size, drop_last)
@@ -158,7 +161,7 @@ class Loader(Settled):
             self.beton.map,
             self.cropping.size,
             options.decoder,
-            Augmenter(options.augmentations, options.seed),
+            Augmenter(options.augmentations, options.seed, options.mix),
             self.threads,
             options.batches_ahead,
             self._planner,
@@ -259,7 +262,8 @@ class Loader(Settled):
         self._wait_s += time.perf_counter() - started
         try:
             count = self._bad_samples.apply(task)
-            return self._pool.lend(task.buffer, count) if count else None
+            batch = self._pool.lend(task.buffer, count) if count else None
+            return batch if batch is None or self._soft is None else self._soft(batch, task.own_share)
         finally:
             self._workers.refill()
 
