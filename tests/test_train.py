@@ -218,6 +218,8 @@ def test_keys_lists_every_key_as_a_table(capsys: Any) -> None:
     out = capsys.readouterr().out
     assert out.startswith("| key | type | default | what it does |\n|---|")
     assert "| `optim.lr` | a number | `0.01` |" in out
+    assert '| `augment.operations` | a list of tables, [{op = "NAME", parameter = value}] | `[]` |' in out
+    assert "\n- Solarize(threshold=128.0, p=0.5)\n" in out and "- RandAugment(num_ops=2, magnitude=9" in out
 
 
 def refused(capsys: Any, *arguments: str) -> str:

@@ -49,7 +49,7 @@ class Room:
 ROOMS = {
     "train": Room(
         "the command line",
-        "build common distributed modelzoo_flags profile recipe recipe_toml synthetic torch_import trainer",
+        "augment build common distributed modelzoo_flags profile recipe recipe_toml synthetic torch_import trainer",
     ),
     "profile": Room(
         "measures every stage alone and all together: the bottleneck, and how to remove it",
@@ -57,7 +57,9 @@ ROOMS = {
         "torch PIL threading",
     ),
     "pack": Room("the command that packs: a folder to its betons", "beton common inspection packing", ""),
-    "inspect_beton": Room("the command that looks into a file", "beton common inspection"),
+    "inspect_beton": Room(
+        "the command that looks into a file", "augment beton common inspection recipe_toml"
+    ),
     "trainer": Room(
         "a training run, to be read from top to bottom",
         "build common decode distributed engine kernel_cache loader models recipe run",
@@ -65,7 +67,7 @@ ROOMS = {
     ),
     "build": Room(
         "builds the parts of a run from a recipe",
-        "beton common devices distributed engine loader models recipe run",
+        "augment beton common devices distributed engine loader models recipe run",
         "torch",
     ),
     "doctor": Room(
@@ -75,7 +77,7 @@ ROOMS = {
     ),
     "inspection": Room(
         "looks into a file: figures, pictures, verification",
-        "beton common decode packing",
+        "augment beton common decode packing",
         "PIL matplotlib",
     ),
     "synthetic": Room("training sets without a dataset", "beton common packing recipe", "PIL"),
@@ -87,6 +89,8 @@ ROOMS = {
         "beton common devices distributed engine loader recipe recipe_toml",
         "torch",
     ),
+    "recipe_toml": Room("reads, writes and checks a recipe's file", "common recipe", "pydantic"),
+    "recipe": Room("the sections of a recipe", "augment common models", "pydantic"),
     "engine": Room("a training step, and an evaluation", "beton common devices distributed loader", "torch"),
     "ffcv_ops": Room("our decoders in FFCV's own Loader", "beton common decode", "ffcv threading"),
     "loader": Room(
@@ -111,8 +115,6 @@ ROOMS = {
     ),
     "beton": Room("the file format and its reader", "common", "llvmlite threading"),
     "kernel_cache": Room("compiled kernels, kept on disk", "", "numba"),
-    "recipe_toml": Room("reads, writes and checks a recipe's file", "common recipe", "pydantic"),
-    "recipe": Room("the sections of a recipe", "common models", "pydantic"),
     "models": Room("networks", "", "torch"),
     "torch_import": Room("what must be set before torch is imported", "", "torch"),
     "common": Room("what every room uses", "", "threading"),

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from functools import cache
 
@@ -47,6 +47,20 @@ def described(kind: type[Augmentation]) -> str:
     own = sorted(fields(kind), key=lambda each: each.name == "p")
     parameters = ", ".join(f"{each.name}={each.default!r}" for each in own)
     return f"{kind.__name__}({parameters})"
+
+
+def all_made(tables: Iterable[Mapping[str, object]]) -> list[Augmentation]:
+    """The operations of a recipe's list, each a table of an ``op`` and its parameters; UserError for one that cannot be made."""
+    found = []
+    for number, table in enumerate(tables, 1):
+        name = table.get("op")
+        if not isinstance(name, str):
+            raise UserError(
+                f'the table number {number} has no op, the operation\'s name, as in {{op = "RandAugment"}}: the operations are '
+                + ", ".join(of_recipes())
+            )
+        found.append(made(name, {key: value for key, value in table.items() if key != "op"}))
+    return found
 
 
 def made(name: str, parameters: Mapping[str, object]) -> Augmentation:
