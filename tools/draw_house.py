@@ -58,7 +58,7 @@ ROOMS = {
     ),
     "pack": Room("the command that packs: a folder to its betons", "beton common inspection packing", ""),
     "inspect_beton": Room(
-        "the command that looks into a file", "augment beton common inspection recipe_toml"
+        "the command that looks into a file", "augment beton common inspection recipe recipe_toml"
     ),
     "trainer": Room(
         "a training run, to be read from top to bottom",
