@@ -59,6 +59,14 @@ Colour = float | tuple[float, float, float]
 """One value for all channels, or one for each; 0 to 255."""
 
 
+INTERPOLATIONS = ("nearest", "bilinear")
+
+
+def is_smooth(of: Any) -> bool:
+    """Whether an operation's parameter ``interpolation`` is bilinear."""
+    return bool(of.interpolation == "bilinear")
+
+
 def number_in(of: Augmentation, name: str, low: float, high: float) -> float:
     """One of an operation's parameters as a number from ``low`` to ``high``; UserError for anything else."""
     return number(

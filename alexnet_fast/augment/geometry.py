@@ -99,3 +99,60 @@ def map_image(image, matrix, fill, scratch):
             new[place + plane + plane] = old[source + plane + plane]
             x += step_x
             y += step_y
+
+
+@kernel
+def map_scratch_bytes(size):
+    """Scratch for either map of an image of side ``size``."""
+    return 3 * (size + 2) * (size + 2)
+
+
+@kernel
+def map_image_smoothly(image, matrix, fill, scratch):
+    """Each pixel becomes the bilinear mean of the four around where an affine map takes it; those outside are ``fill``.
+
+    Args:
+        matrix: of ``inverse_affine``.
+        fill: (3,) uint8.
+        scratch: (map_scratch_bytes(size),) uint8 at least.
+    """
+    size = image.shape[1]
+    side = size + 2  # the image in a frame of the fill, so that no pixel of it needs a test
+    plane, width = U(side * side), U(side)
+    old = scratch[: 3 * side * side]
+    for channel in range(3):
+        framed = old[channel * side * side : (channel + 1) * side * side].reshape(side, side)
+        framed[:] = fill[channel]
+        for y in range(size):
+            copy_bytes(U(image[channel, y].ctypes.data), U(framed[y + 1].ctypes.data) + U(1), U(size))
+    new = image.reshape(-1)
+    pixels = U(size * size)
+    a, b, c, d, e, f = matrix
+    half = 0.5 * size
+    step_x, step_y = np.int64(round(a * ONE)), np.int64(round(d * ONE))
+    for row in range(size):
+        below = row + 0.5 - half
+        # Pixel centres are whole numbers here, and the frame's is 0.
+        start_x = np.int64(math.floor((a * (0.5 - half) + b * below + c + half + 0.5) * ONE))
+        start_y = np.int64(math.floor((d * (0.5 - half) + e * below + f + half + 0.5) * ONE))
+        low, high = first_inside(start_x, step_x, size + 1, size)
+        other_low, other_high = first_inside(start_y, step_y, size + 1, size)
+        low, high = max(low, other_low), min(high, other_high)
+        if low >= high:
+            low = high = 0
+        begin = row * size
+        for channel in range(3):
+            values = new[channel * size * size + begin : channel * size * size + begin + size]
+            values[:low] = fill[channel]
+            values[high:] = fill[channel]
+        x, y = start_x + low * step_x, start_y + low * step_y
+        for place in range(U(begin + low), U(begin + high)):
+            at = U(y >> 32) * width + U(x >> 32)
+            right, down = (x >> 24) & 255, (y >> 24) & 255
+            for channel in range(U(3)):
+                corner = at + channel * plane
+                upper = old[corner] * (256 - right) + old[corner + U(1)] * right
+                lower = old[corner + width] * (256 - right) + old[corner + width + U(1)] * right
+                new[place + channel * pixels] = (upper * (256 - down) + lower * down + 32768) >> 16
+            x += step_x
+            y += step_y

@@ -1,6 +1,6 @@
 """RandAugment, TrivialAugmentWide and AutoAugment: a few operations for each image, drawn from a table.
 
-All three are torchvision's of the same names, with their tables and nearest pixels.  A policy is a table of choices, each of
+All three are torchvision's of the same names, with their tables.  A policy is a table of choices, each of
 some steps; one kernel draws and applies them.
 """
 
@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..common.arguments import check, set_checked
+from ..common.arguments import check, choice, set_checked
 from ..decode.counter_rng import uniform
 from ..kernel_cache import kernel
-from .augmentation import Augmentation, Colour, colour_bytes, colour_of, whole_in
-from .geometry import inverse_affine, map_image
+from .augmentation import INTERPOLATIONS, Augmentation, Colour, colour_bytes, colour_of, is_smooth, whole_in
+from .geometry import inverse_affine, map_image, map_image_smoothly, map_scratch_bytes
 from .neighbourhoods import scratch_bytes, sharpen_image
 from .point_operations import (
     auto_contrast_image,
@@ -128,18 +128,13 @@ class Policy(Augmentation):
         """The choices for images of a side in pixels. (choices, steps) STEP_DTYPE"""
 
     @abstractmethod
-    def fill_colour(self) -> Colour:
-        """Of pixels from outside of the image."""
+    def outside(self) -> tuple[Colour, bool]:
+        """The colour of pixels from outside of the image, and whether pixels are bilinear."""
 
     def apply(self, images: np.ndarray, chosen: np.ndarray, keys: np.ndarray) -> None:
-        apply_policy(
-            images,
-            chosen,
-            keys,
-            self.rounds,
-            _table_of(self, images.shape[2]),
-            colour_bytes(self.fill_colour()),
-        )
+        fill, smooth = self.outside()
+        table = _table_of(self, images.shape[2])
+        apply_policy(images, chosen, keys, self.rounds, table, colour_bytes(fill), smooth)
 
 
 @lru_cache(64)
@@ -158,6 +153,7 @@ class RandAugment(Policy):
         magnitude: their strength, 0 to num_magnitude_bins - 1.
         num_magnitude_bins: strengths that there are, 2 to 1000.
         fill: 0 to 255, or one for each channel: of pixels from outside of the image.
+        interpolation: "nearest" or "bilinear", of what shears, moves and rotates.
         p: probability that an image is changed; by name only.
     """
 
@@ -165,6 +161,7 @@ class RandAugment(Policy):
     magnitude: int = 9
     num_magnitude_bins: int = 31
     fill: Colour = 0.0
+    interpolation: str = "nearest"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -176,6 +173,7 @@ class RandAugment(Policy):
             num_magnitude_bins=bins,
             fill=colour_of(self, "fill"),
         )
+        choice("RandAugment.interpolation", self.interpolation, INTERPOLATIONS)
 
     @property
     def rounds(self) -> int:
@@ -190,11 +188,11 @@ class RandAugment(Policy):
             STEP_DTYPE,
         )
 
-    def fill_colour(self) -> Colour:
-        return self.fill
+    def outside(self) -> tuple[Colour, bool]:
+        return self.fill, is_smooth(self)
 
     def reference(self) -> tuple[str, dict[str, Any]]:
-        names = ("num_ops", "magnitude", "num_magnitude_bins", "fill")
+        names = ("num_ops", "magnitude", "num_magnitude_bins", "fill", "interpolation")
         return "RandAugment", {name: getattr(self, name) for name in names}
 
 
@@ -207,15 +205,18 @@ class TrivialAugmentWide(Policy):
     Args:
         num_magnitude_bins: strengths that there are, 2 to 1000.
         fill: 0 to 255, or one for each channel: of pixels from outside of the image.
+        interpolation: "nearest" or "bilinear", of what shears, moves and rotates.
         p: probability that an image is changed; by name only.
     """
 
     num_magnitude_bins: int = 31
     fill: Colour = 0.0
+    interpolation: str = "nearest"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         bins = whole_in(self, "num_magnitude_bins", 2, 1000)
+        choice("TrivialAugmentWide.interpolation", self.interpolation, INTERPOLATIONS)
         set_checked(self, num_magnitude_bins=bins, fill=colour_of(self, "fill"))
 
     def table(self, size: int) -> np.ndarray:
@@ -226,11 +227,12 @@ class TrivialAugmentWide(Policy):
         ]
         return np.array(rows, STEP_DTYPE)
 
-    def fill_colour(self) -> Colour:
-        return self.fill
+    def outside(self) -> tuple[Colour, bool]:
+        return self.fill, is_smooth(self)
 
     def reference(self) -> tuple[str, dict[str, Any]]:
-        return "TrivialAugmentWide", {"num_magnitude_bins": self.num_magnitude_bins, "fill": self.fill}
+        names = ("num_magnitude_bins", "fill", "interpolation")
+        return "TrivialAugmentWide", {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -242,15 +244,18 @@ class AutoAugment(Policy):
     Args:
         policy: "imagenet", the one table that there is.
         fill: 0 to 255, or one for each channel: of pixels from outside of the image.
+        interpolation: "nearest" or "bilinear", of what shears, moves and rotates.
         p: probability that an image is changed; by name only.
     """
 
     policy: str = "imagenet"
     fill: Colour = 0.0
+    interpolation: str = "nearest"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check("AutoAugment.policy", self.policy, '"imagenet"', self.policy == "imagenet")
+        choice("AutoAugment.interpolation", self.interpolation, INTERPOLATIONS)
         set_checked(self, fill=colour_of(self, "fill"))
 
     def table(self, size: int) -> np.ndarray:
@@ -263,11 +268,11 @@ class AutoAugment(Policy):
         ]
         return np.array(rows, STEP_DTYPE)
 
-    def fill_colour(self) -> Colour:
-        return self.fill
+    def outside(self) -> tuple[Colour, bool]:
+        return self.fill, is_smooth(self)
 
     def reference(self) -> tuple[str, dict[str, Any]]:
-        return "AutoAugment", {"fill": self.fill}
+        return "AutoAugment", {"fill": self.fill, "interpolation": self.interpolation}
 
 
 def step(name: str, magnitude: float, chance: float = 1.0) -> tuple[int, float, int, float]:
@@ -325,7 +330,7 @@ def draw_steps(key, rounds, table, codes, magnitudes):
 
 
 @kernel
-def apply_step(image, code, magnitude, fill, scratch):
+def apply_step(image, code, magnitude, fill, smooth, scratch):
     """One step, as torchvision's policies take its magnitude."""
     if code == SOLARIZE:
         # torch compares in float32.
@@ -361,25 +366,28 @@ def apply_step(image, code, magnitude, fill, scratch):
                 lean_x = lean
             else:
                 lean_y = lean
-        map_image(
-            image, inverse_affine(angle, across, down, 1.0, lean_x, lean_y, centre, centre), fill, scratch
-        )
+        matrix = inverse_affine(angle, across, down, 1.0, lean_x, lean_y, centre, centre)
+        if smooth:
+            map_image_smoothly(image, matrix, fill, scratch)
+        else:
+            map_image(image, matrix, fill, scratch)
 
 
 @kernel
-def apply_policy(images, chosen, keys, rounds, table, fill):
+def apply_policy(images, chosen, keys, rounds, table, fill, smooth):
     """Draw and apply the steps of images[chosen].
 
     Args:
         rounds: choices for each image.
         table: (choices, steps) STEP_DTYPE.
         fill: (3,) uint8.
+        smooth: bilinear pixels.
     """
     size = images.shape[2]
-    scratch = np.empty(max(scratch_bytes(size, 1), 3 * size * size), np.uint8)
+    scratch = np.empty(max(scratch_bytes(size, 1), map_scratch_bytes(size)), np.uint8)
     most = max(rounds * table.shape[1], 1)
     codes, magnitudes = np.empty(most, np.int64), np.empty(most, np.float64)
     for k in range(len(chosen)):
         count = draw_steps(keys[k], rounds, table, codes, magnitudes)
         for place in range(count):
-            apply_step(images[chosen[k]], codes[place], magnitudes[place], fill, scratch)
+            apply_step(images[chosen[k]], codes[place], magnitudes[place], fill, smooth, scratch)

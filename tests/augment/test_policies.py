@@ -133,6 +133,22 @@ def test_autoaugments_steps_have_their_own_chances() -> None:
     assert {len(each) for each in made} == {0, 1, 2}
 
 
+def test_bilinear_pixels_are_torchvisions_too() -> None:
+    images, keys = np.concatenate([photos(count=20)] * 3), keys_of(60)
+    policy = RandAugment(1, interpolation="bilinear")
+    theirs, expected, names = transforms().RandAugment(interpolation="bilinear", fill=None), [], set()
+    for image, key in zip(images, keys):
+        ((name, magnitude),) = drawn(policy, key)
+        given = torch.from_numpy(image.copy())
+        made = theirs._apply_image_or_video_transform(
+            given, name, magnitude, interpolation=theirs.interpolation, fill=theirs._fill
+        )
+        expected.append(made.numpy())
+        names.add(name)
+    assert names >= GEOMETRY
+    assert difference(applied(policy, images, keys), np.stack(expected)).most <= 2
+
+
 def test_without_operations_nothing_is_changed() -> None:
     assert np.array_equal(applied(RandAugment(0), photos()), photos())
 
