@@ -52,7 +52,7 @@ class LoaderOptions:
         scale, ratio: of the random-resized crop, as torchvision's.
         flip: probability of a mirrored image.
         augmentations: operations of ``alexnet_fast.augment``, done to each decoded image in this order by the decoding threads,
-            as ``[Solarize(128, p=0.2)]``; whatever ``train`` is.
+            as ``[RandAugment(), RandomErasing(p=0.25)]``; whatever ``train`` is.
         mix: ``Mix(mixup=0.2, cutmix=1.0)`` mixes the images of each batch, and makes its labels soft: float32 (B, classes).
         center_ratio: ``size`` over the shorter side before the centre crop: 224 / 256 is Resize(256) + CenterCrop(224).
         batches_ahead: batches that are being filled or wait, not counting those that are held.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import pickle
+import zlib
 
 import numpy as np
 import pytest
@@ -72,6 +73,41 @@ def test_an_operation_is_made_of_a_name_and_parameters() -> None:
         with pytest.raises(UserError) as caught:
             made(name, parameters)
         assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+
+
+GOLDEN_PIXELS = {
+    "Affine": 2134890408,
+    "AutoContrast": 2769777926,
+    "ColorJitter": 1208129165,
+    "Equalize": 1364990277,
+    "GaussianBlur": 445768109,
+    "Grayscale": 2093658917,
+    "Invert": 759724306,
+    "RandAugment": 1249654380,
+    "TrivialAugmentWide": 3190122107,
+    "AutoAugment": 45898160,
+    "Posterize": 1770110344,
+    "RandomErasing": 236318110,
+    "Sharpness": 2792055481,
+    "Solarize": 4139430560,
+}
+
+
+def slopes(size: int = 61) -> np.ndarray:
+    """Pictures with slopes and edges. (5, 3, size, size) uint8"""
+    y, x = np.mgrid[:size, :size]
+    return np.stack(
+        [
+            np.stack([(c * 40 + k * 25 + x * (k + 1) + y * (3 - c) + (x * y >> 4)) % 230 for c in range(3)])
+            for k in range(5)
+        ]
+    ).astype(np.uint8)
+
+
+@OPERATIONS
+def test_the_pixels_stay_what_they_are(kind: type[Augmentation]) -> None:
+    """Changing them changes every training run that uses the operation: a change of major version, said in the changelog."""
+    assert zlib.crc32(applied(kind(), slopes(), [0, 1, 2, 3, 4])) == GOLDEN_PIXELS[kind.__name__]
 
 
 @OPERATIONS
