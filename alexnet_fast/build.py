@@ -36,6 +36,9 @@ from .run import checkpoint_manager
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from .augment.augmentation import Augmentation
+    from .augment.mix import Mix
+
 
 def launch_config(recipe: Recipe) -> LaunchConfig:
     """The ranks that the recipe asks for, on this host and on others."""
@@ -75,10 +78,32 @@ def train_loader(recipe: Recipe, world: World, device: Device, **other: Unpack[L
         ratio=data.ratio,
         flip=data.flip,
         on_error=data.on_error,
+        augmentations=augmentations(recipe),
+        mix=mix(recipe),
     )
     return check_labels(
         Loader(data.train, world.batch_size(data.global_batch_size), options, **other), recipe
     )
+
+
+def augmentations(recipe: Recipe) -> list[Augmentation]:
+    """What is done to each training image, in this order."""
+    if not recipe.augment.operations:
+        return []
+    from .augment.operations import all_made  # imports every operation
+
+    return all_made(recipe.augment.operations)
+
+
+def mix(recipe: Recipe) -> Mix | None:
+    """How the training batches are mixed."""
+    asked = recipe.augment
+    if not asked.mixup and not asked.cutmix:
+        return None
+    from .augment.mix import Mix
+
+    outputs = recipe.model.num_classes if recipe.model.task == "classification" else None
+    return Mix(asked.mixup, asked.cutmix, asked.mix_prob, outputs)
 
 
 def val_loader(recipe: Recipe, world: World, device: Device) -> Loader:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .beton.reader import Beton
 from .common.cli import Defaults, Parser, add_field_flags, file_path
 from .errors import UserError, escaped, escaped_lines, exit_code
 from .inspection.survey import survey, text
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .recipe import Recipe
 
 PROG = "python -m alexnet_fast.inspect_beton"
 
@@ -29,10 +35,21 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> None:
         "--out",
         type=file_path,
         metavar="DIR",
-        help="folder for samples.png, crops.png and dimensions.png; without it none is drawn",
+        help="folder for samples.png, crops.png, dimensions.png (and augmented.png); without it none is drawn",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the crops, as a recipe's")
     parser.add_argument("--epoch", type=int, default=0, help="of the crops")
+    parser.add_argument(
+        "--augmented",
+        action="store_true",
+        help="draw augmented.png too: the crops after each operation of a recipe's [augment]",
+    )
+    parser.add_argument(
+        "--recipe",
+        type=file_path,
+        metavar="RECIPE",
+        help="the recipe whose operations --augmented shows, one after the other; without it, every operation by itself",
+    )
     add_field_flags(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse(argv)
@@ -41,21 +58,33 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> None:
             parser.error(
                 f"argument --{name}: {getattr(options, name)} is out of range, expected 0 to 2^63 - 1"
             )
+    if options.augmented and not options.out:
+        parser.error("argument --augmented: it draws a picture; give the folder for it as --out DIR")
+    if options.recipe and not options.augmented:
+        parser.error("argument --recipe: it says what --augmented shows; give --augmented too")
+    recipe = _recipe(options.recipe) if options.recipe else None
     with Beton(options.file, options.image_field, options.label_field) as beton:
         found = survey(beton)
         print(json.dumps(found.as_json(), indent=1) if options.json else escaped_lines(text(found)))
         if options.out:
-            draw(beton, options.out, options.seed, options.epoch)
+            draw(beton, options.out, options.seed, options.epoch, options.augmented, recipe)
 
 
-def draw(beton: Beton, out: Path, seed: int, epoch: int) -> None:
-    """Write the three pictures; without matplotlib, write two and print why."""
+def draw(
+    beton: Beton, out: Path, seed: int, epoch: int, augmented: bool = False, recipe: Recipe | None = None
+) -> None:
+    """Write the pictures; without matplotlib, write one fewer and print why.
+
+    augmented: whether augmented.png is among them: the operations of ``recipe``, or each by itself.
+    """
     from alexnet_fast.inspection import contact_sheets
 
     try:
         out.mkdir(parents=True, exist_ok=True)
         contact_sheets.samples_sheet(beton).save(out / "samples.png")
         contact_sheets.crops_sheet(beton, seed, epoch).save(out / "crops.png")
+        if augmented:
+            _augmented(beton, seed, epoch, recipe).save(out / "augmented.png")
         try:
             contact_sheets.histogram(survey(beton), out / "dimensions.png")
         except UserError as error:
@@ -64,6 +93,28 @@ def draw(beton: Beton, out: Path, seed: int, epoch: int) -> None:
         raise UserError(f"cannot write {out}: {error.strerror or error}; give another --out") from error
     pictures = ", ".join(sorted(str(path) for path in out.glob("*.png")))
     print(escaped(f"pictures: {pictures}"), file=sys.stderr)
+
+
+def _recipe(path: Path) -> Recipe:
+    from .recipe_toml import load  # and with it pydantic
+
+    recipe = load(path)
+    if not recipe.augment.operations:
+        raise UserError(
+            f"augment.operations of {path} is an empty list, so --augmented has nothing to show; without --recipe it shows every operation"
+        )
+    return recipe
+
+
+def _augmented(beton: Beton, seed: int, epoch: int, recipe: Recipe | None) -> Image.Image:
+    from alexnet_fast.inspection import contact_sheets
+
+    from .augment.operations import all_made
+
+    if recipe is None:
+        return contact_sheets.operations_sheet(beton, seed, epoch)
+    made = all_made(recipe.augment.operations)
+    return contact_sheets.augmented_sheet(beton, made, seed, epoch, f"the recipe {recipe.run.name}")
 
 
 def command(prog: str = PROG) -> int:

@@ -6,12 +6,13 @@ Every key is defined here, once, with its default and its description; recipe_to
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
 from .common.paths import given_path
+from .errors import UserError
 from .models import MODELS
 
 MAX_INT = (1 << 63) - 1
@@ -49,6 +50,23 @@ class Run(Section):
     """auto (an accelerator if there is one, else the CPU), cpu, cuda or npu; npu:1 for one of several."""
     out: FilePath = "runs"
     """Folder that contains the run's folder."""
+
+
+def _known_operations(given: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+    """The list, if every table of it makes an operation of alexnet_fast.augment."""
+    if given:
+        from .augment.operations import (
+            all_made,
+        )  # compiled kernels' modules, which a recipe without operations does not need
+
+        try:
+            all_made(given)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+    return given
+
+
+Operations = tuple[dict[str, Any], ...]
 
 
 class FieldNames(TypedDict):
@@ -94,6 +112,19 @@ class Data(Section):
     def fields(self) -> FieldNames:
         """The names of the betons' fields."""
         return {"image_field": self.image_field or None, "label_field": self.label_field or None}
+
+
+class Augment(Section):
+    """Changes of training images; evaluation has none."""
+
+    operations: Annotated[Operations, AfterValidator(_known_operations)] = ()
+    """What is done to each training image, in this order, as [{op = "RandAugment", magnitude = 9}, {op = "RandomErasing", p = 0.25}]."""
+    mixup: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Alpha of mixup, whose share is drawn from Beta(alpha, alpha); 0 = no mixup."""
+    cutmix: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Alpha of cutmix; 0 = no cutmix. With mixup too, each batch gets one of the two."""
+    mix_prob: Share = 1.0
+    """Probability that a batch is mixed, where augment.mixup or augment.cutmix is not 0."""
 
 
 class Model(Section):
@@ -226,6 +257,7 @@ class Recipe(Section):
 
     run: Run = Run()
     data: Data = Data()
+    augment: Augment = Augment()
     model: Model = Model()
     optim: Optim = Optim()
     schedule: Schedule = Schedule()

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from .common.paths import check_text
 from .common.untrusted import printable, read_text
 from .errors import UserError
-from .recipe import Pair, Recipe, Section
+from .recipe import Operations, Pair, Recipe, Section
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -129,7 +129,11 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def toml(value: Any) -> str:
-    """The value as TOML: its JSON, with the one control character escaped that only TOML wants escaped."""
+    """The value as TOML: its JSON, with the one control character escaped that only TOML wants escaped, and tables in TOML's own way."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{toml(str(key))} = {toml(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -206,6 +210,7 @@ def _type_name(field: FieldInfo) -> str:
         str: "text",
         bool: "true or false",
         Pair: "[number, number]",
+        Operations: 'a list of tables, [{op = "NAME", parameter = value}]',
     }
     if field.annotation in names:
         return names[field.annotation]

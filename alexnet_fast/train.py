@@ -54,12 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> int:
         arguments = parse(argv)
         if arguments.keys:
+            from .augment.operations import described, of_recipes
+
             print("| key | type | default | what it does |\n|---|---|---|---|")
             print(
                 "\n".join(
                     f"| `{key.name}` | {key.type} | `{key.default}` | {key.description} |" for key in keys()
                 )
             )
+            print("\nThe operations of `augment.operations`, with their parameters:\n")
+            print("\n".join(f"- {described(kind)}" for kind in of_recipes().values()))
             return 0
         recipe = settled_recipe(arguments)
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,14 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from alexnet_fast import Loader
+from alexnet_fast.augment import Invert, RandAugment
+from alexnet_fast.augment.operations import of_recipes
 from alexnet_fast.beton.reader import Beton, BetonError
 from alexnet_fast.decode.decoder import Decoder
 from alexnet_fast.errors import exit_code
 from alexnet_fast.inspect_beton import main
 from alexnet_fast.inspection.contact_sheets import CELL_PX, GAP_PX, TITLE_PX, crops_sheet, samples_sheet
-from alexnet_fast.inspection.survey import survey
+from alexnet_fast.inspection.survey import evenly, survey
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.writer import scan_folder, write_beton
 from betons import Entry, jpeg, picture, write
@@ -232,3 +234,72 @@ def test_labels_that_are_numbers_of_any_size_are_statistics_and_not_classes(
     assert told["balance"] is None
     assert told["labels"] == {"least": 1e-9, "mean": 0.125, "median": 0.125, "most": 0.25}
     assert (tmp_path / "pictures/samples.png").exists() and not recwarn.list
+
+
+# -- augmented.png
+
+
+def cell(sheet: Image.Image, place: int) -> np.ndarray:
+    """The picture at one place of a sheet."""
+    left = GAP_PX + place % 6 * (CELL_PX + GAP_PX)
+    top = TITLE_PX + place // 6 * (CELL_PX + 20 + GAP_PX)
+    return np.asarray(sheet.crop((left, top, left + CELL_PX, top + CELL_PX)))
+
+
+def shrunk(image: np.ndarray) -> np.ndarray:
+    made = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+    made.thumbnail((CELL_PX, CELL_PX), Image.Resampling.BICUBIC)
+    return np.asarray(made)
+
+
+def test_augmented_with_a_recipe_shows_the_loaders_own_pixels(packed: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "augmented.toml"
+    recipe.write_text('[augment]\noperations = [{op = "RandAugment"}, {op = "Invert", p = 0.5}]\n')
+    code, _, err = inspect(packed, "--augmented", "--recipe", recipe, "--out", tmp_path, "--seed", 3)
+    assert code == 0 and "augmented.png" in err
+    made = [RandAugment(), Invert(p=0.5)]
+    with Loader(packed, 9, train=True, seed=3, shuffle=False, augmentations=made) as loader:
+        images = next(iter(loader)).images.numpy().copy()
+    sheet = Image.open(tmp_path / "augmented.png")
+    for place, image in enumerate(images):
+        assert np.array_equal(cell(sheet, place), shrunk(image)), place
+
+
+def test_augmented_alone_shows_a_row_of_every_operation(packed: Path, tmp_path: Path) -> None:
+    assert inspect(packed, "--augmented", "--out", tmp_path)[0] == 0
+    sheet = Image.open(tmp_path / "augmented.png")
+    with Loader(packed, 9, train=True, shuffle=False) as loader:
+        images = next(iter(loader)).images.numpy()
+        with Beton(packed) as beton:
+            crops = [images[place].copy() for place in evenly(beton, 6)]
+    for place, crop in enumerate(crops):
+        assert np.array_equal(cell(sheet, place), shrunk(crop))
+    names = list(of_recipes())
+    assert sheet.height > (len(names) + 1) * CELL_PX
+    row = 6 * (1 + names.index("Invert"))
+    for place, crop in enumerate(crops):
+        assert np.array_equal(cell(sheet, row + place), shrunk(255 - crop))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--augmented",), "argument --augmented: it draws a picture; give the folder for it as --out DIR"),
+        (
+            ("--recipe", "recipes/1p.toml"),
+            "argument --recipe: it says what --augmented shows; give --augmented",
+        ),
+        (
+            ("--augmented", "--out", "nowhere", "--recipe", "recipes/1p.toml"),
+            "augment.operations of recipes/1p.toml is an empty list",
+        ),
+    ],
+)
+def test_what_augmented_cannot_show_is_one_sentence(
+    packed: Path, arguments: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    err = io.StringIO()
+    with redirect_stderr(err), pytest.raises(SystemExit) if "empty" not in said else nullcontext():
+        assert exit_code(lambda: main([str(packed), *arguments])) == 2
+    assert said in err.getvalue() and err.getvalue().count("\n") == 1

@@ -232,3 +232,66 @@ def test_the_readme_lists_every_key() -> None:
         f"{section.strip(' `[]')}.{name.strip(' `')}" for section, names in rows for name in names.split(",")
     ]
     assert listed == [key.name for key in keys()]
+
+
+# -- augmentations
+
+AUGMENTED = """
+[augment]
+operations = [{op = "RandAugment", magnitude = 7}, {op = "RandomErasing", p = 0.25, value = "random", scale = [0.1, 0.2]}]
+mixup = 0.2
+"""
+
+
+def test_a_list_of_operations_is_read_written_and_overridden(tmp_path: Path) -> None:
+    path = tmp_path / "augmented.toml"
+    path.write_text(AUGMENTED)
+    recipe = load(path)
+    erasing = {"op": "RandomErasing", "p": 0.25, "value": "random", "scale": [0.1, 0.2]}
+    assert recipe.augment.operations == ({"op": "RandAugment", "magnitude": 7}, erasing)
+    assert (recipe.augment.mixup, recipe.augment.cutmix, recipe.augment.mix_prob) == (0.2, 0.0, 1.0)
+    (tmp_path / "resolved.toml").write_text(dump(recipe))
+    assert load(tmp_path / "resolved.toml") == recipe
+    other = load(path, ['augment.operations=[{op = "Invert"}]', "augment.mixup=0"])
+    assert other.augment.operations == ({"op": "Invert"},)
+    assert differences(recipe.model_dump(mode="json"), other.model_dump(mode="json")) == [
+        "augment.operations",
+        "augment.mixup",
+    ]
+    assert load(path, ["augment.operations=[]"]).augment.operations == ()
+
+
+@pytest.mark.parametrize(
+    ("operations", "sentence"),
+    [
+        ([{"op": "Randaugment"}], "there is no operation Randaugment: did you mean RandAugment?"),
+        ([{"op": "Solarize", "treshold": 1}], "Solarize has no parameter treshold: did you mean threshold?"),
+        (
+            [{"op": "Solarize", "threshold": 300}],
+            "Solarize.threshold = 300 is out of range, expected 0 to 255",
+        ),
+        ([{"op": "Invert"}, {"p": 0.5}], "the table number 2 has no op, the operation's name, as in"),
+        ([{"op": 3}], "the table number 1 has no op"),
+        ([{"op": "Custom"}], "there is no operation Custom"),
+        (
+            [{"op": "Invert", "p": "often"}],
+            "Invert.p = 'often' is of type str, expected a number, a probability",
+        ),
+        (["Invert"], 'expected a list of tables, [{op = "NAME", parameter = value}]'),
+        ({"op": "Invert"}, 'expected a list of tables, [{op = "NAME", parameter = value}]'),
+    ],
+)
+def test_a_mistake_in_an_operation_is_one_sentence(operations: Any, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        validate({"augment": {"operations": operations}})
+    said = str(caught.value)
+    assert sentence in said and "augment.operations" in said and "\n" not in said
+
+
+def test_a_recipe_without_operations_loads_no_kernels(run_cli: Any) -> None:
+    code = (
+        "import sys; from alexnet_fast.recipe_toml import load; load('recipes/1p.toml'); print(*sys.modules)"
+    )
+    assert not {"numba", "torch", "alexnet_fast.augment"} & set(
+        run_cli("-c", code, cwd=FOLDER.parent).stdout.split()
+    )

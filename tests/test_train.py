@@ -159,6 +159,30 @@ def test_a_disk_too_small_for_the_checkpoints_is_reported_before_training(
         assert (warned in capsys.readouterr().out) is not enough
 
 
+def test_a_run_that_augments_and_mixes_is_the_same_when_it_is_resumed_in_an_epoch(
+    recipe: Path, finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    augmented = [
+        'augment.operations=[{op = "RandAugment"}, {op = "RandomErasing", p = 0.5}]',
+        "augment.mixup=0.4",
+        "augment.cutmix=1",
+        "precision.level=O0",
+        "schedule.curve=constant",  # the same rate whatever the number of epochs
+    ]
+
+    def run(name: str, *arguments: str, sets: tuple[str, ...] = ()) -> Path:
+        given = [part for each in (f"run.name={name}", *augmented, *sets) for part in ("--set", each)]
+        assert command.main([str(recipe), *given, *arguments]) == 0
+        return recipe.parent / name
+
+    whole = run("whole")
+    begun = run("begun", sets=("checkpoint.every_steps=2", "schedule.epochs=1", "checkpoint.keep=9"))
+    resumed = run("resumed", "--resume", str(begun / "checkpoint_e0000_s000002.pt"))
+    assert same(weights(whole), weights(resumed))
+    assert step_losses(whole)[2:] == step_losses(resumed)
+    assert step_losses(whole) != step_losses(finished[0])
+
+
 def test_a_finished_run_resumed_keeps_its_report(
     finished: tuple[Path, str], recipe: Path, capsys: Any
 ) -> None:
@@ -218,6 +242,8 @@ def test_keys_lists_every_key_as_a_table(capsys: Any) -> None:
     out = capsys.readouterr().out
     assert out.startswith("| key | type | default | what it does |\n|---|")
     assert "| `optim.lr` | a number | `0.01` |" in out
+    assert '| `augment.operations` | a list of tables, [{op = "NAME", parameter = value}] | `[]` |' in out
+    assert "\n- Solarize(threshold=128.0, p=0.5)\n" in out and "- RandAugment(num_ops=2, magnitude=9" in out
 
 
 def refused(capsys: Any, *arguments: str) -> str:

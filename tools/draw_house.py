@@ -51,7 +51,7 @@ class Room:
 ROOMS = {
     "train": Room(
         "the command line",
-        "build common distributed modelzoo_flags profile recipe recipe_toml synthetic torch_import trainer",
+        "augment build common distributed modelzoo_flags profile recipe recipe_toml synthetic torch_import trainer",
     ),
     "doctor": Room(
         "checks of the machine, of a recipe's files and, with --card, of an accelerator at work",
@@ -76,7 +76,9 @@ ROOMS = {
         "beton build common decode devices engine loader models packing recipe recipe_toml run",
         "torch threading",
     ),
-    "inspect_beton": Room("the command that looks into a file", "beton common inspection"),
+    "inspect_beton": Room(
+        "the command that looks into a file", "augment beton common inspection recipe recipe_toml"
+    ),
     "trainer": Room(
         "a training run, to be read from top to bottom",
         "build common decode distributed engine kernel_cache loader models recipe run",
@@ -84,12 +86,12 @@ ROOMS = {
     ),
     "build": Room(
         "builds the parts of a run from a recipe",
-        "beton common devices distributed engine loader models recipe run",
+        "augment beton common devices distributed engine loader models recipe run",
         "torch",
     ),
     "inspection": Room(
         "looks into a file: figures, pictures, verification",
-        "beton common decode packing",
+        "augment beton common decode packing",
         "PIL matplotlib",
     ),
     "synthetic": Room("training sets without a dataset", "beton common packing recipe", "PIL"),
@@ -101,6 +103,8 @@ ROOMS = {
         "beton common devices distributed engine loader recipe recipe_toml",
         "torch",
     ),
+    "recipe_toml": Room("reads, writes and checks a recipe's file", "common recipe", "pydantic"),
+    "recipe": Room("the sections of a recipe", "augment common models", "pydantic"),
     "engine": Room(
         "a training step, and an evaluation", "beton common devices distributed loader models", "torch triton"
     ),
@@ -113,7 +117,9 @@ ROOMS = {
     "distributed": Room("processes that train together", "common devices", "torch threading"),
     "devices": Room("everything that differs between devices", "common", "torch"),
     "augment": Room(
-        "what is done to one decoded image: one operation a file", "common decode kernel_cache", "numba"
+        "what is done to one decoded image: one operation or family a file",
+        "common decode kernel_cache",
+        "numba llvmlite",
     ),
     "decode": Room(
         "bytes to pixels: compiled kernels, without threads or torch",
@@ -125,8 +131,6 @@ ROOMS = {
     ),
     "beton": Room("the file format and its reader", "common", "llvmlite threading"),
     "kernel_cache": Room("compiled kernels, kept on disk", "", "numba"),
-    "recipe_toml": Room("reads, writes and checks a recipe's file", "common recipe", "pydantic"),
-    "recipe": Room("the sections of a recipe", "common models", "pydantic"),
     "models": Room("networks", "", "torch"),
     "torch_import": Room("what must be set before torch is imported", "", "torch"),
     "common": Room("what every room uses", "", "threading"),

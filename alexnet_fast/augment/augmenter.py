@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from ..decode.counter_rng import GOLDEN, mix, sample_key, uniform
 from ..decode.status import OK
 from ..kernel_cache import kernel
 from .augmentation import Augmentation
+
+if TYPE_CHECKING:
+    from .mix import Mix
 
 U64 = np.uint64
 SALT = 0x6175676D656E74  # "augment": keeps these keys apart from the crops' and the order's of the same seed
@@ -44,10 +48,12 @@ class Augmenter:
     Args:
         augmentations: may be empty.
         seed: 0 to 2^64 - 1.
+        mix: what is done to a batch when all of its images are complete; None = nothing.
     """
 
-    def __init__(self, augmentations: Sequence[Augmentation], seed: int) -> None:
+    def __init__(self, augmentations: Sequence[Augmentation], seed: int, mix: Mix | None = None) -> None:
         self._augmentations = tuple(augmentations)
+        self._mix, self._mix_seed = mix, seed
         self._seed = U64(seed ^ SALT)
         self._p = np.array([each.p for each in self._augmentations], np.float64)
 
@@ -75,8 +81,26 @@ class Augmenter:
         for augmentation, is_chosen, own in zip(self._augmentations, chosen, keys):
             augmentation.apply(images, places[is_chosen], own[is_chosen])
 
+    @property
+    def mixes(self) -> bool:
+        """Whether batches are mixed."""
+        return self._mix is not None
+
+    def mix(self, samples: np.ndarray, epoch: int, images: np.ndarray, statuses: np.ndarray) -> float:
+        """Mix a complete batch in place; returns the share of each image's own label, 1 where nothing is mixed.
+
+        Args:
+            samples: (n,) kernel.SAMPLE_DTYPE.
+            images: (n, 3, size, size) uint8 at least.
+            statuses: (n,) uint8; an image that is not OK is neither touched nor read.
+        """
+        if self._mix is None:
+            return 1.0
+        return self._mix.apply(samples, self._mix_seed, epoch, images, statuses)
+
     def load(self, samples_dtype: np.dtype) -> None:
         """Load the kernels, or compile them: the threads' own way with no sample at all."""
         nothing = np.empty(0, samples_dtype)
         images, statuses = np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.uint8)
         self.apply(nothing, 0, images, statuses, np.empty(0, np.int64))
+        self.mix(nothing, 0, images, statuses)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ..common.arguments import number, set_checked
+from ..common.arguments import set_checked
 from ..kernel_cache import kernel
-from .augmentation import Augmentation
+from .augmentation import Augmentation, number_in
+from .point_operations import solarize_image
 
 
 @dataclass(frozen=True)
@@ -27,19 +29,17 @@ class Solarize(Augmentation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_checked(
-            self, threshold=number("Solarize.threshold", self.threshold, "0 to 255", lambda t: 0 <= t <= 255)
-        )
+        set_checked(self, threshold=number_in(self, "threshold", 0, 255))
+
+    def reference(self) -> tuple[str, dict[str, Any]]:
+        return "RandomSolarize", {"threshold": self.threshold, "p": 1.0}
 
     def apply(self, images: np.ndarray, chosen: np.ndarray, keys: np.ndarray) -> None:
-        solarize(images, chosen, np.uint8(math.ceil(self.threshold)))
+        solarize(images, chosen, math.ceil(self.threshold))
 
 
 @kernel
 def solarize(images, chosen, threshold):
-    """Invert the values at or above ``threshold`` (uint8) of images[chosen]."""
+    """Invert the values at or above ``threshold`` (int) of images[chosen]."""
     for place in chosen:
-        image = images[place].reshape(-1)
-        for at in range(len(image)):
-            value = image[at]
-            image[at] = value if value < threshold else 255 - value
+        solarize_image(images[place], threshold)

@@ -61,7 +61,7 @@ class Task(Protocol):
         """In the recipe."""
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a training step, a scalar: float32 outputs (B, C), targets (B,)."""
+        """The loss of a training step, a scalar: float32 outputs (B, C), targets (B,), or float32 (B, C) of a mixed batch."""
 
     def loss_sum(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The sum of an evaluation's losses of each sample, a scalar."""
@@ -124,6 +124,8 @@ class Classification:
         return functional.cross_entropy(outputs, targets, reduction="sum")
 
     def counts(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if targets.ndim == 2:  # of a mixed batch: the class that has most of it
+            targets = targets.argmax(1)
         return torch.stack(count_top_k(outputs, targets))
 
     def summary(self, counts: Sequence[int], samples: int) -> dict[str, float]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..augment.augmentation import Augmentation
+from ..augment.augmenter import Augmenter
+from ..augment.operations import of_recipes
 from ..beton import format as fmt
 from ..beton.reader import Beton
 from ..common.untrusted import printable
@@ -54,6 +57,40 @@ def crops_sheet(beton: Beton, seed: int, epoch: int) -> Image.Image:
     title = f"{beton.path.name}: the same samples' training crops, seed {seed}, epoch {epoch}, {CROP_PX} px"
     with beton.unchanged:
         return _sheet(title, beton, chosen, _crops(beton, chosen, seed, epoch))
+
+
+def augmented_sheet(
+    beton: Beton, augmentations: Sequence[Augmentation], seed: int, epoch: int, whose: str
+) -> Image.Image:
+    """The same training crops after a list of augmentations, as a Loader with this seed makes them in this epoch.
+
+    whose: the list, in words, for the title.
+
+    Raises:
+        BetonError: the file was changed since it was opened.
+    """
+    chosen = evenly(beton, COLUMNS * ROWS)
+    title = f"{beton.path.name}: the same crops after the operations of {whose}, seed {seed}, epoch {epoch}"
+    with beton.unchanged:
+        pictures = list(_crops(beton, chosen, seed, epoch))
+        return _sheet(title, beton, chosen, _augmented(beton, chosen, pictures, augmentations, seed, epoch))
+
+
+def operations_sheet(beton: Beton, seed: int, epoch: int) -> Image.Image:
+    """A row for each operation of alexnet_fast.augment, with its defaults, applied to the training crops of six samples; the crops come first.
+
+    Raises:
+        BetonError: the file was changed since it was opened.
+    """
+    chosen = evenly(beton, COLUMNS)
+    title = f"{beton.path.name}: each operation with its defaults, seed {seed}, epoch {epoch}, {CROP_PX} px"
+    with beton.unchanged:
+        crops = list(_crops(beton, chosen, seed, epoch))
+        pictures, names = list(crops), ["as cropped"] * len(crops)
+        for name, kind in of_recipes().items():
+            pictures += _augmented(beton, chosen, crops, [kind(p=1.0)], seed, epoch)
+            names += [name] * len(crops)
+    return _sheet(title, beton, chosen * (len(pictures) // len(chosen)), pictures, names)
 
 
 def histogram(found: Survey, path: Path) -> None:
@@ -116,7 +153,38 @@ def _crops(beton: Beton, chosen: Iterable[int], seed: int, epoch: int) -> Iterat
         )
 
 
-def _sheet(title: str, beton: Beton, chosen: list[int], pictures: Iterable[Picture]) -> Image.Image:
+def _augmented(
+    beton: Beton,
+    chosen: list[int],
+    pictures: Sequence[Picture],
+    augmentations: Sequence[Augmentation],
+    seed: int,
+    epoch: int,
+) -> list[Picture]:
+    """The crops of these samples after augmentations; what is wrong with a sample stays."""
+    images = np.zeros((len(pictures), 3, CROP_PX, CROP_PX), np.uint8)
+    statuses = np.array([0 if isinstance(each, Image.Image) else 1 for each in pictures], np.uint8)
+    for image, picture in zip(images, pictures):
+        if isinstance(picture, Image.Image):
+            image[:] = np.asarray(picture).transpose(2, 0, 1)
+    samples = sample_table(beton)[chosen]
+    Augmenter(augmentations, seed).apply(samples, epoch, images, statuses, np.arange(len(images)))
+    return [
+        Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+        if isinstance(picture, Image.Image)
+        else picture
+        for image, picture in zip(images, pictures)
+    ]
+
+
+def _sheet(
+    title: str,
+    beton: Beton,
+    chosen: list[int],
+    pictures: Iterable[Picture],
+    names: Sequence[str] | None = None,
+) -> Image.Image:
+    """names: below the pictures; None = index and class of each."""
     across, down = CELL_PX + GAP_PX, CELL_PX + LABEL_PX + GAP_PX
     rows = -(-len(chosen) // COLUMNS)
     sheet = Image.new("RGB", (GAP_PX + COLUMNS * across, TITLE_PX + rows * down + GAP_PX), PAPER)
@@ -130,11 +198,12 @@ def _sheet(title: str, beton: Beton, chosen: list[int], pictures: Iterable[Pictu
         if isinstance(picture, str):
             draw.multiline_text((left + 6, top + 6), _wrapped(picture), ERROR, small)
         else:
+            picture = picture.copy()  # the caller's may be shown again
             picture.thumbnail((CELL_PX, CELL_PX), Image.Resampling.BICUBIC)
             sheet.paste(
                 picture, (left + (CELL_PX - picture.width) // 2, top + (CELL_PX - picture.height) // 2)
             )
-        label = printable(f"{index:,}  {class_name(beton, index)}", 60)
+        label = names[place] if names else printable(f"{index:,}  {class_name(beton, index)}", 60)
         while draw.textlength(label, small) > CELL_PX:
             label = label[:-2] + "…"
         draw.text((left, top + CELL_PX + 2), label, INK, small)

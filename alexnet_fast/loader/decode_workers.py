@@ -37,6 +37,7 @@ class BatchTask:
         left: samples of which no thread has reported that they are done.
         has_broken: whether a status is not OK; known when ``left`` is 0.
         batch: its samples as the consumer gets them, once ``left`` is 0 and none is broken.
+        own_share: of each label, where the batch is mixed (``augment.mix``); known when ``left`` is 0.
     """
 
     def __init__(self, plan: BatchPlan, buffer: HostBuffer) -> None:
@@ -48,6 +49,7 @@ class BatchTask:
         self.left = len(plan.samples)
         self.has_broken = False
         self.batch: Batch | None = None
+        self.own_share = 1.0
 
     def has_work(self) -> bool:
         """Whether there are samples that no thread has taken."""
@@ -331,17 +333,23 @@ class DecodeWorkers:
         return len(done)
 
     def _done(self, task: BatchTask, count: int) -> None:
+        if self._augmenter.mixes:
+            with self._lock:
+                # The last thread mixes; one that found nothing left to decode may come after it.
+                if task.left != count or count == 0:
+                    task.left -= count
+                    self._moved_s = time.perf_counter()
+                    return
+            task.own_share = self._augmenter.mix(task.samples, task.key[0], task.buffer.images, task.statuses)
         with self._lock:
             self._moved_s = time.perf_counter()
             task.left -= count
-            if (
-                task.left or not count
-            ):  # a thread that came too late has decoded nothing, and another one has completed the task
+            # A thread that came too late has decoded nothing, and another one has completed the task.
+            if task.left or not count:
                 return
             task.has_broken = bool(task.statuses.any())
-            if (
-                not task.has_broken
-            ):  # made here, so that the consumer, whose caches a step has emptied, does not wait for it
+            # Made here, so that the consumer, whose caches a step has emptied, does not wait for it.
+            if not task.has_broken:
                 task.batch = self._pool.lend(task.buffer, len(task.samples))
             if self._consumer_waits and self._tasks and self._tasks[0] is task:
                 self._wake_consumer.put(None)

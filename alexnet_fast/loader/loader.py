@@ -28,6 +28,7 @@ from .position import First, Position, Start, epoch_of, start_of, state_of
 from .rank import Shares
 from .sample_set import SampleSet
 from .sampler import DistributedBatchSampler
+from .soft_labels import SoftLabels
 from .stream import Batches, Stream
 from .thread_stats import ThreadStats, TraceHook
 from .torch_protocol import TorchProtocol
@@ -41,7 +42,8 @@ class Loader(TorchProtocol):
 
     ``images`` is uint8 (B, 3, size, size), or as ``normalize``, ``dtype`` and ``memory_format`` say; ``labels`` is int64 (B,);
     both are torch tensors in host memory.  ``batch.indices``, int64 (B,), are the samples' places in the file.  If the label is a
-    float field, ``labels`` is float32: the file's float64 values, rounded, as a loss of float32 outputs expects them.
+    float field, ``labels`` is float32: the file's float64 values, rounded, as a loss of float32 outputs expects them.  With
+    ``mix`` classes are soft: float32 (B, classes).
     The pixels of sample i in epoch e are a function of (seed, e, i) alone, and the order of (seed, e):
     neither threads, nor batch size, nor ranks, nor a resume change them.  A batch that you hold is
     yours; its memory is used again when your last reference to it is gone.
@@ -87,6 +89,7 @@ class Loader(TorchProtocol):
         "_position",
         "_settled",
         "_shares",
+        "_soft",
         "_start",
         "_streamed",
         "_wait_s",
@@ -111,6 +114,7 @@ class Loader(TorchProtocol):
         self.beton = Beton(path, options.image_field, options.label_field)
         self._path = os.path.abspath(self.beton.path)
         self.train, self.seed = options.train, options.seed
+        self._soft = SoftLabels.of(options.mix, self.beton)
         self.threads = options.threads or allowed_cores()
         self._own = SampleSet(self.beton, options)
         self._options = replace(options, indices=self._own.indices)
@@ -339,9 +343,10 @@ class Loader(TorchProtocol):
         self._wait_s += time.perf_counter() - started
         try:
             count = self._bad_samples.apply(task)
-            if task.batch is not None:
-                return task.batch
-            return self._pipeline.pool.lend(task.buffer, count) if count else None
+            batch = task.batch
+            if batch is None and count:
+                batch = self._pipeline.pool.lend(task.buffer, count)
+            return batch if batch is None or self._soft is None else self._soft(batch, task.own_share)
         finally:
             workers.refill()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from .normalize import MeanAndStd, dtype_of, memory_format_of, normalize_of
 from .orders import GivenOrder
 from .rank import share_of
 from .watchdog import STALL_S
+
+if TYPE_CHECKING:
+    from ..augment.mix import Mix
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
@@ -58,7 +61,8 @@ class LoaderOptions:
         scale, ratio: of the random-resized crop, as torchvision's.
         flip: probability of a mirrored image.
         augmentations: operations of ``alexnet_fast.augment``, done to each decoded image in this order by the decoding threads,
-            as ``[Solarize(128, p=0.2)]``; whatever ``train`` is.
+            as ``[RandAugment(), RandomErasing(p=0.25)]``; whatever ``train`` is.
+        mix: ``Mix(mixup=0.2, cutmix=1.0)`` mixes the images of each batch, and makes its labels soft: float32 (B, classes).
         center_ratio: ``size`` over the shorter side before the centre crop: 224 / 256 is Resize(256) + CenterCrop(224).
         batches_ahead: batches that are being filled or wait, not counting those that are held.
         read_ahead_bytes: how far beyond those batches the file is read into the page cache; 0 = only when touched.
@@ -97,6 +101,7 @@ class LoaderOptions:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     augmentations: Sequence[Augmentation] = ()
+    mix: Mix | None = None
     center_ratio: float = 224 / 256
     batches_ahead: int = 3
     read_ahead_bytes: int = 64 << 20
@@ -136,6 +141,7 @@ class LoaderOptions:
             ratio=crop_ratio("ratio", self.ratio),
             flip=probability("flip", self.flip),
             augmentations=augmentations_of("augmentations", self.augmentations),
+            mix=_mix_of(self.mix),
             center_ratio=number(
                 "center_ratio", self.center_ratio, "0 < center_ratio <= 1", lambda r: 0 < r <= 1
             ),
@@ -172,6 +178,14 @@ class LoaderOptions:
         )
 
 
+def _mix_of(given: object) -> Mix | None:
+    if given is None:
+        return None
+    from ..augment.mix import Mix  # a Loader without one imports none of it
+
+    return instance("mix", given, Mix, "a Mix of alexnet_fast.augment, or None")
+
+
 class LoaderKeywords(TypedDict, total=False):
     """The fields of LoaderOptions as keyword arguments, for type checkers and editors."""
 
@@ -189,6 +203,7 @@ class LoaderKeywords(TypedDict, total=False):
     ratio: tuple[float, float]
     flip: float
     augmentations: Sequence[Augmentation]
+    mix: Mix | None
     center_ratio: float
     batches_ahead: int
     read_ahead_bytes: int

@@ -64,7 +64,7 @@ class Pipeline:
             beton.map,
             options.size,
             options.decoder,
-            Augmenter(options.augmentations, options.seed),
+            Augmenter(options.augmentations, options.seed, options.mix),
             threads,
             options.batches_ahead,
             self.planner,

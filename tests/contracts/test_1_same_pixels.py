@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from alexnet_fast import Loader
+from alexnet_fast.augment import Custom, uniform
+from alexnet_fast.augment.augmentation import Augmentation
+from alexnet_fast.augment.operations import of_recipes
 from alexnet_fast.augment.solarize import Solarize
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
 from betons import Entry, difference, drawn_crop, jpeg, picture, train_reference, write
@@ -144,6 +147,44 @@ def test_seed_and_epoch_change_what_augmentations_do(beton: Path) -> None:
     for change in ({"seed": 12}, {"epoch": 3}):
         _, others = epoch_of(beton, 64, **options, **change)  # type: ignore[arg-type]
         assert 60 < sum(np.array_equal(pixels[label], others[label]) for label in range(COUNT)) < COUNT - 60
+
+
+def one_dot(image, key):  # type: ignore[no-untyped-def]
+    """A user's own operation."""
+    image[:, int(uniform(key, 0) * image.shape[1]), int(uniform(key, 1) * image.shape[2])] = 255
+
+
+EVERY: dict[str, list[Augmentation]] = {name: [kind(p=0.7)] for name, kind in of_recipes().items()}
+EVERY["Custom"] = [Custom(one_dot)]
+EVERY["all of them"] = [each for made in EVERY.values() for each in made]
+
+
+@pytest.mark.parametrize("augmentations", EVERY.values(), ids=EVERY)
+def test_no_augmentation_depends_on_threads_batches_ranks_or_a_resume(
+    beton: Path, augmentations: list[Augmentation]
+) -> None:
+    options = {"augmentations": augmentations, "size": 48}
+    labels, pixels = epoch_of(beton, 100, threads=1, **options)
+    _, plain = epoch_of(beton, 100, size=48)
+    changed = sum(not np.array_equal(image, plain[label]) for label, image in pixels.items())
+    assert changed > 0.4 * COUNT
+    for threads, batch_size in ((1, 7), (2, 7), (5, 7), (2, 100), (5, 100)):
+        assert_same(epoch_of(beton, batch_size, threads=threads, **options), (labels, pixels))
+    for rank in range(3):
+        _, found = epoch_of(beton, 7, threads=2, rank=rank, world_size=3, **options)
+        assert same(found, pixels)
+    for batch_size, step in ((7, 5), (100, 1)):
+        begin = batch_size * step
+        assert_same(
+            epoch_of(beton, batch_size, step=step, **options),
+            (labels[begin:], {label: pixels[label] for label in labels[begin:]}),
+        )
+
+
+def assert_same(found: Epoch, expected: Epoch) -> None:
+    """The same labels in the same order, with the same pixels."""
+    assert found[0] == expected[0] and found[1].keys() == expected[1].keys()
+    assert same(found[1], expected[1])
 
 
 # -- samples that occur several times

@@ -54,6 +54,22 @@ def test_the_losses_are_torchs() -> None:
     )
 
 
+def test_soft_labels_of_one_class_count_and_cost_what_the_class_does() -> None:
+    task, (logits, labels) = Classification(label_smoothing=0.1), drawn(Classification())
+    soft = functional.one_hot(labels, 9).float()
+    assert task.loss(logits, soft).item() == pytest.approx(task.loss(logits, labels).item(), rel=1e-6)
+    assert torch.equal(task.counts(logits, soft), task.counts(logits, labels))
+
+
+def test_the_loss_of_mixed_labels_is_the_mean_of_both_by_their_shares() -> None:
+    task, (logits, labels) = Classification(label_smoothing=0.1), drawn(Classification())
+    one_hot, others = functional.one_hot(labels, 9).float(), labels.roll(1)
+    mixed = 0.7 * one_hot + 0.3 * one_hot.roll(1, 0)
+    both = 0.7 * task.loss(logits, labels) + 0.3 * task.loss(logits, others)
+    assert task.loss(logits, mixed).item() == pytest.approx(both.item(), rel=1e-5)
+    assert torch.equal(task.counts(logits, mixed), task.counts(logits, labels)), "of the larger share"
+
+
 def test_errors_are_numpys() -> None:
     outputs, targets = drawn(Regression())
     found = Regression().summary(Regression().counts(outputs, targets).tolist(), 503)

@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from alexnet_fast import Balanced, Beton, ImageNet, Loader, LoaderOptions
+from alexnet_fast.augment.mix import Mix
 from alexnet_fast.augment.solarize import Solarize
 from alexnet_fast.beton.reader import BetonError
 from alexnet_fast.decode.decoder import Decoder
@@ -744,6 +745,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
         [torch.nn.Identity()],
         iter([Solarize()]),
     ),
+    "mix": (True, "mixup", 0.2, Mix, {"mixup": 0.2}),
     "decoder": (None, 1, ["auto"], "fast"),
     "on_error": (None, 1, ["raise"], "ignore"),
     **dict.fromkeys(("image_field", "label_field"), (3, b"image", ["image"])),

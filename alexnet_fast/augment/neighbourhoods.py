@@ -1,0 +1,217 @@
+"""Kernels that make each pixel of those around it: sharpening and Gaussian blur, one image at a time, in place.
+
+They read a copy of the image, in scratch memory that the caller allocates once a chunk.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ..decode.simd import copy_bytes
+from ..kernel_cache import kernel
+from .point_operations import to_q13
+from .vectors import BYTES, PIXELS, Lanes
+
+U = np.uintp
+WORDS = ir.VectorType(ir.IntType(16), PIXELS)
+MAX_RADIUS = 64
+
+
+def _bytes_at(builder, address):  # type: ignore[no-untyped-def]
+    value = builder.load(builder.inttoptr(address, BYTES.as_pointer()), align=1)
+    return Lanes(builder, builder.zext(value, WORDS))
+
+
+def _splat(builder, number):  # type: ignore[no-untyped-def]
+    first = builder.insert_element(
+        ir.Constant(WORDS, ir.Undefined), builder.trunc(number, ir.IntType(16)), ir.IntType(32)(0)
+    )
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), PIXELS), [0] * PIXELS)
+    return Lanes(builder, builder.shuffle_vector(first, ir.Constant(WORDS, ir.Undefined), mask))
+
+
+def _store(lanes, address):  # type: ignore[no-untyped-def]
+    builder = lanes.builder
+    place = builder.inttoptr(address, BYTES.as_pointer())
+    builder.store(builder.trunc(lanes.value, BYTES), place, align=1)
+
+
+@intrinsic
+def sharpen_row(typing_context, source, stride, target, width, factor):  # type: ignore[no-untyped-def]
+    """target[x] = mean + (source[x] - mean) * factor, cut to a byte, where mean is that of the 3 x 3 pixels, the middle one five times.
+
+    Args:
+        source, target: addresses (uintp) of the rows' first pixels; what is read lies one pixel around them.
+        stride: bytes (uintp) from a source row to the next.
+        width: bytes (uintp), in whole steps of PIXELS.
+        factor: int64, as of ``to_q13``.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        source, stride, target, width, factor = arguments
+        word = source.type
+        factors = _splat(builder, factor)
+        with cgutils.for_range_slice(builder, word(0), width, word(PIXELS), intp=word) as (x, _):
+            middle = builder.add(source, x)
+            centre, total = _bytes_at(builder, middle), None
+            for row in (builder.sub(middle, stride), middle, builder.add(middle, stride)):
+                for offset in (-1, 0, 1):
+                    if row is middle and offset == 0:
+                        continue
+                    each = _bytes_at(builder, builder.add(row, word(offset)))
+                    total = each if total is None else total + each
+            # A sum of thirteenths is never half-way, so this is the nearest: (total + 6) // 13, exact up to 13 * 255.
+            mean = (total + (centre << 2) + centre + 6).times_high_unsigned(5042)
+            sixteenths = (mean << 4) + ((centre - mean) << 7).times_high(factors)
+            _store((sixteenths >> 4).clamped(), builder.add(target, x))
+        return context.get_dummy_value()
+
+    return types.void(*[types.uintp] * 4, types.int64), generate
+
+
+@intrinsic
+def blur_row(typing_context, source, stride, weights, radius, target, width):  # type: ignore[no-untyped-def]
+    """target[x] = weights[0] * source[x] + the sum over k of weights[k] * (source[x - k * stride] + source[x + k * stride]), rounded.
+
+    Args:
+        source, target: addresses (uintp) of the rows' first pixels.
+        stride: bytes (uintp) between the pixels that are weighed: 1 along a row, the row's length across rows.
+        weights: address (uintp) of radius + 1 int16 in units of 1 / 32768.
+        radius: uintp.
+        width: bytes (uintp), in whole steps of PIXELS.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        source, stride, weights, radius, target, width = arguments
+        word, half = source.type, ir.IntType(16)
+        first = builder.inttoptr(weights, half.as_pointer())
+
+        def weight(k):  # type: ignore[no-untyped-def]
+            return _splat(builder, builder.zext(builder.load(builder.gep(first, [k])), ir.IntType(64)))
+
+        middle_weight = weight(word(0))
+        total = cgutils.alloca_once(builder, WORDS)
+        with cgutils.for_range_slice(builder, word(0), width, word(PIXELS), intp=word) as (x, _):
+            middle = builder.add(source, x)
+            # Sums of 32nds of a level: of a value in its upper bits the upper half of the product is that.
+            begin = (_bytes_at(builder, middle) << 6).times_high(middle_weight)
+            begin = begin + Lanes(builder, builder.load(total_rounding(builder, radius)))
+            builder.store(begin.value, total)
+            with cgutils.for_range_slice(
+                builder, word(1), builder.add(radius, word(1)), word(1), intp=word
+            ) as (k, _):
+                away = builder.mul(k, stride)
+                both = _bytes_at(builder, builder.sub(middle, away)) + _bytes_at(
+                    builder, builder.add(middle, away)
+                )
+                more = Lanes(builder, builder.load(total)) + (both << 6).times_high(weight(k))
+                builder.store(more.value, total)
+            _store((Lanes(builder, builder.load(total)) >> 5).clamped(), builder.add(target, x))
+        return context.get_dummy_value()
+
+    def total_rounding(builder, radius):  # type: ignore[no-untyped-def]
+        """Half a level, and half a 32nd for each product, which is rounded down."""
+        place = cgutils.alloca_once(builder, WORDS)
+        number = builder.add(
+            radius.type(16), builder.lshr(builder.add(radius, radius.type(1)), radius.type(1))
+        )
+        builder.store(_splat(builder, number).value, place)
+        return place
+
+    return types.void(*[types.uintp] * 6), generate
+
+
+@kernel
+def scratch_bytes(size, radius):
+    """Scratch for an image of side ``size`` and pixels ``radius`` around it."""
+    whole = (size + PIXELS - 1) // PIXELS * PIXELS
+    return 2 * (whole + 2 * radius + PIXELS) * (size + 2 * radius + 2) + 4 * PIXELS
+
+
+@kernel
+def sharpen_image(image, factor, scratch):
+    """torchvision's adjust_sharpness; the outermost pixels stay. scratch: scratch_bytes(size, 1), uint8."""
+    size = U(image.shape[1])
+    if size <= U(2):
+        return
+    limited = to_q13(factor)
+    plane = size * size
+    spare = U(scratch.ctypes.data)
+    copy, at = spare + U(size + 2 * PIXELS), U(image.ctypes.data)
+    inner = size - U(2)
+    whole = (inner + U(PIXELS - 1)) // U(PIXELS) * U(PIXELS)
+    for channel in range(U(3)):
+        copy_bytes(at + channel * plane, copy, plane)
+        for row in range(U(1), size - U(1)):
+            place = row * size + U(1)
+            sharpen_row(copy + place, size, spare, whole, limited)
+            copy_bytes(spare, at + channel * plane + place, inner)
+
+
+@kernel
+def fill_gaussian(sigma, radius, weights):
+    """Fill the weights of a Gaussian of radius + 1 pixels, in units of 1 / 32768, int16; returns the last that is not 0."""
+    total = 1.0
+    for k in range(1, radius + 1):
+        total += 2.0 * math.exp(-0.5 * (k / sigma) ** 2)
+    given = np.int64(0)
+    reach = 0
+    for k in range(1, radius + 1):
+        weights[k] = np.int64(32768.0 * math.exp(-0.5 * (k / sigma) ** 2) / total + 0.5)
+        given += 2 * np.int64(weights[k])
+        if weights[k] > 0:
+            reach = k
+    weights[0] = min(32768 - given, 32767)
+    return reach
+
+
+@kernel
+def blur_image(image, radius, sigma, scratch):
+    """Gaussian blur with a kernel of 2 * radius + 1 pixels, mirrored at the edges without repeating the outermost pixel.
+
+    Args:
+        radius: below the image's side.
+        scratch: scratch_bytes(size, radius), uint8.
+    """
+    weights = np.empty(MAX_RADIUS + 1, np.int16)
+    reach = fill_gaussian(sigma, radius, weights)
+    if reach == 0:
+        return
+    size = image.shape[1]
+    whole = (size + PIXELS - 1) // PIXELS * PIXELS
+    stride = whole + 2 * reach
+    rows = size + 2 * reach
+    # The image with its surroundings, then the same blurred along its rows.
+    padded = scratch[: rows * stride].reshape(rows, stride)
+    filtered = scratch[rows * stride : rows * (stride + whole)].reshape(rows, whole)
+    table, spare = U(weights.ctypes.data), U(scratch.ctypes.data) + U(len(scratch) - whole)
+    for channel in range(3):
+        for y in range(size):
+            row = padded[reach + y]
+            copy_bytes(U(image[channel, y].ctypes.data), U(row.ctypes.data) + U(reach), U(size))
+            for k in range(1, reach + 1):
+                row[reach - k] = row[reach + k]
+                row[reach + size - 1 + k] = row[reach + size - 1 - k]
+            blur_row(
+                U(row.ctypes.data) + U(reach),
+                U(1),
+                table,
+                U(reach),
+                U(filtered[reach + y].ctypes.data),
+                U(whole),
+            )
+        for k in range(1, reach + 1):
+            filtered[reach - k] = filtered[reach + k]
+            filtered[reach + size - 1 + k] = filtered[reach + size - 1 - k]
+        for y in range(size):
+            blur_row(U(filtered[reach + y].ctypes.data), U(whole), table, U(reach), spare, U(whole))
+            copy_bytes(spare, U(image[channel, y].ctypes.data), U(size))
+    weights[0] = (
+        0  # numba frees an array after the last line that names it, not after the last use of its address
+    )
