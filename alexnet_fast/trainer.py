@@ -292,10 +292,17 @@ class Trainer:
             sets += f", {self.val_set.num_samples:,} to evaluate on"
         return (
             f"{recipe.run.name}: {MODELS[recipe.model.name].title}, {self.task.describe(recipe.model.num_classes)}, {recipe.precision.level}, "
-            f"{recipe.data.size} px, on {self.where}; {sets}; "
+            f"{recipe.data.size} px, on {self.where}; {sets}; {self.decoding}; "
             f"{plural(recipe.schedule.epochs, 'epoch')} of {plural(self.steps_per_epoch, 'step')} of "
             f"{recipe.data.global_batch_size}; results in {self.folder}"
         )
+
+    @property
+    def decoding(self) -> str:
+        """How many threads decode, and why so many."""
+        threads = plural(self.train_set.threads, "decoding thread")
+        each = " on each rank" if self.world.world_size > 1 else ""
+        return f"{threads}{each}" + (", one for each of its cores" if not self.recipe.data.threads else "")
 
     @property
     def where(self) -> str:

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset
 
 from ..beton.reader import Beton
 from ..common.arguments import check, whole
-from ..common.cpus import allowed_cores
+from ..common.cpus import fair_share, local_ranks
 from ..decode import turbojpeg
 from ..decode.crop import CropOptions
 from ..decode.decoder import DecodePaths
@@ -115,7 +115,7 @@ class Loader(TorchProtocol):
         self._path = os.path.abspath(self.beton.path)
         self.train, self.seed = options.train, options.seed
         self._soft = SoftLabels.of(options.mix, self.beton)
-        self.threads = options.threads or allowed_cores()
+        self.threads = options.threads or fair_share(local_ranks())
         self._own = SampleSet(self.beton, options)
         self._options = replace(options, indices=self._own.indices)
         self._shares = Shares(options.rank, options.world_size)

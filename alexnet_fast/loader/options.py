@@ -49,7 +49,8 @@ class LoaderOptions:
         train: random-resized crops, flips and a shuffled order; else the resized centre crop, in the file's order.
         size: side of the images, in pixels.
         seed: of the order, the crops, the flips and the augmentations.
-        threads: decoding threads (default: the cores that this process may use).
+        threads: decoding threads (default: one for each core that this process may use; where a launcher says that it started
+            several ranks on this host and has bound none, for each of its share of them).
         rank, world_size: this process's share of every epoch, both or neither (default: torch.distributed's, looked up
             whenever an iteration starts; without a process group, all of it).
         indices: the samples to use, by their places in the file (default: all of them); one may come several times.
