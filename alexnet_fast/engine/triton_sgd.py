@@ -45,7 +45,7 @@ def _step(  # type: ignore[no-untyped-def]
 ):
     """One step of SGD; writes nothing where `found` is above 0."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = (at < count) & (tl.load(found) == 0)
+    inside = at < tl.where(tl.load(found) > 0, 0, count)
     weight = tl.load(master + at, inside, other=0.0)
     moved = tl.load(momentum + at, inside, other=0.0)
     change = tl.load(gradient + at, inside, other=0.0).to(tl.float32) * (1.0 / tl.load(scale))
