@@ -1,25 +1,12 @@
-"""Fast paths of a training step: which are tried, and the proof that each makes the plain step's results where it runs.
-
-A path is used only once it is proven.  `prove` runs the plain step and the fast one over the same three steps, with other images and
-another learning rate each, one of them an overflow, and compares:
-
-    losses, gradients, buffers     with the plain step's, each tensor by its norm: within the number format's tolerance
-    momenta, masters, half weights with what SGD makes of the fast step's own gradients: within float32's rounding
-    overflow, scale, skipped steps equal
-
-Each of the three begins with the same weights and with momenta that are 0.01 of the weights, so that weight decay, momentum and
-learning rate show in every tensor, however small its gradient is.  Dropout's masks are the plain step's, since the random generators
-begin alike and compiled code draws by torch's own operations.  Afterwards all state is what it was.
-"""
+"""Fast paths of a training step: which are tried, how each is switched on, and that it is proven before it is used (``proof``)."""
 
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -27,23 +14,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..beton.target_fields import TARGETS
 from ..distributed.world import World
 from ..models.space_to_depth import blocked_convolution
-from .precision import Precision
+from .proof import Trial, Verdict, computes_in, differ, in_short, percent, same_afterwards, tolerance_of
 from .step_graph import Captured
 from .train_state import TrainState
 
 Choice = bool | Literal["auto"]
 
-RATES = (0.5, 0.25, 0.125)  # of the three steps: large, so that a step shows in every weight
-OVERFLOWS = 1  # which of them overflows
-SAFE_SCALE = 128.0  # at which a step of fresh weights does not overflow
 INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
-MOMENTUM_SHARE = 0.01
-A_TIE = 0.1  # more than the loss a gradient may differ by: where a pool takes the other of two pixels that differ by rounding alone,
-# the gradient moves to it (features.0.weight by 3.6 % in one of 12 trials in float32, batch 8, 66 px)
-ROUNDINGS = 8  # of float32, that the optimizer's arithmetic may differ by
+NOTES = {"compile": "; compiling takes some 30 s where it was not done before"}
 
 
 @dataclass(frozen=True)
@@ -58,21 +38,6 @@ class Choices:
 
 NAMES = tuple(each.name for each in fields(Choices))
 """In the order in which they are switched on."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the proof of one path found.
-
-    worst: the largest relative difference of a gradient from the plain step's, and `of` which parameter.
-    why: in what it differs, or why it does not run; "" where it agrees.
-    """
-
-    name: str
-    agrees: bool
-    why: str = ""
-    worst: float = 0.0
-    of: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +64,7 @@ class FastPaths:
     @property
     def summary(self) -> str:
         """What is on, in a line; "" where nothing is."""
-        found = [f"{each.name} ({_percent(each.worst)})" for each in self.verdicts if each.agrees]
+        found = [f"{each.name} ({percent(each.worst)})" for each in self.verdicts if each.agrees]
         if not found:
             return ""
         return f"fast paths, and how far a gradient is from the plain step's at most: {', '.join(found)}"
@@ -167,9 +132,6 @@ WHY_NOT: Mapping[str, Callable[[TrainState, World], str]] = {
 }
 
 
-# ---------------------------------------------------------------- switching
-
-
 def switch(state: TrainState, name: str, on: bool, batch: tuple[Tensor, Tensor]) -> None:
     """Switch a path on or off for batches like `batch`, uint8 images and targets on the device.
 
@@ -226,9 +188,6 @@ SWITCHES: dict[str, Callable[[TrainState, bool, tuple[Tensor, Tensor]], None]] =
 }
 
 
-# ---------------------------------------------------------------- the proof
-
-
 def use(
     state: TrainState,
     choices: Choices,
@@ -276,8 +235,8 @@ def prove(
     """Switch the paths on, one after another, and compare each with the plain step; those that differ, or do not run, are off
     afterwards.  Nothing else is changed.  Every rank has to call this."""
     world, verdicts = world or World(), []
-    with _same_afterwards(state) as start:
-        trial = _Trial(state, start, batch_size, size, num_outputs)
+    with same_afterwards(state) as start:
+        trial = Trial(state, start, batch_size, size, num_outputs)
         plain = list(trial.run(state.eager_step))
         for name in names:
             say(f"engine.{name}: compared with the plain step" + (NOTES.get(name, "")))
@@ -286,7 +245,7 @@ def prove(
                 verdict = trial.compare(name, plain, trial.run(state.train_step))
             # Whatever a compiler, a driver or a library raises: the plain step does not need them.
             except Exception as error:
-                verdict = Verdict(name, False, f"it does not run ({_in_short(error)})")
+                verdict = Verdict(name, False, f"it does not run ({in_short(error)})")
             if world.all_reduce_max(float(not verdict.agrees)) and verdict.agrees:
                 verdict = Verdict(name, False, "it failed on another rank")
             if not verdict.agrees:
@@ -310,214 +269,14 @@ def prove_evaluation(state: TrainState, batch_size: int, size: int) -> Verdict:
         with torch.no_grad():
             plain = [precision.forward(each).clone() for each in images]
             state.evaluation_graph = Captured(precision.device, precision.forward, images[0])
-            worst = max(_differ(state.evaluate(each), one) for each, one in zip(images, plain, strict=True))
+            worst = max(differ(state.evaluate(each), one) for each, one in zip(images, plain, strict=True))
         why = (
-            ""
-            if worst <= tolerance_of(_computes_in(precision))
-            else f"its outputs differ by {_percent(worst)}"
+            "" if worst <= tolerance_of(computes_in(precision)) else f"its outputs differ by {percent(worst)}"
         )
     except Exception as error:  # whatever a driver or a library raises
-        why = f"it does not run ({_in_short(error)})"
+        why = f"it does not run ({in_short(error)})"
     finally:
         precision.model.train(training)
     if why:
         state.evaluation_graph = None
     return Verdict("graph", not why, why, worst, "the outputs")
-
-
-def _computes_in(precision: Precision) -> torch.dtype:
-    """The number format of the forward pass."""
-    return torch.float32 if precision.level == "O0" else precision.device.half_dtype
-
-
-NOTES = {"compile": "; compiling takes some 30 s where it was not done before"}
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What one step made.  faults: of its momenta, masters and half weights, against its own gradients."""
-
-    gradients: list[Tensor]
-    loss: float
-    buffers: dict[str, Tensor]
-    overflowed: bool
-    skipped: int
-    faults: list[str]
-
-
-class _Trial:
-    """Three steps from one state, with any path on.  start: copies of all that a step changes."""
-
-    def __init__(
-        self, state: TrainState, start: dict[str, Tensor], batch_size: int, size: int, num_outputs: int
-    ) -> None:
-        self.state, self.precision, self._start = state, state.precision, start
-        self._generators = torch.get_rng_state(), self.precision.device.random_state()
-        self._names = [name for name, _ in self.precision.model.named_parameters()]
-        generator = torch.Generator().manual_seed(0)
-        device, target = self.precision.device.torch_device, TARGETS[state.task.name]
-        self.batches = []
-        for number in range(len(RATES)):
-            images = torch.randint(
-                0, 256, (batch_size, 3, size, size), dtype=torch.uint8, generator=generator
-            )
-            targets = torch.from_numpy(target.examples(batch_size + number, num_outputs)[number:].copy())
-            self.batches.append((images.to(device), targets.to(device)))
-
-    def run(self, step: Callable[[Tensor, Tensor], None]) -> Iterator[_Outcome]:
-        """Each step when it is asked for: of AlexNet's, an outcome has 244 MB of gradients."""
-        return (self._outcome(step, number) for number in range(len(RATES)))
-
-    def _outcome(self, step: Callable[[Tensor, Tensor], None], number: int) -> _Outcome:
-        state, precision, scaler = self.state, self.precision, self.precision.scaler
-        tensors = state.tensors()
-        copy_all(self._start, tensors)
-        with torch.no_grad():
-            for name in self._names:
-                if (momentum := tensors.get(f"momentum of {name}")) is not None:
-                    momentum.copy_(self._first_momentum(name))
-        overflows = scaler.is_enabled() and number == OVERFLOWS
-        if scaler.is_enabled():
-            scaler.load_state_dict({"scale": float("inf") if overflows else SAFE_SCALE, "_growth_tracker": 0})
-        torch.set_rng_state(self._generators[0])
-        precision.device.set_random_state(self._generators[1])
-        state.lr = RATES[number]
-        step(*self.batches[number])
-        overflowed = bool(scaler.found_inf > 0)
-        gradients = precision.gradients()
-        faults = list(self._faults(tensors, gradients, RATES[number], overflowed))
-        if overflows and not overflowed:
-            faults.append("it does not notice that a gradient overflows")
-        counted = (tensors["counts"] - self._start["counts"])[:2].tolist()
-        if counted != [1, len(self.batches[number][1])]:
-            faults.append(f"the meter counts {counted[0]} steps of {counted[1]} samples")
-        return _Outcome(
-            gradients,
-            float(tensors["last loss"]),
-            {name: value.detach().clone() for name, value in precision.model.named_buffers()},
-            overflowed,
-            int(scaler.skipped - self._start["skipped steps"]),
-            faults,
-        )
-
-    def _first_momentum(self, name: str) -> Tensor:
-        return self._start[f"master of {name}"] * MOMENTUM_SHARE
-
-    @torch.no_grad()
-    def _faults(
-        self,
-        after: Mapping[str, Tensor],
-        gradients: list[Tensor],
-        rate: float,
-        overflowed: bool,
-    ) -> Iterator[str]:
-        """What SGD would not have made of these gradients."""
-        (group,) = self.precision.optimizer.param_groups
-        share, few = group["momentum"], ROUNDINGS * torch.finfo(torch.float32).eps
-        for name, gradient in zip(self._names, gradients, strict=True):
-            old, new = self._start[f"master of {name}"], after[f"master of {name}"]
-            momentum = after.get(f"momentum of {name}")
-            if not torch.equal(after[name], new.to(after[name].dtype)):
-                yield f"the weights of {name} are not its masters, rounded"
-            first = self._first_momentum(name)
-            if overflowed:
-                if not (torch.equal(old, new) and (momentum is None or torch.equal(first, momentum))):
-                    yield f"{name} is changed by a step that overflows"
-                continue
-            update = gradient + group["weight_decay"] * old
-            if momentum is not None:
-                moved = share * first + update
-                if (off := _differ(momentum, moved)) > few:
-                    yield f"the momentum of {name} is {_percent(off)} off"
-                update = update + share * moved if group["nesterov"] else moved
-            # Of the change, and of the weights that it was rounded with.
-            off = float((new - (old - rate * update)).norm())
-            if not off <= few * float(old.norm() + rate * update.norm()):
-                yield f"{name} is {_percent(off / float((rate * update).norm() + 1e-38))} of its step off"
-
-    def compare(self, name: str, plain: list[_Outcome], fast: Iterator[_Outcome]) -> Verdict:
-        worst, of, why = 0.0, "", ""
-        tolerance = tolerance_of(_computes_in(self.precision))
-        for number, (one, other) in enumerate(zip(plain, fast, strict=True)):
-            wrong = [*one.faults[:1], *other.faults]
-            if (one.overflowed, one.skipped) != (other.overflowed, other.skipped):
-                wrong.append("one of the two overflows, and the other does not")
-            if one.overflowed and number != OVERFLOWS:
-                wrong.append("the plain step overflows there, so nothing is compared")
-            if not one.overflowed:
-                off = {
-                    parameter: _differ(mine, theirs)
-                    for parameter, mine, theirs in zip(
-                        self._names, other.gradients, one.gradients, strict=True
-                    )
-                }
-                off |= {
-                    buffer: _differ(other.buffers[buffer], value) for buffer, value in one.buffers.items()
-                }
-                at = max(off, key=lambda each: off[each])
-                worst, of = max((worst, of), (off[at], at))
-                loss = abs(other.loss - one.loss) / max(abs(one.loss), 1e-38)
-                limits = (
-                    (f"the gradient of {at}", off[at], tolerance + A_TIE),
-                    ("the loss", loss, tolerance),
-                )
-                wrong += [
-                    f"{what} differs by {_percent(by)}, where {_percent(most)} is allowed"
-                    for what, by, most in limits
-                    if not by <= most
-                ]
-            if wrong and not why:  # the other steps are taken all the same: other ranks take them too
-                why = f"its step {number + 1} is not the plain step's: {wrong[0]}"
-        return Verdict(name, not why, why, worst, of)
-
-
-def tolerance_of(dtype: torch.dtype) -> float:
-    """By how much a loss may differ, relatively, whose sums have another order: the square root of the format's spacing, which is
-    0.03 % in float32, 3 % in float16 and 9 % in bfloat16."""
-    return float(torch.finfo(dtype).eps ** 0.5)
-
-
-@contextmanager
-def _same_afterwards(state: TrainState) -> Iterator[dict[str, Tensor]]:
-    """Whatever the body does, weights, sums, rate and random generators are afterwards what they were.  Yields copies of the tensors."""
-    precision = state.precision
-    before = {name: tensor.detach().clone() for name, tensor in state.tensors().items()}
-    generators = torch.get_rng_state(), precision.device.random_state()
-    rate, training = state.lr, precision.model.training
-    precision.model.train()
-    precision.keeps_gradients = True
-    try:
-        yield before
-    finally:
-        copy_all(before, state.tensors())
-        torch.set_rng_state(generators[0])
-        precision.device.set_random_state(generators[1])
-        state.lr = rate
-        precision.model.train(training)
-        precision.keeps_gradients = False
-        precision.forget_gradients()
-
-
-@torch.no_grad()
-def copy_all(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
-    for name, tensor in target.items():
-        tensor.copy_(source[name])
-
-
-def _differ(one: Tensor, other: Tensor) -> float:
-    """The norm of the difference, relative to the other's."""
-    if not other.is_floating_point():
-        return float(not torch.equal(one, other))
-    off = float((one - other).float().norm())
-    if math.isnan(off):  # which no comparison would find
-        return math.inf
-    return off / max(float(other.float().norm()), 1e-38) if off else 0.0
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
-
-
-def _in_short(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.:')[:160]}" if lines else type(error).__name__
