@@ -16,7 +16,7 @@ from torch import Tensor
 import components
 from alexnet_fast.devices.cpu import Cpu
 from alexnet_fast.distributed.world import World
-from alexnet_fast.engine import fast_paths
+from alexnet_fast.engine import fast_paths, proof
 from alexnet_fast.engine.fast_paths import NAMES, Choices, planned, prove, use
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision
@@ -237,7 +237,7 @@ def test_a_compiled_step_agrees_with_dropout_and_a_smaller_batch_runs_without(
 
 def test_where_the_plain_step_itself_overflows_nothing_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     replaced(monkeypatch, Replay)
-    monkeypatch.setattr(fast_paths, "SAFE_SCALE", float("inf"))
+    monkeypatch.setattr(proof, "SAFE_SCALE", float("inf"))
     (verdict,) = prove(make(), ["graph"], BATCH, SIZE, CLASSES)
     assert not verdict.agrees and "the plain step overflows there" in verdict.why
 
