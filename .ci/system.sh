@@ -57,7 +57,7 @@ case $stage in
 base)
     command -v "$python" >/dev/null || complain "$python was not found; install Python 3.11 or later, or name one: make PYTHON=python3.12"
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-        complain "$("$python" -V) is too old for the pinned environment, which needs 3.11 or later; name another: make PYTHON=python3.12 (the package itself runs on 3.10: pip install .)"
+        complain "$("$python" -V) is too old; install Python 3.11 or later, or name one: make PYTHON=python3.12"
     has_venv || apt_install python3-venv || true
     has_venv ||
         complain "$("$python" -V) cannot make virtual environments; install the package python3-venv (apt-get install python3-venv), or name another Python: make PYTHON=..."

@@ -14,6 +14,23 @@ from .inspection.survey import survey, text
 PROG = "python -m alexnet_fast.inspect_beton"
 
 
+def parser(prog: str) -> Parser:
+    """The command line's parser."""
+    made = Parser(prog=prog, description=__doc__, formatter_class=Defaults)
+    made.add_argument("file", type=file_path, help="a .beton file, ours or FFCV's")
+    made.add_argument(
+        "--out",
+        type=file_path,
+        metavar="DIR",
+        help="folder for samples.png, crops.png and dimensions.png; without it none is drawn",
+    )
+    made.add_argument("--seed", type=int, default=0, help="of the crops, as a recipe's")
+    made.add_argument("--epoch", type=int, default=0, help="of the crops")
+    add_field_flags(made)
+    made.add_argument("--json", action="store_true", help="print JSON")
+    return made
+
+
 def main(argv: list[str] | None = None, prog: str = PROG) -> None:
     """The command line.
 
@@ -23,22 +40,11 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> None:
     Raises:
         UserError: see ``errors.exit_code``, which turns it into a sentence and a code.
     """
-    parser = Parser(prog=prog, description=__doc__, formatter_class=Defaults)
-    parser.add_argument("file", type=file_path, help="a .beton file, ours or FFCV's")
-    parser.add_argument(
-        "--out",
-        type=file_path,
-        metavar="DIR",
-        help="folder for samples.png, crops.png and dimensions.png; without it none is drawn",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the crops, as a recipe's")
-    parser.add_argument("--epoch", type=int, default=0, help="of the crops")
-    add_field_flags(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse(argv)
+    reader = parser(prog)
+    options = reader.parse(argv)
     for name in ("seed", "epoch"):
         if not 0 <= getattr(options, name) < 1 << 63:
-            parser.error(
+            reader.error(
                 f"argument --{name}: {getattr(options, name)} is out of range, expected 0 to 2^63 - 1"
             )
     with Beton(options.file, options.image_field, options.label_field) as beton:

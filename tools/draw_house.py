@@ -47,9 +47,17 @@ class Room:
 
 
 ROOMS = {
+    "__main__": Room(
+        "alexnet-fast COMMAND: imports a command when it runs",
+        "common completion doctor inspect_beton pack shipped_recipes sample train",
+    ),
+    "completion": Room(
+        "tab completion for shells",
+        "common doctor inspect_beton pack shipped_recipes sample train_options",
+    ),
     "train": Room(
-        "the command line",
-        "build common distributed modelzoo_flags profile recipe recipe_toml synthetic torch_import trainer",
+        "the command that trains",
+        "build common distributed modelzoo_flags profile recipe recipe_toml synthetic torch_import train_options trainer",
     ),
     "profile": Room(
         "measures every stage alone and all together: the bottleneck, and how to remove it",
@@ -57,6 +65,7 @@ ROOMS = {
         "torch PIL threading",
     ),
     "pack": Room("the command that packs: a folder to its betons", "beton common inspection packing", ""),
+    "sample": Room("the command that makes a small set of images", "common synthetic"),
     "inspect_beton": Room("the command that looks into a file", "beton common inspection"),
     "trainer": Room(
         "a training run, to be read from top to bottom",
@@ -70,7 +79,7 @@ ROOMS = {
     ),
     "doctor": Room(
         "checks of the machine and of a recipe's files",
-        "beton common decode devices kernel_cache models recipe recipe_toml torch_import",
+        "beton common decode devices kernel_cache models shipped_recipes recipe recipe_toml torch_import",
         "torch numba PIL",
     ),
     "inspection": Room(
@@ -79,8 +88,11 @@ ROOMS = {
         "PIL matplotlib",
     ),
     "synthetic": Room("training sets without a dataset", "beton common packing recipe", "PIL"),
+    "train_options": Room("the flags of training", "common modelzoo_flags"),
     "modelzoo_flags": Room(
-        "the flags of ModelZoo's AlexNet", "common devices models packing recipe recipe_toml", "torch"
+        "the flags of ModelZoo's AlexNet",
+        "common devices models shipped_recipes packing recipe recipe_toml",
+        "torch",
     ),
     "run": Room(
         "a run's folder: checkpoints, log, report, one run at a time",
@@ -112,6 +124,7 @@ ROOMS = {
     "recipe_toml": Room("reads, writes and checks a recipe's file", "common recipe", "pydantic"),
     "recipe": Room("the sections of a recipe", "common models", "pydantic"),
     "models": Room("networks", "", "torch"),
+    "shipped_recipes": Room("the recipes that come with the package", "common"),
     "torch_import": Room("what must be set before torch is imported", "", "torch"),
     "common": Room("what every room uses", "", "threading"),
     "_version": Room("the version number"),

@@ -20,6 +20,7 @@ from torch import nn
 from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
+from ..common.command_name import typed
 from ..common.cpus import bind_rank
 from ..devices.device import Device
 from ..errors import UserError
@@ -118,7 +119,7 @@ def from_environment(world_size: int) -> World:
         if world_size > 1:
             raise UserError(
                 f"the recipe asks for {world_size} ranks, but this process was started as one: start it by "
-                "python -m alexnet_fast.train or by torchrun, or set distributed.nproc = 1"
+                f"{typed('train')} or by torchrun, or set distributed.nproc = 1"
             )
         return World()
     rank, local_rank, world_size, local_world_size = (int(os.environ[name]) for name in ENVIRONMENT[:4])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from importlib import metadata
 from importlib.util import find_spec
 
@@ -21,9 +20,8 @@ INSTALL_CODEC = (
 
 def packages() -> Finding:
     """The Python packages that training needs, except torch."""
-    needed = [*PACKAGES, *(["tomli"] if sys.version_info < (3, 11) else [])]
-    versions = {name: version(name) for name in needed}
-    if absent := [name for name in needed if versions[name] is None]:
+    versions = {name: version(name) for name in PACKAGES}
+    if absent := [name for name in PACKAGES if versions[name] is None]:
         return fault(
             "Python packages", f"{', '.join(absent)} not installed", f"pip install {' '.join(absent)}"
         )
