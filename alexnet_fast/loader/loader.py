@@ -60,7 +60,8 @@ class Loader(Settled):
             that is set later, where nobody would read it: only ``watch`` can be.
         BetonError: the file cannot be read, or has several fields that could be the image or the label; while iterating, it
             was overwritten in place or shortened since it was opened.
-        TurboJpegMissing: libturbojpeg is not installed.
+        TurboJpegMissing: decoder="libjpeg" where libturbojpeg is not installed ("auto" needs it for unusual JPEGs only), or the
+            environment names a file that is no such library.
         BrokenSample: while iterating, for a sample that cannot be decoded, naming it.
         LoaderStalled: while iterating, or when it is closed and a thread does not end.
     """
@@ -102,7 +103,7 @@ class Loader(Settled):
         drop_last = options.train if options.drop_last is None else options.drop_last
         shuffle = options.train if options.shuffle is None else options.shuffle
         rank, world_size = options.rank, options.world_size
-        turbojpeg.load()
+        turbojpeg.load() if options.decoder == "libjpeg" else turbojpeg.load_if_there()
         self.beton = Beton(path, options.image_field, options.label_field)
         self.batch_size = batch_size
         self.train, self.size, self.seed = options.train, options.size, options.seed
