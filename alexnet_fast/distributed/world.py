@@ -160,7 +160,9 @@ def _store(world: World, timeout: timedelta) -> Store | None:
         return None
     if world.world_size > world.local_world_size:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        return TCPStore(address, port, is_master=False, timeout=timeout, wait_for_workers=False)
+        return TCPStore(
+            address, port, is_master=False, timeout=timeout, wait_for_workers=False, use_libuv=False
+        )
     store = FileStore(os.path.join(folder, "store"), world.world_size)
     store.set_timeout(timeout)
     return store
