@@ -10,6 +10,7 @@ PIP    := $(RUN) -m pip install --quiet
 BASE   := $(VENV)/base.done
 TEST   := $(VENV)/test.done
 PEERS  := $(VENV)/peers.done
+DIST   := $(VENV)/dist.done
 ARGS   ?=
 
 IMAGES := data/quickstart-images
@@ -20,7 +21,7 @@ export PIP_ROOT_USER_ACTION = ignore
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup quickstart test test-all lint bench clean
+.PHONY: help setup quickstart test test-all lint dist bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,14 +48,17 @@ lint: $(TEST) ## ruff (rules and format) and mypy
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
+dist: $(TEST) $(DIST) ## Build wheel and sdist into dist/, and check them in an empty environment
+	@sh .ci/dist.sh $(RUN)
+
 bench: $(TEST) $(PEERS) ## Measure pipeline, packing and storage beside their peers, and the training step (DATA=folder with train/<class>/*)
 	@sh .ci/bench.sh $(RUN) $(DATA)
 
 clean: ## Remove .venv, the quickstart's data and caches; runs/ stays
-	rm -rf $(VENV) $(IMAGES) $(IMAGES).part data/quickstart build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(IMAGES) $(IMAGES).part data/quickstart build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find alexnet_fast tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(BASE): requirements.txt setup.cfg setup.py .ci/system.sh
+$(BASE): requirements.txt pyproject.toml setup.cfg setup.py .ci/system.sh
 	@sh .ci/system.sh base $(PYTHON)
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(PIP) -r requirements.txt
@@ -66,15 +70,19 @@ $(TEST): requirements-test.txt $(BASE)
 	$(PIP) -r requirements-test.txt
 	@touch $@
 
+$(DIST): requirements-dist.txt $(TEST)
+	$(PIP) -r requirements-dist.txt
+	@touch $@
+
 # Without the peers the tests against them are skipped, aloud; where ALEXNET_FAST_REQUIRE names one, they fail.
 $(PEERS): requirements-peers.txt $(TEST)
 	@sh .ci/system.sh peers $(RUN) && $(PIP) --no-deps --no-build-isolation -r requirements-peers.txt && touch $@ \
 	    || echo "The peers are not all here, so the tests against them are skipped; 'make test' tries again."
 
 # A folder's time is the time of its making: the set is made again when its maker changes.
-$(IMAGES): tools/make_sample.py | $(BASE)
+$(IMAGES): alexnet_fast/sample.py alexnet_fast/synthetic/shapes.py | $(BASE)
 	rm -rf $@
-	$(RUN) tools/make_sample.py --out $@
+	$(RUN) -m alexnet_fast sample --out $@
 
 $(PACKED) &: $(IMAGES) alexnet_fast/pack.py $(wildcard alexnet_fast/beton/*.py alexnet_fast/packing/*.py) | $(BASE)
-	$(RUN) tools/write_beton.py --data $(IMAGES) --out data/quickstart --fresh
+	$(RUN) -m alexnet_fast pack --data $(IMAGES) --out data/quickstart --fresh

@@ -2,7 +2,7 @@
 # What pip cannot install. As root on a system with apt-get it installs what is missing; otherwise it says what to do.
 #
 #   sh .ci/system.sh base PYTHON    venv, and libturbojpeg if it can be had
-#   sh .ci/system.sh codec PYTHON   libturbojpeg, by pip where there was no other way; ends with 2 where there is none
+#   sh .ci/system.sh codec PYTHON   libturbojpeg, by pip where there was no other way; says what is missing where there is none
 #   sh .ci/system.sh peers PYTHON   what building ffcv and making foreign JPEGs needs; ends with 1 where something is missing
 set -u
 stage=$1
@@ -23,11 +23,38 @@ apt_install() {
     echo "apt-get install $*"
     export DEBIAN_FRONTEND=noninteractive
     if [ -z "$apt_updated" ]; then
-        apt-get update -qq >&2 || echo "apt-get update failed; going on with the lists that are here" >&2
+        apt_get update -qq || echo "apt-get update failed; the lists that are here are used" >&2
         apt_updated=yes
     fi
-    apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    apt_get install -y -qq --no-install-recommends "$@"
 }
+
+# Waits for another apt or dpkg to end (a machine that has just started runs its own updates), up to LOCK_WAIT_S. apt's own timeout
+# is for dpkg's lock only, and not for those of the lists and of the downloads.
+LOCK_WAIT_S=${LOCK_WAIT_S:-600}
+apt_get() {
+    waited=0
+    while :; do
+        said=$(apt-get -o DPkg::Lock::Timeout="$LOCK_WAIT_S" "$@" 2>&1 >/dev/null) && return 0
+        case $said in
+        *"Could not get lock"* | *"Unable to lock"* | *"Unable to acquire the dpkg"*) ;;
+        *) break ;;
+        esac
+        [ "$waited" -lt "$LOCK_WAIT_S" ] || break
+        [ "$waited" -gt 0 ] || echo "waiting for another apt or dpkg to end" >&2
+        sleep 5
+        waited=$((waited + 5))
+    done
+    echo "$said" >&2
+    return 1
+}
+
+# Whether .venv is there and works: then the package that makes one is not needed.
+has_made_venv() {
+    [ -x .venv/bin/python ] && .venv/bin/python -m pip --version >/dev/null 2>&1
+}
+
+CODEC="libturbojpeg0 (Debian), libturbojpeg (Ubuntu) or turbojpeg (openEuler, RHEL)"
 
 has_venv() {
     "$python" -c 'import ensurepip, venv' 2>/dev/null
@@ -38,8 +65,8 @@ has_turbojpeg() {
     "$python" - 2>/dev/null <<'PY'
 import ctypes, glob, os, sys, sysconfig
 
-wheel = glob.glob(os.path.join(sysconfig.get_path("platlib"), "turbojpeg.libs", "libturbojpeg*"))
-for name in [os.environ.get("ALEXNET_FAST_TURBOJPEG") or "libturbojpeg.so.0", *wheel]:
+wheel = glob.glob(os.path.join(sysconfig.get_path("platlib"), "turbojpeg.*libs", "libturbojpeg*"))  # .libs, on macOS .dylibs
+for name in [os.environ.get("ALEXNET_FAST_TURBOJPEG") or "libturbojpeg.0.dylib" if sys.platform == "darwin" else "libturbojpeg.so.0", *wheel]:
     try:
         ctypes.CDLL(name)
         sys.exit(0)
@@ -57,11 +84,16 @@ case $stage in
 base)
     command -v "$python" >/dev/null || complain "$python was not found; install Python 3.11 or later, or name one: make PYTHON=python3.12"
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-        complain "$("$python" -V) is too old for the pinned environment, which needs 3.11 or later; name another: make PYTHON=python3.12 (the package itself runs on 3.10: pip install .)"
-    has_venv || apt_install python3-venv || true
-    has_venv ||
-        complain "$("$python" -V) cannot make virtual environments; install the package python3-venv (apt-get install python3-venv), or name another Python: make PYTHON=..."
+        complain "$("$python" -V) is too old; install Python 3.11 or later, or name one: make PYTHON=python3.12"
     has_turbojpeg || apt_install libturbojpeg0 || apt_install libturbojpeg || true
+    has_made_venv || has_venv || apt_install python3-venv || true
+    # Both in one message, and before anything is downloaded.
+    also=
+    has_turbojpeg || also="; libturbojpeg was not found either: install $CODEC too"
+    has_made_venv || has_venv ||
+        complain "$("$python" -V) cannot make virtual environments; install the package python3-venv (apt-get install python3-venv), or name another Python: make PYTHON=...$also"
+    [ -z "$also" ] ||
+        echo "note: libturbojpeg was not found. Without it unusual JPEGs (progressive, say) cannot be decoded, and corrupt ones are not found when packing; install $CODEC" >&2
     ;;
 codec)
     has_turbojpeg || {
@@ -69,7 +101,7 @@ codec)
             "$python" -m pip install --quiet --no-deps turbojpeg==0.0.2
     } || true
     has_turbojpeg ||
-        complain "libturbojpeg was not found and could not be installed; ask for the package libturbojpeg0 (Debian), libturbojpeg (Ubuntu) or turbojpeg (openEuler, RHEL), or name the file in ALEXNET_FAST_TURBOJPEG"
+        echo "note: there is no libturbojpeg; tests that compare with it are skipped. Install $CODEC, or name the file in ALEXNET_FAST_TURBOJPEG" >&2
     ;;
 peers)
     missing=

@@ -20,6 +20,34 @@ if TYPE_CHECKING:
 PROG = "python -m alexnet_fast.inspect_beton"
 
 
+def parser(prog: str) -> Parser:
+    """The command line's parser."""
+    made = Parser(prog=prog, description=__doc__, formatter_class=Defaults)
+    made.add_argument("file", type=file_path, help="a .beton file, ours or FFCV's")
+    made.add_argument(
+        "--out",
+        type=file_path,
+        metavar="DIR",
+        help="folder for samples.png, crops.png, dimensions.png (and augmented.png); without it none is drawn",
+    )
+    made.add_argument("--seed", type=int, default=0, help="of the crops, as a recipe's")
+    made.add_argument("--epoch", type=int, default=0, help="of the crops")
+    made.add_argument(
+        "--augmented",
+        action="store_true",
+        help="draw augmented.png too: the crops after each operation of a recipe's [augment]",
+    )
+    made.add_argument(
+        "--recipe",
+        type=file_path,
+        metavar="RECIPE",
+        help="the recipe whose operations --augmented shows, one after the other; without it, every operation by itself",
+    )
+    add_field_flags(made)
+    made.add_argument("--json", action="store_true", help="print JSON")
+    return made
+
+
 def main(argv: list[str] | None = None, prog: str = PROG) -> None:
     """The command line.
 
@@ -29,39 +57,17 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> None:
     Raises:
         UserError: see ``errors.exit_code``, which turns it into a sentence and a code.
     """
-    parser = Parser(prog=prog, description=__doc__, formatter_class=Defaults)
-    parser.add_argument("file", type=file_path, help="a .beton file, ours or FFCV's")
-    parser.add_argument(
-        "--out",
-        type=file_path,
-        metavar="DIR",
-        help="folder for samples.png, crops.png, dimensions.png (and augmented.png); without it none is drawn",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the crops, as a recipe's")
-    parser.add_argument("--epoch", type=int, default=0, help="of the crops")
-    parser.add_argument(
-        "--augmented",
-        action="store_true",
-        help="draw augmented.png too: the crops after each operation of a recipe's [augment]",
-    )
-    parser.add_argument(
-        "--recipe",
-        type=file_path,
-        metavar="RECIPE",
-        help="the recipe whose operations --augmented shows, one after the other; without it, every operation by itself",
-    )
-    add_field_flags(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse(argv)
+    reader = parser(prog)
+    options = reader.parse(argv)
     for name in ("seed", "epoch"):
         if not 0 <= getattr(options, name) < 1 << 63:
-            parser.error(
+            reader.error(
                 f"argument --{name}: {getattr(options, name)} is out of range, expected 0 to 2^63 - 1"
             )
     if options.augmented and not options.out:
-        parser.error("argument --augmented: it draws a picture; give the folder for it as --out DIR")
+        reader.error("argument --augmented: it draws a picture; give the folder for it as --out DIR")
     if options.recipe and not options.augmented:
-        parser.error("argument --recipe: it says what --augmented shows; give --augmented too")
+        reader.error("argument --recipe: it says what --augmented shows; give --augmented too")
     recipe = _recipe(options.recipe) if options.recipe else None
     with Beton(options.file, options.image_field, options.label_field) as beton:
         found = survey(beton)

@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from . import shipped_recipes
 from .common import cli
+from .common.command_name import typed
 from .common.cpus import allowed_cores
 from .common.paths import check_text
 from .devices.facts import CUDA, NPU
@@ -28,15 +29,8 @@ from .packing.image_folder import SPLITS
 from .recipe import Recipe
 from .recipe_toml import toml
 
-
-def _recipes() -> Path:
-    """The folder of the recipes: in the package where it is installed, next to it in a checkout."""
-    installed = Path(str(resources.files(__package__))) / "recipes"
-    return installed if installed.is_dir() else installed.parents[1] / "recipes"
-
-
 PORT = 29688  # where the reference's ranks meet, unless --dist-url names another
-RECIPES = _recipes()
+RECIPES = shipped_recipes.FOLDER
 
 
 class Flag(NamedTuple):
@@ -151,8 +145,15 @@ def settle(arguments: argparse.Namespace, parser: Parser) -> argparse.Namespace:
     given, arguments.recipe = arguments.recipe, None
     for text in map(str, given):
         is_data = os.path.isdir(text) or text.endswith(".beton")
-        if not is_data and not text.endswith(".toml") and not os.path.exists(text):
-            parser.error(f"{text} does not exist: expected a recipe (a .toml file) or a folder of data")
+        if not is_data and not os.path.exists(text):
+            if hint := shipped_recipes.hint(text):
+                parser.error(f"{text} does not exist: {hint}")
+            text = shipped_recipes.find(text)
+            if not text.endswith(".toml"):
+                parser.error(
+                    f"{text} does not exist: expected a recipe (a .toml file) or a folder of data; or the name of a recipe of the "
+                    f"package, one of {', '.join(shipped_recipes.names())}"
+                )
         name = "data_path" if is_data else "recipe"
         if getattr(arguments, name) is not None:
             parser.error(
@@ -164,7 +165,7 @@ def settle(arguments: argparse.Namespace, parser: Parser) -> argparse.Namespace:
             f"--beton-dir {arguments.beton_dir} says where --data_path is packed: give --data_path too"
         )
     if arguments.recipe is None and not arguments.keys and not _any_given(arguments):
-        parser.error("expected a RECIPE, such as recipes/tiny.toml")
+        parser.error(f"expected a RECIPE, such as tiny: see {typed('recipes')}")
     return arguments
 
 

@@ -31,8 +31,9 @@ FLAGGED = [name for name, kind in SOURCES.items() if kind.flag_help]  # sources 
 SHAPING = ("max_resolution", "min_side", "quality")  # options that change an image's pixels
 
 
-def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
-    parser = Parser(
+def parser(prog: str) -> Parser:
+    """The command line's parser."""
+    made = Parser(
         prog=prog,
         usage="%(prog)s --data DIR --out DIR [options]\n       %(prog)s --verify FILE|DIR ... [--source DIR] [--workers N]",
         description="Pack an image folder into FFCV .beton files whose JPEGs have restart markers, so that "
@@ -40,7 +41,7 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
         "disk, the same command resumes there. --verify checks every sample of finished files.",
         formatter_class=Defaults,
     )
-    add = parser.add_argument
+    add = made.add_argument
     add(
         "--data",
         type=file_path,
@@ -154,28 +155,34 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
         metavar="DIR",
         help="with --verify: the folder that was packed, or that of its split; every image is encoded again and compared",
     )
-    add_field_flags(parser, "with --verify: ")
-    options = parser.parse(argv)
+    add_field_flags(made, "with --verify: ")
+    return made
+
+
+def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
+    """The command line's arguments; exits with a one-sentence error for those that do not go together."""
+    reader = parser(prog)
+    options = reader.parse(argv)
     given = [kind for kind in FLAGGED if getattr(options, kind)]
     if len(given) > 1:
-        parser.error(f"--{given[0]} and --{given[1]} are two sources: give one")
+        reader.error(f"--{given[0]} and --{given[1]} are two sources: give one")
     if options.label_type != "auto" and not given:
-        parser.error(
+        reader.error(
             f"--label-type says what the labels of a list are: give it with --{' or --'.join(FLAGGED)}"
         )
     if "verify" in options:
         if options.data or options.out:
-            parser.error(
+            reader.error(
                 "--verify packs nothing: give it without --data and --out, and the folder to compare with as --source"
             )
         if given and not options.source:
-            parser.error(f"--{given[0]} goes with --source, the folder of the images, when verifying")
+            reader.error(f"--{given[0]} goes with --source, the folder of the images, when verifying")
     elif not (options.data or given) or not options.out:
-        parser.error("packing needs --data and --out")
+        reader.error("packing needs --data and --out")
     elif options.source:
-        parser.error("--source goes with --verify")
+        reader.error("--source goes with --verify")
     elif options.image_field or options.label_field:
-        parser.error(
+        reader.error(
             "--image-field and --label-field go with --verify: what is packed has one image and one label"
         )
     return options

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-import sys
+import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +20,6 @@ from .common.paths import check_text
 from .common.untrusted import printable, read_text
 from .errors import UserError
 from .recipe import Operations, Pair, Recipe, Section
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 MAX_BYTES = 1 << 16
 """Maximum size of a recipe: ten times our longest one."""

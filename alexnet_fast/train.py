@@ -33,12 +33,12 @@ except UserError as error:
 
 from . import modelzoo_flags
 from .build import launch_config
-from .common import cli
 from .distributed import launcher
 from .errors import escaped
 from .recipe import Recipe
 from .recipe_toml import keys, load
 from .synthetic import dataset
+from .train_options import parse
 from .trainer import evaluate_only, train
 
 
@@ -99,70 +99,6 @@ def settled_recipe(arguments: argparse.Namespace) -> Recipe:
         flags += modelzoo_flags.data_overrides(arguments, recipe, say)
         recipe = load(path, [*flags, *arguments.set])
     return recipe
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line's arguments; exits with a one-sentence error for an unknown flag or a missing argument."""
-    parser = modelzoo_flags.Parser(
-        prog="python -m alexnet_fast.train",
-        description="Train AlexNet by a recipe.",
-        epilog="SIGTERM or Ctrl-C (SIGINT) finishes the step, saves and ends, and --resume auto resumes from there. After the "
-        "first signal SIGTERM has no effect, and Ctrl-C ends the run at once, without a save.",
-    )
-    parser.add_argument(
-        "recipe",
-        nargs="*",
-        type=cli.file_path,
-        metavar="RECIPE",
-        help="a TOML file, such as recipes/tiny.toml; a folder or a .beton in its place is --data_path",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="section.key=value",
-        help="override one key; may be repeated",
-    )
-    parser.add_argument(
-        "-e", "--eval", "--evaluate", action="store_true", help="evaluate a checkpoint and stop"
-    )
-    parser.add_argument(
-        "--resume",
-        type=path_or_auto,
-        metavar="PATH|auto",
-        help="resume from a checkpoint; auto: the run's own newest, if any",
-    )
-    parser.add_argument(
-        "--profile",
-        action="store_true",
-        help="instead of training, measure the speed of each stage, and report the bottleneck and how to remove it",
-    )
-    parser.add_argument(
-        "--seconds",
-        type=at_least_one,
-        metavar="S",
-        help="about how long --profile measures (60)",
-    )
-    parser.add_argument("--keys", action="store_true", help="list the recipe's keys and stop")
-    modelzoo_flags.add_flags(parser)
-    arguments = modelzoo_flags.settle(parser.parse(argv), parser)
-    if arguments.profile and (arguments.eval or arguments.resume):
-        parser.error("--profile measures instead of training: remove --eval and --resume")
-    if arguments.seconds and not arguments.profile:
-        parser.error("--seconds says how long --profile measures: give --profile too")
-    return arguments
-
-
-def path_or_auto(text: str) -> str:
-    """A checkpoint's path, or auto."""
-    return text if text == "auto" else cli.path_text(text)  # as text: a Path makes auto of ./auto
-
-
-def at_least_one(text: str) -> float:
-    """A number of seconds."""
-    if not 1 <= (seconds := float(text)) <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 86,400 seconds")
-    return seconds
 
 
 def say(sentence: str) -> None:

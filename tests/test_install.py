@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import configparser
+import email
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -45,7 +48,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = folder / "source"
     for name in ("alexnet_fast", "recipes", "tests", "tools"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.nb?"))
-    for name in ("setup.py", "setup.cfg", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "setup.cfg", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--use-pep517")
     command = command_line.of("-m", "pip", "wheel", *options, "--wheel-dir", folder, source)
@@ -74,7 +77,7 @@ def run(python: Path, *arguments: object, cwd: Path) -> str:
     done = subprocess.run(
         [python, *map(str, arguments)],
         cwd=cwd,
-        env=command_line.environment({"PYTHONPATH": None}),
+        env=command_line.environment({"PYTHONPATH": None, "XDG_CACHE_HOME": str(cwd / "cache")}),
         capture_output=True,
         text=True,
     )
@@ -92,6 +95,31 @@ def test_a_wheel_has_the_commands_the_recipes_and_the_types_and_nothing_else(whe
     assert {f"alexnet_fast/{name}" for name in ("py.typed", "pack.py", "inspect_beton.py")} <= set(names)
     modules = {f"{path.relative_to(ROOT)}" for path in (ROOT / "alexnet_fast").rglob("*.py")}
     assert modules <= set(names)
+
+
+def test_a_wheel_says_what_it_is_and_its_page_on_an_index_has_no_dead_link(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as files:
+        (name,) = (name for name in files.namelist() if name.endswith(".dist-info/METADATA"))
+        said = email.message_from_bytes(files.read(name))
+        entries = files.read(name.replace("METADATA", "entry_points.txt")).decode()
+    assert said["License-Expression"] == "Apache-2.0" and said["Requires-Python"] == ">=3.11"
+    assert "Operating System :: POSIX :: Linux" in said.get_all("Classifier", [])
+    page = said.get_payload()
+    assert isinstance(page, str) and "docs/reference.md" in page
+    links = re.findall(r"\]\(([^)\s]+)\)", page)
+    assert all(link.startswith(("http://", "https://", "#")) for link in links), links
+    assert "alexnet-fast = alexnet_fast.__main__:main" in entries
+
+
+def test_the_extra_for_npus_and_its_pins_agree() -> None:
+    """Above torch 2.10 a host with an aarch64 processor would get CUDA's packages."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    extra = config["options.extras_require"]["npu"]
+    lines = (ROOT / "requirements-npu.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    for name in ("torch", "torch-npu"):
+        assert f"\n{name} >=2.9, <2.11" in extra and pins[name].startswith("2.10.")
 
 
 def test_the_installed_package_packs_and_trains_a_recipe_from_any_folder(

@@ -643,7 +643,7 @@ def test_a_finished_file_is_not_replaced_unasked_and_the_difference_is_named(
     assert pack("--verify", out, "--source", data, "--workers", 1).code == 0
 
 
-@pytest.mark.parametrize("tool", ["write_beton", "inspect_beton"])
+@pytest.mark.parametrize("tool", ["write_beton", "inspect_beton", "make_sample"])
 def test_to_a_python_without_the_package_the_error_says_what_to_run(tool: str, tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-I", "-S", ROOT / f"tools/{tool}.py", "--help"],
@@ -659,7 +659,10 @@ def test_to_a_python_without_the_package_the_error_says_what_to_run(tool: str, t
     )
 
 
-@pytest.mark.parametrize(("tool", "module"), [("write_beton", "pack"), ("inspect_beton", "inspect_beton")])
+@pytest.mark.parametrize(
+    ("tool", "module"),
+    [("write_beton", "pack"), ("inspect_beton", "inspect_beton"), ("make_sample", "sample")],
+)
 def test_each_tool_and_its_module_are_one_command_under_two_names(
     tool: str, module: str, tmp_path: Path, run_cli: Callable[..., Any]
 ) -> None:

@@ -49,13 +49,21 @@ class Room:
 
 
 ROOMS = {
+    "__main__": Room(
+        "alexnet-fast COMMAND: imports a command when it runs",
+        "common completion doctor inspect_beton pack shipped_recipes sample train",
+    ),
+    "completion": Room(
+        "tab completion for shells",
+        "common doctor inspect_beton pack shipped_recipes sample train_options",
+    ),
     "train": Room(
-        "the command line",
-        "augment build common distributed modelzoo_flags profile recipe recipe_toml synthetic torch_import trainer",
+        "the command that trains",
+        "augment build common distributed modelzoo_flags profile recipe recipe_toml synthetic torch_import train_options trainer",
     ),
     "doctor": Room(
         "checks of the machine, of a recipe's files and, with --card, of an accelerator at work",
-        "beton build common decode devices distributed engine kernel_cache loader models profile recipe recipe_toml run synthetic "
+        "beton build common decode devices distributed engine kernel_cache loader models profile recipe recipe_toml run shipped_recipes synthetic "
         "torch_import",
         "torch numba PIL",
     ),
@@ -65,6 +73,7 @@ ROOMS = {
         "torch PIL threading",
     ),
     "pack": Room("the command that packs: a folder to its betons", "beton common inspection packing", ""),
+    "sample": Room("the command that makes a small set of images", "common synthetic"),
     "predict": Room(
         "the command that says what a trained model sees", "common loader prediction torch_import"
     ),
@@ -95,8 +104,11 @@ ROOMS = {
         "PIL matplotlib",
     ),
     "synthetic": Room("training sets without a dataset", "beton common packing recipe", "PIL"),
+    "train_options": Room("the flags of training", "common modelzoo_flags"),
     "modelzoo_flags": Room(
-        "the flags of ModelZoo's AlexNet", "common devices models packing recipe recipe_toml", "torch"
+        "the flags of ModelZoo's AlexNet",
+        "common devices models shipped_recipes packing recipe recipe_toml",
+        "torch",
     ),
     "run": Room(
         "a run's folder: checkpoints, log, report, one run at a time",
@@ -132,6 +144,7 @@ ROOMS = {
     "beton": Room("the file format and its reader", "common", "llvmlite threading"),
     "kernel_cache": Room("compiled kernels, kept on disk", "", "numba"),
     "models": Room("networks", "", "torch"),
+    "shipped_recipes": Room("the recipes that come with the package", "common"),
     "torch_import": Room("what must be set before torch is imported", "", "torch"),
     "common": Room("what every room uses", "", "threading"),
     "_version": Room("the version number"),

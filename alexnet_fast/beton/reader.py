@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..common.arguments import field_of, path_of
+from ..common.command_name import typed
 from ..common.settled import Settled
 from ..common.untrusted import printable, read_json
 from . import format as fmt
@@ -238,7 +239,7 @@ class Beton(Settled):
         if version != fmt.VERSION or not power_of_two or not 1 <= header["num_fields"] <= 64:
             raise BetonError(
                 f"{self.path} is not a beton of version {fmt.VERSION} (it starts with {self.map[:8].tobytes().hex(' ')}); "
-                "pack a folder with python -m alexnet_fast.pack"
+                f"pack a folder with {typed('pack')}"
             )
         if header["alloc_table_ptr"] == 0:
             raise BetonError(f"{self.path} is unfinished: its writer was interrupted; pack it again")
@@ -363,7 +364,7 @@ def _open_map(path: Path) -> MappedFile:
         return MappedFile(path)
     except FileNotFoundError:
         raise BetonError(
-            f"{path} does not exist{_others_there(path)}; pack one with python -m alexnet_fast.pack --data FOLDER --out FOLDER"
+            f"{path} does not exist{_others_there(path)}; pack one with {typed('pack')} --data FOLDER --out FOLDER"
         ) from None
     except OSError as error:
         raise BetonError(f"cannot read {path}: {error.strerror or error}") from error

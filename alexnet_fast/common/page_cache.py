@@ -6,7 +6,6 @@ import ctypes
 import mmap
 import os
 import random
-import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from .systems import advise, major_faults, open_directly
 
 PAGE = mmap.PAGESIZE
 WINDOW_PAGES = 1024
@@ -53,7 +54,7 @@ def disk_rate(path: Path) -> Rate | None:
     blocks = np.arange(length // BLOCK)
     cached = _cached_blocks(path, length)
     try:
-        descriptor, direct = os.open(path, os.O_RDONLY | os.O_DIRECT), True
+        descriptor, direct = open_directly(path), True
     except OSError:
         descriptor, direct = os.open(path, os.O_RDONLY), False
     try:
@@ -75,7 +76,7 @@ def disk_rate(path: Path) -> Rate | None:
 def _read(descriptor: int, offsets: list[int], give_back: bool) -> Rate:
     """Read blocks on THREADS threads until all are read or BUDGET_S has passed."""
     if give_back:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # for this descriptor alone
+        advise(descriptor, 0, 0, "RANDOM")  # for this descriptor alone
     queue, lock, total = iter(offsets), threading.Lock(), [0]
     started = time.perf_counter()
 
@@ -86,7 +87,7 @@ def _read(descriptor: int, offsets: list[int], give_back: bool) -> Rate:
                 break
             done += os.preadv(descriptor, [buffer], offset)
             if give_back:
-                os.posix_fadvise(descriptor, offset, BLOCK, os.POSIX_FADV_DONTNEED)
+                advise(descriptor, offset, BLOCK, "DONTNEED")
         with lock:
             total[0] += done
 
@@ -183,9 +184,9 @@ def _share_by_trial(path: Path) -> float:
                 mapped.size() <= page * PAGE
             ):  # the file was truncated: touching the page would kill the process
                 continue
-            before = resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
+            before = major_faults()
             mapped[page * PAGE]
-            misses += resource.getrusage(resource.RUSAGE_THREAD).ru_majflt > before
+            misses += major_faults() > before
             tried += 1
             if time.perf_counter() > end:
                 break

@@ -14,7 +14,7 @@ from .crop import CROP_DTYPE, CropOptions, draw_crops
 from .kernel import decode_chunk
 from .resample import max_taps
 from .scratch import Scratch, make_scratch, padded, plane_bytes
-from .status import TOO_LARGE
+from .status import DECODER, NO_LIBRARY, TOO_LARGE
 from .workspace import COUNT, ENABLED, PATHS, PENDING, shared_fields
 
 START_PX = 512  # working memory fits this side at first
@@ -47,23 +47,26 @@ class Decoder:
 
     Args:
         size: side of the decoded images, in pixels.
-        use: "auto" = our own decoder for baseline JPEGs, libjpeg-turbo for all others; "libjpeg" = libjpeg-turbo for all.
+        use: "auto" = our own decoder for baseline JPEGs, libjpeg-turbo for all others, which without it have the status NO_LIBRARY;
+            "libjpeg" = libjpeg-turbo for all.
 
     Attributes:
         scratch: the working memory, for kernels that are called with it; another one after it has grown.
 
     Raises:
-        TurboJpegMissing: libturbojpeg is not installed.
+        TurboJpegMissing: "libjpeg" where libturbojpeg is not installed.
         MemoryError: libjpeg-turbo has none for another handle.
     """
 
     scratch: Scratch
 
     def __init__(self, size: int, use: DecoderName = "auto") -> None:
-        turbojpeg.load()
+        self._has_libjpeg = turbojpeg.load_if_there()
+        if use == "libjpeg" and not self._has_libjpeg:
+            turbojpeg.load()  # for its error
         self.size = size
-        handle = open_handle()
-        self._free = weakref.finalize(self, close_handle, handle)
+        handle = open_handle() if self._has_libjpeg else 0
+        self._free = weakref.finalize(self, close_handle, handle) if handle else weakref.finalize(self, int)
         # At the interpreter's end a daemon thread may still be inside libjpeg; the system frees everything anyway.
         self._free.atexit = False
         self.scratch = make_scratch(handle, START_BYTES, START_PX, START_PX, size)
@@ -105,7 +108,11 @@ class Decoder:
                 file, samples, boxes, self.size, self.scratch, images, statuses, progress, done
             )
             if pending < 0:
-                return done[: shared[COUNT]]
+                done = done[: shared[COUNT]]
+                if not self._has_libjpeg:
+                    found = statuses[done]
+                    statuses[done] = np.where(found == DECODER, NO_LIBRARY, found)
+                return done
             sample = samples[pending]
             if int(sample["width"]) * int(sample["height"]) > MAX_PIXELS:
                 statuses[pending], shared[PENDING] = TOO_LARGE, -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..common.libturbojpeg import MISSING
 from ..errors import UserError
 
 OK = 0
@@ -14,6 +15,7 @@ DECODER = 6
 TOO_LARGE = 7  # the thread's scratch must grow first; left so only where it will not
 NO_TABLE = 8
 TOO_SMALL = 9
+NO_LIBRARY = 10  # Decoder.decode puts it in place of DECODER; no kernel sets it
 
 MEANING = {
     NOT_JPEG: "its bytes are no JPEG",
@@ -24,6 +26,7 @@ MEANING = {
     NO_TABLE: "its JPEG lacks a quantisation or Huffman table that its scans use",
     DECODER: "libjpeg-turbo found its data corrupt",
     TOO_SMALL: "its JPEG has fewer bytes than the smallest of the size that the file's metadata says",
+    NO_LIBRARY: f"its JPEG is unusual (progressive, say) or corrupt, which takes libjpeg-turbo to decode or to decide, and {MISSING}",
     TOO_LARGE: "the file's metadata says that it has more than 2^28 pixels",
 }
 

@@ -263,7 +263,10 @@ def _meet(config: LaunchConfig) -> tuple[Any, list[int]]:
             if store is None:
                 if not keeps_store:
                     socket.create_connection(config.endpoint, timeout=1).close()
-                store = TCPStore(*config.endpoint, is_master=keeps_store, wait_for_workers=False)
+                # libuv is for thousands of ranks, and some builds of torch (Debian's) lack it.
+                store = TCPStore(
+                    *config.endpoint, is_master=keeps_store, wait_for_workers=False, use_libuv=False
+                )
                 store.set(names[config.node_rank], str(config.nproc))
             store.wait(names, timedelta(seconds=1))
             return store, [int(store.get(name)) for name in names]
@@ -316,8 +319,10 @@ def _run_as_rank(entry: Callable[[], Any]) -> int:
 
 def _end_with_launcher(folder: Path) -> None:
     """Have the kernel send SIGTERM to this rank when its launcher ends, so that it saves and ends."""
-    prctl = ctypes.CDLL(None).prctl
-    prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM))
+    if prctl := getattr(
+        ctypes.CDLL(None), "prctl", None
+    ):  # macOS has none: there a rank outlives a launcher that is killed
+        prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM))
     if os.getppid() != int((folder / "launcher").read_text()):  # it had ended already
         os._exit(1)
 

@@ -20,6 +20,7 @@ from torch import nn
 from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
+from ..common.command_name import typed
 from ..common.cpus import bind_rank
 from ..devices.device import Device
 from ..errors import UserError
@@ -122,7 +123,7 @@ def from_environment(world_size: int) -> World:
         if world_size > 1:
             raise UserError(
                 f"the recipe asks for {world_size} ranks, but this process was started as one: start it by "
-                "python -m alexnet_fast.train or by torchrun, or set distributed.nproc = 1"
+                f"{typed('train')} or by torchrun, or set distributed.nproc = 1"
             )
         return World()
     rank, local_rank, world_size, local_world_size = (int(os.environ[name]) for name in ENVIRONMENT[:4])
@@ -163,7 +164,9 @@ def _store(world: World, timeout: timedelta) -> Store | None:
         return None
     if world.world_size > world.local_world_size:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        return TCPStore(address, port, is_master=False, timeout=timeout, wait_for_workers=False)
+        return TCPStore(
+            address, port, is_master=False, timeout=timeout, wait_for_workers=False, use_libuv=False
+        )
     store = FileStore(os.path.join(folder, "store"), world.world_size)
     store.set_timeout(timeout)
     return store

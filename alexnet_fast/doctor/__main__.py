@@ -10,12 +10,39 @@ import sys
 from collections.abc import Sequence
 
 from ..common.cli import Parser, path_text
+from ..common.command_name import typed
 from ..common.machine import Machine
 from ..errors import UserError, exit_code
+from ..shipped_recipes import find
 from . import text_report
 from .checks import examine
 
 CARD = "--card"
+
+
+def parser(prog: str) -> Parser:
+    """The command line's parser."""
+    made = Parser(
+        prog=prog,
+        description="What this machine gives a training run, what is wrong with it, and how to fix it.",
+    )
+    made.add_argument(
+        "recipe", nargs="?", type=path_text, metavar="RECIPE", help="also check what this recipe needs"
+    )
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="section.key=value",
+        help="override one key; may be repeated",
+    )
+    made.add_argument(
+        CARD,
+        action="store_true",
+        help="instead, check and measure the accelerator at work, in minutes: see --card --help",
+    )
+    made.add_argument("--json", action="store_true", help="print a list of {name, status, found, remedy}")
+    return made
 
 
 def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> int:
@@ -24,33 +51,11 @@ def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> i
         from .card.command import main as card  # imports torch, which the checks below do not
 
         return card(argv)
-    parser = Parser(
-        prog="python -m alexnet_fast.doctor",
-        description="What this machine gives a training run, what is wrong with it, and how to fix it.",
-    )
-    parser.add_argument(
-        "recipe", nargs="?", type=path_text, metavar="RECIPE", help="also check what this recipe needs"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="section.key=value",
-        help="override one key; may be repeated",
-    )
-    parser.add_argument(
-        CARD,
-        action="store_true",
-        help="instead, check and measure the accelerator at work, in minutes: see --card --help",
-    )
-    parser.add_argument("--json", action="store_true", help="print a list of {name, status, found, remedy}")
 
     def run() -> int:
-        arguments = parser.parse(argv)
+        arguments = parser(typed("doctor")).parse(argv)
         if arguments.set and not arguments.recipe:
-            raise UserError(
-                f"--set {arguments.set[0]} overrides a recipe's key: name a recipe, as recipes/1p.toml"
-            )
+            raise UserError(f"--set {arguments.set[0]} overrides a recipe's key: name a recipe, such as 1p")
         watched = sys.stderr.isatty()
         print(
             "asking torch, numba and libjpeg-turbo ..." if watched else "",
@@ -59,7 +64,8 @@ def main(argv: Sequence[str] | None = None, machine: Machine | None = None) -> i
             flush=True,
         )
         try:
-            findings = examine(machine or Machine(), arguments.recipe, arguments.set)
+            recipe = arguments.recipe and find(arguments.recipe)
+            findings = examine(machine or Machine(), recipe, arguments.set)
         finally:
             print("\r\033[K" if watched else "", end="", file=sys.stderr, flush=True)
         if arguments.json:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..common.command_name import typed
 from ..common.disk_space import room_for_checkpoints
 from ..common.machine import Machine
 from ..common.text import plural, size
@@ -92,7 +93,7 @@ def cores(recipe: Recipe, use: Use, machine: Machine) -> Finding:
         return warning(
             "cores a rank",
             f"{decoded}, and an accelerator trains {spec.title} on {spec.card_img_per_s:,.0f} or more",
-            "give it more cores, or pack smaller images (python -m alexnet_fast.pack --max-resolution 256, or --mode raw)",
+            f"give it more cores, or pack smaller images ({typed('pack')} --max-resolution 256, or --mode raw)",
         )
     return ok("cores a rank", text)
 
@@ -166,9 +167,7 @@ def examine_file(
         beton = Beton(file.path, **recipe.data.fields)
     except UserError as error:
         found, _, remedy = str(error).rpartition("; ")
-        pack = (
-            "pack it: python -m alexnet_fast.pack --data IMAGENET --out FOLDER, and name the file in [data]"
-        )
+        pack = f"pack it: {typed('pack')} --data IMAGENET --out FOLDER, and name the file in [data]"
         yield fault(f"{file.name} set", found or str(error), remedy if found else pack)
         return
     with beton:

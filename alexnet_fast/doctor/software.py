@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import os
-import sys
 from importlib import metadata
 from importlib.util import find_spec
 
 from ..common.libturbojpeg import ENVIRONMENT as TURBOJPEG_ENVIRONMENT
+from ..common.libturbojpeg import INSTALL as INSTALL_CODEC
+from ..common.libturbojpeg import NONE
 from .finding import Finding, fault, ok, warning
 from .probe import ask
 
 PACKAGES = ("numpy", "numba", "llvmlite", "pydantic", "rich")
 SIMD_GAIN = 2.0  # 4.9 with AVX2 against plain C; 1.0 without
-INSTALL_CODEC = (
-    "'apt-get install libturbojpeg0' (Debian), 'apt-get install libturbojpeg' (Ubuntu), 'dnf install turbojpeg' "
-    "(openEuler, RHEL) or, on x86-64, 'pip install turbojpeg'"
-)
 
 
 def packages() -> Finding:
     """The Python packages that training needs, except torch."""
-    needed = [*PACKAGES, *(["tomli"] if sys.version_info < (3, 11) else [])]
-    versions = {name: version(name) for name in needed}
-    if absent := [name for name in needed if versions[name] is None]:
+    versions = {name: version(name) for name in PACKAGES}
+    if absent := [name for name in PACKAGES if versions[name] is None]:
         return fault(
             "Python packages", f"{', '.join(absent)} not installed", f"pip install {' '.join(absent)}"
         )
@@ -31,19 +27,23 @@ def packages() -> Finding:
 
 
 def codec() -> Finding:
-    """libjpeg-turbo, which decodes: whether it is found, new enough, and uses its SIMD code."""
+    """libjpeg-turbo, which decodes unusual JPEGs: whether it is found, new enough, and uses its SIMD code."""
     name, answer = "libjpeg-turbo", ask("codec")
     if "error" in answer:
         chosen = os.environ.get(TURBOJPEG_ENVIRONMENT)
         if answer["kind"] != "TurboJpegMissing":
             return fault(name, f"cannot be searched for: {answer['error']}", "see the Python packages above")
-        if chosen:
+        if chosen and chosen != NONE:
             return fault(
                 name,
                 f"{TURBOJPEG_ENVIRONMENT} names {chosen}, which cannot be loaded",
                 f"name a libturbojpeg.so.0 that exists, or unset {TURBOJPEG_ENVIRONMENT} to search the usual places",
             )
-        return fault(name, "libturbojpeg was not found", f"install it: {INSTALL_CODEC}")
+        return warning(
+            name,
+            "libturbojpeg was not found: unusual JPEGs (progressive, say) cannot be decoded, nor corrupt ones found when packing",
+            f"unset {TURBOJPEG_ENVIRONMENT}" if chosen else f"install it: {INSTALL_CODEC}",
+        )
     text = f"{answer['version']}, {answer['path']}"
     if answer["missing"]:
         return fault(

@@ -1,4 +1,8 @@
-"""The folders in which compiled kernels may be kept."""
+"""The folders in which compiled kernels may be kept.
+
+Of a checkout they are kept next to their sources, so that whoever copies or deletes the folder has or deletes both.  Of an installed
+package they are kept in the user's cache: pip removes only the files that it has written, and a folder with others in it stays.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,9 @@ logger = logging.getLogger("alexnet_fast")
 
 def search_path(source_folder: Path) -> Iterator[Path]:
     """Where to look for the compiled kernels of a source folder, best first. A package that is not writable may contain them."""
-    yield from _lasting(source_folder)
+    yield from (lasting := list(_lasting(source_folder)))
+    if not config.CACHE_DIR and (beside := _beside(source_folder)) not in lasting:
+        yield beside
     if (temporary := _temporary()) is not None and _is_private(temporary):
         yield temporary / _own_name(source_folder)
 
@@ -43,10 +49,23 @@ def _lasting(source_folder: Path) -> Iterator[Path]:
     if config.CACHE_DIR:  # NUMBA_CACHE_DIR
         yield Path(config.CACHE_DIR).absolute() / _own_name(source_folder)
         return
-    yield source_folder / "__pycache__" / "kernels"  # for every user of this installation
+    if not _is_installed(source_folder):
+        yield _beside(source_folder)
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     if home.is_absolute():  # without a home, "~" stays
         yield home / "alexnet_fast" / _own_name(source_folder)
+
+
+def _beside(source_folder: Path) -> Path:
+    return source_folder / "__pycache__" / "kernels"
+
+
+def _is_installed(source_folder: Path) -> bool:
+    """Whether an installer has put the package here, which keeps a list of what it may remove next to the package."""
+    top = source_folder
+    while (top.parent / "__init__.py").is_file():
+        top = top.parent
+    return any(top.parent.glob(f"{top.name}-*.dist-info"))
 
 
 def _own_name(source_folder: Path) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ..beton.reader import Beton
-from ..decode.status import MEANING, OK, BrokenSample
+from ..decode.status import MEANING, NO_LIBRARY, OK, BrokenSample
 
 if TYPE_CHECKING:
     from .decode_workers import BatchTask
@@ -81,8 +81,9 @@ class BadSampleFilter:
             for index, status in zip(task.samples["index"][broken].tolist(), task.statuses[broken].tolist())
         ]
         first = f"{self._beton.source(found[0].index)} cannot be decoded: {found[0].reason}"
+        remedy = "" if task.statuses[broken[0]] == NO_LIBRARY else "; pack it again, or the set without it"
         if self._on_error == "raise":
-            raise BrokenSample(f"{first}; pack it again, or the set without it")
+            raise BrokenSample(f"{first}{remedy}")
         for each in found:
             self._skipped.setdefault(each.index, each)
         self._in_epoch += len(found)

@@ -68,7 +68,8 @@ class Loader(TorchProtocol):
             that is set later, where nobody would read it; when it is read in a worker process of a DataLoader.
         BetonError: the file cannot be read, or has several fields that could be the image or the label; while iterating, it
             was overwritten in place or shortened since it was opened.
-        TurboJpegMissing: libturbojpeg is not installed.
+        TurboJpegMissing: decoder="libjpeg" where libturbojpeg is not installed ("auto" needs it for unusual JPEGs only), or the
+            environment names a file that is no such library.
         BrokenSample: while iterating, for a sample that cannot be decoded, naming it.
         LoaderStalled: while iterating, or when it is closed and a thread does not end.
     """
@@ -110,7 +111,7 @@ class Loader(TorchProtocol):
     ) -> None:
         self._batch_size = whole("batch_size", batch_size, "at least 1", lambda n: n >= 1)
         options = options_of(options, keywords)
-        turbojpeg.load()
+        turbojpeg.load() if options.decoder == "libjpeg" else turbojpeg.load_if_there()
         self.beton = Beton(path, options.image_field, options.label_field)
         self._path = os.path.abspath(self.beton.path)
         self.train, self.seed = options.train, options.seed

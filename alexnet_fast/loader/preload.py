@@ -64,9 +64,6 @@ def load_all(augmentations: Sequence[Augmentation] = ()) -> None:
 
     Args:
         augmentations: those that the Loaders will be given.
-
-    Raises:
-        TurboJpegMissing: libturbojpeg is not installed.
     """
     nothing = np.frombuffer(b"", np.uint8)  # read-only, as a map of a file is
     cropping = CropOptions(True, 1, 1, np.uint64(0), (1.0, 1.0), (1.0, 1.0), 0.0)

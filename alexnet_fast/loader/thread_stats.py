@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable
 
+from ..common.systems import major_faults
 from ..decode.decoder import DecodePaths
 
 TraceHook = Callable[[str, str, float, float, tuple[int, int]], None]
@@ -51,4 +51,4 @@ class ThreadStats:
 
 def usage() -> tuple[float, float, int]:
     """Seconds of the clock and of the processor, and major page faults, of the calling thread so far."""
-    return time.perf_counter(), time.thread_time(), resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
+    return time.perf_counter(), time.thread_time(), major_faults()

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from ..beton.classes import packed_classes
 from ..beton.reader import Beton
+from ..common.command_name import typed
 from ..common.cpus import allowed_cores
 from ..common.files import hold_lock
 from ..common.progress import progress_bar
@@ -159,7 +160,7 @@ def _remedy(error: PackingError, data: Path, path: Path) -> str:
     from .partial_file import partial_path
 
     if isinstance(error, UnreadableImage):
-        by_hand = f"python -m alexnet_fast.pack --data {data} --out {path.parent} --on-error skip"
+        by_hand = f"{typed('pack')} --data {data} --out {path.parent} --on-error skip"
         return f"skip it with '{by_hand}', which resumes there, or remove the image and {partial_path(path)}"
     if isinstance(error, InputChanged):
         return f"restore it to resume, or remove {partial_path(path)} to start from scratch"

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..common.files import open_locked
+from ..common.systems import sync_data
 from .errors import InputChanged, OutputLocked
 from .layout import ENTRY
 from .manifest import Manifest
@@ -147,7 +148,7 @@ class Journal:
 
     def sync(self) -> None:
         """Sync the log to the disk."""
-        os.fdatasync(self._file)
+        sync_data(self._file)
 
     def remove(self) -> None:
         """Delete the log; the lock is still held."""

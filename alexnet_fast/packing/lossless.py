@@ -174,7 +174,8 @@ def jpegtran() -> str:
             else "--mode lossless needs libjpeg-turbo's program jpegtran, which was not found"
         )
         + "; install it: 'apt-get install libjpeg-turbo-progs' (Debian, Ubuntu), 'dnf install /usr/bin/jpegtran' "
-        "(openEuler, RHEL) or 'conda install libjpeg-turbo'"
+        "(openEuler, RHEL) or 'conda install libjpeg-turbo'; without root on Debian 'apt-get download libjpeg-turbo-progs libjpeg62-turbo', "
+        "'dpkg -x' both into one folder, and add its usr/bin to PATH and its usr/lib/* to LD_LIBRARY_PATH"
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from ..beton import format as fmt
 from ..beton.reader import Beton, sidecar_path
 from ..common.files import sync_folder
+from ..common.systems import advise, sync_data
 from .errors import InputChanged
 from .journal import Journal, Note, PackedSoFar, read_at, write_at
 from .layout import ENTRY, BetonLayout
@@ -214,7 +215,7 @@ class PartialFile:
             self._syncing = self._syncer.submit(self._synced, self.count)
 
     def _synced(self, count: int) -> int:
-        os.fdatasync(self._file)
+        sync_data(self._file)
         self._journal.sync()
         return count
 
@@ -244,7 +245,7 @@ class PartialFile:
     def _proven(self, done: PackedSoFar, pages: BetonLayout) -> int:
         """How many of the images in the journal the file contains, by their checksums."""
         # Drop cached pages, so that the disk is read: the cache may hold data that the disk failed to write.
-        os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
+        advise(self._file, 0, 0, "DONTNEED")
         suspect = max(0, min(done.safe, len(done.entries) - PROVE_AT_LEAST))
         for k, i in enumerate(np.flatnonzero(done.entries["size"]).tolist()):
             if i < suspect:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
 import resource
 import selectors
@@ -18,6 +17,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from types import ModuleType
 from typing import Generic, TypeVar
 
+from ..common.systems import open_files
 from ..errors import UserError
 from .errors import WorkerDied
 
@@ -161,7 +161,7 @@ class _WorkerPool(Generic[Item, Result]):
 def _check_open_files(workers: int) -> None:
     """Check that N processes can be started: a start that fails halfway prints a traceback."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = len(os.listdir("/proc/self/fd")) + FILES_A_WORKER * workers + FILES_TO_START
+    needed = open_files() + FILES_A_WORKER * workers + FILES_TO_START
     if most != resource.RLIM_INFINITY and needed > most:
         raise UserError(
             f"cannot start {workers} worker processes: they need {needed} open files, and {most} are allowed; use fewer --workers, "

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from ..common.command_name import typed
 from .evidence import bottleneck, contradiction, percent
 from .prediction import Prediction, Stage, Stages, predict
 from .stepping import PARTS
@@ -206,7 +207,7 @@ def faster_reading(stages: Stages, found: Prediction) -> list[str]:
     )
     if resident > 0.99:
         gives = f"The file is in the page cache, and copying out of it gives {cached}"
-        then = "Memory is the limit: smaller samples would help, or ranks on their own NUMA node (python -m alexnet_fast.doctor)."
+        then = f"Memory is the limit: smaller samples would help, or ranks on their own NUMA node ({typed('doctor')})."
     elif stages.fits_into_memory:
         later = predict(stages, stages.ceilings(1.0)).img_per_s
         then += f"fits into {free}, so this holds for the first epoch only: from the page cache training would make {later:,.0f}."
@@ -223,7 +224,7 @@ def faster_copies(stages: Stages, found: Prediction) -> list[str]:
     return [
         f"The link carries {stages.copy.pinned_bytes_per_s.median / 1e9:,.2f} GB/s from page-locked memory, and images are bytes already: "
         "check that each card has its own full-width slot and that ranks run on their card's NUMA node "
-        "(python -m alexnet_fast.doctor), or train with a smaller data.size."
+        f"({typed('doctor')}), or train with a smaller data.size."
     ]
 
 

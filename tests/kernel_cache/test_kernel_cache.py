@@ -132,6 +132,33 @@ def test_where_the_package_cannot_be_written_code_is_kept_in_the_users_cache(tmp
     assert len(stored(home / ".cache" / "alexnet_fast")) == 1
 
 
+def test_the_code_of_an_installed_package_is_kept_in_the_users_cache_so_that_pip_can_remove_the_package(
+    tmp_path: Path,
+) -> None:
+    package, home = write_package(tmp_path / "site-packages"), tmp_path / "home"
+    environment = {"HOME": str(home)}
+    run(package, env=environment)  # as a checkout, which leaves code in it
+    (package.parent / "small-1.0.dist-info").mkdir()
+    found = run(package, env=environment)
+    assert (found.misses, found.said) == (0, "") and not home.exists(), "code in the package is used"
+    shutil.rmtree(package / "__pycache__")
+    assert [run(package, env=environment).misses for _ in range(2)] == [1, 0]
+    assert len(stored(home / ".cache" / "alexnet_fast")) == 1 and not (package / "__pycache__").exists()
+    chosen = environment | {"XDG_CACHE_HOME": str(tmp_path / "xdg")}
+    assert [run(package, env=chosen).misses for _ in range(2)] == [1, 0]
+    assert len(stored(tmp_path / "xdg" / "alexnet_fast")) == 1
+
+
+def test_an_installed_package_without_a_home_uses_a_temporary_folder_and_not_the_package(
+    tmp_path: Path,
+) -> None:
+    package = write_package(tmp_path / "site-packages")
+    (package.parent / "small-1.0.dist-info").mkdir()
+    found = run(package, env={"HOME": "/proc/nowhere", "TMPDIR": str(tmp_path)})
+    assert found.misses == 1 and "set NUMBA_CACHE_DIR" in found.said
+    assert not (package / "__pycache__").exists()
+
+
 def test_a_package_on_a_read_only_file_system_uses_the_code_in_it_or_code_kept_at_home(
     tmp_path: Path,
 ) -> None:

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def document(bench: Any, found: Sequence[Row], took_s: float, stopped: bool) -> 
         "format": FORMAT,
         "title": f"{machine['device']}, {plural(machine['cores'], 'core')}, batch {bench.batch_size}, {bench.recipe.data.size} px, "
         f"{bench.recipe.precision.level}",
-        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": took_s,
         "stopped": stopped,
         "machine": machine,

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import make_sample
+from alexnet_fast import sample as command
+from alexnet_fast.synthetic.shapes import SHAPES
 
 TRAIN, VAL = 24, 16
 
@@ -19,7 +20,7 @@ TRAIN, VAL = 24, 16
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "sample"
-    make_sample.make_sample(folder, 10, {"train": TRAIN, "val": VAL}, seed=3)
+    command.make_sample(folder, 10, {"train": TRAIN, "val": VAL}, seed=3)
     return folder
 
 
@@ -33,7 +34,7 @@ def digests(folder: Path) -> dict[str, str]:
 def mean_colours(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """(N, 3) float64 mean RGB of each image, (N,) labels."""
     colours, labels = [], []
-    for label, name in enumerate(sorted(make_sample.SHAPES)):
+    for label, name in enumerate(sorted(SHAPES)):
         for path in sorted((folder / name).iterdir()):
             with Image.open(path) as image:
                 colours.append(np.asarray(image).reshape(-1, 3).mean(axis=0))
@@ -43,7 +44,7 @@ def mean_colours(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def test_every_class_has_its_images_in_both_splits(sample: Path) -> None:
     for split, count in (("train", TRAIN), ("val", VAL)):
-        assert sorted(folder.name for folder in (sample / split).iterdir()) == sorted(make_sample.SHAPES)
+        assert sorted(folder.name for folder in (sample / split).iterdir()) == sorted(SHAPES)
         assert all(len(list(folder.glob("*.JPEG"))) == count for folder in (sample / split).iterdir())
 
 
@@ -73,14 +74,14 @@ def test_mean_colour_does_not_tell_the_classes_apart(sample: Path) -> None:
 def test_a_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
     made = {}
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        make_sample.make_sample(tmp_path / name, 2, {"train": 3, "val": 2}, seed=seed)
+        command.make_sample(tmp_path / name, 2, {"train": 3, "val": 2}, seed=seed)
         made[name] = digests(tmp_path / name)
     assert made["a"] == made["b"]
     assert not set(made["a"].values()) & set(made["c"].values())
 
 
 def test_an_image_does_not_depend_on_how_many_others_are_made(tmp_path: Path, sample: Path) -> None:
-    make_sample.make_sample(tmp_path / "few", 2, {"train": 2, "val": 1}, seed=3)
+    command.make_sample(tmp_path / "few", 2, {"train": 2, "val": 1}, seed=3)
     few, many = digests(tmp_path / "few"), digests(sample)
     assert few.items() <= many.items()
 
@@ -97,11 +98,11 @@ def test_a_set_whose_making_was_interrupted_is_not_taken_for_complete(
         def __exit__(self, *error: object) -> None: ...
 
     with monkeypatch.context() as patch:
-        patch.setattr(make_sample, "ProcessPoolExecutor", Broken)
+        patch.setattr(command, "ProcessPoolExecutor", Broken)
         with pytest.raises(KeyboardInterrupt):
-            make_sample.make_sample(tmp_path / "set", 2, {"train": 1, "val": 1}, seed=0)
+            command.make_sample(tmp_path / "set", 2, {"train": 1, "val": 1}, seed=0)
     assert not (tmp_path / "set").exists()
-    assert make_sample.make_sample(tmp_path / "set", 2, {"train": 1, "val": 1}, seed=0) == 4
+    assert command.make_sample(tmp_path / "set", 2, {"train": 1, "val": 1}, seed=0) == 4
 
 
 @pytest.mark.parametrize(
