@@ -63,6 +63,18 @@ def _inspect() -> int:
     return command(sys.argv[0])
 
 
+def _predict() -> int:
+    from .predict import command
+
+    return command(sys.argv[0])
+
+
+def _export() -> int:
+    from .export import command
+
+    return command(sys.argv[0])
+
+
 def _doctor() -> int:
     from .doctor.__main__ import main
 
@@ -87,6 +99,8 @@ COMMANDS = {
     "train": Command("train or evaluate by a recipe", _train),
     "profile": Command("measure each stage of a recipe's training, and name the bottleneck", _profile),
     "inspect": Command("show what a .beton file contains", _inspect),
+    "predict": Command("say what a trained model sees in images: a CSV", _predict),
+    "export": Command("write a trained model for other programs: weights or ONNX", _export),
     "doctor": Command("check this machine, and a recipe's files", _doctor),
     "recipes": Command("list the recipes that come with the package, or copy one", _recipes),
     "completion": Command("print the tab completion for bash or zsh", _completion),

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from . import inspect_beton, pack, sample, shipped_recipes, train_options
+from . import export, inspect_beton, pack, predict, sample, shipped_recipes, train_options
 from .common.cli import Parser, file_path, path_text
 from .common.command_name import ENTRY, typed
 from .doctor import __main__ as doctor
@@ -40,6 +40,8 @@ def add_all(outer: Parser, commands: Mapping[str, str]) -> Parser:
         "train": train_options.parser,
         "profile": train_options.parser,
         "inspect": inspect_beton.parser,
+        "predict": predict.parser,
+        "export": export.parser,
         "doctor": doctor.parser,
         "recipes": shipped_recipes.parser,
         "completion": parser,

@@ -40,9 +40,10 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     print(f"{arguments.out}: {model.describe()}, from {model.path}")
 
 
-def parse(argv: Sequence[str] | None, prog: str = PROG) -> Namespace:
-    parser = Parser(prog=prog, description=__doc__.split("\n\n")[0], formatter_class=Defaults)
-    add = parser.add_argument
+def parser(prog: str) -> Parser:
+    """The command line's parser."""
+    made = Parser(prog=prog, description=__doc__.split("\n\n")[0], formatter_class=Defaults)
+    add = made.add_argument
     add("model", type=file_path, metavar="CHECKPOINT", help="a checkpoint, or a run's folder: its best")
     add("out", type=file_path, metavar="FILE", help="what to write: a .pt or an .onnx")
     add("--input", choices=("float32", "uint8"), default="float32", help="what the ONNX model takes")
@@ -54,9 +55,14 @@ def parse(argv: Sequence[str] | None, prog: str = PROG) -> Namespace:
         metavar="section.key=value",
         help="override a key of the recipe, such as eval.size; may be repeated",
     )
-    arguments = parser.parse(argv)
+    return made
+
+
+def parse(argv: Sequence[str] | None, prog: str = PROG) -> Namespace:
+    reader = parser(prog)
+    arguments = reader.parse(argv)
     if arguments.out.suffix not in (".pt", ".onnx"):
-        parser.error(
+        reader.error(
             f"{arguments.out} ends in neither .pt (weights) nor .onnx (the network): give one of them"
         )
     return arguments

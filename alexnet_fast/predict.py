@@ -58,9 +58,10 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     return SOME_UNREADABLE if unreadable else 0
 
 
-def parse(argv: Sequence[str] | None, prog: str = PROG) -> Namespace:
-    parser = Parser(prog=prog, description=__doc__.split("\n\n")[0], formatter_class=Defaults)
-    add = parser.add_argument
+def parser(prog: str) -> Parser:
+    """The command line's parser."""
+    made = Parser(prog=prog, description=__doc__.split("\n\n")[0], formatter_class=Defaults)
+    add = made.add_argument
     add("model", type=file_path, metavar="CHECKPOINT", help="a checkpoint, or a run's folder: its best")
     add(
         "images",
@@ -80,10 +81,15 @@ def parse(argv: Sequence[str] | None, prog: str = PROG) -> Namespace:
         metavar="section.key=value",
         help="override a key of the recipe, such as eval.size; may be repeated",
     )
-    arguments = parser.parse(argv)
+    return made
+
+
+def parse(argv: Sequence[str] | None, prog: str = PROG) -> Namespace:
+    reader = parser(prog)
+    arguments = reader.parse(argv)
     for flag in ("top", "batch"):
         if getattr(arguments, flag) < 1:
-            parser.error(
+            reader.error(
                 f"argument --{flag}: {getattr(arguments, flag)} is out of range, expected at least 1"
             )
     return arguments

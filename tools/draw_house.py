@@ -51,11 +51,11 @@ class Room:
 ROOMS = {
     "__main__": Room(
         "alexnet-fast COMMAND: imports a command when it runs",
-        "common completion doctor inspect_beton pack shipped_recipes sample train",
+        "common completion doctor export inspect_beton pack predict shipped_recipes sample train",
     ),
     "completion": Room(
         "tab completion for shells",
-        "common doctor inspect_beton pack shipped_recipes sample train_options",
+        "common doctor export inspect_beton pack predict shipped_recipes sample train_options",
     ),
     "train": Room(
         "the command that trains",
