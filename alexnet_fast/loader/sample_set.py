@@ -11,8 +11,9 @@ from ..beton.classes import class_names
 from ..beton.reader import Beton
 from ..decode.counter_rng import occurrences
 from ..decode.kernel import sample_table
+from .block_order import Block
 from .options import LoaderOptions
-from .orders import EpochOrder, InOrder, Shuffled, UsersOrder, checked_places
+from .orders import BlockShuffled, EpochOrder, InOrder, Shuffled, UsersOrder, checked_places
 
 
 class SampleSet:
@@ -39,7 +40,9 @@ class SampleSet:
             # A copy: the caller's list may change, and be large.
             self.indices = self.samples["index"]
         self.orders: EpochOrder
-        if options.order is not None:
+        if isinstance(options.order, Block):
+            self.orders = BlockShuffled(self.samples["ptr"], beton.page_size, options.order, options.seed)
+        elif options.order is not None:
             self.orders = UsersOrder(options.order, self.samples["index"], self.labels, options.seed)
         elif options.shuffles:
             self.orders = Shuffled(len(self.samples), options.seed)
@@ -64,6 +67,8 @@ class SampleSet:
             found = zlib.crc32(np.ascontiguousarray(self.indices).data, found)
         if isinstance(self.orders, UsersOrder):
             return zlib.crc32(self.orders.draw(0).places.data, found)
+        if isinstance(self.orders, BlockShuffled):
+            found = zlib.crc32(self.orders.pages.data, found ^ self.orders.window_pages)
         return zlib.crc32(type(self.orders).__name__.encode(), found)
 
     @cached_property
