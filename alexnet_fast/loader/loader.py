@@ -218,6 +218,11 @@ class Loader(TorchProtocol):
         check("watch", watch, "something to call, or None", watch is None or callable(watch))
         self._pipeline.workers.watch = watch
 
+    @property
+    def pages_checksum(self) -> int | None:
+        """CRC-32 of which page of the file holds each sample, with the block order; None where the order does not depend on it."""
+        return self._own.pages_checksum
+
     # -- where it is
 
     @property

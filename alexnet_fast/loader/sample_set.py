@@ -68,8 +68,13 @@ class SampleSet:
         if isinstance(self.orders, UsersOrder):
             return zlib.crc32(self.orders.draw(0).places.data, found)
         if isinstance(self.orders, BlockShuffled):
-            found = zlib.crc32(self.orders.pages.data, found ^ self.orders.window_pages)
+            found = zlib.crc32(str((self.orders.window_pages, self.pages_checksum)).encode(), found)
         return zlib.crc32(type(self.orders).__name__.encode(), found)
+
+    @cached_property
+    def pages_checksum(self) -> int | None:
+        """CRC-32 of which page holds each sample, where the order depends on it."""
+        return zlib.crc32(self.orders.pages.data) if isinstance(self.orders, BlockShuffled) else None
 
     @cached_property
     def classes(self) -> list[str]:

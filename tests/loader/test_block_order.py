@@ -17,6 +17,7 @@ from alexnet_fast.decode.kernel import sample_table
 from alexnet_fast.loader import planner
 from alexnet_fast.loader.block_order import block_permutation
 from alexnet_fast.loader.orders import BlockShuffled
+from alexnet_fast.run.same_set import identity
 from betons import jpeg, picture, write
 
 PAGES, OF_A_PAGE = 7, 6
@@ -27,8 +28,13 @@ WAIT_S = 20.0
 @pytest.fixture(scope="module")
 def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven pages of six images, out of the set's order, as FFCV's workers leave them."""
-    small = [jpeg(picture(40 + k % 5, 36, k)) for k in range(COUNT)]
-    return spread(write(tmp_path_factory.mktemp("block") / "a.beton", small, [k // 6 for k in range(COUNT)]))
+    return spread(packed(tmp_path_factory.mktemp("block")))
+
+
+def packed(folder: Path) -> Path:
+    """The same images on one page."""
+    images = [jpeg(picture(40 + k % 5, 36, k)) for k in range(COUNT)]
+    return write(folder / "a.beton", images, [k // 6 for k in range(COUNT)])
 
 
 def spread(path: Path) -> Path:
@@ -208,6 +214,17 @@ def test_a_state_of_other_windows_is_refused(beton: Path) -> None:
     for order in (Block(3), None):
         with opened(beton, order=order) as loader, pytest.raises(UserError):
             loader.load_state_dict(state)
+
+
+def test_a_state_of_the_same_images_on_other_pages_is_refused(beton: Path, tmp_path: Path) -> None:
+    other = packed(tmp_path)
+    with opened(beton) as loader, opened(other) as moved:
+        with pytest.raises(UserError):
+            moved.load_state_dict(loader.state_dict())
+        assert identity(loader)["pages"] != identity(moved)["pages"]
+    with opened(beton, order=None) as loader, opened(other, order=None) as moved:
+        moved.load_state_dict(loader.state_dict())
+        assert identity(loader) == identity(moved) and "pages" not in identity(loader)
 
 
 # -- what is read
