@@ -20,7 +20,7 @@ class WindowReads:
         order: the epoch's, with windows.
         following: returns the next epoch's order, of which the first window follows this epoch's last; called when it is needed.
         first: the position of the first batch.
-        asked: how many samples of its window are requested already.
+        asked: how many samples of the epoch's first window are requested already.
     """
 
     def __init__(
@@ -36,7 +36,8 @@ class WindowReads:
         self._begins = order.windows
         self._last = len(self._begins) - 2
         self._end, self._asked = first, asked
-        self._go_to(self._window_at(first), asked)
+        window = self._window_at(first)
+        self._go_to(window, 0 if window else asked)
 
     @property
     def asked_of_next(self) -> int:

@@ -254,7 +254,9 @@ def test_a_run_may_take_up_the_block_order_between_epochs_and_needs_the_same_pag
     assert "saved at epoch 1, step 1: data.order has changed since" in error
     within["train_set"] |= {"pages": "00000000"}
     torch.save(within, tmp_path / "r" / checkpoint.LAST)
-    assert "in another order; step 1 of epoch 1 would be another batch" in refused(run("train", "val", *block))
+    assert "in another order; step 1 of epoch 1 would be another batch" in refused(
+        run("train", "val", *block)
+    )
 
 
 def test_weights_of_other_classes_start_a_run_with_a_warning(
