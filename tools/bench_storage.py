@@ -8,7 +8,7 @@ the file in it, with read-ahead and without, take turns. A round is the first ``
 loader, from before its first batch to its last. The first round, which compiles, is not counted. Dropping is verified, and the speed of
 the disk is measured too: the figures mean nothing without it.
 
-**The block order** (``--block-rounds``). The same file, read whole: by read(2), which is the disk's sequential rate, and by the
+**The block order** (``--block-rounds``). The same file, read whole: by read(2), and by the
 Loader's read stage, without decoding, in the file's order, with ``order="block"`` and shuffled; and how many classes a batch has with
 each order, computed for a set like ImageNet. To measure under a real memory limit, run it in one, as by ``systemd-run --scope -p
 MemoryMax=2G``; without one, what windows held that are done with is dropped from the page cache.
@@ -235,19 +235,19 @@ def warn_if_not_cold(results: list[dict[str, Any]], console: Console) -> None:
 def block_table(found: dict[str, Any], settings: dict[str, Any]) -> Table:
     table = Table(
         title=f"reading all of a file of {found['file_bytes'] / 1e9:.1f} GB, windows of {settings['window_pages']} pages",
-        caption=f"median of {settings['block_rounds']} interleaved rounds (min - max), each with the file dropped from the page cache",
+        caption=f"median of {settings['block_rounds']} interleaved rounds (min - max), each with the file dropped from the page cache; "
+        "to file order: of the same round, median",
     )
     table.add_column("order")
-    for heading in ("MB/s", "min - max", "to read(2)", "read / byte", "must be in memory"):
+    for heading in ("MB/s", "min - max", "to file order", "read / byte", "must be in memory"):
         table.add_column(heading, justify="right")
-    plain = found["results"][0]["mb_per_s"]["median"]
     for r in found["results"]:
         speed = r["mb_per_s"]
         table.add_row(
             r["name"],
             f"{speed['median']:,.0f}",
             f"{speed['min']:,.0f} - {speed['max']:,.0f}",
-            f"{speed['median'] / plain:.2f}",
+            f"{r['to_file_order']['median']:.2f}",
             f"{r['read_per_byte']['median']:.3f}",
             f"{r['needed_bytes']['max'] / 1e6:,.0f} MB" if r["name"] == "block" else "",
         )

@@ -38,8 +38,9 @@ _LIBC.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 def run_rounds(path: Path, rounds: int, batch_size: int, window_pages: int) -> list[dict[str, Any]]:
     """A whole pass over the dropped file in several ways, in turn, another one first in each round.
 
-    ``read(2)``: 4 MiB at a time, from its start to its end: the disk's sequential rate.  The others are the Loader's read stage:
-    its planner, and a thread that touches every page of each batch, in place of those that decode.  With the block order, what the
+    ``read(2)``: 4 MiB at a time, from its start to its end.  The others are the Loader's read stage: its planner, and a thread that
+    touches every page of each batch, in place of those that decode.  In the file's order that is the disk's sequential rate with many
+    requests at a time, which for most disks is higher; rates are compared with it, round by round.  With the block order, what the
     windows before the current one held is dropped from the page cache: as under a memory limit of two windows, what is needed again
     must be read again.
     """
@@ -66,6 +67,7 @@ def _pass(path: Path, way: str, batch_size: int, window_pages: int, epoch: int) 
     cached, before = float(cached_pages(path).mean()), read_bytes()
     if way == "read(2)":
         started, size, needed = time.perf_counter(), _read(path), 0
+        wall_s = time.perf_counter() - started
     else:
         with Beton(path) as beton:
             samples = sample_table(beton)
@@ -78,12 +80,9 @@ def _pass(path: Path, way: str, batch_size: int, window_pages: int, epoch: int) 
                 orders = InOrder(len(samples))
             if way != "file order":
                 beton.expect_random_access()
-            started = time.perf_counter()
-            size, needed = _touch_all(beton, samples, orders, batch_size, epoch)
-            wall_s = time.perf_counter() - started
+            before = read_bytes()
+            size, needed, wall_s = _touch_all(beton, samples, orders, batch_size, epoch)
             del samples, orders
-    if way == "read(2)":
-        wall_s = time.perf_counter() - started
     return {
         "mb_per_s": size / 1e6 / wall_s,
         "read_per_byte": (read_bytes() - before) / size,
@@ -102,21 +101,26 @@ def _read(path: Path) -> int:
 
 def _touch_all(
     beton: Beton, samples: np.ndarray, orders: EpochOrder, batch_size: int, epoch: int
-) -> tuple[int, int]:
-    """Take the batches of an epoch and touch all their pages; bytes of the samples, and the most that had to be in memory."""
+) -> tuple[int, int, float]:
+    """Take the batches of an epoch and touch all their pages; bytes of the samples, the most that had to be in memory, and seconds.
+
+    From its first batch to the next epoch's: at both, as much is requested ahead.
+    """
     sampler = DistributedBatchSampler(len(samples), batch_size, 0, 1, drop_last=False)
     windows = _Windows(beton, samples, orders, epoch)
     size = requested = needed = 0
     with _planned(beton, samples, orders, sampler, epoch) as plans:
+        started = None
         for plan in plans:
+            started = started or time.perf_counter()
+            if plan.key[0] != epoch:
+                return size, needed, time.perf_counter() - started
             requested += bytes_of(plan.ahead)
             needed = max(needed, requested - windows.left_bytes)
             for ptr, length in zip(plan.samples["ptr"].tolist(), plan.samples["size"].tolist()):
                 beton.map[ptr : ptr + length : mmap.PAGESIZE].max()
             size += plan.bytes
             windows.leave(sampler.positions(plan.key[1])[1])
-            if plan.key[1] == sampler.steps - 1:
-                return size, needed
     raise AssertionError("plans are endless")
 
 
