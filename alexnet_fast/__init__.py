@@ -9,6 +9,7 @@ from ._version import __version__
 __all__ = [
     "Balanced",
     "Beton",
+    "Block",
     "ImageNet",
     "Loader",
     "LoaderOptions",
@@ -22,6 +23,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .beton.reader import Beton
     from .errors import UserError
+    from .loader.block_order import Block
     from .loader.loader import Loader
     from .loader.normalize import ImageNet
     from .loader.options import LoaderOptions
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {
     **dict.fromkeys(("Balanced", "Order", "Repeated", "Weighted"), ".loader.orders"),
     "Beton": ".beton.reader",
+    "Block": ".loader.block_order",
     "ImageNet": ".loader.normalize",
     "Loader": ".loader.loader",
     "LoaderOptions": ".loader.options",

@@ -26,6 +26,7 @@ from .engine.tasks import TASKS, Task
 from .engine.train_state import TrainState
 from .errors import UserError
 from .loader.bad_samples import SkippedSample
+from .loader.block_order import Block
 from .loader.loader import Loader
 from .loader.options import LoaderKeywords, LoaderOptions
 from .models import MODELS
@@ -77,6 +78,7 @@ def train_loader(recipe: Recipe, world: World, device: Device, **other: Unpack[L
         scale=data.scale,
         ratio=data.ratio,
         flip=data.flip,
+        order=Block(data.window_pages) if data.order == "block" else None,
         on_error=data.on_error,
         augmentations=augmentations(recipe),
         mix=mix(recipe),

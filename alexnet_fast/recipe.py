@@ -97,6 +97,10 @@ class Data(Section):
     """Batches decoded ahead of the step."""
     read_ahead_bytes: Count = 64 << 20
     """Bytes of samples beyond those batches that are read into the page cache; 0 = only when they are decoded."""
+    order: Literal["shuffle", "block"] = "shuffle"
+    """Order of the training samples: shuffle, or block (by whole pages of the beton: for one that does not fit in memory, or a slow disk)."""
+    window_pages: Positive = 128
+    """Pages of the beton among which the order block shuffles samples; about two windows are in memory."""
     decoder: Literal["auto", "libjpeg"] = "auto"
     """What decodes JPEGs: auto (our own decoder, libjpeg-turbo for unusual ones) or libjpeg (libjpeg-turbo for all). The pixels are the same."""
     on_error: Literal["raise", "skip"] = "raise"

@@ -8,6 +8,11 @@ the file in it, with read-ahead and without, take turns. A round is the first ``
 loader, from before its first batch to its last. The first round, which compiles, is not counted. Dropping is verified, and the speed of
 the disk is measured too: the figures mean nothing without it.
 
+**The block order** (``--block-rounds``). The same file, read whole: by read(2), and by the
+Loader's read stage, without decoding, in the file's order, with ``order="block"`` and shuffled; and how many classes a batch has with
+each order, computed for a set like ImageNet. To measure under a real memory limit, run it in one, as by ``systemd-run --scope -p
+MemoryMax=2G``; without one, what windows held that are done with is dropped from the page cache.
+
 **Opening.** A file with real metadata of ``--samples`` samples and a hole for its pages is opened in a fresh process, once with the
 allocation table in the samples' order (our packer's) and once out of order (FFCV's).
 
@@ -20,6 +25,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +36,7 @@ from rich.table import Table
 from alexnet_fast.common.cli import file_path
 from alexnet_fast.common.cpus import allowed_cores
 from alexnet_fast.errors import UserError, exit_code
-from bench import cold_cache, open_cost
+from bench import block_reads, cold_cache, open_cost
 from bench.inputs import Inputs, choose_photos
 from bench.large_files import IMAGENET, write_repeated, write_sparse
 from bench.memory_growth import after_each_epoch
@@ -68,6 +75,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--batches", type=_at_least(1), default=20, metavar="N", help="batches a round")
     add("--batch", type=_at_least(1), default=250, metavar="N", help="images a batch")
     add("--read-ahead-mib", type=_sizes, default="64", metavar="M,M", help="windows of read-ahead to compare")
+    add(
+        "--block-rounds",
+        type=_at_least(0),
+        default=0,
+        metavar="N",
+        help="rounds of the block order; 0 = skip",
+    )
+    add("--window-pages", type=_at_least(1), default=32, metavar="N", help="of the block order")
     add(
         "--samples",
         type=_at_least(0),
@@ -118,7 +133,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def measure(options: argparse.Namespace, work: Path, console: Console) -> dict[str, Any]:
     """The parts that were asked for, ready for JSON."""
-    names = ("threads", "rounds", "batches", "batch", "gigabytes", "samples", "epochs")
+    names = ["threads", "rounds", "batches", "batch", "gigabytes", "samples", "epochs"]
+    names += ["block_rounds", "window_pages"]
     report: dict[str, Any] = {
         "machine": machine(),
         "settings": {name: getattr(options, name) for name in names},
@@ -126,13 +142,16 @@ def measure(options: argparse.Namespace, work: Path, console: Console) -> dict[s
     if options.samples:
         with console.status(f"opening files of {options.samples:,} samples"):
             report["opening"] = _opening(work, options.samples)
-    if options.rounds or options.epochs:
+    if options.rounds or options.epochs or options.block_rounds:
         with console.status("packing"):
             photos = choose_photos(options.data, options.images, options.batch)
             packed = Inputs(photos, work, 500, 90, 4, sys.executable, allowed_cores()).get("tiles")
     if options.rounds:
         with console.status("reading the file from the disk and from memory"):
             report["cold"] = _cold(options, packed, work)
+    if options.block_rounds:
+        with console.status("reading the file in the block order"):
+            report["block"] = _block(options, packed, work)
     if options.epochs:
         with console.status(f"{options.epochs} epochs"):
             report["growth"] = {
@@ -152,12 +171,29 @@ def _opening(work: Path, samples: int) -> dict[str, Any]:
     return found
 
 
-def _cold(options: argparse.Namespace, packed: Path, work: Path) -> dict[str, Any]:
+@contextmanager
+def _repeated(options: argparse.Namespace, packed: Path, work: Path) -> Iterator[Path]:
     path = work / "repeated.beton"
     try:
-        times = max(1, round(options.gigabytes * 1e9 / packed.stat().st_size))
-        write_repeated(packed, path, times)
-        variants = cold_cache.variants([int(mib * 2**20) for mib in options.read_ahead_mib])
+        yield write_repeated(packed, path, max(1, round(options.gigabytes * 1e9 / packed.stat().st_size)))
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _block(options: argparse.Namespace, packed: Path, work: Path) -> dict[str, Any]:
+    with _repeated(options, packed, work) as path:
+        return {
+            "file_bytes": path.stat().st_size,
+            "mixtures": block_reads.mixtures(),
+            "results": block_reads.run_rounds(
+                path, options.block_rounds, options.batch, options.window_pages
+            ),
+        }
+
+
+def _cold(options: argparse.Namespace, packed: Path, work: Path) -> dict[str, Any]:
+    variants = cold_cache.variants([int(mib * 2**20) for mib in options.read_ahead_mib])
+    with _repeated(options, packed, work) as path:
         return {
             "file_bytes": path.stat().st_size,
             "disk": cold_cache.disk(path),
@@ -165,8 +201,6 @@ def _cold(options: argparse.Namespace, packed: Path, work: Path) -> dict[str, An
                 path, variants, options.rounds, options.batches, options.batch, options.threads
             ),
         }
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:
@@ -175,12 +209,11 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         console.print(opening_table(report["opening"], report["settings"]["samples"]))
     if "cold" in report:
         console.print(cold_table(report["cold"], report["settings"]))
-        left = max(r["cached_before"]["max"] for r in report["cold"]["results"] if r["cold"])
-        if left > STILL_CACHED:
-            console.print(
-                f"[yellow]not cold:[/] up to {100 * left:.0f} % of the file stayed in the page cache when it was dropped "
-                "(tmpfs, or a file of another user); name a folder on a disk with --work"
-            )
+        warn_if_not_cold([r for r in report["cold"]["results"] if r["cold"]], console)
+    if "block" in report:
+        console.print(block_table(report["block"], report["settings"]))
+        console.print(mixture_table(report["block"]["mixtures"]))
+        warn_if_not_cold(report["block"]["results"], console)
     if "growth" in report:
         own = report["growth"]["own_bytes"]
         marks = sorted({1, min(5, len(own)), len(own)})
@@ -188,6 +221,52 @@ def print_report(report: dict[str, Any], console: Console) -> None:
             "own memory after epoch "
             + ", ".join(f"{epoch}: {own[epoch - 1] / 1e6:.1f} MB" for epoch in marks)
         )
+
+
+def warn_if_not_cold(results: list[dict[str, Any]], console: Console) -> None:
+    left = max(r["cached_before"]["max"] for r in results)
+    if left > STILL_CACHED:
+        console.print(
+            f"[yellow]not cold:[/] up to {100 * left:.0f} % of the file stayed in the page cache when it was dropped "
+            "(tmpfs, or a file of another user); name a folder on a disk with --work"
+        )
+
+
+def block_table(found: dict[str, Any], settings: dict[str, Any]) -> Table:
+    table = Table(
+        title=f"reading all of a file of {found['file_bytes'] / 1e9:.1f} GB, windows of {settings['window_pages']} pages",
+        caption=f"median of {settings['block_rounds']} interleaved rounds (min - max), each with the file dropped from the page cache; "
+        "to file order: of the same round, median",
+    )
+    table.add_column("order")
+    for heading in ("MB/s", "min - max", "to file order", "read / byte", "must be in memory"):
+        table.add_column(heading, justify="right")
+    for r in found["results"]:
+        speed = r["mb_per_s"]
+        table.add_row(
+            r["name"],
+            f"{speed['median']:,.0f}",
+            f"{speed['min']:,.0f} - {speed['max']:,.0f}",
+            f"{r['to_file_order']['median']:.2f}",
+            f"{r['read_per_byte']['median']:.3f}",
+            f"{r['needed_bytes']['max'] / 1e6:,.0f} MB" if r["name"] == "block" else "",
+        )
+    return table
+
+
+def mixture_table(found: list[dict[str, Any]]) -> Table:
+    table = Table(title="classes in a batch of 256, a set like ImageNet (one epoch, computed)")
+    table.add_column("file packed")
+    table.add_column("order")
+    for heading in ("classes, mean", "min - max", "most of one class"):
+        table.add_column(heading, justify="right")
+    for row in found:
+        classes = row["classes"]
+        spread = f"{classes['min']} - {classes['max']}"
+        table.add_row(
+            row["packed"], row["order"], f"{classes['mean']:.1f}", spread, f"{row['most_of_one']:.1f}"
+        )
+    return table
 
 
 def opening_table(found: dict[str, Any], samples: int) -> Table:

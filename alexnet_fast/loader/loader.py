@@ -121,7 +121,8 @@ class Loader(TorchProtocol):
         self._options = replace(options, indices=self._own.indices)
         self._shares = Shares(options.rank, options.world_size)
         sampler = self._find_sampler()
-        if options.shuffles and options.read_ahead_bytes:
+        if (options.shuffles or options.order is not None) and options.read_ahead_bytes:
+            # The planner requests all that is touched; by default the kernel would read its neighbours too.
             self.beton.expect_random_access()
         self._bad_samples = BadSampleFilter(self.beton, options.on_error, not options.drops_last)
         self._normalizer = host_normalizer(options)
@@ -200,6 +201,11 @@ class Loader(TorchProtocol):
     def watch(self, watch: TraceHook | None) -> None:
         check("watch", watch, "something to call, or None", watch is None or callable(watch))
         self._pipeline.workers.watch = watch
+
+    @property
+    def pages_checksum(self) -> int | None:
+        """CRC-32 of which page of the file holds each sample, with the block order; None where the order does not depend on it."""
+        return self._own.pages_checksum
 
     # -- where it is
 

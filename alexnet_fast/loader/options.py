@@ -28,7 +28,7 @@ from ..decode.decoder import DecoderName
 from ..errors import UserError
 from .bad_samples import OnError
 from .normalize import MeanAndStd, dtype_of, memory_format_of, normalize_of
-from .orders import GivenOrder
+from .orders import GivenOrder, order_of
 from .rank import share_of
 from .watchdog import STALL_S
 
@@ -57,7 +57,8 @@ class LoaderOptions:
         shuffle: a new order every epoch (default: as ``train``, unless there is an ``order``).
         order: which of these samples an epoch has, and in which order, by their places in ``indices``, or in the file if there
             are none: an array; a function of the epoch that gives one, each as long, and is called up to an epoch ahead, by
-            another thread, and again for the same epoch; or ``Weighted``, ``Balanced``, ``Repeated``.
+            another thread, and again for the same epoch; or ``Weighted``, ``Balanced``, ``Repeated``; or "block", which is
+            ``Block()``: shuffled by whole pages of the file, for sets that do not fit in memory.
         drop_last: skip the rest that does not fill a batch on every rank (default: as ``train``).
         scale, ratio: of the random-resized crop, as torchvision's.
         flip: probability of a mirrored image.
@@ -66,7 +67,8 @@ class LoaderOptions:
         mix: ``Mix(mixup=0.2, cutmix=1.0)`` mixes the images of each batch, and makes its labels soft: float32 (B, classes).
         center_ratio: ``size`` over the shorter side before the centre crop: 224 / 256 is Resize(256) + CenterCrop(224).
         batches_ahead: batches that are being filled or wait, not counting those that are held.
-        read_ahead_bytes: how far beyond those batches the file is read into the page cache; 0 = only when touched.
+        read_ahead_bytes: how far beyond those batches the file is read into the page cache; 0 = only when touched.  An order
+            "block" reads a window ahead, whatever the number.
         pin_memory: page-locked memory, so that an accelerator can copy batches asynchronously.
         normalize: ``ImageNet`` or another (mean, std) of three channels each, of pixels from 0 to 1, as torchvision's
             Normalize; None = not normalized.
@@ -137,6 +139,7 @@ class LoaderOptions:
             rank=rank,
             world_size=world_size,
             shuffle=shuffle,
+            order=order_of(self.order),
             drop_last=None if self.drop_last is None else flag("drop_last", self.drop_last),
             scale=crop_scale("scale", self.scale),
             ratio=crop_ratio("ratio", self.ratio),
@@ -162,7 +165,7 @@ class LoaderOptions:
 
     @property
     def shuffles(self) -> bool:
-        """Whether each epoch has another order, given or as ``train``."""
+        """Whether each epoch has another order of all samples, given or as ``train``."""
         return self.train and self.order is None if self.shuffle is None else self.shuffle
 
     @property

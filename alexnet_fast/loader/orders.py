@@ -8,14 +8,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from ..common.arguments import check, set_checked, whole
+from ..common.arguments import check, choice, set_checked, whole
 from ..common.untrusted import printable
 from ..decode.counter_rng import occurrences
 from ..errors import UserError
+from .block_order import Block, block_permutation
 from .sampler import epoch_keys, epoch_permutation
 
 SALT = 0x7069636B  # "pick": keeps these draws apart from the shuffled order's of the same seed
@@ -27,10 +28,13 @@ class Drawn(NamedTuple):
     Attributes:
         places: (N,) int64, their places in the set, in the epoch's order.
         copies: (N,) int32, which copy of its sample each is; None = as the set has it.
+        windows: (windows + 1,) int64, the positions at which the epoch's windows begin, and N: the file is read by whole windows.
+            None = sample by sample.
     """
 
     places: np.ndarray
     copies: np.ndarray | None = None
+    windows: np.ndarray | None = None
 
 
 class EpochOrder(Protocol):
@@ -66,6 +70,29 @@ class Shuffled:
 
     def draw(self, epoch: int) -> Drawn:
         return Drawn(epoch_permutation(self.count, self._seed, epoch))
+
+
+class BlockShuffled:
+    """Another order of the file's pages in each epoch, and of the samples within each window of pages.
+
+    Args:
+        ptrs: (n,) of each sample of the set, where its payload begins in the file.
+        page_size: of the file, in bytes.
+        block: the windows.
+        seed: the Loader's.
+    """
+
+    constant = False
+
+    def __init__(self, ptrs: np.ndarray, page_size: int, block: Block, seed: int) -> None:
+        self.count, self._seed = len(ptrs), seed
+        self.window_pages = block.window_pages
+        self.pages: np.ndarray = np.unique(ptrs // page_size, return_inverse=True)[1]
+        """(n,) int64, of each sample the page that holds it, counted from 0 without gaps."""
+
+    def draw(self, epoch: int) -> Drawn:
+        places, windows = block_permutation(self.pages, self.window_pages, self._seed, epoch)
+        return Drawn(places, windows=windows)
 
 
 class Order(ABC):
@@ -198,14 +225,29 @@ class Repeated(Order):
         return places
 
 
-GivenOrder = Order | Callable[[int], "Sequence[int] | np.ndarray"] | Sequence[int] | np.ndarray
+GivenOrder = (
+    Order
+    | Block
+    | Literal["block"]
+    | Callable[[int], "Sequence[int] | np.ndarray"]
+    | Sequence[int]
+    | np.ndarray
+)
+
+
+def order_of(given: GivenOrder | None) -> GivenOrder | None:
+    """The order that was given, or the one of this name; UserError for another name."""
+    if not isinstance(given, str):
+        return given
+    choice("order", given, ("block",))
+    return Block()
 
 
 class UsersOrder:
     """What ``order=`` says: each epoch's places, checked, and which copy of its sample each is.
 
     Args:
-        order: an array of places in the set, a function of the epoch that gives one, or an Order.
+        order: an array of places in the set, a function of the epoch that gives one, or an Order; not a Block, which needs the file.
         indices: (n,) of each sample of the set, its place in the file: copies are counted by it.
         labels: (n,) of each sample of the set.
         seed: the Loader's.

@@ -18,14 +18,28 @@ from ..kernel_cache import kernel
 U64 = np.uint64
 PAGE = U64(mmap.PAGESIZE)
 WILLNEED = np.int32(mmap.MADV_WILLNEED)
+PIECE = U64(128 << 10)
+"""Bytes of one call.  The kernel reads no more of it than the disk's read-ahead (128 KiB unless somebody changed it) or its largest
+request, whichever is more, and skips the rest without a word: of 64 MiB came 8, where the read-ahead was set to 8."""
 
 # address, bytes, advice; 0 = ok. Of a mapped file it starts reading what is not in memory, and returns.
 madvise = types.ExternalFunction("madvise", types.int32(types.uint64, types.uint64, types.int32))
 
 
 @kernel
+def _request(begin, end, advice):
+    requests = 0
+    while begin < end:
+        size = min(end - begin, PIECE)
+        madvise(begin, size, advice)
+        begin += size
+        requests += 1
+    return requests
+
+
+@kernel
 def advise_willneed(file, samples, page, advice):
-    """Request the bytes of samples that will be read soon, neighbours in one request; returns the number of requests.
+    """Request the bytes of samples that will be read soon, neighbours together; returns the number of requests.
 
     It is only advice: where a file system cannot follow it, the pages are read when they are touched.
     One call for many samples, so that the thread takes the GIL once.
@@ -47,12 +61,10 @@ def advise_willneed(file, samples, page, advice):
             end = max(end, last)
             continue
         if end > begin:
-            madvise(begin, end - begin, advice)
-            requests += 1
+            requests += _request(begin, end, advice)
         begin, end = first, last
     if end > begin:
-        madvise(begin, end - begin, advice)
-        requests += 1
+        requests += _request(begin, end, advice)
     return requests
 
 

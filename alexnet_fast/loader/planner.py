@@ -25,6 +25,7 @@ from .page_advice import PAGE, WILLNEED, advise_willneed, bytes_of
 from .sampler import DistributedBatchSampler
 from .thread_stats import ThreadStats
 from .watchdog import POLL_S, Watchdog, close_at_exit, thread_report, wait_for
+from .window_reads import WindowReads
 
 AT_ONCE = 8
 """Batches whose samples and crops are looked up and drawn together.  numpy and numba take 0.2 ms to be called for one batch when a step has
@@ -32,6 +33,9 @@ filled the caches with other things, whatever the batch's size, and hold the int
 
 PAUSE_S = 10.0
 """After a longer pause (another loader's evaluation) bytes that were read ahead may have left the page cache again."""
+
+A_CALL = 64
+"""Samples that one call requests: between two calls the thread may be stopped, or sent elsewhere."""
 
 Key = tuple[int, int]
 """(epoch, step) of a batch."""
@@ -50,6 +54,7 @@ class BatchPlan(NamedTuple):
         boxes: (n,) crop.CROP_DTYPE, their crops.
         labels: (n,) as the file stores them.
         bytes: of their payloads.
+        ahead: (m,) kernel.SAMPLE_DTYPE, what is to be requested from the disk before the batch is decoded.
     """
 
     key: Key
@@ -57,6 +62,7 @@ class BatchPlan(NamedTuple):
     boxes: np.ndarray
     labels: np.ndarray
     bytes: int
+    ahead: np.ndarray
 
 
 class _Sequence:
@@ -88,7 +94,7 @@ class Planner:
         sampler: which places of an epoch's order each batch of this rank has.
         crop_options: how each sample's crop is drawn.
         max_bytes: how far beyond the batches that were taken the file is read ahead, in bytes of samples; 0 = not at all.
-            At least one batch is planned ahead.
+            At least one batch is planned ahead.  Of an order with windows, the next window is read besides.
         watchdog: for the wait for the thread's end; the consumer's, which may have timed out already.
         resumed: an epoch that was left in the middle of a step, and the position at which its step 0 begins.
     """
@@ -115,6 +121,7 @@ class Planner:
         self._announce: Callable[[], None] = lambda: None
         self._next_order: _Order | None = None
         self._constant: Drawn | None = None
+        self._reads: WindowReads | None = None
         self._stats = ThreadStats("planner")
         self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
         close_at_exit(self)
@@ -201,10 +208,8 @@ class Planner:
                 if self._stopped or self._sequence is not sequence:
                     return
             if time.monotonic() - began_s > PAUSE_S:
-                for waiting in list(sequence.plans):
-                    self._advise(waiting)
-            self._advise(plan)
-            if self._stopped or self._sequence is not sequence:
+                plan = self._advise_again(sequence, plan)
+            if not self._advise(plan.key, plan.ahead, sequence):
                 return
             sequence.planned_bytes += plan.bytes
             sequence.plans.append(plan)
@@ -212,15 +217,23 @@ class Planner:
 
     def _batches(self, key: Key) -> Iterator[BatchPlan]:
         epoch, step = key
+        reads: WindowReads | None = None
         while self._sampler.steps:  # a rank may have no share of a small evaluation
             self._stats.begin(f"sorting the order of epoch {epoch}")
             order, sampler = self._order(epoch), self._sampler_of(epoch)
+            self._reads = reads = self._window_reads(epoch, order, sampler, step, reads)
             for at in range(step, sampler.steps, AT_ONCE):
-                yield from self._plans_of(epoch, range(at, min(at + AT_ONCE, sampler.steps)), order, sampler)
+                steps = range(at, min(at + AT_ONCE, sampler.steps))
+                yield from self._plans_of(epoch, steps, order, sampler, reads)
             epoch, step = epoch + 1, 0
 
     def _plans_of(
-        self, epoch: int, steps: range, order: Drawn, sampler: DistributedBatchSampler
+        self,
+        epoch: int,
+        steps: range,
+        order: Drawn,
+        sampler: DistributedBatchSampler,
+        reads: WindowReads | None,
     ) -> Iterator[BatchPlan]:
         """The plans of some steps of an epoch."""
         shares = [slice(*sampler.positions(step)) for step in steps]
@@ -233,7 +246,29 @@ class Planner:
         begin = 0
         for step, share in zip(steps, shares, strict=True):
             own = slice(begin, begin := begin + share.stop - share.start)
-            yield BatchPlan((epoch, step), samples[own], boxes[own], labels[own], bytes_of(samples[own]))
+            ahead = samples[own] if reads is None else reads.before(share.stop)
+            yield BatchPlan(
+                (epoch, step), samples[own], boxes[own], labels[own], bytes_of(samples[own]), ahead
+            )
+
+    def _window_reads(
+        self,
+        epoch: int,
+        order: Drawn,
+        sampler: DistributedBatchSampler,
+        step: int,
+        before: WindowReads | None,
+    ) -> WindowReads | None:
+        """What reads an epoch's windows, those of an order that has some."""
+        if order.windows is None:
+            return None
+        first, asked = sampler.positions(step)[0], 0 if before is None else before.asked_of_next
+
+        def following() -> Drawn:
+            order = self._next_order
+            return self._orders.draw(epoch + 1) if order is None else order.result()
+
+        return WindowReads(self._samples, order, following, first, asked)
 
     def _sampler_of(self, epoch: int) -> DistributedBatchSampler:
         if self._resumed is not None and self._resumed[0] == epoch:
@@ -260,10 +295,21 @@ class Planner:
         self._next_order = following
         return order
 
-    def _advise(self, plan: BatchPlan) -> None:
+    def _advise(self, key: Key, samples: np.ndarray, sequence: _Sequence) -> bool:
+        """Request samples; False if `seek` or `stop` came meanwhile."""
         if self._max_bytes:
-            self._stats.begin("requesting the bytes of epoch {}, step {}".format(*plan.key))
-            advise_willneed(self._beton.map, plan.samples, PAGE, WILLNEED)
+            self._stats.begin("requesting the bytes of epoch {}, step {}".format(*key))
+            for begin in range(0, len(samples), A_CALL):
+                advise_willneed(self._beton.map, samples[begin : begin + A_CALL], PAGE, WILLNEED)
+                if self._stopped or self._sequence is not sequence:
+                    return False
+        return not self._stopped and self._sequence is sequence
+
+    def _advise_again(self, sequence: _Sequence, plan: BatchPlan) -> BatchPlan:
+        """Request once more what the waiting plans need, before ``plan``; returns ``plan``, with all that it needs."""
+        for waiting in list(sequence.plans):
+            self._advise(waiting.key, waiting.samples, sequence)
+        return plan if self._reads is None else plan._replace(ahead=self._reads.again())
 
     def _wait(self, why: str) -> None:
         """Until something wakes the thread; Ctrl-C may have come between `stop`'s two lines, so not for ever."""

@@ -12,8 +12,9 @@ from ..beton.reader import Beton
 from ..decode.counter_rng import occurrences
 from ..decode.kernel import sample_table
 from ..errors import UserError
+from .block_order import Block
 from .options import LoaderOptions
-from .orders import EpochOrder, InOrder, Shuffled, UsersOrder, checked_places
+from .orders import BlockShuffled, EpochOrder, InOrder, Shuffled, UsersOrder, checked_places
 from .rank import Share
 from .sampler import DistributedBatchSampler
 
@@ -42,7 +43,9 @@ class SampleSet:
             # A copy: the caller's list may change, and be large.
             self.indices = self.samples["index"]
         self.orders: EpochOrder
-        if options.order is not None:
+        if isinstance(options.order, Block):
+            self.orders = BlockShuffled(self.samples["ptr"], beton.page_size, options.order, options.seed)
+        elif options.order is not None:
             self.orders = UsersOrder(options.order, self.samples["index"], self.labels, options.seed)
         elif options.shuffles:
             self.orders = Shuffled(len(self.samples), options.seed)
@@ -83,7 +86,14 @@ class SampleSet:
             found = zlib.crc32(np.ascontiguousarray(self.indices).data, found)
         if isinstance(self.orders, UsersOrder):
             return zlib.crc32(self.orders.draw(0).places.data, found)
+        if isinstance(self.orders, BlockShuffled):
+            found = zlib.crc32(str((self.orders.window_pages, self.pages_checksum)).encode(), found)
         return zlib.crc32(type(self.orders).__name__.encode(), found)
+
+    @cached_property
+    def pages_checksum(self) -> int | None:
+        """CRC-32 of which page holds each sample, where the order depends on it."""
+        return zlib.crc32(self.orders.pages.data) if isinstance(self.orders, BlockShuffled) else None
 
     @cached_property
     def classes(self) -> list[str]:

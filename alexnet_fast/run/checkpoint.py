@@ -13,7 +13,7 @@ A checkpoint is a torch file with these keys:
     best_acc1        the best top-1 so far in percent, or None; of another task, its first metric: best_mse
     skipped_samples  samples that data.on_error = "skip" has skipped: index, path, reason, epoch; absent in older files
     classes          class names of labels 0, 1, ..., from the training set's sidecar; absent without them, and in older files
-    train_set        {"samples": n, "labels": checksum} of the training set; absent in older files
+    train_set        {"samples": n, "labels": checksum} of the training set, with the block order also "pages"; absent in older files
     fast_paths       names of the fast paths of engine.* that were on; absent in older files
     recipe           the resolved recipe
 

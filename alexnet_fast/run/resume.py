@@ -21,7 +21,14 @@ from .checkpoint import BEST, LAST, Cursor, ResumeState
 from .same_set import check_goes_on, check_learnt_task, identity, learnt_classes
 
 # Keys on which the meaning of a step's number within an epoch depends.
-FIXED_WITHIN_EPOCH = ("run.seed", "data.train", "data.global_batch_size", "schedule.steps_per_epoch")
+FIXED_WITHIN_EPOCH = (
+    "run.seed",
+    "data.train",
+    "data.global_batch_size",
+    "data.order",
+    "data.window_pages",
+    "schedule.steps_per_epoch",
+)
 
 
 def load_start(
@@ -134,7 +141,10 @@ def assert_ranks_agree(
 
 def _agreed(dataset: Loader, which: str) -> dict[str, Any]:
     found = identity(dataset)
-    return {f"samples{which}": found["samples"], f"labels{which}": f"of checksum {found['labels']}"}
+    agreed = {f"samples{which}": found["samples"], f"labels{which}": f"of checksum {found['labels']}"}
+    if "pages" in found:
+        agreed[f"pages{which}"] = f"of checksum {found['pages']}"
+    return agreed
 
 
 def find_weights(recipe: Recipe, resume: str | None) -> Path:

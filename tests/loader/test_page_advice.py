@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_fast import Beton
 from alexnet_fast.decode.kernel import SAMPLE_DTYPE, sample_table
-from alexnet_fast.loader.page_advice import PAGE, WILLNEED, advise_willneed
+from alexnet_fast.loader.page_advice import PAGE, PIECE, WILLNEED, advise_willneed
 from bench import cold_cache
 from bench.large_files import write_repeated
 from betons import jpeg, picture, write
@@ -43,6 +43,16 @@ def test_neighbours_are_asked_for_in_one_request(spans: list[tuple[int, int]], r
         40 * P, np.uint8
     )  # advice on memory that is no file's, at an address that begins no page
     assert advise_willneed(memory[5:], samples_of(*spans), PAGE, WILLNEED) == requests
+
+
+@pytest.mark.parametrize("end", [0, 1, P, int(PIECE) - 1])
+def test_a_call_is_for_no_more_than_the_kernel_reads(end: int) -> None:
+    """It reads what its read-ahead is set to, 128 KiB as a rule, and skips the rest without an error."""
+    memory = np.zeros(4 * int(PIECE), np.uint8)
+    address = memory.ctypes.data
+    begin = -address % P  # the first of its pages
+    spans = ((begin, int(PIECE)), (begin + int(PIECE), int(PIECE) + end))
+    assert advise_willneed(memory, samples_of(*spans), PAGE, WILLNEED) == 2 + (end > 0)
 
 
 def settled_pages(path: Path) -> np.ndarray:

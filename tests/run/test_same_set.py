@@ -239,6 +239,26 @@ def test_other_samples_in_the_same_file_give_a_warning_between_epochs_and_are_re
     )
 
 
+def test_a_run_may_take_up_the_block_order_between_epochs_and_needs_the_same_pages_within_one(
+    run: Command, sets: Path, tmp_path: Path
+) -> None:
+    assert run("train", "val")[0] == 0
+    block = ("--resume", "auto", "--set", "data.order=block", "--set", "schedule.epochs=2")
+    code, out, _ = run("train", "val", *block)
+    assert code == 0 and "is not the set of" not in out
+    assert "changed since that checkpoint: data.order" in out
+    within = saved(tmp_path)
+    within["cursor"] = {"epoch": 1, "step": 1}
+    torch.save(within, tmp_path / "r" / checkpoint.LAST)
+    error = refused(run("train", "val", "--resume", "auto", "--set", "schedule.epochs=3"))
+    assert "saved at epoch 1, step 1: data.order has changed since" in error
+    within["train_set"] |= {"pages": "00000000"}
+    torch.save(within, tmp_path / "r" / checkpoint.LAST)
+    assert "in another order; step 1 of epoch 1 would be another batch" in refused(
+        run("train", "val", *block)
+    )
+
+
 def test_weights_of_other_classes_start_a_run_with_a_warning(
     run: Command, sets: Path, tmp_path: Path
 ) -> None:

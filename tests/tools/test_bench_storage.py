@@ -32,6 +32,7 @@ def command(folder: Path) -> list[object]:
     arguments: list[object] = ["--data", components.require("data") / "imagenet-samples"]
     arguments += ["--out", folder / "out", "--work", folder / "work", "--images", 40, "--batch", 20]
     arguments += ["--gigabytes", 0.03, "--rounds", ROUNDS, "--batches", 3, "--threads", 1]
+    arguments += ["--block-rounds", ROUNDS, "--window-pages", 2]
     arguments += ["--read-ahead-mib", "1,4", "--samples", SAMPLES, "--epochs", EPOCHS]
     return ["tools/bench_storage.py", *arguments]
 
@@ -66,6 +67,19 @@ def test_a_cold_round_reads_from_the_disk_and_a_warm_one_does_not_or_it_says_so(
         return
     assert all(r["read_kb_per_image"]["min"] > 1 for r in results if r["cold"])
     assert bench.report["cold"]["disk"]["sequential_mb_per_s"] > 0
+
+
+def test_the_block_order_is_read_next_to_others_and_its_batches_are_compared(bench: Bench) -> None:
+    block = bench.report["block"]
+    assert [r["name"] for r in block["results"]] == ["read(2)", "file order", "block", "shuffled"]
+    for result in block["results"]:
+        assert len(result["rounds"]) == ROUNDS and result["mb_per_s"]["min"] > 0
+        assert result["name"] in bench.finished.stdout
+    needed = block["results"][2]["needed_bytes"]
+    assert 0 < needed["max"] <= block["file_bytes"]
+    mixed = {(m["packed"], m["order"]): m["classes"]["mean"] for m in block["mixtures"]}
+    assert mixed["by class", "block, 32 pages"] < mixed["by class", "block, 128 pages"]
+    assert abs(mixed["shuffled", "block, 32 pages"] - mixed["shuffled", "shuffled"]) < 1
 
 
 def test_opening_and_memory_over_epochs_are_reported(bench: Bench) -> None:

@@ -144,12 +144,12 @@ def _round(
         path, batch_size, train=True, threads=threads, read_ahead_bytes=variant.read_ahead_bytes
     ) as loader:
         loader.set_epoch(epoch)
-        usage, read = resource.getrusage(resource.RUSAGE_SELF), _read_bytes()
+        usage, read = resource.getrusage(resource.RUSAGE_SELF), read_bytes()
         started = time.perf_counter()
         images = sum(len(batch.labels) for _, batch in zip(range(batches), loader))
         wall_s = time.perf_counter() - started
         after = resource.getrusage(resource.RUSAGE_SELF)
-        read = _read_bytes() - read
+        read = read_bytes() - read
     cpu_s = after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime
     return {
         "img_per_s": images / wall_s,
@@ -159,7 +159,7 @@ def _round(
     }
 
 
-def _read_bytes() -> int:
+def read_bytes() -> int:
     """Bytes that the disk has read for this process."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
