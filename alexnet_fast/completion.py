@@ -86,7 +86,7 @@ def script(shell: str, outer: Parser, commands: Mapping[str, str]) -> str:
         "bash": f'{RECIPE}() {{\n  compgen -W "{known}" -- "$1"\n  compgen -f -- "$1"\n}}',
         "zsh": f"{RECIPE}() {{\n  compadd {known}\n  _files\n}}",
     }
-    return shtab.complete(add_all(outer, commands), shell, preamble=preamble)
+    return shtab.complete(add_all(outer, commands), shell, preamble=preamble[shell])
 
 
 def command(outer: Parser, commands: Mapping[str, str]) -> int:
