@@ -54,6 +54,9 @@ def run_rounds(path: Path, rounds: int, batch_size: int, window_pages: int) -> l
     return [
         {
             "name": way,
+            "to_file_order": spread(
+                [one["mb_per_s"] / other["mb_per_s"] for one, other in zip(passes, found["file order"])]
+            ),
             **{what: spread([each[what] for each in passes]) for what in passes[0]},
             "rounds": passes,
         }
@@ -64,6 +67,7 @@ def run_rounds(path: Path, rounds: int, batch_size: int, window_pages: int) -> l
 def _pass(path: Path, way: str, batch_size: int, window_pages: int, epoch: int) -> dict[str, float]:
     gc.collect()  # an old map would keep its pages in the cache
     drop(path)
+    cpu_s = time.process_time()
     cached, before = float(cached_pages(path).mean()), read_bytes()
     if way == "read(2)":
         started, size, needed = time.perf_counter(), _read(path), 0
@@ -86,6 +90,7 @@ def _pass(path: Path, way: str, batch_size: int, window_pages: int, epoch: int) 
     return {
         "mb_per_s": size / 1e6 / wall_s,
         "read_per_byte": (read_bytes() - before) / size,
+        "cpu_s_per_gb": (time.process_time() - cpu_s) * 1e9 / size,
         "needed_bytes": float(needed),
         "cached_before": cached,
     }
