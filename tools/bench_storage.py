@@ -250,7 +250,7 @@ def block_table(found: dict[str, Any], settings: dict[str, Any]) -> Table:
             f"{r['to_file_order']['median']:.2f}",
             f"{r['cpu_s_per_gb']['median']:.2f}",
             f"{r['read_per_byte']['median']:.3f}",
-            f"{r['needed_bytes']['max'] / 1e6:,.0f} MB" if r["name"] == "block" else "",
+            f"{r['needed_bytes']['max'] / 1e6:,.0f} MB" if r["name"].startswith("block") else "",
         )
     return table
 
