@@ -239,7 +239,7 @@ def block_table(found: dict[str, Any], settings: dict[str, Any]) -> Table:
         "to file order: of the same round, median",
     )
     table.add_column("order")
-    for heading in ("MB/s", "min - max", "to file order", "read / byte", "must be in memory"):
+    for heading in ("MB/s", "min - max", "to file order", "CPU s / GB", "read / byte", "must be in memory"):
         table.add_column(heading, justify="right")
     for r in found["results"]:
         speed = r["mb_per_s"]
@@ -248,8 +248,9 @@ def block_table(found: dict[str, Any], settings: dict[str, Any]) -> Table:
             f"{speed['median']:,.0f}",
             f"{speed['min']:,.0f} - {speed['max']:,.0f}",
             f"{r['to_file_order']['median']:.2f}",
+            f"{r['cpu_s_per_gb']['median']:.2f}",
             f"{r['read_per_byte']['median']:.3f}",
-            f"{r['needed_bytes']['max'] / 1e6:,.0f} MB" if r["name"] == "block" else "",
+            f"{r['needed_bytes']['max'] / 1e6:,.0f} MB" if r["name"].startswith("block") else "",
         )
     return table
 

@@ -71,7 +71,13 @@ def test_a_cold_round_reads_from_the_disk_and_a_warm_one_does_not_or_it_says_so(
 
 def test_the_block_order_is_read_next_to_others_and_its_batches_are_compared(bench: Bench) -> None:
     block = bench.report["block"]
-    assert [r["name"] for r in block["results"]] == ["read(2)", "file order", "block", "shuffled"]
+    assert [r["name"] for r in block["results"]] == [
+        "read(2)",
+        "file order",
+        "block",
+        "block, two windows kept",
+        "shuffled",
+    ]
     for result in block["results"]:
         assert len(result["rounds"]) == ROUNDS and result["mb_per_s"]["min"] > 0
         assert result["name"] in bench.finished.stdout

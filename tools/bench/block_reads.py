@@ -30,6 +30,7 @@ from bench.statistics import spread
 
 READ_AHEAD = 64 << 20
 CHUNK = 4 << 20  # of the plain read
+DROPPING = "block, two windows kept"
 SAMPLE_BYTES, PAGE_BYTES, CLASSES = 110_000, 8 << 20, 1000  # ImageNet's, as it is usually packed
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
@@ -40,11 +41,11 @@ def run_rounds(path: Path, rounds: int, batch_size: int, window_pages: int) -> l
 
     ``read(2)``: 4 MiB at a time, from its start to its end.  The others are the Loader's read stage: its planner, and a thread that
     touches every page of each batch, in place of those that decode.  In the file's order that is the disk's sequential rate with many
-    requests at a time, which for most disks is higher; rates are compared with it, round by round.  With the block order, what the
-    windows before the current one held is dropped from the page cache: as under a memory limit of two windows, what is needed again
-    must be read again.
+    requests at a time, which for most disks is higher; rates are compared with it, round by round.  With "two windows kept",
+    what the windows before the current one held is dropped from the page cache: as under a memory limit, what is needed again must
+    be read again.  That costs the touching thread time, on a busy machine a third of its rate.
     """
-    ways = ("read(2)", "file order", "block", "shuffled")
+    ways = ("read(2)", "file order", "block", DROPPING, "shuffled")
     _pass(path, "block", batch_size, window_pages, 0)  # compiles
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for k in range(rounds):
@@ -54,6 +55,9 @@ def run_rounds(path: Path, rounds: int, batch_size: int, window_pages: int) -> l
     return [
         {
             "name": way,
+            "to_file_order": spread(
+                [one["mb_per_s"] / other["mb_per_s"] for one, other in zip(passes, found["file order"])]
+            ),
             **{what: spread([each[what] for each in passes]) for what in passes[0]},
             "rounds": passes,
         }
@@ -64,6 +68,7 @@ def run_rounds(path: Path, rounds: int, batch_size: int, window_pages: int) -> l
 def _pass(path: Path, way: str, batch_size: int, window_pages: int, epoch: int) -> dict[str, float]:
     gc.collect()  # an old map would keep its pages in the cache
     drop(path)
+    cpu_s = time.process_time()
     cached, before = float(cached_pages(path).mean()), read_bytes()
     if way == "read(2)":
         started, size, needed = time.perf_counter(), _read(path), 0
@@ -72,7 +77,7 @@ def _pass(path: Path, way: str, batch_size: int, window_pages: int, epoch: int) 
         with Beton(path) as beton:
             samples = sample_table(beton)
             orders: EpochOrder
-            if way == "block":
+            if way in ("block", DROPPING):
                 orders = BlockShuffled(samples["ptr"], beton.page_size, Block(window_pages), 0)
             elif way == "shuffled":
                 orders = Shuffled(len(samples), 0)
@@ -81,11 +86,12 @@ def _pass(path: Path, way: str, batch_size: int, window_pages: int, epoch: int) 
             if way != "file order":
                 beton.expect_random_access()
             before = read_bytes()
-            size, needed, wall_s = _touch_all(beton, samples, orders, batch_size, epoch)
+            size, needed, wall_s = _touch_all(beton, samples, orders, batch_size, epoch, way == DROPPING)
             del samples, orders
     return {
         "mb_per_s": size / 1e6 / wall_s,
         "read_per_byte": (read_bytes() - before) / size,
+        "cpu_s_per_gb": (time.process_time() - cpu_s) * 1e9 / size,
         "needed_bytes": float(needed),
         "cached_before": cached,
     }
@@ -100,14 +106,14 @@ def _read(path: Path) -> int:
 
 
 def _touch_all(
-    beton: Beton, samples: np.ndarray, orders: EpochOrder, batch_size: int, epoch: int
+    beton: Beton, samples: np.ndarray, orders: EpochOrder, batch_size: int, epoch: int, drops: bool
 ) -> tuple[int, int, float]:
     """Take the batches of an epoch and touch all their pages; bytes of the samples, the most that had to be in memory, and seconds.
 
     From its first batch to the next epoch's: at both, as much is requested ahead.
     """
     sampler = DistributedBatchSampler(len(samples), batch_size, 0, 1, drop_last=False)
-    windows = _Windows(beton, samples, orders, epoch)
+    windows = _Windows(beton, samples, orders, epoch, drops)
     size = requested = needed = 0
     with _planned(beton, samples, orders, sampler, epoch) as plans:
         started = None
@@ -147,13 +153,16 @@ def _planned(
 
 
 class _Windows:
-    """Drops what finished windows held from the page cache.
+    """Counts what finished windows held, and drops it from the page cache if asked to.
 
     Attributes:
         left_bytes: of the samples of finished windows.
     """
 
-    def __init__(self, beton: Beton, samples: np.ndarray, orders: EpochOrder, epoch: int) -> None:
+    def __init__(
+        self, beton: Beton, samples: np.ndarray, orders: EpochOrder, epoch: int, drops: bool
+    ) -> None:
+        self._drops = drops
         self._beton, self._samples, self._order = beton, samples, orders.draw(epoch)
         self._at = self.left_bytes = 0
 
@@ -164,7 +173,8 @@ class _Windows:
         while self._at < len(windows) - 1 and windows[self._at + 1] <= position:
             members = self._samples[self._order.places[windows[self._at] : windows[self._at + 1]]]
             self.left_bytes += bytes_of(members)
-            self._forget(np.unique(members["ptr"] // self._beton.page_size))
+            if self._drops:
+                self._forget(np.unique(members["ptr"] // self._beton.page_size))
             self._at += 1
 
     def _forget(self, pages: np.ndarray) -> None:
