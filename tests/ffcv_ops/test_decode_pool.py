@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 import time
 from itertools import count
@@ -10,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+if importlib.util.find_spec("ffcv") is None:
+    pytest.skip("ffcv is not here", allow_module_level=True)
 
 from alexnet_fast import Beton
 from alexnet_fast.decode.crop import CROP_DTYPE, CropOptions, draw_crops

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import logging
 import os
@@ -17,6 +18,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+if importlib.util.find_spec("ffcv") is None:
+    pytest.skip("ffcv is not here", allow_module_level=True)
 
 from alexnet_fast.beton.errors import BetonError
 from alexnet_fast.decode.status import BrokenSample
