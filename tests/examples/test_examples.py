@@ -1,4 +1,7 @@
-"""The scripts of examples/, each run on tiny data, and what the frameworks that they are for do with a Loader."""
+"""The scripts of examples/, each run on tiny data, and what the frameworks that they are for do with a Loader.
+
+A run takes 10 to 30 s, most of it for importing the framework, so ``make test`` has one of each kind of framework and ``make test-all`` all.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +49,7 @@ def run(
     return run
 
 
+@pytest.mark.long
 def test_the_imagenet_loop_trains_and_resumes_as_if_never_stopped(run: Any, tmp_path: Path) -> None:
     options = (*ARCH, "--size", "32", "--batch-size", "50", "--lr", "0.01")
     script = (ROOT / "examples/imagenet.py", "DATA", *options)
@@ -64,6 +68,7 @@ def test_the_imagenet_loop_trains_and_resumes_as_if_never_stopped(run: Any, tmp_
     assert all(torch.equal(each, resumed["model"][name]) for name, each in straight["model"].items())
 
 
+@pytest.mark.long
 def test_the_imagenet_loop_runs_on_two_ranks_that_share_the_set(run: Any, tmp_path: Path) -> None:
     script = (*TORCHRUN, ROOT / "examples/imagenet.py", "DATA", *ARCH, "--size", "32", "--batch-size", "25")
     done = run("torchvision", *script, "--epochs", "1", "--checkpoint", "OUT/a.pt")
@@ -71,6 +76,7 @@ def test_the_imagenet_loop_runs_on_two_ranks_that_share_the_set(run: Any, tmp_pa
     assert torch.load(tmp_path / "a.pt", weights_only=True)["loader"]["samples"] == 200
 
 
+@pytest.mark.long
 def test_torchvisions_reference_repeats_and_grows_images(run: Any) -> None:
     options = "--epochs 2 --batch-size 50 --ra-reps 2 --train-crop-sizes 32 40 --val-crop-size 32 --device cpu --lr 0.01"
     done = run(
@@ -93,13 +99,14 @@ def test_timms_loop_trains(run: Any) -> None:
     assert len(re.findall(r"epoch \d loss \d+\.\d+ EMA's top-1 \d", done.stdout)) == 2
 
 
+@pytest.mark.long
 def test_the_lightning_example_runs(run: Any) -> None:
     options = "--size 32 --batch-size 50 --epochs 1 --accelerator cpu --out OUT"
     done = run("lightning", ROOT / "examples/lightning_train.py", "DATA", *ARCH, *options.split())
     assert "after 1 epochs: accuracy" in done.stdout
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_lightning_run_resumes_anywhere_with_the_batches_of_one_that_was_not_stopped(
     run: Any, devices: int, tmp_path: Path
 ) -> None:
@@ -118,6 +125,7 @@ def test_two_processes_of_accelerate_share_the_set_skip_and_resume(run: Any) -> 
     assert "shared 5 200 200" in done.stdout and "skips and resumes [1, 1, 1, 1]" in done.stdout, done.stdout
 
 
+@pytest.mark.long
 def test_the_accelerate_example_resumes_within_an_epoch(run: Any) -> None:
     options = "--size 32 --batch-size 50 --save-every 6 --checkpoint OUT/state --lr 0.01"
     script = (ROOT / "examples/accelerate_train.py", "DATA", *ARCH, *options.split(), "--epochs", "2")
@@ -126,6 +134,7 @@ def test_the_accelerate_example_resumes_within_an_epoch(run: Any) -> None:
     assert "of 200" in whole.stdout and resumed.stdout.splitlines() == whole.stdout.splitlines()[1:]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("nodes", [(), ("--nodes",)], ids=["StatefulDataLoader", "nodes"])
 def test_torchdata_resumes_within_an_epoch(run: Any, nodes: tuple[str, ...]) -> None:
     options = (*ARCH, "--size", "32", "--batch-size", "50", "--lr", "0.01", *nodes)

@@ -57,9 +57,10 @@ def proofs(bench: Bench) -> Iterator[Proof]:
 
 
 def switchable(bench: Bench) -> list[str]:
-    """The fast paths that this device may run, whether or not the recipe asks for them."""
+    """The fast paths that this device may run, whether or not the recipe asks for them; not compiling for a CPU, which takes minutes."""
     state = bench.state()
-    return [name for name in engine.NAMES if not engine.WHY_NOT[name](state, bench.world)]
+    names = [name for name in engine.NAMES if not engine.WHY_NOT[name](state, bench.world)]
+    return [name for name in names if not (bench.device.is_host and name == "compile")]
 
 
 def switch_on(bench: Bench, state: TrainState) -> None:
