@@ -60,7 +60,7 @@ def test_the_disk_is_measured_as_on_a_file_system_without_direct_reads(without: 
     assert page_cache.disk_rate(tmp_path / "a") is None
 
 
-@pytest.mark.parametrize("nproc", [1, 2])
+@pytest.mark.parametrize("nproc", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_packing_loading_and_training_need_none_of_it(
     nproc: int, tmp_path: Path, run_cli: Callable[..., Any]
 ) -> None:

@@ -12,6 +12,6 @@ statistics.py   rounds -> medians, spreads, ratios
 report.py       figures -> table and JSON
 chart.py        figures -> bar chart
 
-Of ``tools/bench_storage.py``: cold_cache.py, large_files.py, memory_growth.py, open_cost.py. Of ``tools/bench_startup.py``:
+Of ``tools/bench_storage.py``: block_reads.py, cold_cache.py, large_files.py, memory_growth.py, open_cost.py. Of ``tools/bench_startup.py``:
 start.py. Of ``tools/bench_contention.py``: contention.py, neighbour.py.
 """
