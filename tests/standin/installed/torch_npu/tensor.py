@@ -98,7 +98,9 @@ def run(op: Any, *args: Any, **kwargs: Any) -> Any:
         if op is CHECK and native.saturates:
             native.launch(native.COMPUTE, lambda: check_flag(*raw), op)
         else:
-            native.launch(native.COMPUTE, lambda: (op(*raw, **on_cpu), saturate(unwrap(written))), op)
+            # Not `written` itself: a record that held it would keep a tensor alive that the caller has freed.
+            results = unwrap(written)
+            native.launch(native.COMPUTE, lambda: (op(*raw, **on_cpu), saturate(results)), op)
         if not op._schema.returns:
             return None
         return written[0] if len(op._schema.returns) == 1 else tuple(written)
