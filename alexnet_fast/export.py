@@ -13,7 +13,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from .common.cli import Defaults, Parser, file_path
+from .common.cli import Defaults, Parser, add_set_flag, file_path
 from .errors import exit_code
 from .torch_import import import_torch, prefer_passive_openmp
 
@@ -48,13 +48,7 @@ def parser(prog: str) -> Parser:
     add("out", type=file_path, metavar="FILE", help="what to write: a .pt or an .onnx")
     add("--input", choices=("float32", "uint8"), default="float32", help="what the ONNX model takes")
     add("--recipe", type=file_path, metavar="FILE", help="for a checkpoint that holds weights alone")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="section.key=value",
-        help="override a key of the recipe, such as eval.size; may be repeated",
-    )
+    add_set_flag(made, "override a key of the recipe, such as eval.size")
     return made
 
 

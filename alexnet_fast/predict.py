@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from .common.cli import Defaults, Parser, file_path
+from .common.cli import Defaults, Parser, add_set_flag, file_path
 from .common.progress import progress_bar
 from .errors import UserError, exit_code
 from .torch_import import import_torch, prefer_passive_openmp
@@ -74,13 +74,7 @@ def parser(prog: str) -> Parser:
     add("--batch", type=int, default=64, metavar="N", help="images a batch")
     add("--device", default="auto", help="auto, cpu, cuda or npu")
     add("--recipe", type=file_path, metavar="FILE", help="for a checkpoint that holds weights alone")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="section.key=value",
-        help="override a key of the recipe, such as eval.size; may be repeated",
-    )
+    add_set_flag(made, "override a key of the recipe, such as eval.size")
     return made
 
 

@@ -25,13 +25,7 @@ def parser(prog: str) -> modelzoo_flags.Parser:
         metavar="RECIPE",
         help="a TOML file, or the name of a recipe of the package, such as 8p; a folder or a .beton in its place is --data_path",
     )
-    made.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="section.key=value",
-        help="override one key; may be repeated",
-    )
+    cli.add_set_flag(made)
     made.add_argument(
         "-e", "--eval", "--evaluate", action="store_true", help="evaluate a checkpoint and stop"
     )

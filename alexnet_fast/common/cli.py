@@ -54,11 +54,25 @@ class Parser(argparse.ArgumentParser):
 
 
 class Defaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that shows defaults, except None and False, which carry no information."""
+    """Help that shows defaults, except None, False and an empty list, which carry no information."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default is None or action.default is False
+        silent = action.default is None or action.default is False or action.default == []
         return action.help if silent else super()._get_help_string(action)
+
+
+def add_set_flag(parser: argparse.ArgumentParser, what: str = "override one key") -> None:
+    """Add --set section.key=value, which may be repeated; a list, empty by default.
+
+    what: it does, for its help.
+    """
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="section.key=value",
+        help=f"{what}; may be repeated",
+    )
 
 
 def add_field_flags(parser: argparse.ArgumentParser, only: str = "") -> None:

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from ..common.cli import Parser, path_text
+from ..common.cli import Parser, add_set_flag, path_text
 from ..common.command_name import typed
 from ..common.machine import Machine
 from ..errors import UserError, exit_code
@@ -29,13 +29,7 @@ def parser(prog: str) -> Parser:
     made.add_argument(
         "recipe", nargs="?", type=path_text, metavar="RECIPE", help="also check what this recipe needs"
     )
-    made.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="section.key=value",
-        help="override one key; may be repeated",
-    )
+    add_set_flag(made)
     made.add_argument(
         CARD,
         action="store_true",

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ...common.cli import Parser, file_path, path_text
+from ...common.cli import Parser, add_set_flag, file_path, path_text
 from ...common.console import Console
 from ...common.text import plural
 from ...errors import UserError, exit_code
@@ -49,13 +49,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="RECIPE",
         help="the recipe to train by (its data is not read)",
     )
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="section.key=value",
-        help="override one key; may be repeated",
-    )
+    add_set_flag(parser)
     add(
         "--seconds",
         type=seconds,
