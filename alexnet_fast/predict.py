@@ -10,7 +10,6 @@ outputs.  A file that is no readable image is named on stderr and has empty colu
 from __future__ import annotations
 
 import csv
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from .common.cli import Defaults, Parser, add_set_flag, file_path
+from .common.files import replacing
 from .common.progress import progress_bar
 from .errors import UserError, exit_code
 from .torch_import import import_torch, prefer_passive_openmp
@@ -95,11 +95,9 @@ def written(path: Path | None) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
-    partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "w", newline="") as file:
+        with replacing(path) as partial, open(partial, "w", newline="") as file:
             yield file
-        os.replace(partial, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; give another --out") from error
 

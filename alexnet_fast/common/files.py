@@ -26,15 +26,29 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that `path` is always the complete old file or the complete new one, even after a power cut."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file so that `path` is always the complete old file or the complete new one, even after a power cut.
+
+    The context's value is where the body writes it: PATH.partial, of which nothing stays if the body fails.
+    """
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        yield partial
+        with open(partial, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file; see ``replacing``."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def open_locked(path: Path, taken: Callable[[], object]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..common.files import sync_folder
+from ..common.files import replacing
 from ..errors import UserError
 from ..loader.normalize import ImageNet
 from .trained import TrainedModel
@@ -81,10 +80,8 @@ def export_onnx(model: TrainedModel, path: Path, *, takes_bytes: bool = False) -
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
     """The file appears when it is complete."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        write(partial)
-        os.replace(partial, path)
-        sync_folder(path.parent)
+        with replacing(path) as partial:
+            write(partial)
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a folder that does not exist
         raise UserError(f"cannot write {path} ({error}): give another FILE") from error
