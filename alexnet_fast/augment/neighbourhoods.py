@@ -13,33 +13,14 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ..decode.lanes import VECTOR_PIXELS as PIXELS
+from ..decode.lanes import WORDS, Lanes, load_bytes, splat, store_bytes
 from ..decode.simd import copy_bytes
 from ..kernel_cache import kernel
 from .point_operations import to_q13
-from .vectors import BYTES, PIXELS, Lanes
 
 U = np.uintp
-WORDS = ir.VectorType(ir.IntType(16), PIXELS)
 MAX_RADIUS = 64
-
-
-def _bytes_at(builder, address):  # type: ignore[no-untyped-def]
-    value = builder.load(builder.inttoptr(address, BYTES.as_pointer()), align=1)
-    return Lanes(builder, builder.zext(value, WORDS))
-
-
-def _splat(builder, number):  # type: ignore[no-untyped-def]
-    first = builder.insert_element(
-        ir.Constant(WORDS, ir.Undefined), builder.trunc(number, ir.IntType(16)), ir.IntType(32)(0)
-    )
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), PIXELS), [0] * PIXELS)
-    return Lanes(builder, builder.shuffle_vector(first, ir.Constant(WORDS, ir.Undefined), mask))
-
-
-def _store(lanes, address):  # type: ignore[no-untyped-def]
-    builder = lanes.builder
-    place = builder.inttoptr(address, BYTES.as_pointer())
-    builder.store(builder.trunc(lanes.value, BYTES), place, align=1)
 
 
 @intrinsic
@@ -56,20 +37,20 @@ def sharpen_row(typing_context, source, stride, target, width, factor):  # type:
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         source, stride, target, width, factor = arguments
         word = source.type
-        factors = _splat(builder, factor)
+        factors = splat(builder, builder.trunc(factor, ir.IntType(16)))
         with cgutils.for_range_slice(builder, word(0), width, word(PIXELS), intp=word) as (x, _):
             middle = builder.add(source, x)
-            centre, total = _bytes_at(builder, middle), None
+            centre, total = load_bytes(builder, middle), None
             for row in (builder.sub(middle, stride), middle, builder.add(middle, stride)):
                 for offset in (-1, 0, 1):
                     if row is middle and offset == 0:
                         continue
-                    each = _bytes_at(builder, builder.add(row, word(offset)))
+                    each = load_bytes(builder, builder.add(row, word(offset)))
                     total = each if total is None else total + each
             # A sum of thirteenths is never half-way, so this is the nearest: (total + 6) // 13, exact up to 13 * 255.
             mean = (total + (centre << 2) + centre + 6).times_high_unsigned(5042)
             sixteenths = (mean << 4) + ((centre - mean) << 7).times_high(factors)
-            _store((sixteenths >> 4).clamped(), builder.add(target, x))
+            store_bytes((sixteenths >> 4).clamped(), builder.add(target, x))
         return context.get_dummy_value()
 
     return types.void(*[types.uintp] * 4, types.int64), generate
@@ -93,26 +74,26 @@ def blur_row(typing_context, source, stride, weights, radius, target, width):  #
         first = builder.inttoptr(weights, half.as_pointer())
 
         def weight(k):  # type: ignore[no-untyped-def]
-            return _splat(builder, builder.zext(builder.load(builder.gep(first, [k])), ir.IntType(64)))
+            return splat(builder, builder.load(builder.gep(first, [k])))
 
         middle_weight = weight(word(0))
         total = cgutils.alloca_once(builder, WORDS)
         with cgutils.for_range_slice(builder, word(0), width, word(PIXELS), intp=word) as (x, _):
             middle = builder.add(source, x)
             # Sums of 32nds of a level: of a value in its upper bits the upper half of the product is that.
-            begin = (_bytes_at(builder, middle) << 6).times_high(middle_weight)
+            begin = (load_bytes(builder, middle) << 6).times_high(middle_weight)
             begin = begin + Lanes(builder, builder.load(total_rounding(builder, radius)))
             builder.store(begin.value, total)
             with cgutils.for_range_slice(
                 builder, word(1), builder.add(radius, word(1)), word(1), intp=word
             ) as (k, _):
                 away = builder.mul(k, stride)
-                both = _bytes_at(builder, builder.sub(middle, away)) + _bytes_at(
+                both = load_bytes(builder, builder.sub(middle, away)) + load_bytes(
                     builder, builder.add(middle, away)
                 )
                 more = Lanes(builder, builder.load(total)) + (both << 6).times_high(weight(k))
                 builder.store(more.value, total)
-            _store((Lanes(builder, builder.load(total)) >> 5).clamped(), builder.add(target, x))
+            store_bytes((Lanes(builder, builder.load(total)) >> 5).clamped(), builder.add(target, x))
         return context.get_dummy_value()
 
     def total_rounding(builder, radius):  # type: ignore[no-untyped-def]
@@ -121,7 +102,7 @@ def blur_row(typing_context, source, stride, weights, radius, target, width):  #
         number = builder.add(
             radius.type(16), builder.lshr(builder.add(radius, radius.type(1)), radius.type(1))
         )
-        builder.store(_splat(builder, number).value, place)
+        builder.store(splat(builder, builder.trunc(number, ir.IntType(16))).value, place)
         return place
 
     return types.void(*[types.uintp] * 6), generate

@@ -9,8 +9,9 @@ import math
 
 import numpy as np
 
+from ..decode.lanes import VECTOR_PIXELS as PIXELS
 from ..kernel_cache import kernel
-from .vectors import PIXELS, extremes, grey_of, over_pixels, spare_bytes, sum_over_pixels
+from .vectors import extremes, grey_of, over_pixels, spare_bytes, sum_over_pixels
 
 U = np.uintp
 MAX_FACTOR = 3.999

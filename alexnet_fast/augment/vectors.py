@@ -18,91 +18,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
+from ..decode.lanes import BYTES, Lanes, load_bytes, splat, store_bytes
+from ..decode.lanes import VECTOR_PIXELS as PIXELS
 from ..kernel_cache import kernel
 
-PIXELS = 32
-"""Pixels of one step."""
-
 BYTE, WORD = ir.IntType(8), ir.IntType(64)
-BYTES = ir.VectorType(BYTE, PIXELS)
 SPARE = types.Array(types.uint8, 1, "C")
 MAX_PLANES = 3
-
-
-class Lanes:
-    """A vector of signed integers under construction, with operators, so that an operation reads as what it computes."""
-
-    def __init__(self, builder: Any, value: Any) -> None:
-        self.builder, self.value = builder, value
-
-    def _other(self, other: Lanes | int) -> Any:
-        return (
-            other.value if isinstance(other, Lanes) else ir.Constant(self.value.type, [int(other)] * PIXELS)
-        )
-
-    def _with(self, operation: str, other: Lanes | int) -> Lanes:
-        return Lanes(self.builder, getattr(self.builder, operation)(self.value, self._other(other)))
-
-    def __add__(self, other: Lanes | int) -> Lanes:
-        return self._with("add", other)
-
-    def __sub__(self, other: Lanes | int) -> Lanes:
-        return self._with("sub", other)
-
-    def __mul__(self, other: Lanes | int) -> Lanes:
-        return self._with("mul", other)
-
-    def __and__(self, other: Lanes | int) -> Lanes:
-        return self._with("and_", other)
-
-    def __lshift__(self, bits: int) -> Lanes:
-        return self._with("shl", bits)
-
-    def __rshift__(self, bits: int) -> Lanes:
-        """Keeps the sign: rounds down."""
-        return self._with("ashr", bits)
-
-    def negated(self) -> Lanes:
-        return Lanes(self.builder, self.builder.neg(self.value))
-
-    def unsigned_shift_right(self, bits: int) -> Lanes:
-        return self._with("lshr", bits)
-
-    def _wide(self, extend: str, shift: str, other: Lanes | int) -> Lanes:
-        builder, half = self.builder, self.value.type.element.width
-        wide = ir.VectorType(ir.IntType(2 * half), PIXELS)
-        first, second = (getattr(builder, extend)(each, wide) for each in (self.value, self._other(other)))
-        upper = getattr(builder, shift)(builder.mul(first, second), ir.Constant(wide, [half] * PIXELS))
-        return Lanes(builder, builder.trunc(upper, self.value.type))
-
-    def times_high(self, other: Lanes | int) -> Lanes:
-        """The upper half of a product: one instruction on x86 for 16 bits."""
-        return self._wide("sext", "ashr", other)
-
-    def times_high_unsigned(self, other: Lanes | int) -> Lanes:
-        """The same of lanes and factors without a sign."""
-        return self._wide("zext", "lshr", other)
-
-    def _is(self, comparison: str, other: Lanes | int) -> Any:
-        return self.builder.icmp_signed(comparison, self.value, self._other(other))
-
-    def where(self, comparison: str, limit: Lanes | int, other: Lanes | int) -> Lanes:
-        """``other`` where these lanes compare so with ``limit``, these lanes elsewhere."""
-        chosen = self.builder.select(self._is(comparison, limit), self._other(other), self.value)
-        return Lanes(self.builder, chosen)
-
-    def least(self, other: Lanes | int) -> Lanes:
-        return self.where(">", other, other)
-
-    def most(self, other: Lanes | int) -> Lanes:
-        return self.where("<", other, other)
-
-    def clamped(self) -> Lanes:
-        """Cut at 0 and 255."""
-        return self.most(0).least(255)
-
-    def if_equal(self, other: Lanes, then: Lanes, otherwise: Lanes) -> Lanes:
-        return Lanes(self.builder, self.builder.select(self._is("==", other), then.value, otherwise.value))
 
 
 @kernel
@@ -123,15 +45,6 @@ def grey_of(r: Lanes, g: Lanes, b: Lanes) -> Lanes:
         (b << 8).times_high_unsigned(7471),
     )
     return (parts[0] + parts[1] + parts[2] + 1).unsigned_shift_right(8)
-
-
-def _splat(builder: Any, number: Any, lane: Any) -> Lanes:
-    """An int64 in every lane."""
-    vector = ir.VectorType(lane, PIXELS)
-    empty = ir.Constant(vector, ir.Undefined)
-    first = builder.insert_element(empty, builder.trunc(number, lane), ir.IntType(32)(0))
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), PIXELS), [0] * PIXELS)
-    return Lanes(builder, builder.shuffle_vector(first, empty, mask))
 
 
 def _place(builder: Any, address: Any) -> Any:
@@ -179,10 +92,7 @@ def _address(context: Any, builder: Any, kind: Any, array: Any, word: Any) -> An
 
 
 def _loaded(builder: Any, places: Sequence[Any], lane: Any) -> list[Lanes]:
-    wide = ir.VectorType(lane, PIXELS)
-    return [
-        Lanes(builder, builder.zext(builder.load(_place(builder, each), align=1), wide)) for each in places
-    ]
+    return [load_bytes(builder, each, lane) for each in places]
 
 
 def over_pixels(step: Step, planes: int = 1, bits: int = 16) -> Any:
@@ -204,14 +114,16 @@ def over_pixels(step: Step, planes: int = 1, bits: int = 16) -> Any:
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             source, target, stride, count, constants, spare = arguments
             spare = _address(context, builder, SPARE, spare, count.type)
-            known = [_splat(builder, each, lane) for each in cgutils.unpack_tuple(builder, constants)]
+            known = [
+                splat(builder, builder.trunc(each, lane)) for each in cgutils.unpack_tuple(builder, constants)
+            ]
             offsets = [builder.mul(stride, stride.type(k)) for k in range(planes)]
             sources = [builder.add(source, each) for each in offsets]
             targets = [builder.add(target, each) for each in offsets]
             with _steps(builder, sources, targets, count, spare) as (read, write):
                 results = step(*_loaded(builder, read, lane), *known[:wanted])
                 for each, place in zip(results, write):
-                    builder.store(builder.trunc(each.value, BYTES), _place(builder, place), align=1)
+                    store_bytes(each, place)
             return context.get_dummy_value()
 
         constant_types = types.UniTuple(types.int64, max(wanted, 1))

@@ -1,4 +1,4 @@
-"""Vector code for the kernels, written out: what LLVM does not find by itself in loops over bytes.
+"""Lanes code for the kernels, written out: what LLVM does not find by itself in loops over bytes.
 
 numba widens each integer operation to 64 bits, LLVM guards each loop against overlapping memory and ends
 it with a loop over single pixels; a row of 224 pixels is too short to earn that back.  So the kernels' inner
@@ -17,73 +17,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .lanes import BYTES, WORDS, Lanes, load_bytes, splat, store_bytes
+from .lanes import VECTOR_PIXELS as VECTOR_PIXELS
+
 BLOCK = 16
 """Side in bytes of the square that ``transpose_block`` transposes: one vector register of any machine."""
-
-VECTOR_PIXELS = 32
-"""Pixels that the other intrinsics take at a time. Rows that they read or write are a multiple of it long."""
-
-BYTES = ir.VectorType(ir.IntType(8), VECTOR_PIXELS)
-WORDS = ir.VectorType(ir.IntType(16), VECTOR_PIXELS)
-LONGS = ir.VectorType(ir.IntType(32), VECTOR_PIXELS)
-
-
-class Vector:
-    """A vector under construction, with operators, so that an intrinsic reads as what it computes."""
-
-    def __init__(self, builder: Any, value: Any) -> None:
-        self.builder, self.value = builder, value
-
-    def constant(self, number: int) -> Any:
-        return ir.Constant(self.value.type, [number] * VECTOR_PIXELS)
-
-    def _with(self, operation: str, other: Vector | int) -> Vector:
-        value = other.value if isinstance(other, Vector) else self.constant(other)
-        return Vector(self.builder, getattr(self.builder, operation)(self.value, value))
-
-    def __add__(self, other: Vector | int) -> Vector:
-        return self._with("add", other)
-
-    def __sub__(self, other: Vector | int) -> Vector:
-        return self._with("sub", other)
-
-    def __mul__(self, other: Vector | int) -> Vector:
-        return self._with("mul", other)
-
-    def __lshift__(self, bits: int) -> Vector:
-        return self._with("shl", bits)
-
-    def __rshift__(self, bits: int) -> Vector:
-        """Keeps the sign."""
-        return self._with("ashr", bits)
-
-    def unsigned_shift_right(self, bits: int) -> Vector:
-        return self._with("lshr", bits)
-
-    def mul_high(self, factor: int) -> Vector:
-        """The upper 16 of the 32 bits of an int16 product: one instruction on x86 (pmulhw), two on NEON."""
-        wide = Vector(self.builder, self.builder.sext(self.value, LONGS))
-        return Vector(self.builder, self.builder.trunc((wide * factor >> 16).value, WORDS))
-
-    def clamped(self) -> Vector:
-        """Cut at 0 and 255."""
-        zero, full = self.constant(0), self.constant(255)
-        above = self.builder.select(self.builder.icmp_signed("<", self.value, zero), zero, self.value)
-        return Vector(
-            self.builder, self.builder.select(self.builder.icmp_signed(">", above, full), full, above)
-        )
-
-
-def _load(builder: Any, address: Any) -> Vector:
-    """Bytes from memory of any alignment, as 16-bit lanes."""
-    values = builder.load(builder.inttoptr(address, BYTES.as_pointer()), align=1)
-    return Vector(builder, builder.zext(values, WORDS))
-
-
-def _store(lanes: Vector, address: Any) -> None:
-    """The lanes' lower bytes to memory of any alignment."""
-    builder = lanes.builder
-    builder.store(builder.trunc(lanes.value, BYTES), builder.inttoptr(address, BYTES.as_pointer()), align=1)
 
 
 @contextmanager
@@ -92,13 +30,6 @@ def _steps(builder: Any, width: Any) -> Iterator[Any]:
     word = width.type
     with cgutils.for_range_slice(builder, word(0), width, word(VECTOR_PIXELS), intp=word) as (x, _):
         yield x
-
-
-def _splat(builder: Any, number: Any) -> Vector:
-    """One uint16 in every lane."""
-    first = builder.insert_element(ir.Constant(WORDS, ir.Undefined), number, ir.IntType(32)(0))
-    mask = ir.Constant(LONGS, [0] * VECTOR_PIXELS)
-    return Vector(builder, builder.shuffle_vector(first, ir.Constant(WORDS, ir.Undefined), mask))
 
 
 MAX_UNROLLED = 4  # rows whose weights `filter_rows` keeps in registers
@@ -121,7 +52,7 @@ def filter_rows(typing_context, source, stride, weights, count, target, width): 
         first_weight = builder.inttoptr(weights, ir.IntType(16).as_pointer())
 
         def weight(k):  # type: ignore[no-untyped-def]
-            return _splat(builder, builder.load(builder.gep(first_weight, [k])))
+            return splat(builder, builder.load(builder.gep(first_weight, [k])))
 
         done = builder.append_basic_block("blended")
         cases = [builder.append_basic_block(f"blend_{n}") for n in range(1, MAX_UNROLLED + 1)]
@@ -134,10 +65,10 @@ def filter_rows(typing_context, source, stride, weights, count, target, width): 
             with _steps(builder, width) as x:
                 row, total = builder.add(source, x), None
                 for k in range(n):
-                    product = _load(builder, row) * kept[k]
+                    product = load_bytes(builder, row) * kept[k]
                     total = product if total is None else total + product
                     row = builder.add(row, stride)
-                _store((total + 128).unsigned_shift_right(8), builder.add(target, x))
+                store_bytes((total + 128).unsigned_shift_right(8), builder.add(target, x))
             builder.branch(done)
 
         builder.position_at_end(many)
@@ -146,9 +77,9 @@ def filter_rows(typing_context, source, stride, weights, count, target, width): 
             builder.store(ir.Constant(WORDS, [128] * VECTOR_PIXELS), total)
             with cgutils.for_range(builder, count, intp=count.type) as tap:
                 row = builder.add(builder.add(source, x), builder.mul(stride, tap.index))
-                so_far = Vector(builder, builder.load(total)) + _load(builder, row) * weight(tap.index)
+                so_far = Lanes(builder, builder.load(total)) + load_bytes(builder, row) * weight(tap.index)
                 builder.store(so_far.value, total)
-            _store(Vector(builder, builder.load(total)).unsigned_shift_right(8), builder.add(target, x))
+            store_bytes(Lanes(builder, builder.load(total)).unsigned_shift_right(8), builder.add(target, x))
         builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
@@ -161,22 +92,22 @@ def ycbcr_to_rgb(typing_context, luma, blue, red, r, g, b, width):  # type: igno
     """JFIF's YCbCr -> RGB (ITU-T T.871, 7) of ``width`` pixels in whole steps of VECTOR_PIXELS; addresses (uintp); may be in place.
 
     In int16, so that a register holds twice the pixels of Q16 arithmetic in int32: sums in sixteenths of a
-    level, products by ``mul_high`` of ``256 * chroma`` and ``16 * 256 * factor``.  At most 0.14 levels from
+    level, products by ``times_high`` of ``256 * chroma`` and ``16 * 256 * factor``.  At most 0.14 levels from
     exact rounding over all 2^24 colours.
     """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         luma, blue, red, *targets, width = arguments
         with _steps(builder, width) as x:
-            y = (_load(builder, builder.add(luma, x)) << 4) + 8
-            cb, cr = ((_load(builder, builder.add(chroma, x)) - 128) << 8 for chroma in (blue, red))
+            y = (load_bytes(builder, builder.add(luma, x)) << 4) + 8
+            cb, cr = ((load_bytes(builder, builder.add(chroma, x)) - 128) << 8 for chroma in (blue, red))
             colours = (
-                y + cr.mul_high(5743),  # 1.402
-                y - cb.mul_high(1410) - cr.mul_high(2925),  # 0.344136, 0.714136
-                y + cb.mul_high(7258),  # 1.772
+                y + cr.times_high(5743),  # 1.402
+                y - cb.times_high(1410) - cr.times_high(2925),  # 0.344136, 0.714136
+                y + cb.times_high(7258),  # 1.772
             )
             for colour, target in zip(colours, targets):
-                _store((colour >> 4).clamped(), builder.add(target, x))
+                store_bytes((colour >> 4).clamped(), builder.add(target, x))
         return context.get_dummy_value()
 
     return types.void(*[types.uintp] * 7), generate
