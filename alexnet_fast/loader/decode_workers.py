@@ -33,11 +33,12 @@ class BatchTask:
         boxes: (n,) crop.CROP_DTYPE.
         buffer: where it goes.
         statuses: (n,) uint8, each sample's status; complete when ``left`` is 0.
+        is_ready: whether the consumer may have it; what follows is known then.
         progress: (2,) int64, changed in compiled code: how many samples were taken (each thread that finds none left adds one), and decoded.
         left: samples of which no thread has reported that they are done.
-        has_broken: whether a status is not OK; known when ``left`` is 0.
-        batch: its samples as the consumer gets them, once ``left`` is 0 and none is broken.
-        own_share: of each label, where the batch is mixed (``augment.mix``); known when ``left`` is 0.
+        has_broken: whether a status is not OK.
+        batch: its samples as the consumer gets them, unless one is broken.
+        own_share: of each label, where the batch is mixed (``augment.mix``).
     """
 
     def __init__(self, plan: BatchPlan, buffer: HostBuffer) -> None:
@@ -47,7 +48,7 @@ class BatchTask:
         self.statuses = buffer.statuses[: len(plan.samples)]
         self.progress = np.zeros(2, np.int64)
         self.left = len(plan.samples)
-        self.has_broken = False
+        self.is_ready = self.has_broken = False
         self.batch: Batch | None = None
         self.own_share = 1.0
 
@@ -169,7 +170,7 @@ class DecodeWorkers:
                 raise RuntimeError(f"a decoding thread failed: {self._error!r}") from self._error
             if self._closed:
                 raise RuntimeError("the loader is closed")
-            self._consumer_waits = not self._tasks or self._tasks[0].left > 0
+            self._consumer_waits = not self._tasks or not self._tasks[0].is_ready
             if self._consumer_waits:
                 self._wake_idle()
                 return None
@@ -243,7 +244,7 @@ class DecodeWorkers:
         """
         if not self._idle:
             return
-        ready = sum(task.left == 0 for task in self._tasks)
+        ready = sum(task.is_ready for task in self._tasks)
         wanted = len(self._threads)
         if not self._consumer_waits and ready:
             wanted = 1 if ready >= self._batches_ahead - 1 else max(1, wanted >> ready)
@@ -315,7 +316,7 @@ class DecodeWorkers:
             return "waiting for an epoch to start"
         if len(self._tasks) < self._batches_ahead:
             return "waiting for the planner"
-        return f"waiting: {sum(task.left == 0 for task in self._tasks)} batches are ready"
+        return f"waiting: {sum(task.is_ready for task in self._tasks)} batches are ready"
 
     def _decode(self, task: BatchTask, stats: ThreadStats, decoder: Decoder) -> int:
         """Decode samples of a task until all are taken; returns how many this thread has done."""
@@ -333,23 +334,20 @@ class DecodeWorkers:
         return len(done)
 
     def _done(self, task: BatchTask, count: int) -> None:
-        if self._augmenter.mixes:
-            with self._lock:
-                # The last thread mixes; one that found nothing left to decode may come after it.
-                if task.left != count or count == 0:
-                    task.left -= count
-                    self._moved_s = time.perf_counter()
-                    return
-            task.own_share = self._augmenter.mix(task.samples, task.key[0], task.buffer.images, task.statuses)
+        """This thread has decoded so many samples of a task; the one that decodes the last of them completes it."""
         with self._lock:
             self._moved_s = time.perf_counter()
             task.left -= count
-            # A thread that came too late has decoded nothing, and another one has completed the task.
+            # A thread that came too late has decoded nothing, and another one completes the task.
             if task.left or not count:
                 return
-            task.has_broken = bool(task.statuses.any())
-            # Made here, so that the consumer, whose caches a step has emptied, does not wait for it.
-            if not task.has_broken:
-                task.batch = self._pool.lend(task.buffer, len(task.samples))
+        if self._augmenter.mixes:
+            task.own_share = self._augmenter.mix(task.samples, task.key[0], task.buffer.images, task.statuses)
+        task.has_broken = bool(task.statuses.any())
+        # Made here, so that the consumer, whose caches a step has emptied, does not wait for it.
+        if not task.has_broken:
+            task.batch = self._pool.lend(task.buffer, len(task.samples))
+        with self._lock:
+            task.is_ready = True
             if self._consumer_waits and self._tasks and self._tasks[0] is task:
                 self._wake_consumer.put(None)
