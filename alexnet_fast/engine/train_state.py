@@ -71,7 +71,7 @@ class TrainState:
             if self.graph.takes(images, targets):
                 self.graph(images, targets)
             else:
-                with self._unmarked():
+                with self._without("timer"):
                     self.eager_step(images, targets)
 
     def eager_step(self, images: Tensor, targets: Tensor) -> None:
@@ -120,26 +120,23 @@ class TrainState:
         with self.eagerly(), self.precision.no_sync():
             yield
 
-    @contextmanager
-    def eagerly(self) -> Iterator[None]:
+    def eagerly(self) -> AbstractContextManager[None]:
         """Steps inside are not captured ones."""
-        graph, self.graph = self.graph, None
-        try:
-            yield
-        finally:
-            self.graph = graph
+        return self._without("graph")
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a step changes, by name, but for random generators and the learning rate."""
         return {**self.precision.tensors(), **self.meter.tensors()}
 
     @contextmanager
-    def _unmarked(self) -> Iterator[None]:
-        timer, self.timer = self.timer, None
+    def _without(self, name: str) -> Iterator[None]:
+        """An attribute is None inside."""
+        kept = getattr(self, name)
+        setattr(self, name, None)
         try:
             yield
         finally:
-            self.timer = timer
+            setattr(self, name, kept)
 
     def _span(self, part: str) -> AbstractContextManager[None]:
         return nullcontext() if self.timer is None else self.timer.span(STEP, part)
