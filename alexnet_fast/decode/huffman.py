@@ -31,7 +31,6 @@ END_OF_BLOCK, NO_CODE = 255, 254
 """By how much these move a place: beyond the block from any of its places, and to numbers that no coefficient's place has."""
 
 U64, I64, I32 = np.uint64, np.int64, np.int32
-LOW_6, HIGH = U64(63), U64(64 - FAST_BITS)
 
 
 @kernel

@@ -42,7 +42,7 @@ from .workspace import (
     UNUSUAL,
 )
 
-U64, I64 = np.uint64, np.int64
+I64 = np.int64
 
 SAMPLE_DTYPE = np.dtype(
     [

@@ -45,7 +45,7 @@ OF_LIBJPEG = (LIBJPEG_CUT, LIBJPEG_PLANES)
 CHUNK = 10
 TO_THE_END = -1
 
-I64, U64 = np.int64, np.uint64
+I64 = np.int64
 
 
 @kernel
