@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from alexnet_fast.augment.geometry import (
 from beside_torchvision import by_torch, difference, functional, photos
 
 FILL = (10, 20, 30)
+Affine = tuple[float, tuple[int, int], float, tuple[float, float], bool]
 SLOPE = math.degrees(math.atan(0.09))
 # At 30 and 45 degrees whole rows of pixels lie exactly between two, where torchvision's float32 decides by its errors.
-MAPS = [  # angle, (across, down), scale, (shear across, shear down), about the corner
+MAPS: list[Affine] = [  # angle, (across, down), scale, (shear across, shear down), about the corner
     (0, (20, 0), 1.0, (0, 0), False),
     (0, (3, -20), 1.0, (0, 0), False),
     (0, (500, 0), 1.0, (0, 0), False),
@@ -43,65 +45,42 @@ MAPS = [  # angle, (across, down), scale, (shear across, shear down), about the 
 ]
 
 
-@pytest.mark.parametrize("size", [224, 37, 5, 1])
-@pytest.mark.parametrize(("angle", "move", "scale", "shear", "at_corner"), MAPS)
-def test_a_map_is_torchvisions_but_for_pixels_that_lie_between_two(
-    size: int,
-    angle: float,
-    move: tuple[int, int],
-    scale: float,
-    shear: tuple[float, float],
-    at_corner: bool,
-) -> None:
-    images, centre = photos(size), -size / 2 if at_corner else 0.0
-    matrix = inverse_affine(
+def matrix_of(size: int, affine: Affine) -> Any:
+    """Of an image of this side."""
+    angle, move, scale, shear, at_corner = affine
+    centre = -size / 2 if at_corner else 0.0
+    return inverse_affine(
         float(angle), float(move[0]), float(move[1]), scale, float(shear[0]), float(shear[1]), centre, centre
     )
+
+
+def torchvisions(images: np.ndarray, affine: Affine, **options: Any) -> np.ndarray:
+    angle, move, scale, shear, at_corner = affine
+    given = {"angle": angle, "translate": list(move), "scale": scale, "shear": list(shear)}
+    return by_torch(functional().affine, images, **given, center=[0, 0] if at_corner else None, **options)
+
+
+@pytest.mark.parametrize("size", [224, 37, 5, 1])
+@pytest.mark.parametrize("affine", MAPS)
+def test_a_map_is_torchvisions_but_for_pixels_that_lie_between_two(size: int, affine: Affine) -> None:
+    images = photos(size)
     out, scratch = images.copy(), np.empty(3 * size * size, np.uint8)
     for image in out:
-        map_image(image, matrix, np.array(FILL, np.uint8), scratch)
-    expected = by_torch(
-        functional().affine,
-        images,
-        angle=angle,
-        translate=list(move),
-        scale=scale,
-        shear=list(shear),
-        center=[0, 0] if at_corner else None,
-        fill=list(map(float, FILL)),
-    )
+        map_image(image, matrix_of(size, affine), np.array(FILL, np.uint8), scratch)
+    expected = torchvisions(images, affine, fill=list(map(float, FILL)))
     assert difference(out, expected).share < 1e-4
 
 
 @pytest.mark.parametrize("size", [224, 37, 5, 1])
-@pytest.mark.parametrize(("angle", "move", "scale", "shear", "at_corner"), MAPS)
-def test_a_bilinear_map_is_torchvisions_to_two_levels(
-    size: int,
-    angle: float,
-    move: tuple[int, int],
-    scale: float,
-    shear: tuple[float, float],
-    at_corner: bool,
-) -> None:
+@pytest.mark.parametrize("affine", MAPS)
+def test_a_bilinear_map_is_torchvisions_to_two_levels(size: int, affine: Affine) -> None:
     """Pixels are weighed in 256ths here."""
-    images, centre = photos(size), -size / 2 if at_corner else 0.0
-    matrix = inverse_affine(
-        float(angle), float(move[0]), float(move[1]), scale, float(shear[0]), float(shear[1]), centre, centre
-    )
+    images = photos(size)
     out, scratch = images.copy(), np.empty(map_scratch_bytes(size), np.uint8)
     for image in out:
-        map_image_smoothly(image, matrix, np.zeros(3, np.uint8), scratch)
-    expected = by_torch(
-        functional().affine,
-        images,
-        angle=angle,
-        translate=list(move),
-        scale=scale,
-        shear=list(shear),
-        center=[0, 0] if at_corner else None,
-        interpolation=functional().InterpolationMode.BILINEAR,
-    )
-    found = difference(out, expected)
+        map_image_smoothly(image, matrix_of(size, affine), np.zeros(3, np.uint8), scratch)
+    bilinear = functional().InterpolationMode.BILINEAR
+    found = difference(out, torchvisions(images, affine, interpolation=bilinear))
     assert found.most <= 2 and (size == 1 or found.mean < 0.35)
 
 

@@ -19,6 +19,7 @@ from alexnet_fast.loader.block_order import block_permutation
 from alexnet_fast.loader.orders import BlockShuffled
 from alexnet_fast.run.same_set import identity
 from betons import jpeg, picture, write
+from handed_out import places_and_pixels, places_of
 
 PAGES, OF_A_PAGE = 7, 6
 COUNT = PAGES * OF_A_PAGE
@@ -80,19 +81,6 @@ def opened(beton: Path, batch_size: int = 5, **options: Any) -> Loader:
     return Loader(beton, batch_size, **given)
 
 
-def epoch_of(loader: Loader) -> list[tuple[int, bytes]]:
-    """Places in the file, and pixels."""
-    return [
-        (int(place), image.numpy().tobytes())
-        for batch in loader
-        for image, place in zip(batch.images, batch.indices)
-    ]
-
-
-def places_of(loader: Loader) -> list[int]:
-    return [place for place, _ in epoch_of(loader)]
-
-
 def page_of(place: int) -> int:
     return place % PAGES
 
@@ -149,7 +137,7 @@ def test_pages_meet_others_in_another_epoch() -> None:
 def test_it_is_the_same_for_any_threads_batches_ranks_and_resumes(beton: Path) -> None:
     with opened(beton, 64) as loader:
         loader.set_epoch(2)
-        expected = epoch_of(loader)
+        expected = places_and_pixels(loader)
     with opened(beton, 7, threads=3) as loader:
         loader.set_epoch(2)
         batches = iter(loader)
@@ -160,9 +148,9 @@ def test_it_is_the_same_for_any_threads_batches_ranks_and_resumes(beton: Path) -
         for rank in range(ranks):
             with opened(beton, 2, rank=rank, world_size=ranks) as loader:
                 loader.set_epoch(2)
-                whole += epoch_of(loader)
+                whole += places_and_pixels(loader)
                 loader.load_state_dict(state)
-                rest += epoch_of(loader)
+                rest += places_and_pixels(loader)
         assert sorted(whole) == sorted(expected)
         assert sorted(rest) == sorted(expected[14:])
 
@@ -178,7 +166,7 @@ def test_a_file_of_one_page_is_one_shuffled_window(tmp_path: Path) -> None:
 def test_some_samples_and_copies_of_them_keep_their_numbers(beton: Path) -> None:
     indices = [9, 8, 8, 7, 30, 30]
     with opened(beton, indices=indices) as loader:
-        made = epoch_of(loader)
+        made = places_and_pixels(loader)
     assert sorted(place for place, _ in made) == sorted(indices)
     assert len({pixels for _, pixels in made}) == len(indices), "each copy has a crop of its own"
 
@@ -192,7 +180,7 @@ def test_its_name_stands_for_its_default(beton: Path) -> None:
         with pickle.loads(pickle.dumps(loader)) as copy:
             copy.set_epoch(0)
             loader.set_epoch(0)
-            assert epoch_of(copy) == epoch_of(loader)
+            assert places_and_pixels(copy) == places_and_pixels(loader)
 
 
 def test_what_does_not_fit_is_refused(beton: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from alexnet_fast import Balanced, Loader, Order, Repeated, UserError, Weighted
 from alexnet_fast.loader.sampler import epoch_permutation
 from betons import jpeg, picture, write
+from handed_out import places_and_pixels, places_of
 
 COUNT = 30
 LABELS = [0] * 20 + [1] * 7 + [4] * 3
@@ -29,19 +30,6 @@ def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(beton: Path, batch_size: int = 5, **options: Any) -> Loader:
     given = {"train": True, "size": 24, "seed": 3, "threads": 1, "drop_last": False, **options}
     return Loader(beton, batch_size, **given)
-
-
-def epoch_of(loader: Loader) -> list[tuple[int, bytes]]:
-    """Places in the file, and pixels."""
-    return [
-        (int(place), image.numpy().tobytes())
-        for batch in loader
-        for image, place in zip(batch.images, batch.indices)
-    ]
-
-
-def places_of(loader: Loader) -> list[int]:
-    return [place for place, _ in epoch_of(loader)]
 
 
 def rolled(epoch: int) -> list[int]:
@@ -68,7 +56,7 @@ def test_a_function_gives_each_epochs_order(beton: Path) -> None:
 
 def test_copies_in_an_order_have_crops_of_their_own_and_the_first_has_the_samples(beton: Path) -> None:
     with opened(beton, order=[7, 7, 2, 7]) as loader, opened(beton, shuffle=False) as plain:
-        made, once = epoch_of(loader), dict(epoch_of(plain))
+        made, once = places_and_pixels(loader), dict(places_and_pixels(plain))
     assert [place for place, _ in made] == [7, 7, 2, 7]
     assert made[0][1] == once[7] and made[2][1] == once[2]
     assert len({pixels for _, pixels in made}) == 4
@@ -78,7 +66,7 @@ def test_copies_in_an_order_have_crops_of_their_own_and_the_first_has_the_sample
 def test_an_order_is_the_same_for_any_threads_batches_ranks_and_resumes(beton: Path, order: Any) -> None:
     with opened(beton, 64, order=order) as loader:
         loader.set_epoch(2)
-        expected = epoch_of(loader)
+        expected = places_and_pixels(loader)
     with opened(beton, 7, threads=3, order=order) as loader:
         loader.set_epoch(2)
         next(iter(loader))
@@ -87,14 +75,14 @@ def test_an_order_is_the_same_for_any_threads_batches_ranks_and_resumes(beton: P
     for rank in range(2):
         with opened(beton, 3, order=order, rank=rank, world_size=2) as loader:
             loader.load_state_dict(state)
-            rest += epoch_of(loader)
+            rest += places_and_pixels(loader)
     assert sorted(rest) == sorted(expected[7:])
 
 
 def test_an_order_of_some_samples_counts_among_them(beton: Path) -> None:
     with opened(beton, indices=[9, 8, 8, 7], order=[3, 2, 1, 1]) as loader:
         assert places_of(loader) == [7, 8, 8, 8]
-        made = epoch_of(loader)
+        made = places_and_pixels(loader)
         assert len({pixels for _, pixels in made}) == 4
 
 
@@ -127,7 +115,7 @@ def test_a_shuffled_order_is_refused(beton: Path) -> None:
 def test_an_order_is_pickled(beton: Path) -> None:
     for order in ([1, 2, 3], rolled, Balanced(), Weighted(range(COUNT))):
         with opened(beton, order=order) as loader, pickle.loads(pickle.dumps(loader)) as other:
-            assert epoch_of(loader) == epoch_of(other)
+            assert places_and_pixels(loader) == places_and_pixels(other)
 
 
 class Backwards(Order):
@@ -180,7 +168,7 @@ def test_balanced_has_every_class_equally_often_and_each_sample_before_one_comes
 def test_repeated_has_each_sample_so_many_times_in_a_row(beton: Path) -> None:
     shuffled = epoch_permutation(COUNT, 3, 0).tolist()
     with opened(beton, order=Repeated(3)) as loader:
-        made = epoch_of(loader)
+        made = places_and_pixels(loader)
     assert [place for place, _ in made] == [place for place in shuffled for _ in range(3)]
     assert len({pixels for _, pixels in made}) == 3 * COUNT
     with opened(beton, order=Repeated(3, num_samples=COUNT)) as loader:

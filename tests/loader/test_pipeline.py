@@ -9,39 +9,16 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast import Loader, UserError
-from betons import jpeg, picture, write
+from alexnet_fast import UserError
+from handed_out import Samples, labels_and_pixels
+from loader.conftest import FIFTY, opened
 
-COUNT = 50
-Samples = list[tuple[int, bytes]]
-
-
-@pytest.fixture(scope="module")
-def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fifty images; a sample's label is its index."""
-    return write(
-        tmp_path_factory.mktemp("pipeline") / "a.beton", [jpeg(picture(60, 50, k)) for k in range(COUNT)]
-    )
+COUNT = FIFTY
 
 
-def opened(beton: Path, batch_size: int = 8, **options: Any) -> Loader:
-    return Loader(beton, batch_size, **{"train": True, "size": 24, "seed": 3, "threads": 1, **options})
-
-
-def taken(batches: Iterator[Any], count: int = 1 << 30) -> Samples:
-    """The labels and pixels of so many batches."""
-    return [
-        (int(label), image.numpy().tobytes())
-        for _, batch in zip(range(count), batches)
-        for image, label in zip(*batch)
-    ]
-
-
-@pytest.fixture(scope="module")
-def epochs(beton: Path) -> list[Samples]:
-    """Three epochs, of which nothing is dropped."""
-    with opened(beton, drop_last=False) as loader:
-        return [taken(iter(loader)) for _ in range(3)]
+@pytest.fixture
+def beton(fifty: Path) -> Path:
+    return fifty
 
 
 def shapes(batches: Iterator[Any]) -> list[tuple[int, ...]]:
@@ -56,7 +33,7 @@ def test_size_and_batch_size_are_set_for_the_next_epoch(beton: Path, epochs: lis
         assert (loader.size, loader.batch_size, loader.options.size, len(loader)) == (24, 30, 24, 2)
         rest = shapes(batches)
         assert first.images.shape == (8, 3, 16, 16) and rest == [(8, 3, 16, 16)] * 5 + [(2, 3, 16, 16)]
-        assert taken(iter(loader)) == epochs[1] and loader.decode_paths.own >= 100
+        assert labels_and_pixels(iter(loader)) == epochs[1] and loader.decode_paths.own >= 100
         loader.size = 16
         assert shapes(iter(loader)) == [(30, 3, 16, 16), (20, 3, 16, 16)]
 
@@ -66,9 +43,9 @@ def test_the_samples_are_set_for_the_next_epoch(beton: Path) -> None:
         batches = iter(loader)
         next(batches)
         loader.indices = [7, 7, 9, 3, 2, 1, 0, 8, 5]
-        assert [label for label, _ in taken(batches)] == list(range(8, 48))
+        assert [label for label, _ in labels_and_pixels(batches)] == list(range(8, 48))
         assert loader.state_dict()["of"] == COUNT  # of the epoch that was handed out
-        assert [label for label, _ in taken(iter(loader))] == [7, 7, 9, 3, 2, 1, 0, 8]
+        assert [label for label, _ in labels_and_pixels(iter(loader))] == [7, 7, 9, 3, 2, 1, 0, 8]
         assert (loader.num_samples, len(loader.dataset), loader.state_dict()["of"]) == (9, 9, 9)
         with pytest.raises(UserError, match="indices holds 50"):
             loader.indices = [50]
@@ -77,7 +54,7 @@ def test_the_samples_are_set_for_the_next_epoch(beton: Path) -> None:
         next(iter(loader))
         loader.load_state_dict(loader.state_dict())
         loader.indices = range(16)  # the eight that were handed out were others
-        assert len(taken(iter(loader))) == 16
+        assert len(labels_and_pixels(iter(loader))) == 16
 
 
 def test_what_is_set_is_checked_and_pickled(beton: Path) -> None:

@@ -4,51 +4,28 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from alexnet_fast import Balanced, Loader, UserError
+from alexnet_fast import Balanced, UserError
 from betons import Entry, jpeg, picture, write
+from handed_out import Samples, labels_and_pixels
+from loader.conftest import FIFTY, opened
 
-COUNT = 50
-Samples = list[tuple[int, bytes]]
-
-
-@pytest.fixture(scope="module")
-def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fifty images; a sample's label is its index."""
-    return write(
-        tmp_path_factory.mktemp("position") / "a.beton", [jpeg(picture(60, 50, k)) for k in range(COUNT)]
-    )
+COUNT = FIFTY
 
 
-def opened(beton: Path, batch_size: int = 8, **options: Any) -> Loader:
-    return Loader(beton, batch_size, **{"train": True, "size": 24, "seed": 3, "threads": 1, **options})
-
-
-def taken(batches: Iterator[Any], count: int = 1 << 30) -> Samples:
-    """The labels and pixels of so many batches."""
-    return [
-        (int(label), image.numpy().tobytes())
-        for _, batch in zip(range(count), batches)
-        for image, label in zip(*batch)
-    ]
-
-
-@pytest.fixture(scope="module")
-def epochs(beton: Path) -> list[Samples]:
-    """Three epochs, of which nothing is dropped."""
-    with opened(beton, drop_last=False) as loader:
-        return [taken(iter(loader)) for _ in range(3)]
+@pytest.fixture
+def beton(fifty: Path) -> Path:
+    return fifty
 
 
 def test_a_state_is_a_handful_of_integers_that_any_format_keeps(beton: Path) -> None:
     with opened(beton) as loader:
-        taken(iter(loader), 3)
+        labels_and_pixels(iter(loader), 3)
         state = loader.state_dict()
     assert state == json.loads(json.dumps(state)) and len(state) == 5
     assert all(type(value) is int for value in state.values())
@@ -60,13 +37,13 @@ def test_a_break_anywhere_in_an_epoch_resumes_at_the_very_next_batch(
     beton: Path, epochs: list[Samples], steps: int
 ) -> None:
     with opened(beton, drop_last=False) as loader:
-        taken(iter(loader))
-        before = taken(iter(loader), steps)
+        labels_and_pixels(iter(loader))
+        before = labels_and_pixels(iter(loader), steps)
         state = loader.state_dict()
     with opened(beton, drop_last=False) as loader:
         loader.load_state_dict(state)
         assert loader.state_dict() == state
-        rest, following = taken(iter(loader)), taken(iter(loader))
+        rest, following = labels_and_pixels(iter(loader)), labels_and_pixels(iter(loader))
     assert before == epochs[1][: 8 * steps]
     assert (before + rest, following) == (epochs[1], epochs[2])
 
@@ -84,12 +61,12 @@ def test_at_an_epochs_end_the_next_iteration_is_the_next_epoch(beton: Path, epoc
     """Even if nobody asked for the batch after the last one, as frameworks that count batches do not."""
     for drop_last in (True, False):
         with opened(beton, drop_last=drop_last) as loader:
-            taken(iter(loader), len(loader))
+            labels_and_pixels(iter(loader), len(loader))
             state = loader.state_dict()
         with opened(beton, drop_last=drop_last) as loader:
             loader.load_state_dict(state)
             assert loader.epoch == 1
-            assert taken(iter(loader)) == epochs[1][: COUNT - 2 * drop_last]
+            assert labels_and_pixels(iter(loader)) == epochs[1][: COUNT - 2 * drop_last]
 
 
 def test_a_script_that_sets_the_epoch_it_resumes_gets_the_rest_of_it(
@@ -97,17 +74,17 @@ def test_a_script_that_sets_the_epoch_it_resumes_gets_the_rest_of_it(
 ) -> None:
     for steps in (2, 7):
         with opened(beton, drop_last=False) as loader:
-            taken(iter(loader), steps)
+            labels_and_pixels(iter(loader), steps)
             state = loader.state_dict()
         for set_epoch in ("set_epoch", "sampler"):
             with opened(beton, drop_last=False) as loader:
                 loader.load_state_dict(state)
                 (loader if set_epoch == "set_epoch" else loader.sampler).set_epoch(0)
-                assert taken(iter(loader)) == epochs[0][8 * steps :]
+                assert labels_and_pixels(iter(loader)) == epochs[0][8 * steps :]
                 loader.set_epoch(1)
-                assert taken(iter(loader)) == epochs[1]
+                assert labels_and_pixels(iter(loader)) == epochs[1]
                 loader.set_epoch(0)  # only once: later it is the whole epoch
-                assert taken(iter(loader)) == epochs[0]
+                assert labels_and_pixels(iter(loader)) == epochs[0]
 
 
 @pytest.mark.parametrize("batch_size", [3, 7, 8, 50])
@@ -116,15 +93,15 @@ def test_another_batch_size_and_number_of_ranks_share_what_is_left(
     beton: Path, epochs: list[Samples], batch_size: int, world_size: int
 ) -> None:
     with opened(beton, 5, rank=1, world_size=2, drop_last=False) as loader:
-        taken(iter(loader), 2)
+        labels_and_pixels(iter(loader), 2)
         state = loader.state_dict()
     assert state["samples"] == 20
     left, following = Samples(), Samples()
     for rank in range(world_size):
         with opened(beton, batch_size, rank=rank, world_size=world_size, drop_last=False) as loader:
             loader.load_state_dict(state)
-            left += taken(iter(loader))
-            following += taken(iter(loader))
+            left += labels_and_pixels(iter(loader))
+            following += labels_and_pixels(iter(loader))
             assert loader.state_dict()["epoch"] == 1
     assert sorted(left) == sorted(epochs[0][20:]) and sorted(following) == sorted(epochs[1])
     if world_size == 1:
@@ -137,28 +114,28 @@ def test_an_epoch_resumed_between_two_batches_is_left_and_resumed_again(
     """20 samples were handed out; in batches of 7 the second resume is after 20 + 14."""
     state = {}
     with opened(beton, 5, drop_last=False) as loader:
-        taken(iter(loader), 4)
+        labels_and_pixels(iter(loader), 4)
         state = loader.state_dict()
     with opened(beton, 7, drop_last=False) as loader:
         loader.load_state_dict(state)
-        assert taken(iter(loader), 2) == epochs[0][20:34]
+        assert labels_and_pixels(iter(loader), 2) == epochs[0][20:34]
         state = loader.state_dict()
         assert state["samples"] == 34
         loader.set_epoch(0)  # the whole epoch again, by the same loader
-        assert taken(iter(loader)) == epochs[0]
+        assert labels_and_pixels(iter(loader)) == epochs[0]
     with opened(beton, 3, drop_last=False) as loader:
         loader.load_state_dict(state)
-        assert taken(iter(loader)) == epochs[0][34:]
+        assert labels_and_pixels(iter(loader)) == epochs[0][34:]
 
 
 def test_a_loader_is_resumed_while_it_is_in_use(beton: Path, epochs: list[Samples]) -> None:
     with opened(beton, drop_last=False) as loader:
         batches = iter(loader)
-        taken(batches, 2)
+        labels_and_pixels(batches, 2)
         state = loader.state_dict()
-        taken(batches, 3)
+        labels_and_pixels(batches, 3)
         loader.load_state_dict(state)
-        assert taken(iter(loader)) == epochs[0][16:]
+        assert labels_and_pixels(iter(loader)) == epochs[0][16:]
 
 
 def test_an_iteration_of_which_nothing_is_taken_uses_no_epoch_up(beton: Path, epochs: list[Samples]) -> None:
@@ -168,7 +145,7 @@ def test_an_iteration_of_which_nothing_is_taken_uses_no_epoch_up(beton: Path, ep
         batches = iter(loader)
         assert loader.epoch == 0
         loader.sampler.set_epoch(0)  # Lightning does, after it has begun
-        assert taken(batches) == epochs[0] and taken(iter(loader)) == epochs[1]
+        assert labels_and_pixels(batches) == epochs[0] and labels_and_pixels(iter(loader)) == epochs[1]
 
 
 def test_an_epoch_or_a_state_counts_until_the_first_batch_is_taken(
@@ -182,32 +159,34 @@ def test_an_epoch_or_a_state_counts_until_the_first_batch_is_taken(
             first = next(batches)
             loader.sampler.set_epoch(2)  # for the next one
             assert loader.epoch == 2 and loader.state_dict()["epoch"] == 2
-            assert [*first.labels.tolist(), *(label for label, _ in taken(batches))] == [
+            assert [*first.labels.tolist(), *(label for label, _ in labels_and_pixels(batches))] == [
                 label for label, _ in epochs[1]
             ]
             assert loader.state_dict()["epoch"] == 1
             batches = iter(loader)
             loader.load_state_dict({**loader.state_dict(), "epoch": 0, "samples": 32})
-            assert taken(batches) == epochs[0][32:] and taken(iter(loader)) == epochs[1]
+            assert (
+                labels_and_pixels(batches) == epochs[0][32:] and labels_and_pixels(iter(loader)) == epochs[1]
+            )
 
 
 def test_a_pickle_resumes_where_its_loader_would(beton: Path, epochs: list[Samples]) -> None:
     with opened(beton, 5, drop_last=False) as loader:
-        taken(iter(loader), 3)
+        labels_and_pixels(iter(loader), 3)
         state = loader.state_dict()
         loader.load_state_dict(state)
         with pickle.loads(pickle.dumps(loader)) as other:
-            assert other.state_dict() == state and taken(iter(other)) == epochs[0][15:]
+            assert other.state_dict() == state and labels_and_pixels(iter(other)) == epochs[0][15:]
 
 
 def test_augmentation_size_and_threads_may_change(beton: Path) -> None:
     with opened(beton) as loader:
-        taken(iter(loader), 2)
+        labels_and_pixels(iter(loader), 2)
         state = loader.state_dict()
     with opened(beton, size=32, threads=2, flip=0.0) as loader:
-        expected = [label for label, _ in taken(iter(loader))][16:]
+        expected = [label for label, _ in labels_and_pixels(iter(loader))][16:]
         loader.load_state_dict(state)
-        assert [label for label, _ in taken(iter(loader))] == expected
+        assert [label for label, _ in labels_and_pixels(iter(loader))] == expected
 
 
 def test_a_skipped_batch_counts_as_handed_out(tmp_path: Path) -> None:
@@ -217,10 +196,10 @@ def test_a_skipped_batch_counts_as_handed_out(tmp_path: Path) -> None:
     options: dict[str, Any] = {"train": False, "on_error": "skip"}
     with opened(path, 2, **options) as loader:
         batches = iter(loader)
-        assert [label for label, _ in taken(batches, 3)] == [0, 1, 2, 3, 8, 9]
+        assert [label for label, _ in labels_and_pixels(batches, 3)] == [0, 1, 2, 3, 8, 9]
         assert loader.state_dict()["samples"] == 10
         loader.load_state_dict(loader.state_dict())
-        assert [label for label, _ in taken(iter(loader))] == [10, 11]
+        assert [label for label, _ in labels_and_pixels(iter(loader))] == [10, 11]
 
 
 # -- what it refuses
@@ -293,7 +272,7 @@ def test_what_is_no_state_is_refused_by_one_sentence(beton: Path, wrong: Any) ->
 
 def test_integers_that_a_checkpoint_made_tensors_of_are_taken(beton: Path) -> None:
     with opened(beton) as loader:
-        taken(iter(loader), 2)
+        labels_and_pixels(iter(loader), 2)
         state = loader.state_dict()
         loader.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
         assert loader.state_dict() == state
