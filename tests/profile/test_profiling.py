@@ -55,7 +55,9 @@ def test_a_profile_leaves_its_two_files_and_a_later_run_logs_its_share_of_the_ce
     assert document["read"]["cached_bytes_per_s"]["n"] == 5 and document["copy"] is None
     assert document["decode"]["scaling"][0]["threads"] == 1
     lanes = trace_events.read(folder / "timeline.json")
-    assert {lane.name for lane in lanes} >= {"training steps", "host: waits for batches", "decode-0"}
+    names = {lane.name for lane in lanes}
+    assert names >= {"training steps", "host: waits for batches"}
+    assert any(name.startswith("decode-") for name in names)  # one thread may have decoded everything
 
     assert train.main(arguments) == 0
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
