@@ -47,12 +47,12 @@ class Batch(ImagesAndLabels):
     A batch that is made of a pair alone, as libraries do that move each tensor of a named tuple to a device, has no indices.
     """
 
-    _indices: torch.Tensor | None = None
+    _indices: torch.Tensor | np.ndarray | None = None
     slot: Slot | None = None
     """The whole buffer, if it is page-locked."""
 
     def __new__(
-        cls, images: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor | None = None
+        cls, images: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor | np.ndarray | None = None
     ) -> Batch:
         batch = super().__new__(cls, images, labels)
         batch._indices = indices
@@ -65,6 +65,8 @@ class Batch(ImagesAndLabels):
             raise AttributeError(
                 "this batch was made of images and labels alone, so it has no indices; take those of the Loader's own batch"
             )
+        if isinstance(self._indices, np.ndarray):  # few ask, and a tensor more costs every batch some microseconds
+            self._indices = torch.from_numpy(self._indices)
         return self._indices
 
 
@@ -153,7 +155,8 @@ class BufferPool:
     def lend(self, buffer: HostBuffer, count: int) -> Batch:
         """The first ``count`` samples of a filled buffer, which returns to the pool when their images, labels and indices are gone."""
         memory = np.asarray(_Lease(buffer, self._free))
-        batch = Batch(*(torch.from_numpy(view[:count]) for view in buffer.views(memory)))
+        images, labels, indices = buffer.views(memory)
+        batch = Batch(torch.from_numpy(images[:count]), torch.from_numpy(labels[:count]), indices[:count])
         if self.pin_memory:
             batch.slot = Slot(torch.from_numpy(memory), buffer.image_bytes, self.batch_size)
         return batch

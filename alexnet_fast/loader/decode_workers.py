@@ -29,6 +29,7 @@ class BatchTask:
 
     Attributes:
         key: its (epoch, step).
+        next_key: of the batch after it.
         samples: (n,) kernel.SAMPLE_DTYPE.
         boxes: (n,) crop.CROP_DTYPE.
         buffer: where it goes.
@@ -41,8 +42,9 @@ class BatchTask:
         own_share: of each label, where the batch is mixed (``augment.mix``).
     """
 
-    def __init__(self, plan: BatchPlan, buffer: HostBuffer) -> None:
+    def __init__(self, plan: BatchPlan, next_key: Key, buffer: HostBuffer) -> None:
         self.key, self.samples, self.boxes, self.buffer = plan.key, plan.samples, plan.boxes, buffer
+        self.next_key = next_key
         buffer.labels[: len(plan.labels)] = plan.labels
         buffer.indices[: len(plan.samples)] = plan.samples["index"]
         self.statuses = buffer.statuses[: len(plan.samples)]
@@ -52,9 +54,9 @@ class BatchTask:
         self.batch: Batch | None = None
         self.own_share = 1.0
 
-    def has_work(self) -> bool:
-        """Whether there are samples that no thread has taken."""
-        return bool(self.progress[0] < len(self.samples))
+    def num_untaken(self) -> int:
+        """How many samples no thread has taken."""
+        return max(0, len(self.samples) - int(self.progress[0]))
 
     def drop(self) -> None:
         """Let the threads that work on it end after their current sample."""
@@ -176,16 +178,18 @@ class DecodeWorkers:
                 return None
             self._next_key = None  # see `seek`
             task = self._tasks.popleft()
-            self._next_key = self._planner.first_from((task.key[0], task.key[1] + 1))
+            self._next_key = task.next_key
         return task
 
     def refill(self) -> None:
         """A task was taken, so there is room for another one.
 
-        To be called when nothing is left to do for the batch: a thread that wakes competes for the interpreter's lock.
+        To be called when nothing is left to do for the batch: a thread that wakes competes for the interpreter's lock.  So none is
+        woken before half of the batches that were ready are gone.
         """
         with self._lock:
-            self._wake_idle()
+            if sum(task.is_ready for task in self._tasks) <= self._batches_ahead // 2:
+                self._wake_idle()
 
     def _look_after(self, began_s: float) -> None:
         """Check that the threads are alive and make progress; the consumer has waited since ``began_s``."""
@@ -244,12 +248,15 @@ class DecodeWorkers:
         """
         if not self._idle:
             return
-        ready = sum(task.is_ready for task in self._tasks)
+        ready, work = 0, (self._batches_ahead - len(self._tasks)) * self._pool.batch_size
+        for task in self._tasks:
+            if task.is_ready:
+                ready += 1
+            else:
+                work += task.num_untaken()
         wanted = len(self._threads)
         if not self._consumer_waits and ready:
             wanted = 1 if ready >= self._batches_ahead - 1 else max(1, wanted >> ready)
-        room = (self._batches_ahead - len(self._tasks)) * self._pool.batch_size
-        work = room + sum(max(0, len(task.samples) - int(task.progress[0])) for task in self._tasks)
         working = len(self._threads) - len(self._idle)
         for _ in range(min(wanted, -(-work // MIN_SHARE)) - working):
             self._idle.pop().put(None)
@@ -298,13 +305,14 @@ class DecodeWorkers:
 
     def _unfinished(self) -> BatchTask | None:
         """The oldest task with samples that no thread has taken."""
-        return next((task for task in self._tasks if task.has_work()), None)
+        return next((task for task in self._tasks if task.num_untaken()), None)
 
     def _planned(self) -> BatchTask | None:
         """The next batch of the plan as a task, if there is room for one and a plan."""
         if len(self._tasks) >= self._batches_ahead or (plan := self._planner.take()) is None:
             return None
-        task = BatchTask(plan, self._pool.take())
+        epoch, step = plan.key
+        task = BatchTask(plan, self._planner.first_from((epoch, step + 1)), self._pool.take())
         self._tasks.append(task)
         if self._closed:  # `stop` takes no lock, and may have dropped the others before
             task.drop()

@@ -18,7 +18,6 @@ from .buffer_pool import Batch
 from .dataset_view import DatasetView
 from .device_prefetcher import DevicePrefetcher
 from .normalize import Normalizer
-from .position import Position
 
 if TYPE_CHECKING:
     from .loader import Loader
@@ -44,18 +43,18 @@ class DeviceLoader:
         return self._loader._hand_out(self._loader._begin(), self._on_device)
 
     def _on_device(self, given: Batches) -> Batches:
-        read: deque[tuple[torch.Tensor, Position]] = deque()  # of the batches that are being copied
+        read: deque[tuple[torch.Tensor, int]] = deque()  # of the batches that are being copied
 
         def host_batches() -> Iterator[Batch]:
-            for batch, position in given:
+            for batch, following in given:
                 # A copy: the Loader's own would keep the host's buffer for as long as the batch is held.
-                read.append((batch.indices.clone(), position))
+                read.append((batch.indices.clone(), following))
                 yield batch
 
         with closing(self._own_prefetcher()(host_batches())) as batches:
             for images, labels in batches:
-                indices, position = read.popleft()
-                yield Batch(images, labels, indices), position
+                indices, following = read.popleft()
+                yield Batch(images, labels, indices), following
 
     def _own_prefetcher(self) -> DevicePrefetcher:
         if self._prefetcher is None:

@@ -24,7 +24,7 @@ from .dataset_view import refuse_in_a_worker
 from .normalize import host_normalizer
 from .options import LoaderKeywords, LoaderOptions, options_of, shows_options
 from .pipeline import Pipeline
-from .position import First, Position, Start, epoch_of, start_of, state_of
+from .position import First, Start, epoch_of, start_of, state_of
 from .rank import Shares
 from .sample_set import SampleSet
 from .sampler import DistributedBatchSampler
@@ -129,7 +129,7 @@ class Loader(TorchProtocol):
         self._pipeline = Pipeline(self._own, self._options, self.threads, sampler)
         self._access = self._streamed = None
         self._start = Start(0)
-        self._position: tuple[Position, SampleSet] | None = None
+        self._position: tuple[First, SampleSet, int] | None = None  # of the iteration, and the step of its next batch
         self._iteration, self._wait_s, self._paths_before = 0, 0.0, DecodePaths()
         self._closed = False
         self._settled = True
@@ -229,7 +229,11 @@ class Loader(TorchProtocol):
 
     def state_dict(self) -> dict[str, int]:
         """What was handed out so far, over all ranks, by the Loader or by what ``prefetch_to`` returned: integers, at any time."""
-        position, own = self._position or (self._first().position, self._own)
+        if self._position is None:
+            position, own = self._first().position, self._own
+        else:
+            first, own, following = self._position
+            position = first.before(following)
         return state_of(position, self.seed, own.num_samples, own.checksum)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -299,7 +303,7 @@ class Loader(TorchProtocol):
             self._renew_pipeline(first)
         self._pipeline.workers.seek((first.epoch, first.step))
         self._iteration += 1
-        self._position = first.position, own
+        self._position = first, own, first.step
         return Stream(start, first, own, self._iteration, self._batches(first, self._iteration))
 
     def _renew_pipeline(self, first: First) -> None:
@@ -316,22 +320,22 @@ class Loader(TorchProtocol):
         if stream.number == self._iteration:
             same = self._start.is_as(stream.start)
             stream = stream._replace(start=self._start) if same else self._begin()
-        for batch, position in finish(stream.batches):
-            self._passed(stream, position)
+        for batch, following in finish(stream.batches):
+            self._passed(stream, following)
             yield batch
-        self._passed(stream, stream.first.before(stream.first.sampler.steps))
+        self._passed(stream, stream.first.sampler.steps)
 
-    def _passed(self, stream: Stream, position: Position) -> None:
+    def _passed(self, stream: Stream, following: int) -> None:
         if stream.number != self._iteration:  # another one has started
             return
         if self._start is stream.start:  # else an epoch was set since the first batch
             self._start = Start(stream.first.epoch + 1)
-        self._position = position, stream.own
+        self._position = stream.first, stream.own, following
 
     def _finish(self, batches: Batches) -> Batches:
         if self._normalizer is None:
             return batches
-        return ((self._finished(batch), position) for batch, position in batches)
+        return ((self._finished(batch), following) for batch, following in batches)
 
     def _batches(self, first: First, iteration: int) -> Batches:
         for step in range(first.step, first.sampler.steps):
@@ -340,7 +344,7 @@ class Loader(TorchProtocol):
                     "this iteration ended when another of the same loader started; use one loader for each"
                 )
             if (batch := self._next_batch()) is not None:
-                yield batch, first.before(step + 1)
+                yield batch, step + 1
 
     def _next_batch(self) -> Batch | None:
         """The next batch, or None if all its samples are broken and it is skipped."""

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .buffer_pool import Batch
-from .position import First, Position, Start
+from .position import First, Start
 from .sample_set import SampleSet
 
-Batches = Iterator[tuple[Batch, Position]]
-"""Each with the position when it was handed out."""
+Batches = Iterator[tuple[Batch, int]]
+"""Each with the step that comes after it."""
 
 
 class Stream(NamedTuple):
