@@ -12,6 +12,8 @@ TEST   := $(VENV)/test.done
 PEERS  := $(VENV)/peers.done
 DIST   := $(VENV)/dist.done
 ARGS   ?=
+# Test files run side by side, one process a core.  Each holds torch and compiled kernels: 2 GB.
+JOBS   ?= $(shell n=$$(nproc); echo $$((n < 8 ? n : 8)))
 
 IMAGES := data/quickstart-images
 PACKED := data/quickstart/train.beton data/quickstart/val.beton
@@ -38,10 +40,10 @@ quickstart: $(BASE) $(PACKED) ## Make a small labelled set, pack it, train on it
 	@echo "By hand:  . $(VENV)/bin/activate"
 
 test: $(TEST) $(PEERS) ## Run the tests (ARGS="-k loader" for some of them)
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-all: $(TEST) $(PEERS) ## Run the tests, and those that take minutes
-	ALEXNET_FAST_LONG=1 $(RUN) -m pytest $(ARGS)
+	ALEXNET_FAST_LONG=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(TEST) ## ruff (rules and format) and mypy
 	$(RUN) -m ruff check .

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-import beside
 import command_line
 import components
 from alexnet_fast.torch_import import prefer_passive_openmp
@@ -77,20 +76,10 @@ def _skip_as_failure(report: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("beside") is not None)
     if LONG not in os.environ:
         for item in items:
             if item.get_closest_marker("long"):
                 item.add_marker(pytest.mark.skip(reason=f"takes minutes; make test-all runs it, or {LONG}=1"))
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    if not session.config.option.collectonly:
-        beside.begin(beside.marked(session.items))
-
-
-def pytest_sessionfinish() -> None:
-    beside.stop()
 
 
 @pytest.fixture(scope="session")

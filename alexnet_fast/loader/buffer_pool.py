@@ -65,7 +65,9 @@ class Batch(ImagesAndLabels):
             raise AttributeError(
                 "this batch was made of images and labels alone, so it has no indices; take those of the Loader's own batch"
             )
-        if isinstance(self._indices, np.ndarray):  # few ask, and a tensor more costs every batch some microseconds
+        if isinstance(
+            self._indices, np.ndarray
+        ):  # few ask, and a tensor more costs every batch some microseconds
             self._indices = torch.from_numpy(self._indices)
         return self._indices
 

@@ -129,7 +129,9 @@ class Loader(TorchProtocol):
         self._pipeline = Pipeline(self._own, self._options, self.threads, sampler)
         self._access = self._streamed = None
         self._start = Start(0)
-        self._position: tuple[First, SampleSet, int] | None = None  # of the iteration, and the step of its next batch
+        self._position: tuple[First, SampleSet, int] | None = (
+            None  # of the iteration, and the step of its next batch
+        )
         self._iteration, self._wait_s, self._paths_before = 0, 0.0, DecodePaths()
         self._closed = False
         self._settled = True

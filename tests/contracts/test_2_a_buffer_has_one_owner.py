@@ -45,16 +45,15 @@ def test_without_kept_batches_the_same_few_buffers_are_used_for_ever(tmp_path: P
         assert len({batch.images.data_ptr() for _ in range(8) for batch in loader}) <= 5
 
 
-@pytest.mark.beside(cases.running("accelerator_cases.py"))
-@pytest.mark.parametrize(
-    "case",
-    [
-        "test_late_copies_read_the_right_batch",
-        "test_the_loaders_pixels_survive_late_copies_while_its_threads_refill_the_pool",
-        "test_without_any_one_of_the_three_waits_pixels_are_lost",
-        "test_leaving_early_waits_for_the_copies_in_progress",
-    ],
+LATE_COPIES = (
+    "test_late_copies_read_the_right_batch",
+    "test_the_loaders_pixels_survive_late_copies_while_its_threads_refill_the_pool",
+    "test_without_any_one_of_the_three_waits_pixels_are_lost",
+    "test_leaving_early_waits_for_the_copies_in_progress",
 )
+
+
+@pytest.mark.parametrize("case", LATE_COPIES)
 def test_a_copy_that_is_late_owns_its_buffer_too(case: str) -> None:
     """On the stand-in NPU, whose copies read a buffer when their stream reaches them."""
-    cases.check("accelerator_cases.py", case)
+    cases.check("accelerator_cases.py", case, LATE_COPIES)

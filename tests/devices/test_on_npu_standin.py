@@ -9,7 +9,6 @@ from standin import cases
 CASES = "accelerator_cases.py"
 
 
-@pytest.mark.beside(cases.running(CASES))
 @pytest.mark.parametrize("name", cases.names(CASES))
 def test_on_the_stand_in_npu(name: str) -> None:
     cases.check(CASES, name)

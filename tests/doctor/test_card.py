@@ -26,7 +26,6 @@ from stress.narrow_model import NARROW
 CASES = "doctor/card_cases.py"
 
 
-@pytest.mark.beside(cases.running(CASES))
 @pytest.mark.parametrize("name", cases.names(CASES))
 def test_on_the_stand_in_npu(name: str) -> None:
     cases.check(CASES, name)

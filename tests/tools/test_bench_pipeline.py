@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,6 @@ import pytest
 from PIL import Image
 
 import components
-from beside import Beside
 
 PEERS = ("ours", "limit", "ffcv", "ours-on-ffcv", "ffcv-ours", "pillow", "ours-raw")
 ON_FFCV = {"ffcv", "ours-on-ffcv", "ffcv-ours"}
@@ -41,14 +41,12 @@ def command(out: Path) -> list[object]:
     return ["tools/bench_pipeline.py", *arguments]
 
 
-COMMAND = Beside(command)
-pytestmark = pytest.mark.beside(COMMAND)
-
-
 @pytest.fixture(scope="module")
-def bench() -> Bench:
-    report = COMMAND.report("bench.json")
-    return Bench(COMMAND.folder, COMMAND.finished(), report)
+def bench(run_cli: Run, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("bench")
+    finished = run_cli(*command(folder))
+    assert finished.code == 0, finished.stderr
+    return Bench(folder, finished, json.loads((folder / "bench.json").read_text()))
 
 
 def test_every_pipeline_that_is_installed_is_measured_and_the_others_are_named_as_absent(bench: Bench):

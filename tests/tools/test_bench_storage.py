@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -13,7 +14,6 @@ import pytest
 import components
 from alexnet_fast.beton.reader import Beton
 from bench.large_files import write_repeated
-from beside import Beside
 from betons import Entry, jpeg, picture, write
 
 Run = Callable[..., Any]
@@ -37,14 +37,12 @@ def command(folder: Path) -> list[object]:
     return ["tools/bench_storage.py", *arguments]
 
 
-COMMAND = Beside(command)
-pytestmark = pytest.mark.beside(COMMAND)
-
-
 @pytest.fixture(scope="module")
-def bench() -> Bench:
-    report = COMMAND.report("out/storage.json")
-    return Bench(COMMAND.finished(), report, COMMAND.folder / "work")
+def bench(run_cli: Run, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("bench")
+    finished = run_cli(*command(folder))
+    assert finished.code == 0, finished.stderr
+    return Bench(finished, json.loads((folder / "out" / "storage.json").read_text()), folder / "work")
 
 
 def test_cold_and_warm_with_read_ahead_and_without_take_turns(bench: Bench) -> None:
