@@ -14,6 +14,7 @@ from PIL import Image
 
 import components
 from alexnet_fast.augment.augmentation import Augmentation
+from alexnet_fast.common.sizes import Size, sides
 
 
 class Difference(NamedTuple):
@@ -37,11 +38,12 @@ def transforms() -> Any:
 
 
 @cache
-def photos(size: int = 224, count: int = 10) -> np.ndarray:
-    """Photos of ImageNet, squeezed into squares. (count, 3, size, size) uint8, not to be written to."""
+def photos(size: Size = 224, count: int = 10) -> np.ndarray:
+    """Photos of ImageNet, squeezed into squares, or into (height, width). (count, 3, height, width) uint8, not to be written to."""
+    height, width = sides(size)
     folder = Path(components.require("data")) / "imagenet-samples" / "train"
     paths = sorted(folder.glob("*/*"))[:: 1000 // count][:count]
-    opened = [np.asarray(Image.open(path).convert("RGB").resize((size, size))) for path in paths]
+    opened = [np.asarray(Image.open(path).convert("RGB").resize((width, height))) for path in paths]
     images = np.ascontiguousarray(np.stack(opened).transpose(0, 3, 1, 2))
     images.flags.writeable = False
     return images

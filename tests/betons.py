@@ -22,7 +22,8 @@ from PIL import Image
 
 import components
 from alexnet_fast import Loader
-from alexnet_fast.decode.counter_rng import sample_key
+from alexnet_fast.common.sizes import Size, sides
+from alexnet_fast.decode.counter_rng import sample_key, view_key
 from alexnet_fast.decode.crop import draw_flip, random_resized_crop
 
 PAGE = 1 << 21
@@ -213,7 +214,7 @@ def check_tiles(payload: bytes, width: int, height: int, mcu_px: tuple[int, int]
 
 
 def loaded(path: Path, batch_size: int = 16, **options: object) -> dict[int, np.ndarray]:
-    """One epoch's pixels by label (the sample's index, where ``write`` made the labels). (3, size, size) uint8 each."""
+    """One epoch's pixels by label (the sample's index, where ``write`` made the labels). (3, height, width) uint8 each."""
     options = {"train": False, "drop_last": False, "threads": 1, **options}
     epoch = options.pop("epoch", 0)
     with Loader(path, batch_size, **options) as loader:  # type: ignore[arg-type]
@@ -233,41 +234,59 @@ def drawn_crop(
     seed: int = 0,
     epoch: int = 0,
     occurrence: int = 0,
+    view: int = 0,
     scale: tuple[float, float] = SCALE,
     flip: float = 0.5,
 ) -> tuple[tuple[int, int, int, int], bool]:
     """The box (left, top, right, bottom) that training draws for a sample, and whether it is mirrored."""
-    key = np.uint64(sample_key(np.uint64(seed), np.uint64(epoch), index, occurrence))
+    own = np.uint64(sample_key(np.uint64(seed), np.uint64(epoch), index, occurrence))
+    key = np.uint64(view_key(own, view))
     top, left, h, w = random_resized_crop(height, width, key, scale, RATIO)
     return (left, top, left + w, top + h), bool(draw_flip(key, flip))
 
 
+BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
+
+
 def train_reference(
-    image: Image.Image, box: tuple[int, int, int, int], mirrored: bool, size: int
+    image: Image.Image,
+    box: tuple[int, int, int, int],
+    mirrored: bool,
+    size: Size,
+    resampling: Image.Resampling = BILINEAR,
 ) -> np.ndarray:
-    """Crop, Pillow's antialiased bilinear resize, flip: as torchvision does for a PIL image. (3, size, size) uint8"""
-    made = image.crop(box).resize((size, size), Image.Resampling.BILINEAR)
+    """Crop, Pillow's antialiased resize, flip: as torchvision does for a PIL image. (3, height, width) uint8"""
+    made = image.crop(box).resize(sides(size)[::-1], resampling)
     if mirrored:
         made = made.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(made).transpose(2, 0, 1)
 
 
-def eval_reference(image: Image.Image, size: int = 224, resize: int = 256) -> np.ndarray:
-    """torchvision's Resize(resize) and CenterCrop(size) of a PIL image, by Pillow. (3, size, size) uint8"""
+def eval_reference(
+    image: Image.Image,
+    size: Size = 224,
+    resize: Size = 256,
+    resampling: Image.Resampling = BILINEAR,
+) -> np.ndarray:
+    """torchvision's Resize(resize) and CenterCrop(size) of a PIL image, by Pillow. (3, height, width) uint8"""
     left, top, width, height = eval_geometry(image.width, image.height, size, resize)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(resized.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
+    resized, (high, wide) = image.resize((width, height), resampling), sides(size)
+    return np.asarray(resized.crop((left, top, left + wide, top + high))).transpose(2, 0, 1)
 
 
-def eval_geometry(width: int, height: int, size: int, resize: int) -> tuple[int, int, int, int]:
+def eval_geometry(width: int, height: int, size: Size, resize: Size) -> tuple[int, int, int, int]:
     """Where CenterCrop(size) cuts (left, top), and the size (width, height) that Resize(resize) gives, as torchvision computes them.
 
-    ``_compute_resized_output_size`` and ``center_crop`` of torchvision/transforms/functional.py.
+    ``_compute_resized_output_size`` and ``center_crop`` of torchvision/transforms/functional.py.  Of a size that is no square,
+    torchvision's Resize would change the image's shape: here the shorter side becomes what lets the image just cover it, as
+    timm's ResizeKeepRatio.
     """
-    short, long = (width, height) if width <= height else (height, width)
-    new_short, new_long = resize, int(resize * long / short)
-    new_width, new_height = (new_short, new_long) if width <= height else (new_long, new_short)
-    return int(round((new_width - size) / 2.0)), int(round((new_height - size) / 2.0)), new_width, new_height
+    (high, wide), (to_height, to_width) = sides(size), sides(resize)
+    if width * to_height <= height * to_width:
+        new_width, new_height = to_width, int(to_width * height / width)
+    else:
+        new_width, new_height = int(to_height * width / height), to_height
+    return int(round((new_width - wide) / 2.0)), int(round((new_height - high) / 2.0)), new_width, new_height
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:

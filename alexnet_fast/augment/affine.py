@@ -35,7 +35,7 @@ class Affine(Augmentation):
 
     Args:
         degrees: (least, most) angle, -180 to 180, clockwise; or one number, the most in both directions.
-        translate: the most that it moves (across, down), as shares of the side; rounded to whole pixels.
+        translate: the most that it moves (across, down), as shares of the width and the height; rounded to whole pixels.
         scale: (least, most) factor, 0.1 to 10.
         shear_x, shear_y: (least, most) angle of the lean, -80 to 80 degrees; or one number, the most in both directions.
         fill: 0 to 255, or one for each channel: of pixels from outside of the image.
@@ -87,21 +87,21 @@ class Affine(Augmentation):
 
 
 @kernel
-def draw_affine(key, size, ranges):
+def draw_affine(key, height, width, ranges):
     """(angle in degrees, pixels across, pixels down, scale, shear across and down in degrees). Draws 0 to 5 of the key."""
     drawn = np.empty(6, np.float64)
     for k in range(6):
         drawn[k] = ranges[k, 0] + (ranges[k, 1] - ranges[k, 0]) * uniform(key, k)
-    return drawn[0], round(drawn[1] * size), round(drawn[2] * size), drawn[3], drawn[4], drawn[5]
+    return drawn[0], round(drawn[1] * width), round(drawn[2] * height), drawn[3], drawn[4], drawn[5]
 
 
 @kernel
 def transform(images, chosen, keys, ranges, fill, smooth):
     """Transform images[chosen]; ranges: (6, 2) float64, fill: (3,) uint8, smooth: bilinear."""
-    size = images.shape[2]
-    scratch = np.empty(map_scratch_bytes(size), np.uint8)
+    height, width = images.shape[2], images.shape[3]
+    scratch = np.empty(map_scratch_bytes(height, width), np.uint8)
     for k in range(len(chosen)):
-        angle, across, down, scale, lean_x, lean_y = draw_affine(keys[k], size, ranges)
+        angle, across, down, scale, lean_x, lean_y = draw_affine(keys[k], height, width, ranges)
         matrix = inverse_affine(angle, across, down, scale, lean_x, lean_y, 0.0, 0.0)
         if smooth:
             map_image_smoothly(images[chosen[k]], matrix, fill, scratch)

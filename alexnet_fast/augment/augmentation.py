@@ -44,7 +44,7 @@ class Augmentation(ABC):
         """Change the chosen images in place, by one call of a kernel, so that the thread asks for the GIL once.
 
         Args:
-            images: (n, 3, size, size) uint8, RGB, C-contiguous.
+            images: (n, 3, height, width) uint8, RGB, C-contiguous.
             chosen: (m,) int64, the places in ``images`` of those to change.  ``p`` is drawn already, and none of them is broken.
             keys: (m,) uint64, a key for each of them: ``counter_rng.uniform(key, k)``, for k from 0 on, are its random numbers.
         """

@@ -21,7 +21,7 @@ TRIED_PX = 24
 class Custom(Augmentation):
     """Calls ``function(image, key)`` for each image, in compiled code, in the decoding threads.
 
-    ``image`` is (3, size, size) uint8, to be changed in place.  ``key`` is a uint64: ``alexnet_fast.augment.uniform(key, k)``, for
+    ``image`` is (3, height, width) uint8, to be changed in place.  ``key`` is a uint64: ``alexnet_fast.augment.uniform(key, k)``, for
     k from 0 on, are the image's random numbers in [0, 1); any others would give other pixels on every run.
 
     The function is compiled and tried here, on two small images with bounds checks, so that its mistakes are found before the first batch.
@@ -77,7 +77,7 @@ def _try_out(function: Callable[..., Any]) -> None:
         except numba.core.errors.NumbaError as error:
             raise UserError(
                 f"Custom.function = {name} cannot be compiled by numba: {_reason(error)}; it gets (image, key), "
-                "a (3, size, size) uint8 array to change in place and a uint64"
+                "a (3, height, width) uint8 array to change in place and a uint64"
             ) from error
         except Exception as error:
             raise UserError(

@@ -60,8 +60,8 @@ def draw_sigma(key, sigma):
 @kernel
 def blur(images, chosen, keys, radius, sigma):
     """Blur images[chosen]; sigma: (least, most)."""
-    size = images.shape[2]
-    radius = min(radius, size - 1)
-    scratch = np.empty(scratch_bytes(size, radius), np.uint8)
+    height, width = images.shape[2], images.shape[3]
+    radius = min(radius, height - 1, width - 1)
+    scratch = np.empty(scratch_bytes(height, width, radius), np.uint8)
     for k in range(len(chosen)):
         blur_image(images[chosen[k]], radius, draw_sigma(keys[k], sigma), scratch)

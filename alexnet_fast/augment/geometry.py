@@ -54,39 +54,40 @@ def map_image(image, matrix, fill, scratch):
     Args:
         matrix: of ``inverse_affine``.
         fill: (3,) uint8.
-        scratch: (3 * size * size,) uint8 at least.
+        scratch: (3 * height * width,) uint8 at least.
     """
-    size = image.shape[1]
-    plane = U(size * size)
+    height, width = image.shape[1], image.shape[2]
+    pixels = height * width
+    plane = U(pixels)
     at, copy = U(image.ctypes.data), U(scratch.ctypes.data)
     copy_bytes(at, copy, U(3) * plane)
-    old = scratch[: 3 * size * size]
+    old = scratch[: 3 * pixels]
     new = image.reshape(-1)
     a, b, c, d, e, f = matrix
-    half = 0.5 * size
+    half, half_down = 0.5 * width, 0.5 * height
     step_x, step_y = np.int64(round(a * ONE)), np.int64(round(d * ONE))
-    side = U(size)
-    for row in range(size):
-        below = row + 0.5 - half
+    side = U(width)
+    for row in range(height):
+        below = row + 0.5 - half_down
         # Of the first pixel's centre; a pixel's own coordinates are whole numbers below those.
         start_x = np.int64(math.floor((a * (0.5 - half) + b * below + c + half) * ONE))
-        start_y = np.int64(math.floor((d * (0.5 - half) + e * below + f + half) * ONE))
-        low, high = first_inside(start_x, step_x, size, size)
-        other_low, other_high = first_inside(start_y, step_y, size, size)
+        start_y = np.int64(math.floor((d * (0.5 - half) + e * below + f + half_down) * ONE))
+        low, high = first_inside(start_x, step_x, width, width)
+        other_low, other_high = first_inside(start_y, step_y, height, width)
         low, high = max(low, other_low), min(high, other_high)
         high = max(low, high)
-        if low >= size:
+        if low >= width:
             low = high = 0
-        begin = U(row * size)
+        begin = U(row * width)
         for channel in range(3):
-            values = new[channel * size * size + row * size : channel * size * size + (row + 1) * size]
+            values = new[channel * pixels + row * width : channel * pixels + (row + 1) * width]
             values[:low] = fill[channel]
             values[high:] = fill[channel]
         if low == high:
             continue
         x, y = start_x + low * step_x, start_y + low * step_y
         if step_y == 0 and step_x == np.int64(ONE):
-            source = U((y >> 32) * size + (x >> 32))
+            source = U((y >> 32) * width + (x >> 32))
             for channel in range(U(3)):
                 copy_bytes(
                     copy + channel * plane + source, at + channel * plane + begin + U(low), U(high - low)
@@ -102,9 +103,9 @@ def map_image(image, matrix, fill, scratch):
 
 
 @kernel
-def map_scratch_bytes(size):
-    """Scratch for either map of an image of side ``size``."""
-    return 3 * (size + 2) * (size + 2)
+def map_scratch_bytes(height, width):
+    """Scratch for either map of an image of this size."""
+    return 3 * (height + 2) * (width + 2)
 
 
 @kernel
@@ -114,45 +115,49 @@ def map_image_smoothly(image, matrix, fill, scratch):
     Args:
         matrix: of ``inverse_affine``.
         fill: (3,) uint8.
-        scratch: (map_scratch_bytes(size),) uint8 at least.
+        scratch: (map_scratch_bytes(height, width),) uint8 at least.
     """
-    size = image.shape[1]
-    side = size + 2  # the image in a frame of the fill, so that no pixel of it needs a test
-    plane, width = U(side * side), U(side)
-    old = scratch[: 3 * side * side]
+    height, width = image.shape[1], image.shape[2]
+    # The image in a frame of the fill, so that no pixel of it needs a test.
+    framed_height, framed_width = height + 2, width + 2
+    framed_pixels = framed_height * framed_width
+    plane, step = U(framed_pixels), U(framed_width)
+    old = scratch[: 3 * framed_pixels]
     for channel in range(3):
-        framed = old[channel * side * side : (channel + 1) * side * side].reshape(side, side)
+        framed = old[channel * framed_pixels : (channel + 1) * framed_pixels].reshape(
+            framed_height, framed_width
+        )
         framed[:] = fill[channel]
-        for y in range(size):
-            copy_bytes(U(image[channel, y].ctypes.data), U(framed[y + 1].ctypes.data) + U(1), U(size))
+        for y in range(height):
+            copy_bytes(U(image[channel, y].ctypes.data), U(framed[y + 1].ctypes.data) + U(1), U(width))
     new = image.reshape(-1)
-    pixels = U(size * size)
+    pixels = U(height * width)
     a, b, c, d, e, f = matrix
-    half = 0.5 * size
+    half, half_down = 0.5 * width, 0.5 * height
     step_x, step_y = np.int64(round(a * ONE)), np.int64(round(d * ONE))
-    for row in range(size):
-        below = row + 0.5 - half
+    for row in range(height):
+        below = row + 0.5 - half_down
         # Pixel centres are whole numbers here, and the frame's is 0.
         start_x = np.int64(math.floor((a * (0.5 - half) + b * below + c + half + 0.5) * ONE))
-        start_y = np.int64(math.floor((d * (0.5 - half) + e * below + f + half + 0.5) * ONE))
-        low, high = first_inside(start_x, step_x, size + 1, size)
-        other_low, other_high = first_inside(start_y, step_y, size + 1, size)
+        start_y = np.int64(math.floor((d * (0.5 - half) + e * below + f + half_down + 0.5) * ONE))
+        low, high = first_inside(start_x, step_x, width + 1, width)
+        other_low, other_high = first_inside(start_y, step_y, height + 1, width)
         low, high = max(low, other_low), min(high, other_high)
         if low >= high:
             low = high = 0
-        begin = row * size
+        begin = row * width
         for channel in range(3):
-            values = new[channel * size * size + begin : channel * size * size + begin + size]
+            values = new[channel * height * width + begin : channel * height * width + begin + width]
             values[:low] = fill[channel]
             values[high:] = fill[channel]
         x, y = start_x + low * step_x, start_y + low * step_y
         for place in range(U(begin + low), U(begin + high)):
-            at = U(y >> 32) * width + U(x >> 32)
+            at = U(y >> 32) * step + U(x >> 32)
             right, down = (x >> 24) & 255, (y >> 24) & 255
             for channel in range(U(3)):
                 corner = at + channel * plane
                 upper = old[corner] * (256 - right) + old[corner + U(1)] * right
-                lower = old[corner + width] * (256 - right) + old[corner + width + U(1)] * right
+                lower = old[corner + step] * (256 - right) + old[corner + step + U(1)] * right
                 new[place + channel * pixels] = (upper * (256 - down) + lower * down + 32768) >> 16
             x += step_x
             y += step_y

@@ -65,7 +65,7 @@ class Mix:
 
         Args:
             samples: (n,) kernel.SAMPLE_DTYPE; the first one's key is the batch's.
-            images: (n, 3, size, size) uint8.
+            images: (n, 3, height, width) uint8.
             statuses: (n,) uint8.
         """
         settings = (self.prob, self.mixup, self.cutmix)
@@ -93,9 +93,10 @@ def draw_beta(key, alpha):
 
 
 @kernel
-def draw_mix(key, size, settings):
+def draw_mix(key, sides, settings):
     """What a batch gets: (kind, parts of WHOLE that are an image's own, (top, left, bottom, right)).
 
+    sides: the images' (height, width).
     settings: (probability, alpha of mixup, alpha of cutmix).
     """
     probability, mixup, cutmix = settings
@@ -105,21 +106,24 @@ def draw_mix(key, size, settings):
     if cutmix == 0.0 or (mixup > 0.0 and uniform(key, 1) < 0.5):
         return MIXUP, int(math.floor(WHOLE * draw_beta(key, mixup) + 0.5)), nowhere
     # As torchvision: a rectangle of the share's area about any pixel, cut at the edges.
-    half = int(0.5 * math.sqrt(1.0 - draw_beta(key, cutmix)) * size)
-    y, x = int(uniform(key, 2) * size), int(uniform(key, 3) * size)
-    return CUTMIX, WHOLE, (max(y - half, 0), max(x - half, 0), min(y + half, size), min(x + half, size))
+    height, width = sides
+    side = 0.5 * math.sqrt(1.0 - draw_beta(key, cutmix))
+    half, across = int(side * height), int(side * width)
+    y, x = int(uniform(key, 2) * height), int(uniform(key, 3) * width)
+    box = max(y - half, 0), max(x - across, 0), min(y + half, height), min(x + across, width)
+    return CUTMIX, WHOLE, box
 
 
 @kernel
 def mix_batch(samples, seed, epoch, settings, images, statuses):
     """Mix a batch in place; returns the share of an image's own label, float64."""
     places = np.flatnonzero(statuses == OK)
-    count, size = len(places), images.shape[2]
+    count, sides = len(places), (images.shape[2], images.shape[3])
     if count < 2:
         return 1.0
     first = samples[0]
     key = mix(sample_key(seed, epoch, first.index, first.occurrence) + GOLDEN)
-    kind, own, box = draw_mix(key, size, settings)
+    kind, own, box = draw_mix(key, sides, settings)
     if kind == MIXUP and own < WHOLE:
         last = images[places[count - 1]].copy()
         for k in range(count - 1, 0, -1):
@@ -132,7 +136,7 @@ def mix_batch(samples, seed, epoch, settings, images, statuses):
         for k in range(count - 1, 0, -1):
             copy_box(images[places[k - 1]], images[places[k]], box)
         copy_box(last, images[places[0]], box)
-        return 1.0 - (bottom - top) * (right - left) / (size * size)
+        return 1.0 - (bottom - top) * (right - left) / (sides[0] * sides[1])
     return 1.0
 
 

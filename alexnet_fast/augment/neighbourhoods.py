@@ -109,29 +109,29 @@ def blur_row(typing_context, source, stride, weights, radius, target, width):  #
 
 
 @kernel
-def scratch_bytes(size, radius):
-    """Scratch for an image of side ``size`` and pixels ``radius`` around it."""
-    whole = (size + PIXELS - 1) // PIXELS * PIXELS
-    return 2 * (whole + 2 * radius + PIXELS) * (size + 2 * radius + 2) + 4 * PIXELS
+def scratch_bytes(height, width, radius):
+    """Scratch for an image of this size and pixels ``radius`` around it."""
+    whole = (width + PIXELS - 1) // PIXELS * PIXELS
+    return 2 * (whole + 2 * radius + PIXELS) * (height + 2 * radius + 2) + 4 * PIXELS
 
 
 @kernel
 def sharpen_image(image, factor, scratch):
-    """torchvision's adjust_sharpness; the outermost pixels stay. scratch: scratch_bytes(size, 1), uint8."""
-    size = U(image.shape[1])
-    if size <= U(2):
+    """torchvision's adjust_sharpness; the outermost pixels stay. scratch: scratch_bytes(height, width, 1), uint8."""
+    height, width = U(image.shape[1]), U(image.shape[2])
+    if height <= U(2) or width <= U(2):
         return
     limited = to_q13(factor)
-    plane = size * size
+    plane = height * width
     spare = U(scratch.ctypes.data)
-    copy, at = spare + U(size + 2 * PIXELS), U(image.ctypes.data)
-    inner = size - U(2)
+    copy, at = spare + U(width + 2 * PIXELS), U(image.ctypes.data)
+    inner = width - U(2)
     whole = (inner + U(PIXELS - 1)) // U(PIXELS) * U(PIXELS)
     for channel in range(U(3)):
         copy_bytes(at + channel * plane, copy, plane)
-        for row in range(U(1), size - U(1)):
-            place = row * size + U(1)
-            sharpen_row(copy + place, size, spare, whole, limited)
+        for row in range(U(1), height - U(1)):
+            place = row * width + U(1)
+            sharpen_row(copy + place, width, spare, whole, limited)
             copy_bytes(spare, at + channel * plane + place, inner)
 
 
@@ -157,28 +157,28 @@ def blur_image(image, radius, sigma, scratch):
     """Gaussian blur with a kernel of 2 * radius + 1 pixels, mirrored at the edges without repeating the outermost pixel.
 
     Args:
-        radius: below the image's side.
-        scratch: scratch_bytes(size, radius), uint8.
+        radius: below the image's height and width.
+        scratch: scratch_bytes(height, width, radius), uint8.
     """
     weights = np.empty(MAX_RADIUS + 1, np.int16)
     reach = fill_gaussian(sigma, radius, weights)
     if reach == 0:
         return
-    size = image.shape[1]
-    whole = (size + PIXELS - 1) // PIXELS * PIXELS
+    height, width = image.shape[1], image.shape[2]
+    whole = (width + PIXELS - 1) // PIXELS * PIXELS
     stride = whole + 2 * reach
-    rows = size + 2 * reach
+    rows = height + 2 * reach
     # The image with its surroundings, then the same blurred along its rows.
     padded = scratch[: rows * stride].reshape(rows, stride)
     filtered = scratch[rows * stride : rows * (stride + whole)].reshape(rows, whole)
     table, spare = U(weights.ctypes.data), U(scratch.ctypes.data) + U(len(scratch) - whole)
     for channel in range(3):
-        for y in range(size):
+        for y in range(height):
             row = padded[reach + y]
-            copy_bytes(U(image[channel, y].ctypes.data), U(row.ctypes.data) + U(reach), U(size))
+            copy_bytes(U(image[channel, y].ctypes.data), U(row.ctypes.data) + U(reach), U(width))
             for k in range(1, reach + 1):
                 row[reach - k] = row[reach + k]
-                row[reach + size - 1 + k] = row[reach + size - 1 - k]
+                row[reach + width - 1 + k] = row[reach + width - 1 - k]
             blur_row(
                 U(row.ctypes.data) + U(reach),
                 U(1),
@@ -189,10 +189,10 @@ def blur_image(image, radius, sigma, scratch):
             )
         for k in range(1, reach + 1):
             filtered[reach - k] = filtered[reach + k]
-            filtered[reach + size - 1 + k] = filtered[reach + size - 1 - k]
-        for y in range(size):
+            filtered[reach + height - 1 + k] = filtered[reach + height - 1 - k]
+        for y in range(height):
             blur_row(U(filtered[reach + y].ctypes.data), U(whole), table, U(reach), spare, U(whole))
-            copy_bytes(spare, U(image[channel, y].ctypes.data), U(size))
+            copy_bytes(spare, U(image[channel, y].ctypes.data), U(width))
     weights[0] = (
         0  # numba frees an array after the last line that names it, not after the last use of its address
     )

@@ -73,7 +73,7 @@ STEP_DTYPE = np.dtype(
 
 
 class Space(NamedTuple):
-    """The largest magnitudes of a policy's steps: slope, pixels (at a side in pixels), degrees, distance of a factor from 1, bits."""
+    """The largest magnitudes of a policy's steps: slope, pixels (and for each pixel of the side along which it moves), degrees, distance of a factor from 1, bits."""
 
     shear: float
     translate: float
@@ -82,17 +82,18 @@ class Space(NamedTuple):
     factor: float
     bits: int
 
-    def magnitudes(self, name: str, bins: int, size: int) -> np.ndarray:
-        """Those of one step. (bins,) float64"""
+    def magnitudes(self, name: str, bins: int, sides: tuple[int, int]) -> np.ndarray:
+        """Those of one step, for images of this (height, width). (bins,) float64"""
         if name in ("Identity", "AutoContrast", "Equalize", "Invert"):
             return np.zeros(bins)
         if name == "Posterize":  # half to even, as torch rounds
             return np.round(8 - np.arange(bins, dtype=np.float32) / np.float32((bins - 1) / self.bits))
         if name == "Solarize":
             return linspace(1.0, 0.0, bins)
+        side = sides[1] if name == "TranslateX" else sides[0]
         most = {
             "Shear": self.shear,
-            "Trans": self.translate + self.translate_per_px * size,
+            "Trans": self.translate + self.translate_per_px * side,
             "Rotat": self.rotate,
         }
         return linspace(0.0, most.get(name[:5], self.factor), bins)
@@ -124,8 +125,8 @@ class Policy(Augmentation):
         return 1
 
     @abstractmethod
-    def table(self, size: int) -> np.ndarray:
-        """The choices for images of a side in pixels. (choices, steps) STEP_DTYPE"""
+    def table(self, sides: tuple[int, int]) -> np.ndarray:
+        """The choices for images of this (height, width). (choices, steps) STEP_DTYPE"""
 
     @abstractmethod
     def outside(self) -> tuple[Colour, bool]:
@@ -133,13 +134,13 @@ class Policy(Augmentation):
 
     def apply(self, images: np.ndarray, chosen: np.ndarray, keys: np.ndarray) -> None:
         fill, smooth = self.outside()
-        table = _table_of(self, images.shape[2])
+        table = _table_of(self, (images.shape[2], images.shape[3]))
         apply_policy(images, chosen, keys, self.rounds, table, colour_bytes(fill), smooth)
 
 
 @lru_cache(64)
-def _table_of(policy: Policy, size: int) -> np.ndarray:
-    return policy.table(size)
+def _table_of(policy: Policy, sides: tuple[int, int]) -> np.ndarray:
+    return policy.table(sides)
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,10 @@ class RandAugment(Policy):
     def rounds(self) -> int:
         return self.num_ops
 
-    def table(self, size: int) -> np.ndarray:
+    def table(self, sides: tuple[int, int]) -> np.ndarray:
         return np.array(
             [
-                [step(name, NARROW.magnitudes(name, self.num_magnitude_bins, size)[self.magnitude])]
+                [step(name, NARROW.magnitudes(name, self.num_magnitude_bins, sides)[self.magnitude])]
                 for name in NAMES[:INVERT]
             ],
             STEP_DTYPE,
@@ -219,11 +220,11 @@ class TrivialAugmentWide(Policy):
         choice("TrivialAugmentWide.interpolation", self.interpolation, INTERPOLATIONS)
         set_checked(self, num_magnitude_bins=bins, fill=colour_of(self, "fill"))
 
-    def table(self, size: int) -> np.ndarray:
+    def table(self, sides: tuple[int, int]) -> np.ndarray:
         rows = [
             [step(name, magnitude)]
             for name in NAMES[:INVERT]
-            for magnitude in WIDE.magnitudes(name, self.num_magnitude_bins, size)
+            for magnitude in WIDE.magnitudes(name, self.num_magnitude_bins, sides)
         ]
         return np.array(rows, STEP_DTYPE)
 
@@ -258,10 +259,10 @@ class AutoAugment(Policy):
         choice("AutoAugment.interpolation", self.interpolation, INTERPOLATIONS)
         set_checked(self, fill=colour_of(self, "fill"))
 
-    def table(self, size: int) -> np.ndarray:
+    def table(self, sides: tuple[int, int]) -> np.ndarray:
         rows = [
             [
-                step(name, NARROW.magnitudes(name, 10, size)[0 if place is None else place], chance)
+                step(name, NARROW.magnitudes(name, 10, sides)[0 if place is None else place], chance)
                 for name, chance, place in pair
             ]
             for pair in IMAGENET
@@ -352,7 +353,7 @@ def apply_step(image, code, magnitude, fill, smooth, scratch):
     elif code == SHARPNESS:
         sharpen_image(image, 1.0 + magnitude, scratch)
     elif code != IDENTITY:
-        angle = across = down = lean_x = lean_y = centre = 0.0
+        angle = across = down = lean_x = lean_y = centre_x = centre_y = 0.0
         if code == ROTATE:
             angle = -magnitude
         elif code == TRANSLATE_X:
@@ -360,13 +361,13 @@ def apply_step(image, code, magnitude, fill, smooth, scratch):
         elif code == TRANSLATE_Y:
             down = float(int(magnitude))
         else:  # about the upper left corner
-            centre = -0.5 * image.shape[1]
+            centre_x, centre_y = -0.5 * image.shape[2], -0.5 * image.shape[1]
             lean = math.degrees(math.atan(magnitude))
             if code == SHEAR_X:
                 lean_x = lean
             else:
                 lean_y = lean
-        matrix = inverse_affine(angle, across, down, 1.0, lean_x, lean_y, centre, centre)
+        matrix = inverse_affine(angle, across, down, 1.0, lean_x, lean_y, centre_x, centre_y)
         if smooth:
             map_image_smoothly(image, matrix, fill, scratch)
         else:
@@ -383,8 +384,8 @@ def apply_policy(images, chosen, keys, rounds, table, fill, smooth):
         fill: (3,) uint8.
         smooth: bilinear pixels.
     """
-    size = images.shape[2]
-    scratch = np.empty(max(scratch_bytes(size, 1), map_scratch_bytes(size)), np.uint8)
+    height, width = images.shape[2], images.shape[3]
+    scratch = np.empty(max(scratch_bytes(height, width, 1), map_scratch_bytes(height, width)), np.uint8)
     most = max(rounds * table.shape[1], 1)
     codes, magnitudes = np.empty(most, np.int64), np.empty(most, np.float64)
     for k in range(len(chosen)):

@@ -55,17 +55,20 @@ class RandomErasing(Augmentation):
 
 
 @kernel
-def draw_rectangle(key, size, scale, ratio):
-    """(top, left, height, width) in pixels; a height of 0 where no rectangle fitted. Draws 0 to 39 of the key."""
+def draw_rectangle(key, sides, scale, ratio):
+    """(top, left, height, width) in pixels; a height of 0 where no rectangle fitted. Draws 0 to 39 of the key.
+
+    sides: the image's (height, width).
+    """
     log_least, log_most = math.log(ratio[0]), math.log(ratio[1])
     for k in range(0, 4 * TRIES, 4):
-        area = size * size * (scale[0] + (scale[1] - scale[0]) * uniform(key, k))
+        area = sides[0] * sides[1] * (scale[0] + (scale[1] - scale[0]) * uniform(key, k))
         aspect = math.exp(log_least + (log_most - log_least) * uniform(key, k + 1))
         height = int(round(math.sqrt(area * aspect)))
         width = int(round(math.sqrt(area / aspect)))
-        if height < size and width < size:
-            top = int(uniform(key, k + 2) * (size - height + 1))
-            left = int(uniform(key, k + 3) * (size - width + 1))
+        if height < sides[0] and width < sides[1]:
+            top = int(uniform(key, k + 2) * (sides[0] - height + 1))
+            left = int(uniform(key, k + 3) * (sides[1] - width + 1))
             return top, left, height, width
     return 0, 0, 0, 0
 
@@ -73,9 +76,9 @@ def draw_rectangle(key, size, scale, ratio):
 @kernel
 def erase(images, chosen, keys, scale, ratio, is_noise, colour):
     """Fill a rectangle of each of images[chosen]; colour: (3,) uint8."""
-    size = images.shape[2]
+    sides = images.shape[2], images.shape[3]
     for k in range(len(chosen)):
-        top, left, height, width = draw_rectangle(keys[k], size, scale, ratio)
+        top, left, height, width = draw_rectangle(keys[k], sides, scale, ratio)
         noise = mix(keys[k] ^ GOLDEN)
         for channel in range(3):
             for y in range(top, top + height):

@@ -41,6 +41,6 @@ class Sharpness(Augmentation):
 @kernel
 def sharpen(images, chosen, factor):
     """Sharpen images[chosen] by one factor."""
-    scratch = np.empty(scratch_bytes(images.shape[2], 1), np.uint8)
+    scratch = np.empty(scratch_bytes(images.shape[2], images.shape[3], 1), np.uint8)
     for place in chosen:
         sharpen_image(images[place], factor, scratch)

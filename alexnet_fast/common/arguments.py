@@ -79,6 +79,16 @@ def seed_of(name: str, given: object) -> int:
     return whole(name, given, "0 to 2^64 - 1", lambda n: 0 <= n < 1 << 64)
 
 
+def image_size(name: str, given: object) -> int | tuple[int, int]:
+    """The size of images in pixels: one number for squares, or (height, width); two equal ones are one number."""
+    expected = "1 to 4096 pixels"
+    if not isinstance(given, (tuple, list, np.ndarray)):
+        return whole(name, given, f"{expected}, or a pair (height, width)", lambda px: 1 <= px <= 4096)
+    check(name, given, f"(height, width), {expected} each", len(given) == 2)
+    height, width = (whole(name, each, f"{expected} each", lambda px: 1 <= px <= 4096) for each in given)
+    return height if height == width else (height, width)
+
+
 def probability(name: str, given: object) -> float:
     return number(name, given, "a probability, 0 to 1", lambda p: 0 <= p <= 1)
 

@@ -33,6 +33,13 @@ def sample_key(seed, epoch, index, occurrence):
 
 
 @kernel
+def view_key(key, view):
+    """The key of the draws of one of a sample's views; view 0 has the sample's own."""
+    # mix(key) is no draw of the sample's: `uniform` begins at key + GOLDEN.
+    return key if view == 0 else mix(mix(key) + U64(view))
+
+
+@kernel
 def uniform(key, k):
     """The k-th draw of a key: float64 in [0, 1), of 53 bits."""
     return (mix(key + U64(k + 1) * GOLDEN) >> U64(11)) * (1.0 / 9007199254740992.0)

@@ -7,8 +7,9 @@ from collections import namedtuple
 
 import numpy as np
 
+from ..common.sizes import Size, sides
 from ..kernel_cache import kernel
-from .counter_rng import sample_key, uniform
+from .counter_rng import sample_key, uniform, view_key
 
 CROP_DTYPE = np.dtype(
     [
@@ -26,8 +27,30 @@ CROP_DTYPE = np.dtype(
 )
 """One sample's crop: the box in source pixels, which may begin between two, the pixels that its filter may look at, and the flip."""
 
-CropOptions = namedtuple("CropOptions", ("train", "size", "resize", "seed", "scale", "ratio", "flip"))
-"""How a loader crops: see ``random_resized_crop`` and ``draw_flip`` (train), or ``center_crop``."""
+
+class CropOptions(
+    namedtuple("CropOptions", ("train", "size", "resize", "seed", "scale", "ratio", "flip", "cubic"))
+):
+    """How a loader crops: see ``random_resized_crop`` and ``draw_flip`` (train), or ``center_crop``; and whether crops are bicubic.
+
+    Sizes are kept as (height, width).
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        train: bool,
+        size: Size,
+        resize: Size,
+        seed: np.uint64,
+        scale: tuple[float, float],
+        ratio: tuple[float, float],
+        flip: float,
+        cubic: bool = False,
+    ) -> CropOptions:
+        return super().__new__(cls, train, sides(size), sides(resize), seed, scale, ratio, flip, cubic)
+
 
 TRIES = 10  # torchvision's RandomResizedCrop gives up after ten boxes that do not fit
 
@@ -75,25 +98,28 @@ def draw_flip(key, probability):
 
 @kernel
 def center_crop(height, width, size, resize):
-    """Resize(resize) then CenterCrop(size), torchvision's evaluation, as one crop of the source.
+    """Resize, then CenterCrop(size), torchvision's evaluation, as one crop of the source.
+
+    The image keeps its shape and becomes as small as it can without being smaller than ``resize`` in either direction.  Where that is a square,
+    it is torchvision's Resize(side): the shorter side becomes that.
 
     Args:
         height, width: of the image, in pixels.
-        size: side of the output, in pixels.
-        resize: length of the image's shorter side before the centre crop, in pixels.
+        size: (height, width) of the output, in pixels.
+        resize: (height, width) that the image covers before the centre crop, in pixels.
 
     Returns:
         (top, left, height, width) in source pixels, float64.  It reaches beyond the image where ``size > resize``.
     """
-    # torchvision's Resize: the shorter side becomes `resize`, the longer int(resize * long / short).
-    short, long = min(height, width), max(height, width)
-    resized_long = int(resize * long / short)
-    resized_height = resized_long if height > width else resize
-    resized_width = resize if height > width else resized_long
+    # torchvision's Resize: one side becomes that of `resize`, the other int(that * other / side).
+    if height * resize[1] > width * resize[0]:
+        resized_height, resized_width = int(resize[1] * height / width), resize[1]
+    else:
+        resized_height, resized_width = resize[0], int(resize[0] * width / height)
     scale_y, scale_x = height / resized_height, width / resized_width
-    top = int(round((resized_height - size) / 2.0))
-    left = int(round((resized_width - size) / 2.0))
-    return top * scale_y, left * scale_x, size * scale_y, size * scale_x
+    top = int(round((resized_height - size[0]) / 2.0))
+    left = int(round((resized_width - size[1]) / 2.0))
+    return top * scale_y, left * scale_x, size[0] * scale_y, size[1] * scale_x
 
 
 @kernel
@@ -104,21 +130,25 @@ def draw_crops(samples, epoch, cropping, boxes):
         samples: (n,) kernel.SAMPLE_DTYPE.
         epoch: for training.
         cropping: CropOptions.
-        boxes: (n,) CROP_DTYPE, out.
+        boxes: (n,) or (views, n) CROP_DTYPE, out, contiguous; each view of a sample is drawn by itself.
     """
-    for q in range(len(samples)):
-        height, width = np.int64(samples[q].height), np.int64(samples[q].width)
-        box = boxes[q]
-        if cropping.train:
-            key = sample_key(cropping.seed, epoch, samples[q].index, samples[q].occurrence)
-            top, left, h, w = random_resized_crop(height, width, key, cropping.scale, cropping.ratio)
-            box.top, box.left, box.height, box.width = top, left, h, w
-            # As torchvision: the filter does not look beyond the crop.
-            box.low_y, box.high_y, box.low_x, box.high_x = top, top + h, left, left + w
-            box.mirrored = draw_flip(key, cropping.flip)
-        else:
-            box.top, box.left, box.height, box.width = center_crop(
-                height, width, cropping.size, cropping.resize
-            )
-            box.low_y, box.high_y, box.low_x, box.high_x = 0, height, 0, width
-            box.mirrored = False
+    count = len(samples)
+    of_views = boxes.reshape(boxes.size // max(count, 1), count)
+    for view in range(len(of_views)):
+        for q in range(count):
+            height, width = np.int64(samples[q].height), np.int64(samples[q].width)
+            box = of_views[view, q]
+            if cropping.train:
+                own = sample_key(cropping.seed, epoch, samples[q].index, samples[q].occurrence)
+                key = view_key(own, view)
+                top, left, h, w = random_resized_crop(height, width, key, cropping.scale, cropping.ratio)
+                box.top, box.left, box.height, box.width = top, left, h, w
+                # As torchvision: the filter does not look beyond the crop.
+                box.low_y, box.high_y, box.low_x, box.high_x = top, top + h, left, left + w
+                box.mirrored = draw_flip(key, cropping.flip)
+            else:
+                box.top, box.left, box.height, box.width = center_crop(
+                    height, width, cropping.size, cropping.resize
+                )
+                box.low_y, box.high_y, box.low_x, box.high_x = 0, height, 0, width
+                box.mirrored = False

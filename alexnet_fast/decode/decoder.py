@@ -8,12 +8,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ..common.sizes import Size, sides
 from ..kernel_cache import kernel
 from . import turbojpeg
 from .crop import CROP_DTYPE, CropOptions, draw_crops
 from .kernel import decode_chunk
-from .resample import max_taps
-from .scratch import Scratch, make_scratch, padded, plane_bytes
+from .resample import Output
+from .scratch import Scratch, make_scratch, most_taps, padded, plane_bytes
 from .status import DECODER, NO_LIBRARY, TOO_LARGE
 from .workspace import COUNT, ENABLED, PATHS, PENDING, shared_fields
 
@@ -43,12 +44,13 @@ class DecodePaths(NamedTuple):
 
 
 class Decoder:
-    """Decodes samples to squares of one size. For one thread at a time; one that is dropped or closed frees its handle.
+    """Decodes crops of samples to images of one size. For one thread at a time; one that is dropped or closed frees its handle.
 
     Args:
-        size: side of the decoded images, in pixels.
+        size: side of the decoded images, in pixels; or their (height, width).
         use: "auto" = our own decoder for baseline JPEGs, libjpeg-turbo for all others, which without it have the status NO_LIBRARY;
             "libjpeg" = libjpeg-turbo for all.
+        cubic: whether crops are resized by Pillow's bicubic filter; else by its bilinear one.
 
     Attributes:
         scratch: the working memory, for kernels that are called with it; another one after it has grown.
@@ -60,16 +62,22 @@ class Decoder:
 
     scratch: Scratch
 
-    def __init__(self, size: int, use: DecoderName = "auto") -> None:
+    def __init__(
+        self,
+        size: Size,
+        use: DecoderName = "auto",
+        cubic: bool = False,
+    ) -> None:
         self._has_libjpeg = turbojpeg.load_if_there()
         if use == "libjpeg" and not self._has_libjpeg:
             turbojpeg.load()  # for its error
-        self.size = size
+        self.height, self.width = sides(size)
+        output = Output(self.height, self.width, int(cubic))
         handle = open_handle() if self._has_libjpeg else 0
         self._free = weakref.finalize(self, close_handle, handle) if handle else weakref.finalize(self, int)
         # At the interpreter's end a daemon thread may still be inside libjpeg; the system frees everything anyway.
         self._free.atexit = False
-        self.scratch = make_scratch(handle, START_BYTES, START_PX, START_PX, size)
+        self.scratch = make_scratch(handle, START_BYTES, START_PX, START_PX, output)
         shared_fields(self.scratch.workspace)[ENABLED] = use == "auto"
 
     def decode(
@@ -89,9 +97,9 @@ class Decoder:
         Args:
             file: (bytes,) uint8, the beton; read-only.
             samples: (n,) kernel.SAMPLE_DTYPE.
-            boxes: (n,) crop.CROP_DTYPE inside their images.
-            images: (n, 3, size, size) uint8, out.
-            statuses: (n,) uint8, out: what became of each sample.
+            boxes: (n,) crop.CROP_DTYPE inside their images; or (views, n), several of each sample, which is then decoded once.
+            images: (n or more, 3, height, width) uint8, out; or (views, n or more, 3, height, width).
+            statuses: (n,) uint8, out: what became of each sample, in all of its views.
             progress: (2,) int64, which all threads that work on these samples share: samples that were taken, and that
                 are done. Zeros at first. None = this decoder works alone.
 
@@ -100,13 +108,13 @@ class Decoder:
         """
         if progress is None:
             progress = np.zeros(2, np.int64)
+        if boxes.ndim == 1:
+            boxes, images = boxes[None], images[None]
         shared = shared_fields(self.scratch.workspace)  # it stays when the scratch grows
         done = np.empty(len(samples), np.int64)
         shared[COUNT], shared[PENDING] = 0, -1  # an earlier call may have been interrupted while memory grew
         while True:
-            pending = decode_chunk(
-                file, samples, boxes, self.size, self.scratch, images, statuses, progress, done
-            )
+            pending = decode_chunk(file, samples, boxes, self.scratch, images, statuses, progress, done)
             if pending < 0:
                 done = done[: shared[COUNT]]
                 if not self._has_libjpeg:
@@ -125,12 +133,12 @@ class Decoder:
     def decode_one(
         self, file: np.ndarray, sample: np.ndarray, crop_options: CropOptions | None = None, epoch: int = 0
     ) -> tuple[np.ndarray, int]:
-        """One sample's pixels, (3, size, size) uint8, and its status.
+        """One sample's pixels, (3, height, width) uint8, and its status.
 
         Args:
             file: (bytes,) uint8, the beton; read-only.
             sample: (1,) kernel.SAMPLE_DTYPE.
-            crop_options: of the crop that is drawn in ``epoch``; None = the whole image, squeezed into a square, so that
+            crop_options: of the crop that is drawn in ``epoch``; None = the whole image, squeezed into the size, so that
                 every tile of it is decoded.
         """
         boxes = np.zeros(1, CROP_DTYPE)
@@ -139,7 +147,7 @@ class Decoder:
             boxes["width"] = boxes["high_x"] = sample["width"]
         else:
             draw_crops(sample, np.uint64(epoch), crop_options, boxes)
-        images, statuses = np.zeros((1, 3, self.size, self.size), np.uint8), np.zeros(1, np.uint8)
+        images, statuses = np.zeros((1, 3, self.height, self.width), np.uint8), np.zeros(1, np.uint8)
         self.decode(file, sample, boxes, images, statuses)
         return images[0], int(statuses[0])
 
@@ -149,18 +157,15 @@ class Decoder:
         counts = shared_fields(self.scratch.workspace)[PATHS : PATHS + 3].tolist()
         return DecodePaths(*counts)
 
-    def reserve(self, samples: np.ndarray, stretch: float = 1.0) -> None:
-        """Grow until samples fit whose images are ``stretch`` times as large as they are, or boxes as much beyond them.
-
-        ``decode`` grows by itself, but only for boxes inside their images.
-        """
-        width, height = (np.ceil(samples[side] * stretch).astype(np.int64) for side in ("width", "height"))
+    def reserve(self, samples: np.ndarray) -> None:
+        """Grow until these samples fit; ``decode`` would do so by itself."""
+        width, height = (samples[side].astype(np.int64) for side in ("width", "height"))
         has = self.scratch
         if (
             samples["size"].max() + 16 > len(has.jpeg)
             or plane_bytes(width, height).max() > len(has.turned)
             or padded(height).max() + 64 > has.narrowed.shape[1]
-            or max_taps(int(max(width.max(), height.max())), self.size) > has.weights.shape[2]
+            or most_taps(int(width.max()), int(height.max()), has.output) > has.weights.shape[2]
         ):
             for room in zip(samples["size"].tolist(), width.tolist(), height.tolist()):
                 self._grow(*room)
@@ -168,7 +173,12 @@ class Decoder:
     def _grow(self, payload_bytes: int, width: int, height: int) -> None:
         """Take memory that fits such an image and all that fitted before."""
         self.scratch = make_scratch(
-            int(self.scratch.handle), payload_bytes, width, height, self.size, at_least=self.scratch
+            int(self.scratch.handle),
+            payload_bytes,
+            width,
+            height,
+            self.scratch.output,
+            at_least=self.scratch,
         )
 
     def close(self) -> None:

@@ -44,18 +44,17 @@ def weave(typing_context, red, green, blue, target):  # type: ignore[no-untyped-
 
 
 @kernel
-def interleave(planes, lefts, out):
-    """Write planar images as interleaved ones, or their upper rows and some of their columns.
+def interleave(planes, out):
+    """Write planar images as interleaved ones.
 
     Args:
-        planes: (n, 3, size, size) uint8.
-        lefts: (n,) int64, the first column to take from each.
-        out: (n, height, width, 3) uint8; ``height <= size`` and ``lefts + width <= size``.
+        planes: (n, 3, height, width) uint8.
+        out: (n, height, width, 3) uint8.
     """
     count, height, width = out.shape[0], out.shape[1], out.shape[2]
     for q in range(count):
         for y in range(height):
-            rows, row = planes[q, :, y, lefts[q] : lefts[q] + width], out[q, y]
+            rows, row = planes[q, :, y], out[q, y]
             r, g, b = rows[0], rows[1], rows[2]
             if width >= LANES:
                 at_r, at_g, at_b = U(r.ctypes.data), U(g.ctypes.data), U(b.ctypes.data)

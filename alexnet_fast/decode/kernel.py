@@ -14,13 +14,13 @@ from .jpeg_tiles import has_grid
 from .memory import fetch_add, get, put
 from .planes import (
     ALIGN,
-    CropAxis,
     count_path,
+    crop_axes,
     decode_planes,
     laid_out_planes,
     no_planes,
     raw_planes,
-    source_span,
+    touched,
 )
 from .render import resample_to_rgb
 from .scratch import fits
@@ -78,16 +78,15 @@ def sample_table(beton: Beton) -> np.ndarray:
 
 
 @kernel
-def decode_chunk(file, samples, boxes, size, scratch, out, statuses, progress, done):
-    """Decode samples until none of a chunk is left. Several threads may work on one chunk.
+def decode_chunk(file, samples, boxes, scratch, out, statuses, progress, done):
+    """Decode samples until none of a chunk is left, each once for all of its views. Several threads may work on one chunk.
 
     Args:
         file: (bytes,) uint8, the beton.
         samples: (n,) SAMPLE_DTYPE.
-        boxes: (n,) crop.CROP_DTYPE, inside their images (LoaderOptions sees to it).
-        size: side of the output, in pixels.
+        boxes: (views, n) crop.CROP_DTYPE, inside their images (LoaderOptions sees to it).
         scratch: this thread's Scratch.
-        out: (n, 3, size, size) uint8, RGB.
+        out: (views, n or more, 3, height, width) uint8, RGB.
         statuses: (n,) uint8, out.
         progress: (2,) int64: samples that threads have taken, and have finished.
         done: (n,) int64, out: the places of the samples that this thread has decoded; COUNT of them, counted on from call to call.
@@ -99,12 +98,13 @@ def decode_chunk(file, samples, boxes, size, scratch, out, statuses, progress, d
     counters = I64(progress.ctypes.data)
     put(shared, EXHAUSTED, 0)
     while True:
-        q, planes = next_planes(file, samples, boxes, size, scratch, counters)
+        q, planes = next_planes(file, samples, boxes, scratch, counters)
         if q < 0:
             break
         if planes.status == OK:
-            y, x = crop_axes(boxes[q])
-            resample_to_rgb(planes, y, x, size, boxes[q].mirrored, scratch, out[q])
+            for view in range(len(boxes)):
+                y, x = crop_axes(boxes[view, q])
+                resample_to_rgb(planes, y, x, boxes[view, q].mirrored, scratch, out[view, q])
         statuses[q] = planes.status
         done[get(shared, COUNT)] = q
         put(shared, COUNT, get(shared, COUNT) + 1)
@@ -123,7 +123,7 @@ def take_sample(shared, counters, count):
 
 
 @kernel
-def next_planes(file, samples, boxes, size, scratch, counters):
+def next_planes(file, samples, boxes, scratch, counters):
     """Decode one more sample. -> its place in the chunk (-1: none is left, or one is pending), its Planes
 
     Samples whose JPEG is one stream are decoded three at a time.
@@ -150,8 +150,8 @@ def next_planes(file, samples, boxes, size, scratch, counters):
                 put(shared, EXHAUSTED, 1)
                 continue
             if s.raw == RAW:
-                y, x = crop_axes(boxes[q])
-                return q, raw_planes(payload, width, y, x, size, scratch.planes)
+                span = touched(boxes, q, scratch.output, 1, 1)
+                return q, raw_planes(payload, width, span, scratch.planes)
             header = read_header(payload)
             status = header.status if header.status != OK else agrees(header, width, height, len(payload))
             if status != OK:
@@ -166,7 +166,8 @@ def next_planes(file, samples, boxes, size, scratch, counters):
             while get(shared, OWNERS + k) >= 0:
                 k += 1
             stream = streams + k * STREAM_BYTES
-            if begin_sharing(payload, header, boxes[q], size, stream, memory + k * stream_bytes):
+            span = touched(boxes, q, scratch.output, header.down, header.across)
+            if begin_sharing(payload, header, span, stream, memory + k * stream_bytes):
                 put(shared, OWNERS + k, q)
                 put(shared, RUNNING, get(shared, RUNNING) + 1)
             else:
@@ -198,15 +199,9 @@ def next_planes(file, samples, boxes, size, scratch, counters):
         )
     s = samples[found]
     payload = file[s.ptr : s.ptr + s.size]
-    y, x = crop_axes(boxes[found])
-    return found, decode_planes(payload, read_header(payload), y, x, size, scratch, own)
-
-
-@kernel
-def crop_axes(box):
-    """A box -> its CropAxis down and across."""
-    y = CropAxis(box.top, box.height, box.low_y, box.high_y)
-    return y, CropAxis(box.left, box.width, box.low_x, box.high_x)
+    header = read_header(payload)
+    span = touched(boxes, found, scratch.output, header.down, header.across)
+    return found, decode_planes(payload, header, span, scratch, own)
 
 
 @kernel
@@ -219,15 +214,13 @@ def may_share(header, capacity, stream_bytes):
 
 
 @kernel
-def begin_sharing(jpeg, header, box, size, stream, memory):
-    """Let a stream begin with a sample, its planes at an address; whether it is for our own decoder."""
+def begin_sharing(jpeg, header, span, stream, memory):
+    """Let a stream begin with a rectangle of a sample, its planes at an address; whether it is for our own decoder."""
     shared = get(stream, SHARED_AT)
     if not read_tables(stream, jpeg, header):
         count_path(shared, UNUSUAL)
         return False
-    y, x = crop_axes(box)
-    top, bottom = source_span(y, size, header.down)
-    left, right = source_span(x, size, header.across)
+    top, bottom, left, right = span
     lay_out(stream, header, top, left, bottom, right, memory)
     if begin_image(stream, jpeg, header, bottom):
         return True

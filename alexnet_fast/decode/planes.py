@@ -42,18 +42,45 @@ Planes = namedtuple("Planes", ("status", "colour", "top", "left", "across", "dow
 
 
 @kernel
-def source_span(axis, size, factor):
+def crop_axes(box):
+    """A box -> its CropAxis down and across."""
+    y = CropAxis(box.top, box.height, box.low_y, box.high_y)
+    return y, CropAxis(box.left, box.width, box.low_x, box.high_x)
+
+
+@kernel
+def source_span(axis, size, cubic, factor):
     """The pixels [a, b) of the image that the filters of luma and of chroma (``factor`` pixels a sample) read."""
-    a, b = support(axis.start, axis.length, size, axis.low, axis.high)
+    a, b = support(axis.start, axis.length, size, cubic, axis.low, axis.high)
     if factor > 1:
         low, high = axis.low // factor, (axis.high + factor - 1) // factor
-        c, d = support(axis.start / factor, axis.length / factor, size, low, high)
+        c, d = support(axis.start / factor, axis.length / factor, size, cubic, low, high)
         a, b = min(a, c * factor), min(max(b, d * factor), axis.high)
     return a, b
 
 
 @kernel
-def decode_jpeg_planes(jpeg, width, height, y, x, size, scratch):
+def span_of(y, x, output, down, across):
+    """The pixels of the image that a crop's filters read: (top, bottom, left, right), of [top, bottom) x [left, right)."""
+    top, bottom = source_span(y, output.height, output.cubic, down)
+    left, right = source_span(x, output.width, output.cubic, across)
+    return top, bottom, left, right
+
+
+@kernel
+def touched(boxes, q, output, down, across):
+    """The smallest rectangle, as of ``span_of``, that has all that the views of sample ``q`` read. boxes: (views, n) CROP_DTYPE"""
+    y, x = crop_axes(boxes[0, q])
+    top, bottom, left, right = span_of(y, x, output, down, across)
+    for view in range(1, len(boxes)):
+        y, x = crop_axes(boxes[view, q])
+        a, b, c, d = span_of(y, x, output, down, across)
+        top, bottom, left, right = min(top, a), max(bottom, b), min(left, c), max(right, d)
+    return top, bottom, left, right
+
+
+@kernel
+def decode_jpeg_planes(jpeg, width, height, y, x, scratch):
     """Decode what a crop touches of a JPEG that should be ``width`` x ``height``. (n,) uint8, crop axes -> Planes."""
     header = read_header(jpeg)
     status = header.status
@@ -61,14 +88,14 @@ def decode_jpeg_planes(jpeg, width, height, y, x, size, scratch):
         status = agrees(header, width, height, len(jpeg))
     if status != OK:
         return no_planes(status, scratch.planes)
-    return decode_planes(jpeg, header, y, x, size, scratch, True)
+    span = span_of(y, x, scratch.output, header.down, header.across)
+    return decode_planes(jpeg, header, span, scratch, True)
 
 
 @kernel
-def decode_planes(jpeg, header, y, x, size, scratch, own):
-    """Decode what a crop touches of a JPEG, whose ``header`` is sound, by our ``own`` decoder if it can, or by libjpeg-turbo. -> Planes"""
-    top, bottom = source_span(y, size, header.down)
-    left, right = source_span(x, size, header.across)
+def decode_planes(jpeg, header, span, scratch, own):
+    """Decode a rectangle, as of ``span_of``, of a JPEG, whose ``header`` is sound, by our ``own`` decoder if it can, or by libjpeg-turbo. -> Planes"""
+    top, bottom, left, right = span
     streams = I64(scratch.workspace.ctypes.data)
     if own and get(get(streams, SHARED_AT), ENABLED):
         memory, spare = I64(scratch.planes.ctypes.data), I64(scratch.turned.ctypes.data)
@@ -220,10 +247,9 @@ def bytes_left_over(handle):
 
 
 @kernel
-def raw_planes(pixels, width, y, x, size, memory):
-    """Take the rows and columns that a crop touches out of height x width x 3 raw RGB. -> Planes."""
-    top, bottom = source_span(y, size, 1)
-    left, right = source_span(x, size, 1)
+def raw_planes(pixels, width, span, memory):
+    """Take a rectangle, as of ``span_of``, out of height x width x 3 raw RGB. -> Planes."""
+    top, bottom, left, right = span
     rows, columns = bottom - top, right - left
     stride = (columns + VECTOR_PIXELS - 1) // VECTOR_PIXELS * VECTOR_PIXELS
     vectors = columns // VECTOR_PIXELS * VECTOR_PIXELS

@@ -1,34 +1,55 @@
-"""Antialiased separable resampling of uint8 planes, and YCbCr planes to RGB.
+"""Antialiased separable resampling of uint8 planes, bilinear or bicubic, and YCbCr planes to RGB.
 
 Both directions are one kernel: it filters *rows*, which are contiguous and so fill vector registers
 on any machine.  For the horizontal direction the plane is turned first, 16 x 16 bytes at a time;
 a horizontal pass by indexed loads costs ten times as much (and NEON has no gathers).
 
-Weights are Q8 in uint16: they sum to exactly 256, so a sum of products stays below 2^16 and a vector
+Bilinear weights are Q8 in uint16: they sum to exactly 256, so a sum of products stays below 2^16 and a vector
 register holds twice the pixels that 32-bit arithmetic would.  Rounded so, crops of 1,000 photos lie
-0.46 levels from Pillow's on average.
+0.46 levels from Pillow's on average.  Bicubic weights may be negative, so a sum leaves that range; they are Q14 in int16, and only
+the upper halves of the products are summed (``simd.filter_rows_signed``).
 """
 
 from __future__ import annotations
 
+import math
+from collections import namedtuple
+
 import numpy as np
 
 from ..kernel_cache import kernel
-from .simd import BLOCK, VECTOR_PIXELS, copy_bytes, filter_rows, transpose_block, ycbcr_to_rgb
+from .simd import (
+    BLOCK,
+    VECTOR_PIXELS,
+    copy_bytes,
+    filter_rows,
+    filter_rows_signed,
+    transpose_block,
+    ycbcr_to_rgb,
+)
 
 # Unsigned indices: a signed one costs a test for "counted from the end" at every access.
 U = np.uintp
 
 
-def max_taps(side_px: int, size: int) -> int:
+Output = namedtuple("Output", ("height", "width", "cubic"))
+"""What crops become: their height and width in pixels, and whether they are bicubic (1) or bilinear (0)."""
+
+CUBIC_RADIUS = 2.0  # of the kernel, in output pixels; the triangle's is 1
+A = -0.5  # the cubic kernel's parameter: Pillow's, and torch's where it antialiases
+
+
+def max_taps(side_px: int, size: int, cubic: int = 0) -> int:
     """The most taps one output pixel can have when ``side_px`` pixels become ``size``."""
-    return 2 * max(1, -(-side_px // size)) + 2
+    return (4 if cubic else 2) * max(1, -(-side_px // size)) + 2
 
 
 @kernel
-def support(start, length, size, low, high):
-    """The pixels [a, b) within [low, high) that ``triangle_taps`` of the same box reads."""
+def support(start, length, size, cubic, low, high):
+    """The pixels [a, b) within [low, high) that the taps of the same box read."""
     radius = max(length / size, 1.0)
+    if cubic:
+        radius *= CUBIC_RADIUS
     edge = 0.5 * length / size
     a = int(np.floor(start + edge - radius + 0.5))
     b = int(np.floor(start + length - edge + radius + 0.5))
@@ -84,6 +105,51 @@ def triangle_taps(start, length, size, low, high, mirrored, first, count, weight
 
 
 @kernel
+def cubic_weight(distance):
+    """Keys' cubic convolution kernel, with Pillow's parameter."""
+    t = abs(distance)
+    if t < 1.0:
+        return ((A + 2.0) * t - (A + 3.0)) * t * t + 1.0
+    if t < 2.0:
+        return (((t - 5.0) * t + 8.0) * t - 4.0) * A
+    return 0.0
+
+
+@kernel
+def cubic_taps(start, length, size, low, high, mirrored, first, count, weights):
+    """Antialiased bicubic filter, as Pillow defines it, from a box to ``size`` pixels.
+
+    Args:
+        weights: (size, most taps) uint16, out: the bits of int16 in Q14, each row's sum 2^14.
+        The others are those of ``triangle_taps``.
+    """
+    scale = length / size
+    shrinks = max(scale, 1.0)
+    radius = CUBIC_RADIUS * shrinks
+    most = weights.shape[1]
+    for x in range(size):
+        d = U(size - 1 - x if mirrored else x)
+        centre = start + (x + 0.5) * scale
+        a = min(max(int(centre - radius + 0.5), low), high - 1)
+        b = max(min(int(centre + radius + 0.5), high, a + most), a + 1)
+        first[d] = a
+        count[d] = b - a
+        offset, last = a + 0.5 - centre, U(b - a - 1)
+        total = 0.0
+        for k in range(last + U(1)):
+            total += cubic_weight((offset + k) / shrinks)
+        to_q14 = 16384.0 / total if total > 0.0 else 0.0
+        # As in `triangle_taps`; a running sum may fall, so it is rounded down and not towards zero.
+        running, given = 0.5, 0
+        for k in range(last):
+            running += cubic_weight((offset + k) / shrinks) * to_q14
+            whole = int(math.floor(running))
+            weights[d, k] = (whole - given) & 0xFFFF
+            given = whole
+        weights[d, last] = (16384 - given) & 0xFFFF
+
+
+@kernel
 def transpose(source, target, blocks_down, blocks_across):
     """Transpose bytes: ``target[x, y] = source[y, x]``, in squares of 16; both are 2-D uint8 with contiguous rows."""
     a, a_stride = U(source.ctypes.data), U(source.strides[0])
@@ -94,7 +160,16 @@ def transpose(source, target, blocks_down, blocks_across):
 
 
 @kernel
-def resize_horizontally(plane, rows, columns, taps, size, turned, filtered, out):
+def blend_rows(cubic, source, stride, weights, count, target, width):
+    """One row of a filter's result, by ``filter_rows`` or ``filter_rows_signed``, whose arguments follow ``cubic``."""
+    if cubic:
+        filter_rows_signed(source, stride, weights, count, target, width)
+    else:
+        filter_rows(source, stride, weights, count, target, width)
+
+
+@kernel
+def resize_horizontally(plane, rows, columns, taps, size, cubic, turned, filtered, out):
     """The horizontal pass: columns of a plane -> ``size`` columns.
 
     Args:
@@ -104,6 +179,7 @@ def resize_horizontally(plane, rows, columns, taps, size, turned, filtered, out)
         columns: (first, end) of the columns that the taps read.
         taps: (first, count, weights) of each output column; ``first`` counts from the plane's column 0.
         size: output columns.
+        cubic: whether the taps are ``cubic_taps``.
         turned, filtered: uint8 scratch for the turned plane and the turned result.
         out: (rows rounded up to 16, size rounded up to 16) uint8, the result.
     """
@@ -118,7 +194,8 @@ def resize_horizontally(plane, rows, columns, taps, size, turned, filtered, out)
     # Addresses, not slices: a slice counts a reference up and down, which costs as much as filtering the row.
     source, target, tables = U(side.ctypes.data), U(result.ctypes.data), U(weights.ctypes.data)
     for x in range(size):
-        filter_rows(
+        blend_rows(
+            cubic,
             source + U(first[x] - columns[0]) * U(stride),
             U(stride),
             tables + U(x * weights.strides[0]),

@@ -1,4 +1,4 @@
-"""One thread's working memory, for images up to a size and crops of one size."""
+"""One thread's working memory, for images up to a size and crops that become one size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ..kernel_cache import kernel
 from .entropy import STREAMS
 from .planes import ALIGN
-from .resample import max_taps
+from .resample import Output, max_taps
 from .simd import VECTOR_PIXELS
 from .workspace import make_workspace
 
@@ -33,6 +33,7 @@ Scratch = namedtuple(
         "weights",
         "spans",
         "workspace",
+        "output",
     ),
 )
 """One thread's working memory."""
@@ -56,18 +57,25 @@ def plane_bytes(width: Any, height: Any) -> Any:
 
 
 def make_scratch(
-    handle: int, payload_bytes: int, width: int, height: int, size: int, *, at_least: Scratch | None = None
+    handle: int,
+    payload_bytes: int,
+    width: int,
+    height: int,
+    output: Output,
+    *,
+    at_least: Scratch | None = None,
 ) -> Scratch:
-    """Working memory for one thread that decodes images of up to ``width`` x ``height`` to ``size`` pixels.
+    """Working memory for one thread that decodes crops of images of up to ``width`` x ``height``.
 
-    About 4 bytes a pixel of the largest image, and 4 a pixel of its height times ``size``.
+    About 4 bytes a pixel of the largest image, and 4 a pixel of its height times the output's width.
 
     Args:
-        at_least: another for the same ``size``; whatever fits that will fit the new one.  So a wide image and a high one
+        at_least: another for the same ``output``; whatever fits that will fit the new one.  So a wide image and a high one
             take the memory of the larger of the two, not of an image that is as wide as the one and as high as the other.
     """
     plane, high = plane_bytes(width, height), padded(height) + 64
-    taps = max_taps(max(width, height), size)
+    taps = most_taps(width, height, output)
+    longest = max(output.height, output.width)
     if at_least is not None:
         payload_bytes = max(payload_bytes, len(at_least.jpeg) - 16)
         plane, high = max(plane, len(at_least.turned)), max(high, at_least.narrowed.shape[1])
@@ -80,14 +88,21 @@ def make_scratch(
         pointers=np.empty(3, U64),
         strides=np.empty(3, I32),
         turned=np.empty(plane, U8),
-        filtered=np.empty(padded(size) * high, U8),
-        narrowed=np.empty((3, high, padded(size)), U8),
-        first=np.empty((TAP_TABLES, size), I32),
-        count=np.empty((TAP_TABLES, size), I32),
+        filtered=np.empty(padded(output.width) * high, U8),
+        narrowed=np.empty((3, high, padded(output.width)), U8),
+        first=np.empty((TAP_TABLES, longest), I32),
+        count=np.empty((TAP_TABLES, longest), I32),
         spans=np.empty((TAP_TABLES, 2), I64),
-        weights=np.empty((TAP_TABLES, size, taps), np.uint16),
+        weights=np.empty((TAP_TABLES, longest, taps), np.uint16),
         workspace=make_workspace() if at_least is None else at_least.workspace,
+        output=output,
     )
+
+
+def most_taps(width: int, height: int, output: Output) -> int:
+    """The most taps one output pixel can have of an image's crops."""
+    across = max_taps(width, output.width, output.cubic)
+    return max(across, max_taps(height, output.height, output.cubic))
 
 
 @kernel
@@ -95,10 +110,13 @@ def fits(scratch, width, height):
     """Whether an image of this size can be decoded in this scratch."""
     high = (height + VECTOR_PIXELS - 1) // VECTOR_PIXELS * VECTOR_PIXELS + 64
     wide = (width + VECTOR_PIXELS - 1) // VECTOR_PIXELS * VECTOR_PIXELS + 64
-    side = max(width, height)
-    size = scratch.first.shape[1]
+    output = scratch.output
+    # max_taps, in the kernel's words.
+    across = (width + output.width - 1) // output.width
+    down = (height + output.height - 1) // output.height
+    taps = (4 if output.cubic else 2) * max(1, across, down) + 2
     return (
         wide * (high + VECTOR_PIXELS) + ALIGN <= len(scratch.turned)
         and high <= scratch.narrowed.shape[1]
-        and 2 * max(1, (side + size - 1) // size) + 2 <= scratch.weights.shape[2]
+        and taps <= scratch.weights.shape[2]
     )

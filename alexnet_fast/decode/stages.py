@@ -19,9 +19,9 @@ from .decoder import Decoder, DecoderName
 from .entropy import POSITION, STREAMS, run_stream, run_streams
 from .jpeg_header import agrees, read_header
 from .jpeg_tiles import find_tiles, has_grid, slice_jpeg
-from .kernel import crop_axes, next_planes
+from .kernel import next_planes
 from .memory import get, put
-from .planes import source_span
+from .planes import touched
 from .status import MEANING, OK
 from .units import COMPLETE, GOES_ON, advance, begin_stream, flush, top_up
 from .workspace import (
@@ -49,36 +49,34 @@ I64 = np.int64
 
 
 @kernel
-def cut_for_libjpeg(file, samples, boxes, size, scratch):
+def cut_for_libjpeg(file, samples, boxes, scratch):
     """Write the small JPEG of each sample's crop, as for libjpeg-turbo. -> the sum of their bytes"""
     total = 0
     for q in range(len(samples)):
         s = samples[q]
-        y, x = crop_axes(boxes[q])
         jpeg = file[s.ptr : s.ptr + s.size]
         header = read_header(jpeg)
         if header.status == OK:
-            top, bottom = source_span(y, size, header.down)
-            left, right = source_span(x, size, header.across)
+            top, bottom, left, right = touched(boxes, q, scratch.output, header.down, header.across)
             total += slice_jpeg(jpeg, header, top, left, bottom, right, scratch.jpeg, scratch.ends).bytes
     return total
 
 
 @kernel
-def all_planes(file, samples, boxes, size, scratch, progress):
+def all_planes(file, samples, boxes, scratch, progress):
     """Decode each sample's planes, in the decoder's own way. -> the sum of statuses"""
     put(get(I64(scratch.workspace.ctypes.data), SHARED_AT), EXHAUSTED, 0)
     progress[:] = 0
     counters, total = I64(progress.ctypes.data), 0
     while True:
-        q, planes = next_planes(file, samples, boxes, size, scratch, counters)
+        q, planes = next_planes(file, samples, boxes, scratch, counters)
         if q < 0:
             return total
         total += planes.status
 
 
 @kernel
-def entropy_stages(file, samples, boxes, size, scratch, stage, used):
+def entropy_stages(file, samples, boxes, scratch, stage, used):
     """Go as far as CUT, UNSTUFF or HUFFMAN with each sample's crop: first those with tiles, then those of one stream, three in turn.
 
     Args:
@@ -95,7 +93,7 @@ def entropy_stages(file, samples, boxes, size, scratch, stage, used):
         jpeg = payload_of(file, samples[q])
         header = usual_header(jpeg, samples[q])
         if header.status == OK and header.cuttable and has_grid(header, capacity):
-            taken += tiles_as_far_as(stage, jpeg, header, boxes[q], size, scratch)
+            taken += tiles_as_far_as(stage, jpeg, header, boxes, q, scratch)
     owners, live, q = np.empty(STREAMS, np.int64), 0, 0
     while q < len(samples) or live:
         if q == len(samples) or live == STREAMS:
@@ -118,7 +116,7 @@ def entropy_stages(file, samples, boxes, size, scratch, stage, used):
             while get(streams + k * STREAM_BYTES, LIVE):
                 k += 1
             stream = streams + k * STREAM_BYTES
-            bottom = lay_out_crop(stream, jpeg, header, boxes[q], size, scratch)
+            bottom = lay_out_crop(stream, jpeg, header, boxes, q, scratch)
             if bottom and stage == HUFFMAN:
                 owners[k] = q
                 if begin_image(stream, jpeg, header, bottom):
@@ -148,15 +146,13 @@ def usual_header(jpeg, sample):
 
 
 @kernel
-def lay_out_crop(stream, jpeg, header, box, size, scratch):
+def lay_out_crop(stream, jpeg, header, boxes, q, scratch):
     """Prepare a stream for a sample's crop, of which it touches no block: all are decoded, none is transformed.
 
     Returns:
         Where the crop ends, in rows of pixels; 0 if the JPEG is for libjpeg-turbo.
     """
-    y, x = crop_axes(box)
-    top, bottom = source_span(y, size, header.down)
-    left, right = source_span(x, size, header.across)
+    top, bottom, left, right = touched(boxes, q, scratch.output, header.down, header.across)
     if not read_tables(stream, jpeg, header):
         return 0
     lay_out(stream, header, top, left, bottom, right, I64(scratch.planes.ctypes.data))
@@ -167,14 +163,12 @@ def lay_out_crop(stream, jpeg, header, box, size, scratch):
 
 
 @kernel
-def tiles_as_far_as(stage, jpeg, header, box, size, scratch):
+def tiles_as_far_as(stage, jpeg, header, boxes, q, scratch):
     """Go as far as a stage with a sample that has tiles; whether our own decoder takes it."""
     streams, spare = I64(scratch.workspace.ctypes.data), I64(scratch.turned.ctypes.data)
-    if not lay_out_crop(streams, jpeg, header, box, size, scratch):
+    if not lay_out_crop(streams, jpeg, header, boxes, q, scratch):
         return False
-    y, x = crop_axes(box)
-    top, bottom = source_span(y, size, header.down)
-    left, right = source_span(x, size, header.across)
+    top, bottom, left, right = touched(boxes, q, scratch.output, header.down, header.across)
     grid = find_tiles(jpeg, header, top, left, bottom, right, scratch.ends)
     if grid.status != OK:
         return False
@@ -256,17 +250,17 @@ class DecodeStages:
         self.chunks = [samples[at : at + CHUNK] for at in range(0, len(samples), CHUNK)]
         self.raw = bool((samples["raw"] == RAW).any())
         self.payload_bytes = float(samples["size"].mean())
-        self._file, self._samples, self._size = file, samples, cropping.size
-        self._boxes = [np.empty(len(chunk), CROP_DTYPE) for chunk in self.chunks]
+        self._file, self._samples, self._cropping = file, samples, cropping
+        self._boxes = [np.empty((1, len(chunk)), CROP_DTYPE) for chunk in self.chunks]
         for chunk, boxes in zip(self.chunks, self._boxes):
             draw_crops(chunk, np.uint64(0), cropping, boxes)
-        self._decoder = Decoder(cropping.size, use)
+        self._decoder = Decoder(cropping.size, use, cropping.cubic)
         self._decoder.reserve(samples)  # now, or the first rounds would measure that
         self._libjpeg: Decoder | None = None
         self._used = [np.full(len(chunk), TO_THE_END) for chunk in self.chunks]
         self._is_known = [False] * len(self.chunks)
         self._progress = np.zeros(2, np.int64)
-        self._out = np.empty((CHUNK, 3, cropping.size, cropping.size), np.uint8)
+        self._out = np.empty((1, CHUNK, 3, *cropping.size), np.uint8)
         self._statuses = np.zeros(CHUNK, np.uint8)
 
     def time(self, number: int, stage: int) -> float:
@@ -300,7 +294,7 @@ class DecodeStages:
         return np.concatenate([chunk[self._decode(number) == 0] for number, chunk in enumerate(self.chunks)])
 
     def _run(self, number: int, stage: int, decoder: Decoder) -> int:
-        what = (self._file, self.chunks[number], self._boxes[number], self._size, decoder.scratch)
+        what = (self._file, self.chunks[number], self._boxes[number], decoder.scratch)
         if stage == LIBJPEG_CUT:
             return int(cut_for_libjpeg(*what))
         if stage in (PLANES, LIBJPEG_PLANES):
@@ -311,13 +305,13 @@ class DecodeStages:
     def _forced(self) -> Decoder:
         """A decoder that leaves everything to libjpeg-turbo."""
         if self._libjpeg is None:
-            self._libjpeg = Decoder(self._size, "libjpeg")
+            self._libjpeg = Decoder(self._cropping.size, "libjpeg", self._cropping.cubic)
             self._libjpeg.reserve(self._samples)
         return self._libjpeg
 
     def _decode(self, number: int) -> np.ndarray:
         """Each sample's status."""
         chunk = self.chunks[number]
-        out, statuses = self._out[: len(chunk)], self._statuses[: len(chunk)]
-        self._decoder.decode(self._file, chunk, self._boxes[number], out, statuses)
+        statuses = self._statuses[: len(chunk)]
+        self._decoder.decode(self._file, chunk, self._boxes[number], self._out, statuses)
         return statuses

@@ -42,7 +42,7 @@ class DecodePool:
         Args:
             store: (bytes,) uint8, read-only, with the payloads.
             samples: (n,) kernel.SAMPLE_DTYPE with valid metadata and at most ``decoder.MAX_PIXELS`` pixels each.
-            boxes: (n,) crop.CROP_DTYPE, inside their images; this call changes them.
+            boxes: (n,) crop.CROP_DTYPE, inside their images.
             out: (n, height, width, 3) uint8, RGB; the result.
             threads: how many share the work.
 
@@ -93,7 +93,7 @@ class Worker:
     """What one thread needs: a decoder of the current size, and its planar images."""
 
     def __init__(self) -> None:
-        self._set_size(1)
+        self._set_size((1, 1))
 
     def decode(
         self,
@@ -105,23 +105,15 @@ class Worker:
     ) -> None:
         """Decode a chunk of samples: ``DecodePool.decode`` on one thread."""
         count, height, width, _ = out.shape
-        # The kernels make squares.  If a box is made taller by size / height, with a filter that stays inside the crop, the first
-        # ``height`` rows are the wanted image.  The same holds for the columns, which are on the right if mirrored.
-        size = max(height, width)
-        boxes["height"] *= size / height
-        boxes["width"] *= size / width
-        lefts = np.where(boxes["mirrored"] == 1, size - width, 0)
-        if size != self._decoder.size:
+        if (height, width) != (self._decoder.height, self._decoder.width):
             self._decoder.close()
-            self._set_size(size)
-        # Such a box needs as many filter taps as one of an image that is larger by this factor.
-        self._decoder.reserve(samples, size / min(height, width))
+            self._set_size((height, width))
         self._decoder.decode(store, samples, boxes, self._planes[:count], statuses)
-        interleave(self._planes[:count], lefts, out)
+        interleave(self._planes[:count], out)
 
-    def _set_size(self, size: int) -> None:
+    def _set_size(self, size: tuple[int, int]) -> None:
         self._decoder = Decoder(size)
-        self._planes = np.empty((CHUNK, 3, size, size), np.uint8)
+        self._planes = np.empty((CHUNK, 3, *size), np.uint8)
 
 
 _open_pools: weakref.WeakSet[DecodePool] = weakref.WeakSet()

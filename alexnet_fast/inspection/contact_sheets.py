@@ -6,6 +6,7 @@ import io
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -27,7 +28,7 @@ COLUMNS, ROWS = 6, 4
 CELL_PX, GAP_PX, LABEL_PX, TITLE_PX = 158, 8, 20, 34
 PAPER, INK, FRAME, ERROR = (255, 255, 255), (20, 20, 20), (225, 225, 225), (170, 0, 0)
 CROP_PX = 224
-TRAINING = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "flip": 0.5}
+TRAINING: dict[str, Any] = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "flip": 0.5}
 
 Picture = Image.Image | str
 """An image, or what is wrong with it."""
@@ -143,7 +144,7 @@ def _stored(beton: Beton, sample: np.ndarray, decoder: Decoder) -> Picture:
 
 def _crops(beton: Beton, chosen: Iterable[int], seed: int, epoch: int) -> Iterator[Picture]:
     decoder, samples = Decoder(CROP_PX), sample_table(beton)
-    cropping = CropOptions(True, CROP_PX, CROP_PX, np.uint64(seed), *TRAINING.values())
+    cropping = CropOptions(True, CROP_PX, CROP_PX, np.uint64(seed), **TRAINING)
     for index in chosen:
         pixels, status = decoder.decode_one(beton.map, samples[index : index + 1], cropping, epoch)
         yield (

@@ -98,7 +98,8 @@ class BadSampleFilter:
         buffer = task.buffer
         for place in np.flatnonzero(task.statuses == OK).tolist():
             if place > to:
-                for of_samples in (buffer.images, buffer.labels, buffer.indices):
+                buffer.every_view[:, to] = buffer.every_view[:, place]
+                for of_samples in (buffer.labels, buffer.indices):
                     of_samples[to] = of_samples[place]
                 to += 1
         return to

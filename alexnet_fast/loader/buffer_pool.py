@@ -7,6 +7,7 @@ keeps its pixels, and code that copies it asynchronously keeps it until the copy
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import deque
 from typing import NamedTuple
@@ -15,14 +16,20 @@ import numpy as np
 import torch
 
 from ..beton.target_fields import INT
+from ..common.sizes import Size, sides
 from ..errors import UserError
+from .views import images_of
 
 
 class ImagesAndLabels(NamedTuple):
     """The pair that a batch unpacks as."""
 
     images: torch.Tensor
-    """(B, 3, size, size) uint8, RGB."""
+    """(B, 3, height, width) uint8, RGB; with ``views`` a tuple of such tensors, one a view.
+
+    A tuple as solo-learn, lightly and DALI hand views out, and not one tensor of five dimensions: code that asks a batch for its size, as
+    Lightning and Accelerate do, takes the first dimension of its first tensor.
+    """
     labels: torch.Tensor
     """(B,) int64, or float32 of a float field."""
 
@@ -75,23 +82,26 @@ class Batch(ImagesAndLabels):
 class HostBuffer:
     """Memory for one batch: images, labels and indices, in this order."""
 
-    def __init__(self, batch_size: int, size: int, pin_memory: bool, label_dtype: np.dtype) -> None:
-        self.label_dtype = label_dtype
-        self.shape = (batch_size, 3, size, size)
-        self.image_bytes = -(-batch_size * 3 * size * size // 8) * 8
+    def __init__(
+        self, batch_size: int, size: Size, pin_memory: bool, label_dtype: np.dtype, views: int = 1
+    ) -> None:
+        self.label_dtype, self.batch_size = label_dtype, batch_size
+        self.shape = (views, batch_size, 3, *sides(size))
+        self.image_bytes = -(-math.prod(self.shape) // 8) * 8
         # torch pins through whatever accelerator it has; page-locked memory is what makes a copy asynchronous.
         self.memory = torch.empty(
             self.image_bytes + 16 * batch_size, dtype=torch.uint8, pin_memory=pin_memory
         )
-        self.images, self.labels, self.indices = self.views(self.memory.numpy())
+        self.every_view, self.labels, self.indices = self.views(self.memory.numpy())
+        self.images = self.every_view[0]
         self.statuses = np.zeros(batch_size, np.uint8)
         self.interface = self.memory.numpy().__array_interface__
 
     def views(self, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Images (B, 3, size, size) uint8, labels (B,) and indices (B,) int64 in a buffer's bytes."""
-        images = memory[: self.shape[0] * self.shape[1] * self.shape[2] * self.shape[3]].reshape(self.shape)
+        """Images (views, B, 3, height, width) uint8, labels (B,) and indices (B,) int64 in a buffer's bytes."""
+        images = memory[: math.prod(self.shape)].reshape(self.shape)
         labels, indices = memory[self.image_bytes :].reshape(2, -1)  # 8 bytes a sample each
-        return images, labels.view(self.label_dtype)[: self.shape[0]], indices.view(np.int64)
+        return images, labels.view(self.label_dtype)[: self.batch_size], indices.view(np.int64)
 
 
 class _Lease:
@@ -113,7 +123,7 @@ class _Return(weakref.ref[_Lease]):
 
 
 class BufferPool:
-    """Buffers for batches of up to ``batch_size`` images of 3 x ``size`` x ``size``.
+    """Buffers for batches of up to ``batch_size`` samples, each of ``views`` images of 3 channels of a size.
 
     It has as many as are in use: those that are being filled or are ready, and those that are held.
 
@@ -126,13 +136,14 @@ class BufferPool:
     def __init__(
         self,
         batch_size: int,
-        size: int,
+        size: Size,
         *,
         max_free: int,
         pin_memory: bool,
         label_dtype: np.dtype = INT.dtype,
+        views: int = 1,
     ) -> None:
-        self.label_dtype = label_dtype
+        self.label_dtype, self.views = label_dtype, views
         self.batch_size, self.size, self.max_free, self.pin_memory = batch_size, size, max_free, pin_memory
         self._free: deque[_Return] = deque(maxlen=max_free)
         if pin_memory:  # raised here, not by the thread that needs the first buffer
@@ -148,7 +159,7 @@ class BufferPool:
         try:
             return self._free.pop().buffer
         except IndexError:
-            return HostBuffer(self.batch_size, self.size, self.pin_memory, self.label_dtype)
+            return HostBuffer(self.batch_size, self.size, self.pin_memory, self.label_dtype, self.views)
 
     def close(self) -> None:
         """Free the buffers that are not in use; batches that are still held keep their memory."""
@@ -157,8 +168,9 @@ class BufferPool:
     def lend(self, buffer: HostBuffer, count: int) -> Batch:
         """The first ``count`` samples of a filled buffer, which returns to the pool when their images, labels and indices are gone."""
         memory = np.asarray(_Lease(buffer, self._free))
-        images, labels, indices = buffer.views(memory)
-        batch = Batch(torch.from_numpy(images[:count]), torch.from_numpy(labels[:count]), indices[:count])
+        every_view, labels, indices = buffer.views(memory)
+        images = images_of([torch.from_numpy(view[:count]) for view in every_view])
+        batch = Batch(images, torch.from_numpy(labels[:count]), indices[:count])
         if self.pin_memory:
             batch.slot = Slot(torch.from_numpy(memory), buffer.image_bytes, self.batch_size)
         return batch

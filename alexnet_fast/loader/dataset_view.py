@@ -10,6 +10,7 @@ from torch.utils.data import default_collate, get_worker_info
 
 from ..common.arguments import whole
 from ..errors import UserError
+from .views import of_views, views_of
 
 if TYPE_CHECKING:
     from .buffer_pool import Batch
@@ -39,7 +40,8 @@ class BatchSamples(list[tuple[torch.Tensor, Any]]):
     """The samples of a batch one by one; ``batch`` is all of them."""
 
     def __init__(self, batch: Batch) -> None:
-        super().__init__(zip(batch.images, batch.labels.tolist()))
+        views, labels = views_of(batch.images), batch.labels.tolist()
+        super().__init__(zip(views[0] if len(views) == 1 else zip(*views), labels))  # type: ignore[arg-type]  # of a tensor, or tuples of them
         self.batch = batch
 
 
@@ -79,7 +81,7 @@ class DatasetView:
     def __getitem__(self, place: int) -> tuple[torch.Tensor, Any]:
         place = self._checked(place)
         batch = self._loader.get(self._own.samples["index"][place : place + 1])
-        return batch.images[0], batch.labels[0].item()
+        return of_views(batch.images, lambda images: images[0]), batch.labels[0].item()
 
     def __getitems__(self, places: Sequence[int]) -> BatchSamples:
         """Several samples, for a DataLoader; those of the Loader's ``batch_sampler`` are decoded ahead."""

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 import numpy as np
 
 from ..augment.augmenter import Augmenter
+from ..decode.crop import CropOptions
 from ..decode.decoder import Decoder, DecoderName
 from ..decode.kernel import SAMPLE_DTYPE
 from ..errors import UserError
@@ -31,7 +32,7 @@ class BatchTask:
         key: its (epoch, step).
         next_key: of the batch after it.
         samples: (n,) kernel.SAMPLE_DTYPE.
-        boxes: (n,) crop.CROP_DTYPE.
+        boxes: (views, n) crop.CROP_DTYPE.
         buffer: where it goes.
         statuses: (n,) uint8, each sample's status; complete when ``left`` is 0.
         is_ready: whether the consumer may have it; what follows is known then.
@@ -71,7 +72,7 @@ class DecodeWorkers:
 
     Args:
         file: (file size,) uint8, the memory map.
-        size: side of the images, in pixels.
+        cropping: of the images: their size, and how crops are resized.
         use: which decoder decodes JPEGs.
         augmenter: what is done to each decoded image.
         planner: which batches; the caller closes it.
@@ -83,7 +84,7 @@ class DecodeWorkers:
     def __init__(
         self,
         file: np.ndarray,
-        size: int,
+        cropping: CropOptions,
         use: DecoderName,
         augmenter: Augmenter,
         threads: int,
@@ -94,7 +95,7 @@ class DecodeWorkers:
         around_each: AbstractContextManager[object] = nullcontext(),  # noqa: B008  # it holds nothing
         watchdog: Watchdog,
     ) -> None:
-        self._file, self._size, self._use, self._augmenter = file, size, use, augmenter
+        self._file, self._cropping, self._use, self._augmenter = file, cropping, use, augmenter
         self._batches_ahead = batches_ahead
         self._planner, self._pool = planner, pool
         self._around_each = around_each
@@ -269,7 +270,7 @@ class DecodeWorkers:
             self._augmenter.load(SAMPLE_DTYPE)
             self._moved_s = time.perf_counter()
             self._loaded = True
-            with Decoder(self._size, self._use) as decoder:
+            with Decoder(self._cropping.size, self._use, self._cropping.cubic) as decoder:
                 while (task := self._take(stats, wake)) is not None:
                     self._done(task, self._decode(task, stats, decoder))
         except BaseException as error:  # whatever it is, the consumer must get it
@@ -331,7 +332,7 @@ class DecodeWorkers:
         epoch, step = task.key
         stats.begin(f"decoding samples of epoch {epoch}, step {step}")
         before = usage()
-        images, statuses = task.buffer.images, task.statuses
+        images, statuses = task.buffer.every_view, task.statuses
         with self._around_each:
             done = decoder.decode(self._file, task.samples, task.boxes, images, statuses, task.progress)
         self._augmenter.apply(task.samples, epoch, images, statuses, done)
@@ -350,7 +351,9 @@ class DecodeWorkers:
             if task.left or not count:
                 return
         if self._augmenter.mixes:
-            task.own_share = self._augmenter.mix(task.samples, task.key[0], task.buffer.images, task.statuses)
+            task.own_share = self._augmenter.mix(
+                task.samples, task.key[0], task.buffer.every_view, task.statuses
+            )
         task.has_broken = bool(task.statuses.any())
         # Made here, so that the consumer, whose caches a step has emptied, does not wait for it.
         if not task.has_broken:

@@ -18,10 +18,11 @@ from ..devices.device import Device
 from ..devices.device_timer import COPY, NORMALIZE, STEP, DeviceTimer
 from .buffer_pool import Slot
 from .normalize import ImageNet, Normalizer
+from .views import images_of, of_views, views_of
 
 
 class HostBatch(Protocol):
-    """images: uint8 (B, 3, H, W), contiguous.  labels: (B,), int64 or float32.  Both on the CPU.
+    """images: uint8 (B, 3, H, W), contiguous, or a tuple of such tensors.  labels: (B,), int64 or float32.  All on the CPU.
 
     A batch that has a `slot` (buffer_pool.Slot) is copied as a whole.
     """
@@ -37,10 +38,11 @@ class _DeviceBuffer:
     """Device memory for one batch of bytes, and the events that say who may touch it.
 
     memory: images and labels in one piece, laid out as the host's slots; None if each is a piece of its own.
+    images: of each view.
     """
 
     memory: Tensor | None
-    images: Tensor
+    images: tuple[Tensor, ...]
     labels: Tensor
     copied: torch.Event  # recorded on the copy stream: the host batch may be released
     normalized: (
@@ -51,7 +53,7 @@ class _DeviceBuffer:
 class DevicePrefetcher:
     """Iterate over (images, labels) on `device`, normalized, in `dtype` and the memory format.
 
-    images: (B, 3, H, W), as `Normalizer` makes them; bytes stay bytes where `dtype` is uint8.  labels: (B,), of the batch's
+    images: (B, 3, H, W), as `Normalizer` makes them, or a tuple of them, as the host's are; bytes stay bytes where `dtype` is uint8.  labels: (B,), of the batch's
     dtype.
 
     On an accelerator `depth` batches are copied ahead, on a stream of their own, while the model computes; a host
@@ -88,7 +90,7 @@ class DevicePrefetcher:
         if self.device.is_host:
             if not self.normalizes:
                 return ((batch.images, batch.labels) for batch in batches)
-            return ((self.normalize(batch.images), batch.labels) for batch in batches)
+            return ((of_views(batch.images, self.normalize), batch.labels) for batch in batches)
         return self._copied_ahead(batches)
 
     def _copied_ahead(self, batches: Iterable[HostBatch]) -> Generator[tuple[Tensor, Tensor], None, None]:
@@ -139,7 +141,8 @@ class DevicePrefetcher:
                 if buffer.memory is not None and (slot := slot_of(batch)) is not None:
                     buffer.memory.copy_(slot.memory, non_blocking=True)
                 else:
-                    buffer.images[:count].copy_(batch.images, non_blocking=True)
+                    for own, view in zip(buffer.images, views_of(batch.images), strict=True):
+                        own[:count].copy_(view, non_blocking=True)
                     buffer.labels[:count].copy_(batch.labels, non_blocking=True)
             buffer.copied.record(self._copy_stream)
 
@@ -149,9 +152,9 @@ class DevicePrefetcher:
         count = len(batch.labels)
         compute = self.device.current_stream()
         buffer.copied.wait(compute)
-        images, labels = buffer.images[:count], buffer.labels[:count]
+        images, labels = images_of([view[:count] for view in buffer.images]), buffer.labels[:count]
         if self.normalizes:
-            images, labels = self.normalize(images), labels.clone()
+            images, labels = of_views(images, self.normalize), labels.clone()
             buffer.normalized.record(compute)
         # The one place where the host waits.  The copy was queued `depth` batches ago, so it is long done
         # unless the device lags: this is also what keeps the host from running away from it.
@@ -168,7 +171,7 @@ class DevicePrefetcher:
         """The buffer for this batch, the next of `depth` + 1; new ones if this batch is larger than all before."""
         if not (
             self._buffers
-            and self._buffers[0].images.shape[1:] == batch.images.shape[1:]
+            and _shape_of(self._buffers[0].images) == _shape_of(views_of(batch.images))
             and self._buffers[0].labels.dtype == batch.labels.dtype
             and len(batch.labels) <= len(self._buffers[0].labels)
             and self._takes_slots == size_of_slot(batch)
@@ -188,18 +191,23 @@ class DevicePrefetcher:
             buffer.normalized.record(compute)
         return buffers
 
-    def _make_memory(self, batch: HostBatch) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Device memory for one batch: all of it, its images, its labels."""
-        device = self.device.torch_device
+    def _make_memory(self, batch: HostBatch) -> tuple[Tensor | None, tuple[Tensor, ...], Tensor]:
+        """Device memory for one batch: all of it, each view's images, its labels."""
+        device, views = self.device.torch_device, views_of(batch.images)
         if (slot := slot_of(batch)) is not None:
-            shape = (slot.batch_size, *batch.images.shape[1:])
+            shape = (len(views), slot.batch_size, *views[0].shape[1:])
             memory = torch.empty(slot.memory.shape, dtype=torch.uint8, device=device)
             labels = memory[slot.labels_at : slot.labels_at + 8 * slot.batch_size]
             with suppress(RuntimeError):  # of a backend that cannot read bytes as another dtype
                 as_labels = labels.view(batch.labels.dtype)[: slot.batch_size]
-                return memory, memory[: math.prod(shape)].view(shape), as_labels
-        images = torch.empty(batch.images.shape, dtype=torch.uint8, device=device)
+                return memory, memory[: math.prod(shape)].view(shape).unbind(), as_labels
+        images = tuple(torch.empty(view.shape, dtype=torch.uint8, device=device) for view in views)
         return None, images, torch.empty(batch.labels.shape, dtype=batch.labels.dtype, device=device)
+
+
+def _shape_of(views: tuple[Tensor, ...]) -> tuple[int, ...]:
+    """How many views there are, and the shape of an image."""
+    return (len(views), *views[0].shape[1:])
 
 
 def slot_of(batch: HostBatch) -> Slot | None:

@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset
 from ..beton.reader import Beton
 from ..common.arguments import check, whole
 from ..common.cpus import fair_share, local_ranks
+from ..common.sizes import Size
 from ..decode import turbojpeg
 from ..decode.crop import CropOptions
 from ..decode.decoder import DecodePaths
@@ -40,10 +41,11 @@ if TYPE_CHECKING:
 class Loader(TorchProtocol):
     """Batches of ``(images, labels)`` from a beton file.
 
-    ``images`` is uint8 (B, 3, size, size), or as ``normalize``, ``dtype`` and ``memory_format`` say; ``labels`` is int64 (B,);
+    ``images`` is uint8 (B, 3, height, width), or as ``normalize``, ``dtype`` and ``memory_format`` say; ``labels`` is int64 (B,);
     both are torch tensors in host memory.  ``batch.indices``, int64 (B,), are the samples' places in the file.  If the label is a
     float field, ``labels`` is float32: the file's float64 values, rounded, as a loss of float32 outputs expects them.  With
-    ``mix`` classes are soft: float32 (B, classes).
+    ``mix`` classes are soft: float32 (B, classes).  With ``views=2`` (or more) ``images`` is a tuple of two such tensors, of the same
+    samples, each with a crop, a flip and augmentations of its own: ``(first, second), labels = batch``.
     The pixels of sample i in epoch e are a function of (seed, e, i) alone, and the order of (seed, e):
     neither threads, nor batch size, nor ranks, nor a resume change them.  A batch that you hold is
     yours; its memory is used again when your last reference to it is gone.
@@ -175,12 +177,12 @@ class Loader(TorchProtocol):
         self._batch_size = whole("batch_size", given, "at least 1", lambda n: n >= 1)
 
     @property
-    def size(self) -> int:
-        """Side of the images, in pixels; may be set, for the iterations that start later."""
+    def size(self) -> Size:
+        """Side of the images, in pixels, or their (height, width); may be set, for the iterations that start later."""
         return self._options.size
 
     @size.setter
-    def size(self, given: int) -> None:
+    def size(self, given: Size) -> None:
         self._options, self._access = replace(self._options, size=given), None
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from ..common.arguments import (
     crop_ratio,
     crop_scale,
     flag,
+    image_size,
     instance,
     number,
     probability,
@@ -23,6 +24,7 @@ from ..common.arguments import (
     set_checked,
     whole,
 )
+from ..common.sizes import sides
 from ..decode.crop import CropOptions
 from ..decode.decoder import DecoderName
 from ..errors import UserError
@@ -35,6 +37,7 @@ from .watchdog import STALL_S
 if TYPE_CHECKING:
     from ..augment.mix import Mix
 
+Interpolation = Literal["bilinear", "bicubic"]
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 
@@ -47,7 +50,7 @@ class LoaderOptions:
 
     Args:
         train: random-resized crops, flips and a shuffled order; else the resized centre crop, in the file's order.
-        size: side of the images, in pixels.
+        size: side of the images, in pixels; or their (height, width).
         seed: of the order, the crops, the flips and the augmentations.
         threads: decoding threads (default: one for each core that this process may use; where a launcher says that it started
             several ranks on this host and has bound none, for each of its share of them).
@@ -65,7 +68,11 @@ class LoaderOptions:
         augmentations: operations of ``alexnet_fast.augment``, done to each decoded image in this order by the decoding threads,
             as ``[RandAugment(), RandomErasing(p=0.25)]``; whatever ``train`` is.
         mix: ``Mix(mixup=0.2, cutmix=1.0)`` mixes the images of each batch, and makes its labels soft: float32 (B, classes).
-        center_ratio: ``size`` over the shorter side before the centre crop: 224 / 256 is Resize(256) + CenterCrop(224).
+        center_ratio: ``size`` over the shorter side before the centre crop: 224 / 256 is Resize(256) + CenterCrop(224).  Where size is
+            (height, width), the image is resized, in its shape, until it just covers both divided by this ratio.
+        interpolation: "bilinear" or "bicubic": of the crops, in training and evaluation, antialiased as Pillow's of this name.
+        views: images of each sample, each with a crop, flip and augmentations of its own, of one decoding: for contrastive
+            learning.  With 2 or more ``images`` is a tuple of so many tensors, one a view; view 0 is what 1 would give.
         batches_ahead: batches that are being filled or wait, not counting those that are held.
         read_ahead_bytes: how far beyond those batches the file is read into the page cache; 0 = only when touched.  An order
             "block" reads a window ahead, whatever the number.
@@ -91,7 +98,7 @@ class LoaderOptions:
     """
 
     train: bool
-    size: int = 224
+    size: int | tuple[int, int] = 224
     seed: int = 0
     threads: int | None = None
     rank: int | None = None
@@ -106,6 +113,8 @@ class LoaderOptions:
     augmentations: Sequence[Augmentation] = ()
     mix: Mix | None = None
     center_ratio: float = 224 / 256
+    interpolation: Interpolation = "bilinear"
+    views: int = 1
     batches_ahead: int = 3
     read_ahead_bytes: int = 64 << 20
     pin_memory: bool = False
@@ -128,10 +137,11 @@ class LoaderOptions:
             )
         choice("decoder", self.decoder, ("auto", "libjpeg"))
         choice("on_error", self.on_error, ("raise", "skip"))
+        choice("interpolation", self.interpolation, ("bilinear", "bicubic"))
         set_checked(
             self,
             train=flag("train", self.train),
-            size=whole("size", self.size, "1 to 4096 pixels", lambda px: 1 <= px <= 4096),
+            size=image_size("size", self.size),
             seed=seed_of("seed", self.seed),
             threads=None
             if self.threads is None
@@ -149,6 +159,7 @@ class LoaderOptions:
             center_ratio=number(
                 "center_ratio", self.center_ratio, "0 < center_ratio <= 1", lambda r: 0 < r <= 1
             ),
+            views=whole("views", self.views, "1 to 64", lambda n: 1 <= n <= 64),
             batches_ahead=whole("batches_ahead", self.batches_ahead, "at least 1", lambda n: n >= 1),
             read_ahead_bytes=whole("read_ahead_bytes", self.read_ahead_bytes, "at least 0", lambda n: n >= 0),
             pin_memory=flag("pin_memory", self.pin_memory),
@@ -176,9 +187,17 @@ class LoaderOptions:
     @property
     def crop_options(self) -> CropOptions:
         """What ``decode.crop`` needs of these."""
-        resize = round(self.size / self.center_ratio)
+        height, width = sides(self.size)
+        resize = round(height / self.center_ratio), round(width / self.center_ratio)
         return CropOptions(
-            self.train, self.size, resize, np.uint64(self.seed), self.scale, self.ratio, self.flip
+            self.train,
+            self.size,
+            resize,
+            np.uint64(self.seed),
+            self.scale,
+            self.ratio,
+            self.flip,
+            self.interpolation == "bicubic",
         )
 
 
@@ -194,7 +213,7 @@ class LoaderKeywords(TypedDict, total=False):
     """The fields of LoaderOptions as keyword arguments, for type checkers and editors."""
 
     train: bool
-    size: int
+    size: int | tuple[int, int]
     seed: int
     threads: int | None
     rank: int | None
@@ -209,6 +228,8 @@ class LoaderKeywords(TypedDict, total=False):
     augmentations: Sequence[Augmentation]
     mix: Mix | None
     center_ratio: float
+    interpolation: Interpolation
+    views: int
     batches_ahead: int
     read_ahead_bytes: int
     pin_memory: bool

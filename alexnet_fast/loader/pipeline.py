@@ -47,6 +47,7 @@ class Pipeline:
             max_free=2 * options.batches_ahead + 2,
             pin_memory=options.pin_memory,
             label_dtype=beton.target_field.dtype,
+            views=options.views,
         )
         watchdog = Watchdog(options.stall_s)
         self.planner = Planner(
@@ -59,10 +60,11 @@ class Pipeline:
             min(options.read_ahead_bytes, bytes_of(own.samples) // sampler.world_size),
             watchdog,
             resumed,
+            options.views,
         )
         self.workers = DecodeWorkers(
             beton.map,
-            options.size,
+            options.crop_options,
             options.decoder,
             Augmenter(options.augmentations, options.seed, options.mix),
             threads,

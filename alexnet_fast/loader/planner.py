@@ -51,7 +51,7 @@ class BatchPlan(NamedTuple):
     Attributes:
         key: its (epoch, step).
         samples: (n,) kernel.SAMPLE_DTYPE.
-        boxes: (n,) crop.CROP_DTYPE, their crops.
+        boxes: (views, n) crop.CROP_DTYPE, their crops.
         labels: (n,) as the file stores them.
         bytes: of their payloads.
         ahead: (m,) kernel.SAMPLE_DTYPE, what is to be requested from the disk before the batch is decoded.
@@ -97,6 +97,7 @@ class Planner:
             At least one batch is planned ahead.  Of an order with windows, the next window is read besides.
         watchdog: for the wait for the thread's end; the consumer's, which may have timed out already.
         resumed: an epoch that was left in the middle of a step, and the position at which its step 0 begins.
+        views: crops of each sample.
     """
 
     def __init__(
@@ -109,9 +110,10 @@ class Planner:
         max_bytes: int,
         watchdog: Watchdog,
         resumed: Resumed | None = None,
+        views: int = 1,
     ) -> None:
         self._beton, self._samples, self._orders, self._sampler = beton, samples, orders, sampler
-        self._resumed = resumed
+        self._resumed, self._views = resumed, views
         self._crop_options, self._max_bytes = crop_options, max_bytes
         self._watchdog = watchdog
         self._sequence: _Sequence | None = None
@@ -241,15 +243,15 @@ class Planner:
         if order.copies is not None:
             samples["occurrence"] = np.concatenate([order.copies[share] for share in shares])
         labels = self._beton.labels[samples["index"]]
-        boxes = np.empty(len(samples), CROP_DTYPE)
+        boxes = np.empty((self._views, len(samples)), CROP_DTYPE)
         draw_crops(samples, np.uint64(epoch), self._crop_options, boxes)
         begin = 0
         for step, share in zip(steps, shares, strict=True):
             own = slice(begin, begin := begin + share.stop - share.start)
             ahead = samples[own] if reads is None else reads.before(share.stop)
-            yield BatchPlan(
-                (epoch, step), samples[own], boxes[own], labels[own], bytes_of(samples[own]), ahead
-            )
+            # Contiguous, as the kernel takes them: no copy where there is one view.
+            crops = np.ascontiguousarray(boxes[:, own])
+            yield BatchPlan((epoch, step), samples[own], crops, labels[own], bytes_of(samples[own]), ahead)
 
     def _window_reads(
         self,

@@ -18,6 +18,7 @@ from .buffer_pool import Batch
 from .options import LoaderOptions
 from .orders import checked_places
 from .preload import kernels
+from .views import images_of
 
 
 class RandomAccess:
@@ -31,12 +32,12 @@ class RandomAccess:
 
     def __init__(self, beton: Beton, options: LoaderOptions, samples: np.ndarray | None = None) -> None:
         self._beton, self._crop_options = beton, options.crop_options
-        self._size = options.size
+        self._shape = options.views, *options.crop_options.size
         self._augmenter = Augmenter(options.augmentations, options.seed)
         self._samples = sample_table(beton) if samples is None else samples
         self._lock = threading.Lock()  # a decoder is one thread's at a time
         kernels.wait(give_up=lambda: False)
-        self._decoder = Decoder(options.size, options.decoder)
+        self._decoder = Decoder(options.size, options.decoder, options.crop_options.cubic)
 
     def get(self, indices: object, epoch: int) -> Batch:
         """The samples at these places in the file, in memory of their own, as (images, labels).
@@ -50,8 +51,9 @@ class RandomAccess:
         places = checked_places("indices", indices, self._beton.num_samples, str(self._beton.path))
         samples = self._samples[places]
         samples["occurrence"] = occurrences(places)
-        boxes, statuses = np.empty(len(places), CROP_DTYPE), np.zeros(len(places), np.uint8)
-        images = np.empty((len(places), 3, self._size, self._size), np.uint8)
+        views, height, width = self._shape
+        boxes, statuses = np.empty((views, len(places)), CROP_DTYPE), np.zeros(len(places), np.uint8)
+        images = np.empty((views, len(places), 3, height, width), np.uint8)
         draw_crops(samples, np.uint64(epoch), self._crop_options, boxes)
         with self._lock, self._beton.unchanged:
             done = self._decoder.decode(self._beton.map, samples, boxes, images, statuses)
@@ -63,4 +65,5 @@ class RandomAccess:
                 "or the set without it"
             )
         labels = self._beton.labels[places].astype(self._beton.target_field.dtype)
-        return Batch(torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(places))
+        every_view = images_of([torch.from_numpy(view) for view in images])
+        return Batch(every_view, torch.from_numpy(labels), torch.from_numpy(places))

@@ -19,6 +19,7 @@ from .options import LoaderOptions
 from .position import epoch_of
 from .random_access import RandomAccess
 from .sample_set import SampleSet
+from .views import of_views
 
 if TYPE_CHECKING:
     from .loader import Loader
@@ -95,10 +96,10 @@ class TorchProtocol(Settled):
         return self._finished(self._access.get(indices, epoch_of(epoch)))
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(image, label) of the sample at this place in the file, with its crop and augmentations of epoch 0."""
+        """(image, label) of the sample at this place in the file, with its crop and augmentations of epoch 0; with ``views`` a tuple of images."""
         most = self.beton.num_samples - 1
         batch = self.get([whole("index", index, f"0 to {most}", lambda n: 0 <= n <= most)])
-        return batch.images[0], batch.labels[0]
+        return of_views(batch.images, lambda images: images[0]), batch.labels[0]
 
     @property
     def _loader(self) -> Loader:
@@ -108,7 +109,7 @@ class TorchProtocol(Settled):
         """A batch of bytes as the options say."""
         if self._normalizer is None:
             return batch
-        return Batch(self._normalizer(batch.images), batch.labels, batch.indices)
+        return Batch(of_views(batch.images, self._normalizer), batch.labels, batch.indices)
 
     def _batch_at(self, source: Loader | DeviceLoader, epoch: int, step: int) -> Batch:
         """A batch of an epoch, for ``batch_sampler``: one after the other they are those of an iteration, decoded ahead.

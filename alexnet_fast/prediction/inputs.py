@@ -117,7 +117,7 @@ class FileImages:
 
     def __iter__(self) -> Iterator[tuple[list[Image], Batch]]:
         keys, reading = iter(self._keys), list[tuple[str, Future[Sample]]]()
-        with ThreadPoolExecutor(allowed_cores()) as pool, Decoder(self._crop_options.size) as decoder:
+        with ThreadPoolExecutor(allowed_cores()) as pool, self._decoder() as decoder:
 
             def read(count: int) -> None:
                 for key in islice(keys, count):
@@ -128,6 +128,9 @@ class FileImages:
                 part, reading[:] = reading[: self._batch_size], reading[self._batch_size :]
                 read(self._batch_size)
                 yield self._batch(part, decoder)
+
+    def _decoder(self) -> Decoder:
+        return Decoder(self._crop_options.size, cubic=self._crop_options.cubic)
 
     def _batch(
         self, part: Sequence[tuple[str, Future[Sample]]], decoder: Decoder
@@ -150,9 +153,12 @@ class FileImages:
             row["ptr"], row["size"], row["raw"] = begin, len(sample.payload), RAW
             row["width"], row["height"] = sample.width, sample.height
             begin += len(sample.payload)
-        boxes, size = np.empty(len(samples), CROP_DTYPE), self._crop_options.size
+        boxes, (height, width) = np.empty(len(samples), CROP_DTYPE), self._crop_options.size
         draw_crops(table, np.uint64(0), self._crop_options, boxes)
-        pixels, statuses = np.empty((len(samples), 3, size, size), np.uint8), np.zeros(len(samples), np.uint8)
+        pixels, statuses = (
+            np.empty((len(samples), 3, height, width), np.uint8),
+            np.zeros(len(samples), np.uint8),
+        )
         file = np.frombuffer(b"".join(sample.payload for sample in samples), np.uint8)
         decoder.decode(file, table, boxes, pixels, statuses)
         if statuses.any():

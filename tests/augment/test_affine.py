@@ -13,13 +13,14 @@ from beside_torchvision import applied, difference, functional, keys_of, photos
 ALL = Affine(40, (0.2, 0.1), (0.6, 1.5), 20, (-10, 30), fill=(1, 2, 3))
 
 
+@pytest.mark.parametrize("sides", [(224, 224), (150, 224)])
 @pytest.mark.parametrize("made", [Affine(), ALL, Affine(0, (0.5, 0.5)), Affine(0, shear_x=30)], ids=repr)
-def test_it_is_torchvisions_but_for_pixels_that_lie_between_two(made: Affine) -> None:
-    images, keys = photos(count=20), keys_of(20)
+def test_it_is_torchvisions_but_for_pixels_that_lie_between_two(made: Affine, sides: tuple[int, int]) -> None:
+    images, keys = photos(sides, 20), keys_of(20)
     fill = list(map(float, np.broadcast_to(made.fill, 3)))
     expected = []
     for image, key in zip(images, keys):
-        angle, across, down, scale, *shear = draw_affine(key, 224, made.ranges)
+        angle, across, down, scale, *shear = draw_affine(key, *sides, made.ranges)
         given = torch.from_numpy(image.copy())
         moved = functional().affine(given, angle, [int(across), int(down)], scale, shear, fill=fill)
         expected.append(moved.numpy())
@@ -28,7 +29,7 @@ def test_it_is_torchvisions_but_for_pixels_that_lie_between_two(made: Affine) ->
 
 
 def test_amounts_are_uniform_and_moves_are_whole_pixels() -> None:
-    drawn = np.array([draw_affine(key, 200, ALL.ranges) for key in keys_of(4000)])
+    drawn = np.array([draw_affine(key, 200, 200, ALL.ranges) for key in keys_of(4000)])
     for values, (low, high) in zip(
         drawn.T, ((-40, 40), (-40, 40), (-20, 20), (0.6, 1.5), (-20, 20), (-10, 30))
     ):

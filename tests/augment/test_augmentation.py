@@ -16,6 +16,7 @@ from alexnet_fast import augment
 from alexnet_fast.augment.augmentation import Augmentation
 from alexnet_fast.augment.augmenter import Augmenter
 from alexnet_fast.augment.operations import described, made, of_recipes, operations
+from alexnet_fast.common.sizes import Size, sides
 from alexnet_fast.decode.kernel import SAMPLE_DTYPE
 from alexnet_fast.errors import UserError
 
@@ -155,8 +156,8 @@ def test_its_kernels_are_loaded_before_the_first_image(kind: type[Augmentation])
 
 
 @OPERATIONS
-@pytest.mark.parametrize("size", [1, 2, 3, 31, 33, 70])
-def test_images_of_any_size_are_changed_inside_their_own_memory(kind: type[Augmentation], size: int) -> None:
-    around = np.random.default_rng(1).integers(0, 256, (5, 3, size, size), np.uint8)
+@pytest.mark.parametrize("size", [1, 2, 3, 31, 33, 70, (1, 40), (33, 2), (20, 70)])
+def test_images_of_any_size_are_changed_inside_their_own_memory(kind: type[Augmentation], size: Size) -> None:
+    around = np.random.default_rng(1).integers(0, 256, (5, 3, *sides(size)), np.uint8)
     out = applied(kind(), around, [1, 3])
     assert np.array_equal(out[[0, 2, 4]], around[[0, 2, 4]])

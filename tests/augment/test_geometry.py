@@ -15,6 +15,7 @@ from alexnet_fast.augment.geometry import (
     map_image_smoothly,
     map_scratch_bytes,
 )
+from alexnet_fast.common.sizes import Size, sides
 from beside_torchvision import by_torch, difference, functional, photos
 
 FILL = (10, 20, 30)
@@ -45,12 +46,13 @@ MAPS: list[Affine] = [  # angle, (across, down), scale, (shear across, shear dow
 ]
 
 
-def matrix_of(size: int, affine: Affine) -> Any:
-    """Of an image of this side."""
+def matrix_of(size: Size, affine: Affine) -> Any:
+    """Of an image of this size."""
+    height, width = sides(size)
     angle, move, scale, shear, at_corner = affine
-    centre = -size / 2 if at_corner else 0.0
+    centre = (-width / 2, -height / 2) if at_corner else (0.0, 0.0)
     return inverse_affine(
-        float(angle), float(move[0]), float(move[1]), scale, float(shear[0]), float(shear[1]), centre, centre
+        float(angle), float(move[0]), float(move[1]), scale, float(shear[0]), float(shear[1]), *centre
     )
 
 
@@ -60,23 +62,23 @@ def torchvisions(images: np.ndarray, affine: Affine, **options: Any) -> np.ndarr
     return by_torch(functional().affine, images, **given, center=[0, 0] if at_corner else None, **options)
 
 
-@pytest.mark.parametrize("size", [224, 37, 5, 1])
+@pytest.mark.parametrize("size", [224, 37, 5, 1, (160, 224), (61, 33)])
 @pytest.mark.parametrize("affine", MAPS)
-def test_a_map_is_torchvisions_but_for_pixels_that_lie_between_two(size: int, affine: Affine) -> None:
+def test_a_map_is_torchvisions_but_for_pixels_that_lie_between_two(size: Size, affine: Affine) -> None:
     images = photos(size)
-    out, scratch = images.copy(), np.empty(3 * size * size, np.uint8)
+    out, scratch = images.copy(), np.empty(images[0].size, np.uint8)
     for image in out:
         map_image(image, matrix_of(size, affine), np.array(FILL, np.uint8), scratch)
     expected = torchvisions(images, affine, fill=list(map(float, FILL)))
     assert difference(out, expected).share < 1e-4
 
 
-@pytest.mark.parametrize("size", [224, 37, 5, 1])
+@pytest.mark.parametrize("size", [224, 37, 5, 1, (160, 224), (61, 33)])
 @pytest.mark.parametrize("affine", MAPS)
-def test_a_bilinear_map_is_torchvisions_to_two_levels(size: int, affine: Affine) -> None:
+def test_a_bilinear_map_is_torchvisions_to_two_levels(size: Size, affine: Affine) -> None:
     """Pixels are weighed in 256ths here."""
     images = photos(size)
-    out, scratch = images.copy(), np.empty(map_scratch_bytes(size), np.uint8)
+    out, scratch = images.copy(), np.empty(map_scratch_bytes(*images.shape[2:]), np.uint8)
     for image in out:
         map_image_smoothly(image, matrix_of(size, affine), np.zeros(3, np.uint8), scratch)
     bilinear = functional().InterpolationMode.BILINEAR
@@ -87,7 +89,7 @@ def test_a_bilinear_map_is_torchvisions_to_two_levels(size: int, affine: Affine)
 def test_a_bilinear_map_blends_into_the_fill_at_the_edges() -> None:
     image, fill = np.full((3, 9, 9), 200, np.uint8), np.array([0, 100, 200], np.uint8)
     matrix = inverse_affine(0.0, 2.5, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0)
-    map_image_smoothly(image, matrix, fill, np.empty(map_scratch_bytes(9), np.uint8))
+    map_image_smoothly(image, matrix, fill, np.empty(map_scratch_bytes(9, 9), np.uint8))
     assert image[:, 4].tolist() == [
         [0, 0, 100, 200, 200, 200, 200, 200, 200],
         [100, 100, 150, 200, 200, 200, 200, 200, 200],

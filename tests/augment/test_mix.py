@@ -60,13 +60,14 @@ def test_cutmix_puts_one_rectangle_of_the_image_before_into_each_image() -> None
         assert share == pytest.approx(1 - expected[box][0, 0].size / 64**2, abs=0.03)
 
 
-def test_cutmixs_rectangle_is_torchvisions() -> None:
+@pytest.mark.parametrize("sides", [(224, 224), (96, 224)])
+def test_cutmixs_rectangle_is_torchvisions(sides: tuple[int, int]) -> None:
     """The same distribution: means and spreads of its edges."""
     torch.manual_seed(0)
     theirs = transforms().CutMix(num_classes=2)
-    drawn = [theirs.make_params([torch.zeros(1, 3, 224, 224)])["box"] for _ in range(4000)]
+    drawn = [theirs.make_params([torch.zeros(1, 3, *sides)])["box"] for _ in range(4000)]
     expected = np.array([(top, left, bottom, right) for left, top, right, bottom in drawn])
-    made = [draw_mix(key, 224, (1.0, 0.0, 1.0)) for key in keys_of(4000)]
+    made = [draw_mix(key, sides, (1.0, 0.0, 1.0)) for key in keys_of(4000)]
     assert {kind for kind, _, _ in made} == {CUTMIX}
     ours = np.array([box for _, _, box in made])
     spread = expected.std(0) / 4000**0.5
@@ -85,7 +86,7 @@ def test_shares_have_the_moments_of_the_beta_distribution(alpha: float) -> None:
 
 
 def test_batches_are_mixed_as_often_as_is_asked_and_each_way_as_often() -> None:
-    kinds = [draw_mix(key, 32, (0.4, 0.2, 1.0))[0] for key in keys_of(5000)]
+    kinds = [draw_mix(key, (32, 32), (0.4, 0.2, 1.0))[0] for key in keys_of(5000)]
     for kind, share in ((NOTHING, 0.6), (MIXUP, 0.2), (CUTMIX, 0.2)):
         assert abs(kinds.count(kind) / 5000 - share) < 0.03
     images = photos(32)

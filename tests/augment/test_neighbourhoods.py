@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from alexnet_fast.augment.neighbourhoods import blur_image, scratch_bytes, sharpen_image
+from alexnet_fast.common.sizes import Size
 from beside_torchvision import by_torch, difference, functional, photos
 
 
 def blurred(images: np.ndarray, radius: int, sigma: float) -> np.ndarray:
     out = images.copy()
-    scratch = np.empty(scratch_bytes(images.shape[2], radius), np.uint8)
+    scratch = np.empty(scratch_bytes(*images.shape[2:], radius), np.uint8)
     for image in out:
         blur_image(image, radius, sigma, scratch)
     return out
@@ -19,14 +20,14 @@ def blurred(images: np.ndarray, radius: int, sigma: float) -> np.ndarray:
 
 def sharpened(images: np.ndarray, factor: float) -> np.ndarray:
     out = images.copy()
-    scratch = np.empty(scratch_bytes(images.shape[2], 1), np.uint8)
+    scratch = np.empty(scratch_bytes(*images.shape[2:], 1), np.uint8)
     for image in out:
         sharpen_image(image, factor, scratch)
     return out
 
 
-@pytest.mark.parametrize("size", [224, 37, 12, 5, 2, 1])
-def test_sharpening_is_torchvisions_to_one_level(size: int) -> None:
+@pytest.mark.parametrize("size", [224, 37, 12, 5, 2, 1, (160, 224), (70, 33), (9, 2)])
+def test_sharpening_is_torchvisions_to_one_level(size: Size) -> None:
     images = photos(size)
     for factor in (0.0, 0.1, 1.0, 1.9, 3.0):
         found = difference(sharpened(images, factor), by_torch(functional().adjust_sharpness, images, factor))
@@ -34,9 +35,9 @@ def test_sharpening_is_torchvisions_to_one_level(size: int) -> None:
     assert np.array_equal(sharpened(images, 1.0), images)
 
 
-@pytest.mark.parametrize("size", [224, 37, 12])
+@pytest.mark.parametrize("size", [224, 37, 12, (160, 224), (70, 33)])
 @pytest.mark.parametrize(("radius", "sigma"), [(1, 0.1), (1, 0.5), (2, 1.0), (3, 0.8), (11, 0.4), (11, 2.0)])
-def test_blur_is_torchvisions_to_one_level(size: int, radius: int, sigma: float) -> None:
+def test_blur_is_torchvisions_to_one_level(size: Size, radius: int, sigma: float) -> None:
     images, side = photos(size), 2 * radius + 1
     expected = by_torch(functional().gaussian_blur, images, [side, side], [sigma, sigma])
     found = difference(blurred(images, radius, sigma), expected)
@@ -56,6 +57,6 @@ def test_a_wide_blur_keeps_the_mean_and_an_even_image() -> None:
 def test_nothing_beyond_the_image_is_written(size: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 3, size, size), np.uint8)
     before = images.copy()
-    sharpen_image(images[1], 2.0, np.empty(scratch_bytes(size, 1), np.uint8))
-    blur_image(images[1], 2, 1.5, np.empty(scratch_bytes(size, 2), np.uint8))
+    sharpen_image(images[1], 2.0, np.empty(scratch_bytes(size, size, 1), np.uint8))
+    blur_image(images[1], 2, 1.5, np.empty(scratch_bytes(size, size, 2), np.uint8))
     assert np.array_equal(images[[0, 2]], before[[0, 2]]) and not np.array_equal(images[1], before[1])

@@ -26,9 +26,9 @@ from beside_torchvision import applied, difference, keys_of, photos, transforms
 GEOMETRY = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"}
 
 
-def drawn(policy: Policy, key: np.uint64, size: int = 224) -> list[tuple[str, float]]:
+def drawn(policy: Policy, key: np.uint64, sides: tuple[int, int] = (224, 224)) -> list[tuple[str, float]]:
     codes, magnitudes = np.zeros(40, np.int64), np.zeros(40)
-    count = draw_steps(key, policy.rounds, policy.table(size), codes, magnitudes)
+    count = draw_steps(key, policy.rounds, policy.table(sides), codes, magnitudes)
     return [(NAMES[code], float(magnitude)) for code, magnitude in zip(codes[:count], magnitudes)]
 
 
@@ -42,8 +42,8 @@ def by_torchvision(image: np.ndarray, steps: list[tuple[str, float]]) -> np.ndar
     return out.numpy()
 
 
-@pytest.mark.parametrize("size", [224, 160, 37])
-def test_the_tables_are_torchvisions(size: int) -> None:
+@pytest.mark.parametrize("sides", [(224, 224), (160, 160), (37, 37), (160, 224), (70, 33)])
+def test_the_tables_are_torchvisions(sides: tuple[int, int]) -> None:
     v2 = transforms()
     for policy, theirs, bins in (
         (RandAugment(magnitude=9), v2.RandAugment, 31),
@@ -52,9 +52,9 @@ def test_the_tables_are_torchvisions(size: int) -> None:
     ):
         expected: dict[str, Any] = {}
         for name, (magnitudes, signed) in theirs._AUGMENTATION_SPACE.items():
-            found = magnitudes(bins, size, size)
+            found = magnitudes(bins, *sides)
             expected[name] = ([0.0] if found is None else found.tolist(), signed)
-        table = policy.table(size)
+        table = policy.table(sides)
         assert {NAMES[code] for code in table["code"].reshape(-1)} == set(expected)
         for name, (magnitudes, signed) in expected.items():
             rows = table[table["code"] == NAMES.index(name)]
@@ -74,7 +74,7 @@ def test_the_tables_are_torchvisions(size: int) -> None:
 def test_autoaugments_table_is_torchvisions_for_imagenet() -> None:
     theirs = transforms().AutoAugment()
     assert list(IMAGENET) == theirs._get_policies(theirs.policy)
-    table = AutoAugment().table(224)
+    table = AutoAugment().table((224, 224))
     for row, pair in zip(table, IMAGENET, strict=True):
         for step, (name, chance, place) in zip(row, pair, strict=True):
             magnitudes, signed = theirs._AUGMENTATION_SPACE[name]
@@ -83,17 +83,18 @@ def test_autoaugments_table_is_torchvisions_for_imagenet() -> None:
             assert step.tolist() == (NAMES.index(name), expected, signed, chance)
 
 
+@pytest.mark.parametrize("sides", [(224, 224), (150, 224)])
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "Identity"])
-def test_a_step_does_what_torchvisions_does(name: str) -> None:
+def test_a_step_does_what_torchvisions_does(name: str, sides: tuple[int, int]) -> None:
     class One(RandAugment):
-        def table(self, size: int) -> np.ndarray:
-            wide = TrivialAugmentWide().table(size)
+        def table(self, sides: tuple[int, int]) -> np.ndarray:
+            wide = TrivialAugmentWide().table(sides)
             own = wide[wide["code"] == NAMES.index(name)]
             return own[:, None] if len(own) else np.array([[(INVERT, 0.0, 0, 1.0)]], wide.dtype)
 
-    policy, images = One(1), np.concatenate([photos(count=20)] * 2)
+    policy, images = One(1), np.concatenate([photos(sides, 20)] * 2)
     keys = keys_of(40)
-    steps = [drawn(policy, key) for key in keys]
+    steps = [drawn(policy, key, sides) for key in keys]
     assert {each for step in steps for each, _ in step} == {name}
     expected = np.stack([by_torchvision(image, step) for image, step in zip(images, steps)])
     found = difference(applied(policy, images, keys), expected)

@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from alexnet_fast.augment.random_erasing import RandomErasing, draw_rectangle
+from alexnet_fast.common.sizes import Size, sides
 from alexnet_fast.errors import UserError
 from beside_torchvision import applied, functional, keys_of, photos, transforms
 
 
-def rectangles(operation: RandomErasing, size: int, count: int) -> np.ndarray:
-    return np.array([draw_rectangle(key, size, operation.scale, operation.ratio) for key in keys_of(count)])
+def rectangles(operation: RandomErasing, size: Size, count: int) -> np.ndarray:
+    return np.array(
+        [draw_rectangle(key, sides(size), operation.scale, operation.ratio) for key in keys_of(count)]
+    )
 
 
 @pytest.mark.parametrize("value", [0, 130, (10, 20, 30)])
@@ -28,18 +31,18 @@ def test_it_is_torchvisions_erase_of_the_rectangle_that_was_drawn(
     assert np.array_equal(applied(operation, images), np.stack(expected))
 
 
-@pytest.mark.parametrize("size", [224, 64])
-def test_rectangles_are_as_large_and_as_long_as_torchvisions(size: int) -> None:
+@pytest.mark.parametrize("size", [224, 64, (60, 224)])
+def test_rectangles_are_as_large_and_as_long_as_torchvisions(size: Size) -> None:
     torch.manual_seed(0)
     operation, theirs = RandomErasing(), transforms().RandomErasing()
     ours = rectangles(operation, size, 3000)
-    image = torch.zeros(3, size, size, dtype=torch.uint8)
+    image = torch.zeros(3, *sides(size), dtype=torch.uint8)
     drawn = [theirs.make_params([image]) for _ in range(3000)]
     expected = np.array([[each[name] for name in "ijhw"] for each in drawn])
     spread = expected.std(0) / 3000**0.5
     assert (np.abs(ours.mean(0) - expected.mean(0)) < 5 * spread).all()
     assert (np.abs(ours.std(0) / expected.std(0) - 1) < 0.08).all()
-    assert (ours >= 0).all() and (ours[:, :2] + ours[:, 2:] <= size).all()
+    assert (ours >= 0).all() and (ours[:, :2] + ours[:, 2:] <= sides(size)).all()
 
 
 def test_noise_is_even_and_differs_in_every_image_and_outside_nothing_is_changed() -> None:

@@ -128,7 +128,7 @@ def test_the_evaluation_box_is_torchvisions_arithmetic(
     resize = round(size / ratio)
     left, top, new_width, new_height = eval_geometry(width, height, size, resize)
     across, down = width / new_width, height / new_height
-    assert center_crop(height, width, size, resize) == (
+    assert center_crop(height, width, (size, size), (resize, resize)) == (
         top * down,
         left * across,
         size * down,
@@ -143,3 +143,24 @@ def test_the_reference_of_these_tests_is_torchvision(transforms: Any, width: int
     image = picture(width, height)
     theirs = np.asarray(transforms.CenterCrop(224)(transforms.Resize(256)(image))).transpose(2, 0, 1)
     assert np.array_equal(eval_reference(image), theirs)
+
+
+@given(
+    width=st.integers(1, 4000),
+    height=st.integers(1, 4000),
+    size=st.tuples(st.integers(1, 512), st.integers(1, 512)),
+    ratio=st.sampled_from([224 / 256, 1.0, 0.5, 0.9]),
+)
+@settings(max_examples=500, deadline=None)
+def test_an_evaluation_box_of_any_shape_lies_inside_the_image_and_is_as_large_as_its_ratio_lets_it_be(
+    width: int, height: int, size: tuple[int, int], ratio: float
+) -> None:
+    resize = round(size[0] / ratio), round(size[1] / ratio)
+    left, top, new_width, new_height = eval_geometry(width, height, size, resize)
+    across, down = width / new_width, height / new_height
+    box = center_crop(height, width, size, resize)
+    assert box == (top * down, left * across, size[0] * down, size[1] * across)
+    assert new_height >= resize[0] and new_width >= resize[1]
+    assert new_height == resize[0] or new_width == resize[1]
+    assert box[0] >= 0 and box[1] >= 0
+    assert box[0] + box[2] <= height * (1 + 1e-12) and box[1] + box[3] <= width * (1 + 1e-12)

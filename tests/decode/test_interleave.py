@@ -9,14 +9,12 @@ from alexnet_fast.decode.interleave import interleave
 
 
 @pytest.mark.parametrize("size", [1, 15, 16, 17, 33, 64, 224])
-def test_interleaving_is_a_transpose_for_every_height_width_and_first_column(size: int) -> None:
+def test_interleaving_is_a_transpose_for_every_height_and_width(size: int) -> None:
     rng = np.random.default_rng(size)
-    planes = rng.integers(0, 256, (3, 3, size, size), np.uint8)
     for height, width in {(size, size), (1, size), (size, 1), (size // 2 + 1, size - size // 3)}:
-        lefts = rng.integers(0, size - width + 1, 3)
+        planes = rng.integers(0, 256, (3, 3, height, width), np.uint8)
         out = np.zeros((5, height, width, 3), np.uint8)
-        interleave(planes, lefts, out[1:4])
+        interleave(planes, out[1:4])
         for k in range(3):
-            wanted = planes[k, :, :height, lefts[k] : lefts[k] + width].transpose(1, 2, 0)
-            assert np.array_equal(out[1 + k], wanted)
+            assert np.array_equal(out[1 + k], planes[k].transpose(1, 2, 0))
         assert not out[0].any() and not out[4].any()

@@ -17,6 +17,7 @@ from alexnet_fast.decode.decoder import Decoder
 from alexnet_fast.decode.entropy import STREAMS
 from alexnet_fast.decode.jpeg_header import read_header
 from alexnet_fast.decode.kernel import SAMPLE_DTYPE
+from alexnet_fast.decode.resample import Output
 from alexnet_fast.decode.scratch import MAX_STREAM_BYTES, fits, plane_bytes
 from alexnet_fast.decode.status import (
     DECODER,
@@ -46,10 +47,10 @@ def decoded(
 ) -> planes.Planes:
     """The planes of an image, or of its upper rows, decoded in guarded memory full of another's leavings, with room for no larger one."""
     decoder = Decoder(64)
-    scratch = guarded_scratch(decoder.scratch.handle, len(payload) + 2, *(room or size), 64)
+    scratch = guarded_scratch(decoder.scratch.handle, len(payload) + 2, *(room or size), Output(64, 64, 0))
     fill(scratch, 0xAA)
     y, x = (planes.CropAxis(0.0, float(side), 0, side) for side in (rows or size[1], size[0]))
-    return planes.decode_jpeg_planes(guarded_bytes(payload), *size, y, x, 64, scratch)
+    return planes.decode_jpeg_planes(guarded_bytes(payload), *size, y, x, scratch)
 
 
 def progressive(size: tuple[int, int] = SIZE) -> bytes:

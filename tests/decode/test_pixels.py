@@ -1,4 +1,4 @@
-"""Pixels against Pillow's decoder and Pillow's antialiased bilinear filter, which is torchvision's on a PIL image."""
+"""Pixels against Pillow's decoder and Pillow's antialiased filters, bilinear and bicubic, which are torchvision's on a PIL image."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import pytest
 from PIL import Image
 
 from alexnet_fast.beton.reader import Beton
+from alexnet_fast.common.sizes import Size, sides
 from alexnet_fast.packing.encode import Encoding, encode_jpeg, with_tile_table
 from alexnet_fast.packing.writer import ImageFolder, write_beton
 from betons import (
+    BICUBIC,
+    BILINEAR,
     Entry,
     cjpeg,
     difference,
@@ -29,7 +32,8 @@ from betons import (
 )
 
 MEAN, MOST = 1.5, 4.0  # levels: mean absolute difference over a set of images, and of the worst of them
-SIZES = [64, 100, 160, 223, 224, 288]
+SIZES: list[Size] = [64, 100, 160, 223, 224, 288, (160, 224), (224, 97)]
+RESAMPLING = {"bilinear": BILINEAR, "bicubic": BICUBIC}
 
 SAMPLINGS: dict[str, Callable[[Image.Image], bytes]] = {
     "4:2:0": functools.partial(jpeg, subsampling="4:2:0"),
@@ -75,34 +79,45 @@ def test_crops_of_every_sampling_are_pillows(tmp_path: Path, sampling: str) -> N
     check_evaluation(path, [Image.fromarray(pixels(plain)) for plain in stored(sampling)], size=224)
 
 
+@pytest.mark.parametrize("interpolation", RESAMPLING)
 @pytest.mark.parametrize("size", SIZES)
-def test_crops_of_every_size_are_pillows(tmp_path: Path, size: int) -> None:
+def test_crops_of_every_size_are_pillows(tmp_path: Path, size: Size, interpolation: str) -> None:
     path = write(
         tmp_path / "a.beton",
         [with_tile_table(jpegtran(plain, "-restart", "4B")) for plain in stored("4:2:0")],
     )
     decoded = [Image.fromarray(pixels(plain)) for plain in stored("4:2:0")]
-    check_training(path, decoded, size=size, epochs=3)
-    check_evaluation(path, decoded, size=size)
+    check_training(path, decoded, size=size, epochs=3, interpolation=interpolation)
+    check_evaluation(path, decoded, size=size, interpolation=interpolation)
 
 
-def check_training(path: Path, decoded: list[Image.Image], *, size: int, epochs: int) -> None:
+def check_training(
+    path: Path,
+    decoded: list[Image.Image],
+    *,
+    size: Size,
+    epochs: int,
+    interpolation: str = "bilinear",
+) -> None:
     """Training crops are within MEAN over all of them, and each within MOST."""
     differences = []
     for epoch in range(epochs):
-        ours = loaded(path, train=True, size=size, epoch=epoch, seed=3)
+        ours = loaded(path, train=True, size=size, epoch=epoch, seed=3, interpolation=interpolation)
         for index, image in enumerate(decoded):
-            theirs = train_reference(
-                image, *drawn_crop(image.width, image.height, index, epoch=epoch, seed=3), size
-            )
+            crop = drawn_crop(image.width, image.height, index, epoch=epoch, seed=3)
+            theirs = train_reference(image, *crop, size, RESAMPLING[interpolation])
             differences.append(difference(ours[index], theirs))
     assert np.mean(differences) <= MEAN and max(differences) <= MOST, differences
 
 
-def check_evaluation(path: Path, decoded: list[Image.Image], *, size: int) -> None:
-    ours = loaded(path, size=size)
+def check_evaluation(
+    path: Path, decoded: list[Image.Image], *, size: Size, interpolation: str = "bilinear"
+) -> None:
+    ours = loaded(path, size=size, interpolation=interpolation)
+    height, width = sides(size)
+    resize = round(height / (224 / 256)), round(width / (224 / 256))
     differences = [
-        difference(ours[index], eval_reference(image, size, round(size / (224 / 256))))
+        difference(ours[index], eval_reference(image, size, resize, RESAMPLING[interpolation]))
         for index, image in enumerate(decoded)
     ]
     assert np.mean(differences) <= MEAN and max(differences) <= MOST, differences
@@ -143,6 +158,24 @@ def test_each_of_1000_photos_evaluates_as_torchvision_would(all_photos_beton: Pa
     assert np.mean(differences) <= MEAN and max(differences) <= MOST
 
 
+@pytest.mark.parametrize("size", [224, (160, 256)])
+def test_bicubic_crops_of_100_photos_are_pillows(all_photos_beton: Path, size: Size) -> None:
+    """As far from them as bilinear crops are: what differs is that we resize before the conversion to RGB."""
+    options = {"size": size, "interpolation": "bicubic", "indices": range(0, 1000, 10), "batch_size": 100}
+    trained, evaluated = loaded(all_photos_beton, train=True, **options), loaded(all_photos_beton, **options)
+    differences: list[list[float]] = [[], []]
+    resize = round(sides(size)[0] / 0.875), round(sides(size)[1] / 0.875)
+    with Beton(all_photos_beton) as beton:
+        for index in range(0, 1000, 10):
+            image, label = Image.fromarray(pixels(beton.payload(index).tobytes())), int(beton.labels[index])
+            crop = drawn_crop(image.width, image.height, index)
+            theirs = train_reference(image, *crop, size, BICUBIC)
+            differences[0].append(difference(trained[label], theirs))
+            differences[1].append(difference(evaluated[label], eval_reference(image, size, resize, BICUBIC)))
+    for each in differences:
+        assert len(each) == 100 and np.mean(each) <= MEAN and max(each) <= MOST
+
+
 def test_evaluation_takes_tiles_that_end_where_the_filter_does(tmp_path: Path) -> None:
     """Sizes whose filter begins on a tile's edge, up to rounding: counted from the tile it must not reach one pixel before it."""
     sizes = [(354, 219), (219, 354), (258, 219), (219, 258), (238, 235), (235, 238), (462, 455), (455, 462)]
@@ -166,41 +199,48 @@ def test_evaluation_of_images_of_any_size(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("interpolation", RESAMPLING)
 @pytest.mark.parametrize("scale", [(1.0, 1.0), (0.01, 0.02)])
 def test_eightfold_shrinking_and_enlarging_are_antialiased_alike(
-    tmp_path: Path, scale: tuple[float, float]
+    tmp_path: Path, scale: tuple[float, float], interpolation: str
 ) -> None:
     """1,600 x 1,200 to 64 px is a filter of 50 taps; a hundredth of 320 x 240 to 224 px enlarges eightfold."""
     image, size = (picture(1600, 1200), 64) if scale[0] == 1 else (picture(320, 240), 224)
     entry = encode_jpeg(image, Encoding())
     path, decoded = write(tmp_path / "a.beton", [entry] * 8), Image.fromarray(pixels(entry))
-    ours = loaded(path, train=True, size=size, scale=scale)
+    ours = loaded(path, train=True, size=size, scale=scale, interpolation=interpolation)
     for index in range(8):
-        theirs = train_reference(decoded, *drawn_crop(*image.size, index, scale=scale), size)
+        crop = drawn_crop(*image.size, index, scale=scale)
+        theirs = train_reference(decoded, *crop, size, RESAMPLING[interpolation])
         assert difference(ours[index], theirs) <= 2.5
 
 
-def test_a_mirrored_image_is_the_same_bits_mirrored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("interpolation", RESAMPLING)
+def test_a_mirrored_image_is_the_same_bits_mirrored(tmp_path: Path, interpolation: str) -> None:
     path = write(
         tmp_path / "a.beton",
         [*stored("4:2:0"), *stored("4:1:1"), *stored("grey"), Entry.raw(picture(90, 70))],
     )
-    plain, mirrored = (loaded(path, train=True, flip=flip) for flip in (0.0, 1.0))
+    plain, mirrored = (
+        loaded(path, train=True, flip=flip, interpolation=interpolation) for flip in (0.0, 1.0)
+    )
     assert all(np.array_equal(plain[index][:, :, ::-1], mirrored[index]) for index in plain)
 
 
-def test_raw_images_are_pillows_within_the_filters_rounding(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("interpolation", "mean"), [("bilinear", 0.6), ("bicubic", 0.3)])
+def test_raw_images_are_pillows_within_the_filters_rounding(
+    tmp_path: Path, interpolation: str, mean: float
+) -> None:
     decoded = images()
     path = write(tmp_path / "a.beton", [Entry.raw(image) for image in decoded])
-    ours = loaded(path, train=True)
+    ours, resampling = loaded(path, train=True, interpolation=interpolation), RESAMPLING[interpolation]
     for index, image in enumerate(decoded):
-        theirs = train_reference(image, *drawn_crop(*image.size, index), 224)
-        assert difference(ours[index], theirs) <= 0.6
+        theirs = train_reference(image, *drawn_crop(*image.size, index), 224, resampling)
+        assert difference(ours[index], theirs) <= mean
         assert np.abs(ours[index].astype(int) - theirs).max() <= 4
-    evaluated = loaded(path)
-    assert (
-        max(difference(evaluated[index], eval_reference(image)) for index, image in enumerate(decoded)) <= 0.6
-    )
+    evaluated = loaded(path, interpolation=interpolation)
+    for index, image in enumerate(decoded):
+        assert difference(evaluated[index], eval_reference(image, 224, 256, resampling)) <= mean
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (1, 254, 128), (17, 99, 203)])
@@ -210,7 +250,14 @@ def test_a_flat_colour_stays_what_it_is(tmp_path: Path, colour: tuple[int, int, 
         tmp_path / "a.beton",
         [Entry.raw(Image.new("RGB", size, colour)) for size in ((500, 375), (64, 64), (1, 1), (1000, 31))],
     )
-    for options in ({"train": True}, {"train": True, "size": 61}, {"train": False}):
+    cubic = {"interpolation": "bicubic", "train": True}
+    for options in (
+        {"train": True},
+        {"train": True, "size": 61},
+        {"train": False},
+        cubic,
+        {**cubic, "size": 61},
+    ):
         for image in loaded(path, **options).values():
             assert (image == np.array(colour)[:, None, None]).all()
 

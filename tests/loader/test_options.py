@@ -95,7 +95,7 @@ def test_help_and_signature_name_every_option_with_its_default() -> None:
         assert parameters[field.name].default is default
         assert parameters[field.name].kind is inspect.Parameter.KEYWORD_ONLY
     shown = pydoc.render_doc(Loader, renderer=pydoc.plaintext)
-    assert "size: int = 224" in shown or "size: 'int' = 224" in shown
+    assert "size: int | tuple[int, int] = 224" in shown or "size: 'int | tuple[int, int]' = 224" in shown
     assert "flip: probability of a mirrored image." in shown
     assert all(f"{field.name}" in shown for field in fields)
 

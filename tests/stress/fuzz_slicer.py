@@ -30,6 +30,7 @@ import numpy as np
 from alexnet_fast.common.cli import file_path
 from alexnet_fast.decode import jpeg_header, jpeg_tiles, planes, scratch
 from alexnet_fast.decode.decoder import Decoder
+from alexnet_fast.decode.resample import Output
 from alexnet_fast.decode.status import OK
 from alexnet_fast.errors import UserError, exit_code
 
@@ -55,7 +56,7 @@ class Oracle:
         self.decoder = Decoder(64)
         self.header = python_form(jpeg_header, I64=int)
         self.tiles = python_form(jpeg_tiles, I64=int, U=same, copy_bytes=copied)
-        self.scratch = guarded_scratch(self.decoder.scratch.handle, MAX_BYTES, SIDE, SIDE, 64)
+        self.scratch = guarded_scratch(self.decoder.scratch.handle, MAX_BYTES, SIDE, SIDE, Output(64, 64, 0))
         self.reached: Counter[str] = Counter()
 
     def check(self, data: bytes) -> None:

@@ -42,11 +42,11 @@ def guarded_scratch(*arguments: Any, **options: Any) -> Scratch:
     parts = {
         name: guarded(array.shape, array.dtype)
         for name, array in plain._asdict().items()
-        if name not in ("handle", "workspace")
+        if name not in ("handle", "workspace", "output")
     }
     at_least = options.get("at_least")
     workspace = guarded_workspace() if at_least is None else at_least.workspace
-    return Scratch(handle=plain.handle, workspace=workspace, **parts)
+    return Scratch(handle=plain.handle, workspace=workspace, output=plain.output, **parts)
 
 
 _kept: list[np.ndarray] = []  # addresses are all that the workspace holds of its parts
@@ -67,5 +67,5 @@ def guarded_workspace() -> np.ndarray:
 def fill(scratch: Scratch, value: int) -> None:
     """Fill a scratch, so that nothing in it can be taken for this image's data."""
     for name, array in scratch._asdict().items():
-        if name not in ("handle", "workspace"):
+        if name not in ("handle", "workspace", "output"):
             array.view(np.uint8)[...] = value

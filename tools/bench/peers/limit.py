@@ -27,7 +27,7 @@ CHUNK = 32  # samples a call
 
 # Not ``kernel_cache.kernel``: a benchmark stores no compiled code.
 @numba.njit(nogil=True, error_model="numpy")
-def decode_to_planes(file, samples, boxes, size, scratch):
+def decode_to_planes(file, samples, boxes, scratch):
     """Decode the tiles of each sample's crop. -> (samples done, status of the first that was not)"""
     for q in range(len(samples)):
         s, box = samples[q], boxes[q]
@@ -36,7 +36,7 @@ def decode_to_planes(file, samples, boxes, size, scratch):
             return q, TOO_LARGE
         y = CropAxis(box.top, box.height, box.low_y, box.high_y)
         x = CropAxis(box.left, box.width, box.low_x, box.high_x)
-        planes = decode_jpeg_planes(file[s.ptr : s.ptr + s.size], width, height, y, x, size, scratch)
+        planes = decode_jpeg_planes(file[s.ptr : s.ptr + s.size], width, height, y, x, scratch)
         if planes.status != OK:
             return q, planes.status
     return len(samples), OK
@@ -67,7 +67,7 @@ class Limit(Peer):
         boxes = np.empty(len(samples), CROP_DTYPE)
         draw_crops(samples, np.uint64(epoch), self.cropping, boxes)
         while len(samples):
-            done, status = decode_to_planes(self.beton.map, samples, boxes, SIZE_PX, self.decoder.scratch)
+            done, status = decode_to_planes(self.beton.map, samples, boxes, self.decoder.scratch)
             samples, boxes = samples[done:], boxes[done:]
             if status == TOO_LARGE:
                 self.decoder.reserve(samples[:1])
