@@ -126,7 +126,7 @@ class Trainer:
                 task=self.task,
                 speaks=world.is_rank0,
                 ceiling_img_per_s=ceiling_img_per_s(
-                    recipe, machine_of(device, world), self.train_set.beton.map.size
+                    recipe, machine_of(device, world), self.train_set.beton.num_bytes
                 ),
             )
         stack.callback(self.log.close)

@@ -178,7 +178,7 @@ def examine_file(
 def _contents(file: File, beton: Beton, recipe: Recipe, use: Use) -> Finding:
     from ..beton.target_fields import TARGETS, described, misfit
 
-    text = f"{beton.path}: {size(len(beton.map))}, {plural(beton.num_samples, 'sample')}, {described(beton)}"
+    text = f"{beton.path}: {size(beton.num_bytes)}, {plural(beton.num_samples, 'sample')}, {described(beton)}"
     if found := misfit(beton, recipe.model.task, recipe.model.num_classes):
         return fault(f"{file.name} set", f"{text}: {found.has}, but {found.but}", found.flags)
     if file.batch % use.world_size and file.batch > 1:

@@ -140,7 +140,7 @@ def _survey(beton: Beton) -> Survey:
         label_field=beton.label_field,
         samples=beton.num_samples,
         raw=int((beton.images["mode"] == fmt.RAW).sum()),
-        file_bytes=len(beton.map),
+        file_bytes=beton.num_bytes,
         payload_bytes=int(beton.sizes.sum()),
         page_bytes=beton.page_size,
         bytes_an_image=Spread.of(beton.sizes),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from ..beton.reader import Beton
+from ..beton.several import BetonFiles, open_beton
 from ..common.arguments import check, whole
 from ..common.cpus import fair_share, local_ranks
 from ..decode import turbojpeg
@@ -59,7 +58,8 @@ class Loader(TorchProtocol):
     starts: another Loader is opened from them, in any process.
 
     Args:
-        path: a .beton file, packed by ``python -m alexnet_fast.pack`` or written by FFCV.
+        path: a .beton file, packed by ``python -m alexnet_fast.pack`` or written by FFCV; or several as one set: a list of files, a
+            pattern such as "shards/*.beton", or the index of a set, "train.index.json".
         batch_size: samples a batch, on each rank.
         options: LoaderOptions.  Or the same as keyword arguments, of which ``train`` has no default.
 
@@ -104,7 +104,7 @@ class Loader(TorchProtocol):
     @shows_options
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: BetonFiles,
         batch_size: int,
         options: LoaderOptions | None = None,
         **keywords: Unpack[LoaderKeywords],
@@ -112,8 +112,8 @@ class Loader(TorchProtocol):
         self._batch_size = whole("batch_size", batch_size, "at least 1", lambda n: n >= 1)
         options = options_of(options, keywords)
         turbojpeg.load() if options.decoder == "libjpeg" else turbojpeg.load_if_there()
-        self.beton = Beton(path, options.image_field, options.label_field)
-        self._path = os.path.abspath(self.beton.path)
+        self.beton = open_beton(path, options.image_field, options.label_field)
+        self._path = self.beton.__getstate__()["path"]
         self.train, self.seed = options.train, options.seed
         self._soft = SoftLabels.of(options.mix, self.beton)
         self.threads = options.threads or fair_share(local_ranks())
