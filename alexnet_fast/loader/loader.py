@@ -121,7 +121,7 @@ class Loader(TorchProtocol):
         self._options = replace(options, indices=self._own.indices)
         self._shares = Shares(options.rank, options.world_size)
         sampler = self._find_sampler()
-        if (options.shuffles or options.order is not None) and options.read_ahead_bytes:
+        if options.reads_at_random and options.read_ahead_bytes:
             # The planner requests all that is touched; by default the kernel would read its neighbours too.
             self.beton.expect_random_access()
         self._bad_samples = BadSampleFilter(self.beton, options.on_error, not options.drops_last)
