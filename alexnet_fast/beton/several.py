@@ -32,7 +32,7 @@ from .errors import BetonError, FieldError
 from .index_file import MAX_PARTS, IndexedPart, IndexFile, is_index, read_index
 from .mapped import Room, Unchanged, logger, side_by_side
 from .reader import Beton
-from .sidecar import facts, names
+from .sidecar import facts, names, samples_checksum
 from .target_fields import INT
 from .union_of_classes import renumbered, union
 
@@ -269,6 +269,9 @@ class BetonSet(Beton):
             part.close()
         del self.map
 
+    def __enter__(self) -> BetonSet:
+        return self
+
     def __setstate__(self, arguments: dict[str, Any]) -> None:
         BetonSet.__init__(self, **arguments)
 
@@ -339,6 +342,19 @@ class _File:
         if checksum != self._part.index_crc32:
             raise self._differs("has another checksum: it was changed, or packed again")
 
+    def check_samples(self, beton: Beton) -> None:
+        """Check the checksums of an opened file's samples, as its json lists them, against the index.
+
+        Raises:
+            BetonError: they are others.
+        """
+        if self._part is None or not self._part.samples_crc32:
+            return
+        if samples_checksum(beton.read_sidecar()) != self._part.samples_crc32:
+            raise self._differs(
+                f"has no {beton.path.name}.json with the checksums of its samples that the index knows"
+            )
+
     def classes_of(self, beton: Beton) -> list[str]:
         """The classes of labels 0, 1, ... in this file.
 
@@ -356,6 +372,21 @@ class _File:
             f"{printable(str(self.path))}, a part of {self._index.path}, {what}; restore it, or, if that is meant, write the index again "
             "with pack --join"
         )
+
+
+def trouble_of(index: IndexFile, part: IndexedPart) -> str:
+    """Why a file is not the part that an index names, in words; "" if it is."""
+    file = _File(index.place(part), 0, part, index)
+    try:
+        file.check_size()
+        with Beton(file.path) as beton:
+            file.check(beton)
+            file.check_samples(beton)
+    except FieldError:
+        return ""  # which of its fields is read is not the index's business
+    except BetonError as error:
+        return str(error)
+    return ""
 
 
 def expanded(given: BetonFiles) -> list[Path]:
