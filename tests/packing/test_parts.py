@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_fast import Beton
+from alexnet_fast import Beton, inspect_beton
 from alexnet_fast.beton.errors import BetonError
 from alexnet_fast.beton.index_file import IndexFile, index_path, read_index
 from alexnet_fast.beton.several import BetonSet, open_beton
@@ -358,6 +358,18 @@ def test_verify_of_an_index_looks_at_every_part_and_whether_they_belong_together
     code, said = ran(capsys, "--verify", packed.parent, "--workers", 1)
     assert code == 1
     assert re.search(why, said), said
+
+
+def test_inspect_shows_an_index_as_one_set(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inspect_beton.main([str(packed), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["samples"] == 11 and list(found["parts"].values()) == [3, 4, 4]
+    assert found["settings"]["max_resolution"] == 64 and "part" not in found["settings"]
+    inspect_beton.main([str(packed), "--out", str(tmp_path / "pictures")])
+    assert "3 files: train-1-of-3.beton (3), train-2-of-3.beton (4)" in capsys.readouterr().out
+    assert {"samples.png", "crops.png"} <= set(listed(tmp_path / "pictures"))
 
 
 @pytest.mark.parametrize(
