@@ -79,6 +79,7 @@ def train_loader(recipe: Recipe, world: World, device: Device, **other: Unpack[L
         ratio=data.ratio,
         flip=data.flip,
         order=Block(data.window_pages) if data.order == "block" else None,
+        weights=data.weights or None,
         on_error=data.on_error,
         augmentations=augmentations(recipe),
         mix=mix(recipe),

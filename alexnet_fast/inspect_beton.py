@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .beton.reader import Beton
+from .beton.several import open_beton
 from .common.cli import Defaults, Parser, add_field_flags, file_path
 from .errors import UserError, escaped, escaped_lines, exit_code
 from .inspection.survey import survey, text
@@ -15,6 +15,7 @@ from .inspection.survey import survey, text
 if TYPE_CHECKING:
     from PIL import Image
 
+    from .beton.reader import Beton
     from .recipe import Recipe
 
 PROG = "python -m alexnet_fast.inspect_beton"
@@ -23,7 +24,9 @@ PROG = "python -m alexnet_fast.inspect_beton"
 def parser(prog: str) -> Parser:
     """The command line's parser."""
     made = Parser(prog=prog, description=__doc__, formatter_class=Defaults)
-    made.add_argument("file", type=file_path, help="a .beton file, ours or FFCV's")
+    made.add_argument(
+        "file", type=file_path, help="a .beton file, ours or FFCV's; or a pattern or an index of several"
+    )
     made.add_argument(
         "--out",
         type=file_path,
@@ -69,7 +72,7 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> None:
     if options.recipe and not options.augmented:
         reader.error("argument --recipe: it says what --augmented shows; give --augmented too")
     recipe = _recipe(options.recipe) if options.recipe else None
-    with Beton(options.file, options.image_field, options.label_field) as beton:
+    with open_beton(options.file, options.image_field, options.label_field) as beton:
         found = survey(beton)
         print(json.dumps(found.as_json(), indent=1) if options.json else escaped_lines(text(found)))
         if options.out:

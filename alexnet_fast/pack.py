@@ -14,15 +14,19 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from .beton.classes import without_images
+from .beton.index_file import MAX_PARTS, IndexFile, index_path
 from .common.cli import Defaults, Parser, add_field_flags, file_path
 from .common.cpus import allowed_cores
 from .common.libturbojpeg import MISSING
 from .common.progress import progress_bar
+from .common.text import plural
 from .errors import StoppedBySignal, UserError, escaped, exit_code
 from .packing.data_folder import SHUFFLE_SEED, shared_classes
 from .packing.encode import Encoding
+from .packing.join import check_index, join, join_parts
 from .packing.journal import progress_sentence
 from .packing.listing import FolderError
+from .packing.parts import PartOf, SourcePart, all_parts, digest_of, settings_of
 from .packing.sources import FOLDER, SOURCES, Dataset, LabelType, Source, open_dataset
 from .packing.writer import PackResult, check_place, left_aside, write_beton
 
@@ -35,7 +39,8 @@ def parser(prog: str) -> Parser:
     """The command line's parser."""
     made = Parser(
         prog=prog,
-        usage="%(prog)s --data DIR --out DIR [options]\n       %(prog)s --verify FILE|DIR ... [--source DIR] [--workers N]",
+        usage="%(prog)s --data DIR --out DIR [options]\n       %(prog)s --verify FILE|DIR ... [--source DIR] [--workers N]\n"
+        "       %(prog)s --join INDEX [FILE ...]",
         description="Pack an image folder into FFCV .beton files whose JPEGs have restart markers, so that "
         "a loader can decode only the tiles that a crop touches. If it is interrupted at any moment, even by SIGKILL or a full "
         "disk, the same command resumes there. --verify checks every sample of finished files.",
@@ -141,13 +146,36 @@ def parser(prog: str) -> Parser:
         help="start from scratch, even if a packing was interrupted or finished there; without it no other finished file is replaced",
     )
     add(
+        "--shards",
+        type=_at_least(1, MAX_PARTS),
+        metavar="N",
+        help="pack each split into N files, NAME-1-of-N.beton to NAME-N-of-N.beton, and an index of them, NAME.index.json, which the Loader "
+        "takes as one set",
+    )
+    add(
+        "--part",
+        type=_part,
+        metavar="K/N",
+        help="pack only the K-th of those N files, for a job array of a cluster: the parts may be packed in any order, on several machines at "
+        "the same time, and the last one to end writes the index",
+    )
+    add(
+        "--join",
+        type=file_path,
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="INDEX FILE",
+        help="pack nothing: write INDEX (NAME.index.json) as the index of these files, patterns and indexes, in this order; without FILE, of those "
+        "that it names now. To add a file: --join INDEX INDEX FILE",
+    )
+    add(
         "--verify",
         type=file_path,
         nargs="+",
         default=argparse.SUPPRESS,
         metavar="FILE|DIR",
-        help="pack nothing: check that every sample of these files, or of the .beton files in these folders, decodes and matches its checksum and, with --source, its "
-        "source; exit code 1 if one does not",
+        help="pack nothing: check that every sample of these files, of the .beton files in these folders or of the parts of an index decodes and "
+        "matches its checksum and, with --source, its source; exit code 1 if one does not",
     )
     add(
         "--source",
@@ -170,8 +198,15 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
         reader.error(
             f"--label-type says what the labels of a list are: give it with --{' or --'.join(FLAGGED)}"
         )
-    if "verify" in options:
-        if options.data or options.out:
+    if options.shards and options.part:
+        reader.error("--shards packs all parts and --part one of them: give one of the two")
+    if "join" in options:
+        if "verify" in options or given or options.data or options.out or options.shards or options.part:
+            reader.error(
+                "--join packs nothing: give it alone, with the index and the files that it is to name"
+            )
+    elif "verify" in options:
+        if options.data or options.out or options.shards or options.part:
             reader.error(
                 "--verify packs nothing: give it without --data and --out, and the folder to compare with as --source"
             )
@@ -207,6 +242,13 @@ def _folder_name(text: str) -> str:
             f"{text!r} is not the name of a folder in --data; expected one such as train, without folders before it"
         )
     return name
+
+
+def _part(text: str) -> PartOf:
+    try:
+        return PartOf.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _seed(text: str) -> int | None:
@@ -265,6 +307,10 @@ def splits_to_pack(dataset: Dataset, only: str | None, out: Path) -> dict[str, S
     return {name: dataset.open(name, classes) for name in names}
 
 
+Settings = dict[str, dict[str, object]]
+"""Of each file to be packed, by the name of its split: what its json records beside the encoding."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which schedulers send, ends a packing as Ctrl-C does."""
 
@@ -280,6 +326,10 @@ def main(argv: list[str] | None = None, prog: str = PROG) -> int:
     """
     options = parse(argv, prog)
     verifies = "verify" in options
+    if "join" in options:
+        index, *files = options.join
+        print(escaped(joined_sentence(join(index, files))))
+        return 0
     try:
         return verify_all(options) if verifies else pack_all(options)
     except KeyboardInterrupt as stop:
@@ -294,7 +344,7 @@ def pack_all(options: argparse.Namespace) -> int:
         raise UserError(f"--out {options.out} is a file: give a folder for train.beton and val.beton")
     dataset = dataset_given(options, options.data)
     splits = splits_to_pack(dataset, options.split, options.out)
-    paths, settings = {}, {}
+    paths, settings = dict[str, Path](), Settings()
     for name, split in splits.items():
         if options.shuffle_seed is not None:
             split = split.shuffled(options.shuffle_seed)
@@ -303,8 +353,15 @@ def pack_all(options: argparse.Namespace) -> int:
         settings[name] = {"split": name, "shuffle_seed": options.shuffle_seed, "limit": options.limit}
         if dataset.kind != FOLDER:  # for a folder nothing is recorded, as in version 0.1
             settings[name]["source"] = dataset.kind
-        if not options.fresh:
-            check_place(splits[name], paths[name], encoding, settings[name], options.on_corrupt)
+    whole = dict(splits), dict(paths)
+    if count := options.shards or (options.part and options.part.count):
+        for path in paths.values():
+            check_index(path, count, options.fresh)
+        wanted = [options.part] if options.part else all_parts(count)
+        splits, paths, settings = _in_parts(wanted, splits, paths, settings)
+    if not options.fresh:
+        for name, split in splits.items():
+            check_place(split, paths[name], encoding, settings[name], options.on_corrupt)
     for name, split in splits.items():
         path = paths[name]
         try:
@@ -328,9 +385,52 @@ def pack_all(options: argparse.Namespace) -> int:
             else f"with labels {min(split.labels):g} to {max(split.labels):g}"
         )
         print(*map(escaped, summary(packed, labels, encoding)), sep="\n")
+        if not options.limit and not count and (missing := without_images(split.labels, split.classes)):
+            print(f"  {missing}")
+    for name, split in whole[0].items() if count else ():
+        print(escaped(parts_sentence(whole[1][name], wanted[-1], options.fresh)))
         if not options.limit and (missing := without_images(split.labels, split.classes)):
             print(f"  {missing}")
     return 0
+
+
+def _in_parts(
+    wanted: list[PartOf], splits: dict[str, Source], paths: dict[str, Path], settings: Settings
+) -> tuple[dict[str, Source], dict[str, Path], Settings]:
+    """These parts of every split, in place of the whole splits."""
+    digests = {name: digest_of(split) for name, split in splits.items()}
+    each = {f"{name} {part}": (name, part) for name in splits for part in wanted}
+    return (
+        {label: SourcePart.of(splits[name], part) for label, (name, part) in each.items()},
+        {label: part.path(paths[name]) for label, (name, part) in each.items()},
+        {
+            label: {**settings[name], **settings_of(part, digests[name])}
+            for label, (name, part) in each.items()
+        },
+    )
+
+
+def parts_sentence(path: Path, last: PartOf, fresh: bool) -> str:
+    """Write the index of a split's parts if all are finished; returns a sentence on it, or on what is missing.
+
+    Args:
+        path: where the split would be as one file.
+        last: the part that was packed last.
+    """
+    index, missing = join_parts(path, last, fresh)
+    if index is not None:
+        return joined_sentence(index)
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return (
+        f"finished parts of {path.stem}: {last.count - len(missing)} of {last.count}; not packed yet: {missing[0].name}{more}; the one "
+        f"that ends last writes {index_path(path).name}"
+    )
+
+
+def joined_sentence(index: IndexFile) -> str:
+    """What an index joins, in words."""
+    classes = f" of {len(index.classes):,} classes" if index.classes else ""
+    return f"{index.path}: {index.samples:,} samples{classes} in {plural(len(index.parts), 'part')}"
 
 
 def _terminate(number: int, frame: object) -> NoReturn:

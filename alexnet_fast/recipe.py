@@ -69,6 +69,21 @@ def _known_operations(given: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any]
 Operations = tuple[dict[str, Any], ...]
 
 
+def _given_betons(given: GivenBetons) -> GivenBetons:
+    if isinstance(given, tuple) and not given:
+        raise ValueError("an empty list: give at least one .beton file")
+    for text in (given,) if isinstance(given, str) else given:
+        if "\0" in text:
+            raise ValueError("a path holds no NUL")
+    return given_path(given) if isinstance(given, str) else tuple(map(given_path, given))
+
+
+GivenBetons = str | tuple[str, ...]
+Betons = Annotated[GivenBetons, AfterValidator(_given_betons)]
+"""Files, patterns and indexes, as the Loader takes them."""
+Weights = tuple[Rate, ...]
+
+
 class FieldNames(TypedDict):
     """As Beton and Loader take them; None = the only one of its type."""
 
@@ -77,10 +92,12 @@ class FieldNames(TypedDict):
 
 
 class Data(Section):
-    train: FilePath = "data/train.beton"
-    """Beton to train on."""
-    val: FilePath = "data/val.beton"
-    """Beton to evaluate on."""
+    train: Betons = "data/train.beton"
+    """Beton to train on; several as a list, a pattern ("shards/*.beton") or an index ("train.index.json")."""
+    val: Betons = "data/val.beton"
+    """Beton to evaluate on; or several, as data.train."""
+    weights: Weights = ()
+    """Of a list data.train, which share of an epoch's samples comes from each entry, as [0.7, 0.3]; [] = each file's own."""
     image_field: Text = ""
     """Name of the betons' field that is the image; empty = their only RGB image."""
     label_field: Text = ""

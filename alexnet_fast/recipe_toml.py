@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from .common.paths import check_text
 from .common.untrusted import printable, read_text
 from .errors import UserError
-from .recipe import Operations, Pair, Recipe, Section
+from .recipe import GivenBetons, Operations, Pair, Recipe, Section, Weights
 
 MAX_BYTES = 1 << 16
 """Maximum size of a recipe: ten times our longest one."""
@@ -205,6 +205,8 @@ def _type_name(field: FieldInfo) -> str:
         str: "text",
         bool: "true or false",
         Pair: "[number, number]",
+        GivenBetons: "text or a list of texts",
+        Weights: "a list of numbers",
         Operations: 'a list of tables, [{op = "NAME", parameter = value}]',
     }
     if field.annotation in names:

@@ -126,7 +126,7 @@ class Trainer:
                 task=self.task,
                 speaks=world.is_rank0,
                 ceiling_img_per_s=ceiling_img_per_s(
-                    recipe, machine_of(device, world), self.train_set.beton.map.size
+                    recipe, machine_of(device, world), self.train_set.beton.num_bytes
                 ),
             )
         stack.callback(self.log.close)
@@ -372,7 +372,7 @@ def evaluate_only(recipe: Recipe, resume: str | None = None) -> Evaluation:
             write_text(make_folder(recipe) / EVALUATION, json.dumps(result, indent=2) + "\n")
         print(
             escaped(
-                f"{path} on {recipe.data.val}: {evaluation.samples:,} samples, loss {evaluation.loss:.4f}"
+                f"{path} on {val_set.beton.path}: {evaluation.samples:,} samples, loss {evaluation.loss:.4f}"
             )
         )
         print("\n".join(evaluation_lines(evaluation, state.task)))

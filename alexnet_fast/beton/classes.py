@@ -54,7 +54,7 @@ class Classes:
             found = class_names(beton, beton.read_sidecar() if named else None)
         except BetonError as error:
             trouble = str(error)
-        return cls(str(beton.path), _each_once(beton.labels), found, trouble)
+        return cls(str(beton.path), each_once(beton.labels), found, trouble)
 
     @classmethod
     def none(cls, whose: str) -> Classes:
@@ -138,7 +138,8 @@ def _differs(known: Classes, other: Classes, label: int) -> bool:
     return ours is None or (theirs is not None and theirs != ours)
 
 
-def _each_once(labels: np.ndarray) -> np.ndarray:
+def each_once(labels: np.ndarray) -> np.ndarray:
+    """The labels that occur, ascending."""
     if int(labels.min()) >= 0 and int(labels.max()) < FEW:
         return np.flatnonzero(np.bincount(labels))
     return np.unique(labels)

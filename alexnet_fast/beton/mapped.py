@@ -6,14 +6,18 @@ bytes that we read change: that is an error.  If it renames another file to this
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import mmap
 import os
 import sys
 import time
 import weakref
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -22,6 +26,8 @@ from . import sigbus
 from .errors import BetonError
 
 logger = logging.getLogger("alexnet_fast")
+
+MAP_FIXED = 0x10  # the same on Linux and macOS; Python's mmap does not have it
 
 
 class Witness:
@@ -129,6 +135,13 @@ class Witness:
             )
 
 
+class Checked(Protocol):
+    """One file that is watched, or several."""
+
+    def check(self) -> None:
+        """As ``Witness.check``."""
+
+
 class Unchanged:
     """See ``Witness.unchanged``.
 
@@ -137,7 +150,7 @@ class Unchanged:
             change may have caused.
     """
 
-    def __init__(self, witness: Witness) -> None:
+    def __init__(self, witness: Checked) -> None:
         self._witness = witness
 
     def __enter__(self) -> None:
@@ -153,20 +166,28 @@ class Unchanged:
 class MappedFile(Witness):
     """A memory-mapped file.
 
+    Args:
+        room: where in memory; None = anywhere.
+
     Attributes:
         bytes: (file size,) uint8, read-only; views of it keep it mapped.
 
     Raises:
-        OSError, ValueError: as ``Witness``; ValueError also if the file is empty.
+        OSError, ValueError: as ``Witness``; ValueError also if the file is empty, or is not of the room's size.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, room: Room | None = None) -> None:
         super().__init__(path)
-        if self._then.st_size == 0:
+        size = self._then.st_size
+        if size == 0:
             raise ValueError("it is empty")
-        self._pages = _Pages(mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ))
-        self.bytes = np.asarray(self._pages)
-        self.watch(self._pages, self.bytes.ctypes.data, len(self.bytes))
+        if room is None:
+            room = Room(_Pages(mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)), 0, size)
+        else:
+            room.fill(self._descriptor, size)
+        self._room = room
+        self.bytes = room.bytes
+        self.watch(room.pages, self.bytes.ctypes.data, len(self.bytes))
 
     def expect_random_access(self) -> None:
         """Make the kernel read only the pages that are touched.
@@ -174,11 +195,12 @@ class MappedFile(Witness):
         Raises:
             OSError: the kernel does not accept the advice.
         """
-        self._pages.mapped.madvise(mmap.MADV_RANDOM)
+        room = self._room
+        room.pages.mapped.madvise(mmap.MADV_RANDOM, room.begin, room.size)
 
     def close(self) -> None:
         super().close()
-        del self.bytes, self._pages
+        del self.bytes, self._room
 
 
 class _Pages:
@@ -190,6 +212,64 @@ class _Pages:
     def __init__(self, mapped: mmap.mmap) -> None:
         self.mapped = mapped
         self.__array_interface__ = np.frombuffer(mapped, np.uint8).__array_interface__
+
+
+class Room(NamedTuple):
+    """Where a file lies in a range of memory: all of it, or a place of its own next to other files.
+
+    Attributes:
+        pages: the range.
+        begin: of the file in the range, in bytes.
+        size: of the file in bytes.
+    """
+
+    pages: _Pages
+    begin: int
+    size: int
+
+    @property
+    def bytes(self) -> np.ndarray:
+        """(size,) uint8, a view."""
+        every: np.ndarray = np.asarray(self.pages)
+        return every[self.begin : self.begin + self.size]
+
+    def fill(self, descriptor: int, size: int) -> None:
+        """Map an open file here.
+
+        Raises:
+            ValueError: the file has another size.
+            OSError: the kernel does not map it.
+        """
+        if size != self.size:
+            raise ValueError(
+                f"it changed from {self.size} bytes to {size} while it was opened; open it again"
+            )
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64)
+        address = np.asarray(self.pages).ctypes.data + self.begin
+        # Over pages of our own range, which nobody has read yet.
+        flags = mmap.MAP_SHARED | MAP_FIXED
+        if libc.mmap(address, size, mmap.PROT_READ, flags, descriptor, 0) != address:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+
+
+def side_by_side(sizes: Sequence[int], step: int) -> list[Room]:
+    """Rooms for files of these sizes in one range of memory, so that one array holds all of their bytes.
+
+    The range is only addresses: it takes no memory, and what no file fills reads as zeros.
+
+    Args:
+        step: every room begins at a multiple of it, which is itself a multiple of a page of memory.
+
+    Raises:
+        OSError: there are not so many addresses (ulimit -v).
+    """
+    ends = list(accumulate(-(-size // step) * step for size in sizes))
+    anonymous = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    pages = _Pages(mmap.mmap(-1, ends[-1], flags=anonymous, prot=mmap.PROT_READ))
+    return [Room(pages, begin, size) for begin, size in zip([0, *ends], sizes)]
 
 
 def _change(then: os.stat_result, now: os.stat_result) -> str:

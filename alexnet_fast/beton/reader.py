@@ -20,7 +20,7 @@ from ..common.untrusted import printable, read_json
 from . import format as fmt
 from .errors import BetonError, FieldError
 from .fields import IMAGE, LABEL, Field, choose, fields_of, listed
-from .mapped import MappedFile, Unchanged
+from .mapped import MappedFile, Room, Unchanged
 from .target_fields import TARGET_FIELDS, TargetField
 
 __all__ = ["Beton", "BetonError", "FieldError", "max_sidecar_bytes", "sidecar_path"]
@@ -84,6 +84,8 @@ class Beton(Settled):
     labels: np.ndarray
     sizes: np.ndarray
     map: np.ndarray
+    _room: Room | None = None
+    """Where the file is mapped; ``several`` says it for each of its files."""
 
     def __init__(
         self,
@@ -95,7 +97,7 @@ class Beton(Settled):
         self._arguments = {name: given for name, given in locals().items() if name != "self"}
         self.path = path_of("path", path)
         image_field, label_field = field_of("image_field", image_field), field_of("label_field", label_field)
-        self._file = _open_map(self.path)
+        self._file = _open_map(self.path, self._room)
         self._arguments["path"] = os.path.abspath(self.path)
         self.map = self._file.bytes
         with Unchanged(self._file):  # a file that is being written may contain anything
@@ -117,6 +119,21 @@ class Beton(Settled):
         self.sizes = self._sizes(
             int(header["alloc_table_ptr"]), int(header["num_fields"]), records.dtype.itemsize
         )
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold the samples: this one, or those of a ``several.BetonSet``."""
+        return [self.path]
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the files, in bytes; ``map`` of several is longer."""
+        return len(self.map)
+
+    @property
+    def entries(self) -> np.ndarray:
+        """Which entry of a list of files holds each sample, for ``weights``: (N,) int32, all 0 for a single file."""
+        return np.zeros(self.num_samples, np.int32)
 
     def payload(self, index: int) -> np.ndarray:
         """The stored bytes of sample ``index``: a JPEG, or height x width x 3 raw RGB. (size,) uint8, no copy."""
@@ -359,9 +376,9 @@ class Beton(Settled):
         )
 
 
-def _open_map(path: Path) -> MappedFile:
+def _open_map(path: Path, room: Room | None) -> MappedFile:
     try:
-        return MappedFile(path)
+        return MappedFile(path, room)
     except FileNotFoundError:
         raise BetonError(
             f"{path} does not exist{_others_there(path)}; pack one with {typed('pack')} --data FOLDER --out FOLDER"

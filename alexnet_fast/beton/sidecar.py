@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,12 @@ def checksums(document: Mapping[str, Any], beton: Beton) -> np.ndarray | None:
             f"{sidecar_path(beton.path)} has checksums of {len(found)} samples, {beton.path} holds {beton.num_samples}; pack again"
         )
     return found
+
+
+def samples_checksum(document: Mapping[str, Any] | None) -> str:
+    """CRC-32 of the list of all samples' checksums, eight hex digits; empty if there is no list."""
+    digits = (document or {}).get("crc32")
+    return f"{zlib.crc32(digits.encode()):08x}" if isinstance(digits, str) else ""
 
 
 def names(document: Mapping[str, Any] | None, key: str) -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import operator
 import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ PAGE = mmap.PAGESIZE
 WINDOW_PAGES = 1024
 WINDOWS = 4096  # 16 GiB in 4 KiB pages: a larger file is sampled, since each page costs about 45 ns
 BLOCK = 128 << 10  # about the size of an image, and so of a loader's random reads
+MAX_FILES = 16  # of one set: each may take BUDGET_S
 BUDGET_S, MIN_BYTES, MAX_BYTES, THREADS, TRIES = 1.0, 64 << 20, 256 << 20, 16, 256
 
 
@@ -41,6 +43,18 @@ def resident_share(path: Path) -> float:
         return _share_by_trial(path)
     seen = [pages for _, pages in _resident(path)]
     return float(np.concatenate(seen).mean()) if seen else 1.0
+
+
+def resident_share_of(paths: Sequence[Path]) -> float:
+    """The share of several files, by their sizes; of more than MAX_FILES, of so many, evenly spread."""
+    looked_at = paths[:: -(-len(paths) // MAX_FILES)]
+    sizes = [path.stat().st_size for path in looked_at]
+    return sum(map(operator.mul, sizes, map(resident_share, looked_at))) / max(1, sum(sizes))
+
+
+def largest(paths: Sequence[Path]) -> Path:
+    """The largest of several files: the one to measure a disk with."""
+    return max(paths, key=lambda path: path.stat().st_size)
 
 
 def disk_rate(path: Path) -> Rate | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 
-def plural(count: int, noun: str) -> str:
-    """ "1 core", "2 cores"."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def plural(count: int, noun: str, several: str = "") -> str:
+    """ "1 core", "2 cores"; ``several`` where that is not the noun with an s: "2 entries"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {several or noun + 's'}"
 
 
 def size(count: float) -> str:

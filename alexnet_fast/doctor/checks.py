@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..common.machine import Machine
+from ..errors import UserError
 from . import accelerators, host, recipe_checks, software
 from .accelerators import Torch
 from .finding import Finding, fault, look
@@ -72,8 +73,8 @@ def _recipe(recipe: Recipe, torch: Torch, machine: Machine) -> list[Finding]:
     disks: set[int] = set()
     for file in recipe_checks.files(recipe, use):
         try:
-            disk = file.path.stat().st_dev
-        except OSError:
+            disk = file.disk
+        except (OSError, UserError):  # which its finding reports
             disk = -1
         reads_disk = disk not in disks  # each disk once
         disks.add(disk)

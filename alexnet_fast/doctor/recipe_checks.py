@@ -17,7 +17,7 @@ from .finding import Finding, fault, ok, warning
 
 if TYPE_CHECKING:
     from ..beton.reader import Beton
-    from ..recipe import Recipe
+    from ..recipe import GivenBetons, Recipe
 
 CACHED = 0.9  # of a file: with more, the speed of its disk hardly matters
 # Measured on 2 cores of an AMD EPYC (README): 500 px JPEGs of 67 kB at 2,373 img/s a core, 256 px raw ones at 10,288.
@@ -142,17 +142,28 @@ class File(NamedTuple):
     """A beton of the recipe."""
 
     name: str
-    path: Path
+    path: GivenBetons
     batch: int
     """Samples of a step, and so the fewest that it must hold."""
+
+    @property
+    def disk(self) -> int:
+        """The device that holds it, or the first file of several.
+
+        Raises:
+            OSError, UserError: there is no such file.
+        """
+        from ..beton.several import expanded
+
+        return expanded(self.path)[0].stat().st_dev
 
 
 def files(recipe: Recipe, use: Use) -> list[File]:
     """The betons that a run of the recipe opens."""
     if recipe.data.synthetic:
         return []
-    train = File("train", Path(recipe.data.train), recipe.data.global_batch_size)
-    val = File("val", Path(recipe.data.val), 1)
+    train = File("train", recipe.data.train, recipe.data.global_batch_size)
+    val = File("val", recipe.data.val, 1)
     needs_val = recipe.eval.only or recipe.eval.every > 0
     return [*([] if recipe.eval.only else [train]), *([val] if needs_val else [])]
 
@@ -161,10 +172,10 @@ def examine_file(
     file: File, recipe: Recipe, use: Use, machine: Machine, reads_disk: bool
 ) -> Iterator[Finding]:
     """A beton's contents, how much of it is in the page cache and, if `reads_disk`, the speed of its disk."""
-    from ..beton.reader import Beton
+    from ..beton.several import open_beton
 
     try:
-        beton = Beton(file.path, **recipe.data.fields)
+        beton = open_beton(file.path, **recipe.data.fields)
     except UserError as error:
         found, _, remedy = str(error).rpartition("; ")
         pack = f"pack it: {typed('pack')} --data IMAGENET --out FOLDER, and name the file in [data]"
@@ -178,7 +189,7 @@ def examine_file(
 def _contents(file: File, beton: Beton, recipe: Recipe, use: Use) -> Finding:
     from ..beton.target_fields import TARGETS, described, misfit
 
-    text = f"{beton.path}: {size(len(beton.map))}, {plural(beton.num_samples, 'sample')}, {described(beton)}"
+    text = f"{beton.path}: {size(beton.num_bytes)}, {plural(beton.num_samples, 'sample')}, {described(beton)}"
     if found := misfit(beton, recipe.model.task, recipe.model.num_classes):
         return fault(f"{file.name} set", f"{text}: {found.has}, but {found.but}", found.flags)
     if file.batch % use.world_size and file.batch > 1:
@@ -210,7 +221,7 @@ def _contents(file: File, beton: Beton, recipe: Recipe, use: Use) -> Finding:
 def classes(recipe: Recipe, use: Use) -> list[Finding]:
     """Whether labels mean the same in the training set and in the evaluation set; nothing if a run opens only one of them."""
     from ..beton.classes import Classes, difference, doubt
-    from ..beton.reader import Beton
+    from ..beton.several import open_beton
     from ..beton.target_fields import TARGETS
 
     if len(sets := files(recipe, use)) < 2 or not TARGETS[recipe.model.task].are_classes:
@@ -218,7 +229,7 @@ def classes(recipe: Recipe, use: Use) -> list[Finding]:
     try:
         both = []
         for file in sets:
-            with Beton(file.path, **recipe.data.fields) as beton:
+            with open_beton(file.path, **recipe.data.fields) as beton:
                 if beton.target_field != TARGETS[recipe.model.task].field:  # which its own finding reports
                     return []
                 both.append(Classes.of(beton))
@@ -244,8 +255,8 @@ def _cached(
 ) -> Iterator[Finding]:
     from ..common import page_cache
 
-    length, share = len(beton.map), page_cache.resident_share(beton.path)
-    rate = page_cache.disk_rate(beton.path) if reads_disk else None
+    length, share = beton.num_bytes, page_cache.resident_share_of(beton.files)
+    rate = page_cache.disk_rate(page_cache.largest(beton.files)) if reads_disk else None
     missing = round(length * (1 - share))
     fits = missing <= machine.available_bytes
     room = (
@@ -258,7 +269,7 @@ def _cached(
         return
 
     name = f"{file.name} disk"
-    kind = machine.file_system(beton.path)
+    kind = machine.file_system(beton.files[0])
     if rate is None:
         cause = (
             "too small to measure"
@@ -278,7 +289,7 @@ def _cached(
         yield ok(name, text)
         return
     remedy = (
-        f"read it into memory first: cat {beton.path} > /dev/null"
+        f"read it into memory first: cat {_listed(beton.files)} > /dev/null"
         if fits
         else "put it on a local SSD, give the machine more memory, or pack smaller images (--max-resolution 256)"
     )
@@ -286,6 +297,11 @@ def _cached(
     if use.device == "cpu" and spec.core_img_per_s is None:
         text += f" or, since there is no figure for how fast they train {spec.title}, fewer"
     yield warning(name, text, remedy)
+
+
+def _listed(files: list[Path]) -> str:
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return f"{files[0]}{more}"
 
 
 def _read_bytes_per_s(beton: Beton, spec: ModelSpec, use: Use, machine: Machine) -> float:

@@ -15,7 +15,9 @@ from ..packing import corrupt
 from ..packing.encode import Encoding, encode_item, encoder_versions
 from ..packing.errors import UnreadableImage
 from ..packing.manifest import Manifest, target_of
-from ..packing.sources import FOLDER, SOURCES, Dataset, Reader
+from ..packing.parts import SETTING as PART
+from ..packing.parts import PartOf, SourcePart
+from ..packing.sources import FOLDER, SOURCES, Dataset, Reader, Source
 from .coefficients import coefficients, same_coefficients
 
 MODES = ("reencode", "raw", "lossless")
@@ -168,9 +170,16 @@ class PackedSource:
             split = split.shuffled(seed)
         if isinstance(limit, int):
             split = split.limited(limit)
+        split = self._part(split)
         if Manifest.of(split, self.encoding, {}).source_digest() == self.digest:
             return ""
         return f"the images of {self.reader.place} have other sizes or another order than when they were packed; pack again with --fresh"
+
+    def _part(self, split: Source) -> Source:
+        """The part of a set that the file is; all of it if it is none."""
+        if (text := self.settings.get(PART)) is None:
+            return split
+        return SourcePart.of(split, PartOf.parse(str(text)))
 
     def faults_of_the_file(self) -> list[str]:
         """Images of the folder that are not in the file, and differing classes."""
@@ -180,7 +189,8 @@ class PackedSource:
             return [str(error)]
         if self.dataset.kind == FOLDER and self.classes != sorted(self.classes):
             return [f"its classes are not in the folder's order: {', '.join(self.classes[:3])} ..."]
-        missing = [] if self.settings.get("limit") else [key for key in found.keys if key not in self.known]
+        in_part = self.settings.get("limit") or self.settings.get(PART)
+        missing = [] if in_part else [key for key in found.keys if key not in self.known]
         return [f"{self.reader.name(key)} is not in the file" for key in missing]
 
 

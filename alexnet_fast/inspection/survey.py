@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from ..beton import format as fmt
 from ..beton.classes import class_names
 from ..beton.reader import Beton
+from ..beton.several import BetonSet
 from ..beton.sidecar import facts, names
 from ..beton.target_fields import INT
 from ..common.untrusted import printable
@@ -18,6 +20,7 @@ from ..packing.lossless import segments
 
 BINS = 12
 MAX_NAMED = 100
+MAX_PARTS = 8  # files that the text names
 LOOK_AT = 1000  # samples whose headers are read for markers: on a slow disk a million would take too long
 DRI = 0xDD
 
@@ -113,6 +116,9 @@ class Survey:
     corrupt: int | None
     """Images that were packed although their decoder warned of them; None if the sidecar does not have the number."""
 
+    parts: dict[str, int]
+    """Of several files, how many samples each has; empty for one."""
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -140,7 +146,7 @@ def _survey(beton: Beton) -> Survey:
         label_field=beton.label_field,
         samples=beton.num_samples,
         raw=int((beton.images["mode"] == fmt.RAW).sum()),
-        file_bytes=len(beton.map),
+        file_bytes=beton.num_bytes,
         payload_bytes=int(beton.sizes.sum()),
         page_bytes=beton.page_size,
         bytes_an_image=Spread.of(beton.sizes),
@@ -152,7 +158,14 @@ def _survey(beton: Beton) -> Survey:
         converted=facts(sidecar.get("counts"), "converted"),
         skipped=len(names(sidecar, "skipped")),
         corrupt=len(facts(sidecar, "corrupt")) if isinstance(sidecar.get("corrupt"), dict) else None,
+        parts=_parts(beton),
     )
+
+
+def _parts(beton: Beton) -> dict[str, int]:
+    if not isinstance(beton, BetonSet):
+        return {}
+    return {str(part.path): part.num_samples for part in beton.parts}
 
 
 def _balance(beton: Beton) -> Balance:
@@ -190,6 +203,7 @@ def text(found: Survey) -> str:
     lines = [
         f"{found.path}: {found.samples:,} samples{of_classes}, packed by {printable(found.packer)}",
         f"  settings      {_listed(f'{key} = {value}' for key, value in found.settings.items()) or 'unknown'}",
+        *([f"  parts         {_shown_parts(found.parts)}"] if found.parts else []),
         *([_fields(found)] if len(found.fields) > 2 else []),
         f"  file          {mb:,.1f} MB in pages of {found.page_bytes >> 20} MiB, {found.payload_bytes / 1e6:,.1f} MB of it images"
         + (f", {found.raw:,} of them raw" if found.raw else ""),
@@ -226,6 +240,12 @@ def _labels(balance: Balance | None, labels: Spread | None) -> str:
     empty += f"; {balance.of_no_class:,} samples of no class" if balance.of_no_class else ""
     spread = balance.spread
     return f"  a class       {spread.least:,.0f} to {spread.most:,.0f} samples, median {spread.median:,.0f}{empty}"
+
+
+def _shown_parts(parts: dict[str, int]) -> str:
+    shown = [f"{printable(Path(path).name)} ({count:,})" for path, count in parts.items()]
+    more = f" and {len(shown) - MAX_PARTS:,} more" if len(shown) > MAX_PARTS else ""
+    return f"{len(shown)} files: {', '.join(shown[:MAX_PARTS])}{more}"
 
 
 def _fields(found: Survey) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from ..beton.index_file import SUFFIX, is_index
 from ..beton.reader import Beton, BetonError, FieldError
 from ..beton.sidecar import checksums, names
 from ..common.untrusted import printable
@@ -23,6 +24,7 @@ from ..packing.listing import entries
 from ..packing.sources import Dataset
 from ..packing.worker_pool import ordered_map
 from .compare_source import PackedSource
+from .verify_index import parts_there, troubles
 
 Fields = tuple[str | None, str | None]  # names of the image's and the label's
 
@@ -75,14 +77,17 @@ class Verdict:
 
 
 def betons_at(path: Path) -> list[Path]:
-    """The .beton files of a folder; for any other path, the path itself.
+    """The .beton files of a folder, or of an index's parts, each index first; for any other path, the path itself.
 
     Raises:
         UserError: the folder has none, or cannot be listed.
     """
+    if is_index(path):
+        return [path, *parts_there(path)]
     if not os.path.isdir(path):
         return [path]
-    found = [path / entry.name for entry in entries(path) if entry.name.endswith(".beton")]
+    named = [entry.name for entry in entries(path)]
+    found = [path / name for end in (SUFFIX, ".beton") for name in named if name.endswith(end)]
     if not found:
         raise UserError(
             f"{path} contains no .beton file; give --verify such files, or a folder that contains some"
@@ -116,6 +121,8 @@ def verify(
     if not path.exists():
         raise UserError(f"{path} does not exist; give --verify .beton files, or folders of them")
     verdict = Verdict(path)
+    if is_index(path):
+        return _of_index(verdict)
     source = FolderDataset(source) if isinstance(source, Path) else source
     fields = (image_field, label_field)
     with ExitStack() as stack:
@@ -162,6 +169,15 @@ def verify(
             _open.clear()  # in case this process was the worker
         if beton.lost_its_name:  # each worker opened it by its name
             raise BetonError(f"{path} was replaced or deleted while it was verified; verify it again")
+    return verdict
+
+
+def _of_index(verdict: Verdict) -> Verdict:
+    """Whether the parts of a set are those that its index names; each part's samples have a verdict of their own."""
+    verdict.samples, parts, faults = troubles(verdict.path)
+    verdict.opened = parts > 0
+    verdict.faults = [Fault(what) for what in faults]
+    verdict.checked = [f"is in one of its {parts} parts, whose checksums are those that it names"]
     return verdict
 
 

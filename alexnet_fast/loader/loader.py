@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from ..beton.reader import Beton
+from ..beton.several import BetonFiles, open_beton
 from ..common.arguments import check, whole
 from ..common.cpus import fair_share, local_ranks
 from ..common.sizes import Size
@@ -61,7 +60,8 @@ class Loader(TorchProtocol):
     starts: another Loader is opened from them, in any process.
 
     Args:
-        path: a .beton file, packed by ``python -m alexnet_fast.pack`` or written by FFCV.
+        path: a .beton file, packed by ``python -m alexnet_fast.pack`` or written by FFCV; or several as one set: a list of files, a
+            pattern such as "shards/*.beton", or the index of a set, "train.index.json".
         batch_size: samples a batch, on each rank.
         options: LoaderOptions.  Or the same as keyword arguments, of which ``train`` has no default.
 
@@ -106,7 +106,7 @@ class Loader(TorchProtocol):
     @shows_options
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: BetonFiles,
         batch_size: int,
         options: LoaderOptions | None = None,
         **keywords: Unpack[LoaderKeywords],
@@ -114,8 +114,8 @@ class Loader(TorchProtocol):
         self._batch_size = whole("batch_size", batch_size, "at least 1", lambda n: n >= 1)
         options = options_of(options, keywords)
         turbojpeg.load() if options.decoder == "libjpeg" else turbojpeg.load_if_there()
-        self.beton = Beton(path, options.image_field, options.label_field)
-        self._path = os.path.abspath(self.beton.path)
+        self.beton = open_beton(path, options.image_field, options.label_field)
+        self._path = self.beton.__getstate__()["path"]
         self.train, self.seed = options.train, options.seed
         self._soft = SoftLabels.of(options.mix, self.beton)
         self.threads = options.threads or fair_share(local_ranks())
@@ -123,7 +123,7 @@ class Loader(TorchProtocol):
         self._options = replace(options, indices=self._own.indices)
         self._shares = Shares(options.rank, options.world_size)
         sampler = self._find_sampler()
-        if (options.shuffles or options.order is not None) and options.read_ahead_bytes:
+        if options.reads_at_random and options.read_ahead_bytes:
             # The planner requests all that is touched; by default the kernel would read its neighbours too.
             self.beton.expect_random_access()
         self._bad_samples = BadSampleFilter(self.beton, options.on_error, not options.drops_last)

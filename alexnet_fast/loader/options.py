@@ -30,7 +30,7 @@ from ..decode.decoder import DecoderName
 from ..errors import UserError
 from .bad_samples import OnError
 from .normalize import MeanAndStd, dtype_of, memory_format_of, normalize_of
-from .orders import GivenOrder, order_of
+from .orders import GivenOrder, order_of, weights_of
 from .rank import share_of
 from .watchdog import STALL_S
 
@@ -62,6 +62,9 @@ class LoaderOptions:
             are none: an array; a function of the epoch that gives one, each as long, and is called up to an epoch ahead, by
             another thread, and again for the same epoch; or ``Weighted``, ``Balanced``, ``Repeated``; or "block", which is
             ``Block()``: shuffled by whole pages of the file, for sets that do not fit in memory.
+        weights: of several files, which share of an epoch's samples comes from each entry of the list of files, as [0.7, 0.3]: a number
+            for each entry, at least 0.  An epoch has as many samples as the files together; within an entry each sample comes
+            once before one comes again.
         drop_last: skip the rest that does not fill a batch on every rank (default: as ``train``).
         scale, ratio: of the random-resized crop, as torchvision's.
         flip: probability of a mirrored image.
@@ -106,6 +109,7 @@ class LoaderOptions:
     indices: Sequence[int] | np.ndarray | None = None
     shuffle: bool | None = None
     order: GivenOrder | None = None
+    weights: Sequence[float] | None = None
     drop_last: bool | None = None
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -135,6 +139,10 @@ class LoaderOptions:
             raise UserError(
                 "shuffle = True and an order: an order says itself how it is shuffled, so give one of the two"
             )
+        if self.weights is not None and (shuffle is not None or self.order is not None):
+            raise UserError(
+                "weights and an order or shuffle: weights are an order, drawn at random, so give one of them"
+            )
         choice("decoder", self.decoder, ("auto", "libjpeg"))
         choice("on_error", self.on_error, ("raise", "skip"))
         choice("interpolation", self.interpolation, ("bilinear", "bicubic"))
@@ -150,6 +158,7 @@ class LoaderOptions:
             world_size=world_size,
             shuffle=shuffle,
             order=order_of(self.order),
+            weights=None if self.weights is None else weights_of("weights", self.weights),
             drop_last=None if self.drop_last is None else flag("drop_last", self.drop_last),
             scale=crop_scale("scale", self.scale),
             ratio=crop_ratio("ratio", self.ratio),
@@ -177,7 +186,13 @@ class LoaderOptions:
     @property
     def shuffles(self) -> bool:
         """Whether each epoch has another order of all samples, given or as ``train``."""
-        return self.train and self.order is None if self.shuffle is None else self.shuffle
+        ordered = self.order is not None or self.weights is not None
+        return self.train and not ordered if self.shuffle is None else self.shuffle
+
+    @property
+    def reads_at_random(self) -> bool:
+        """Whether an epoch touches the file in another order than its own."""
+        return self.shuffles or self.order is not None or self.weights is not None
 
     @property
     def image_dtype(self) -> torch.dtype:
@@ -221,6 +236,7 @@ class LoaderKeywords(TypedDict, total=False):
     indices: Sequence[int] | np.ndarray | None
     shuffle: bool | None
     order: GivenOrder | None
+    weights: Sequence[float] | None
     drop_last: bool | None
     scale: tuple[float, float]
     ratio: tuple[float, float]

@@ -127,13 +127,7 @@ class Weighted(Order):
     num_samples: int | None = None
 
     def __post_init__(self) -> None:
-        try:
-            weights = np.array(self.weights, np.float64)
-        except (TypeError, ValueError):
-            weights = np.zeros(0)
-        good = weights.ndim == 1 and bool((weights >= 0).all()) and 0 < weights.sum() < np.inf
-        expected = "a list of numbers, each at least 0 and one of them more"
-        check("Weighted.weights", self.weights, expected, good)
+        weights = weights_of("Weighted.weights", self.weights)
         set_checked(self, weights=weights, num_samples=_count_of("Weighted", self.num_samples))
 
     def of(self, labels: np.ndarray, seed: int) -> Callable[[int], np.ndarray]:
@@ -170,25 +164,14 @@ class Balanced(Order):
     def of(self, labels: np.ndarray, seed: int) -> Callable[[int], np.ndarray]:
         if not np.issubdtype(labels.dtype, np.integer):
             raise UserError("order = Balanced(), but the set's label is a float, which has no classes")
-        _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-        count, every = self.num_samples or len(labels), np.arange(len(labels))
+        names, classes = np.unique(labels, return_inverse=True)
+        count = self.num_samples or len(labels)
 
         def places(epoch: int) -> np.ndarray:
-            each, more = divmod(count, len(sizes))
-            left = np.full(len(sizes), each)
-            left[(epoch * more % len(sizes) + np.arange(more)) % len(sizes)] += 1
-            chosen, members, again = list[np.ndarray](), every, 0
-            while (members := members[left[classes[members]] > 0]).size:
-                keys = epoch_keys(len(members), seed ^ SALT ^ again << 32, epoch)
-                members = members[np.lexsort((keys, classes[members]))]
-                of_class = classes[members]
-                begins = np.searchsorted(of_class, of_class)
-                taken = members[np.arange(len(members)) - begins < left[of_class]]
-                chosen.append(taken)
-                left -= np.bincount(classes[taken], minlength=len(sizes))
-                again += 1
-            found = np.concatenate(chosen)
-            return found[epoch_permutation(count, seed ^ SALT, epoch)]
+            each, more = divmod(count, len(names))
+            wanted = np.full(len(names), each)
+            wanted[(epoch * more % len(names) + np.arange(more)) % len(names)] += 1
+            return so_many_of_each(classes, wanted, seed, epoch)
 
         return places
 
@@ -223,6 +206,69 @@ class Repeated(Order):
             return np.repeat(order[:distinct], self.times)[:count]
 
         return places
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed(Order):
+    """So large a share of an epoch's samples from each group: a file, or several.
+
+    Within a group each sample comes once before one comes again.  The number of a group's samples differs from its share by less
+    than one, and over the epochs their mean is the share.
+
+    Args:
+        weights: (G,) float64, of each group.
+        groups: (n,) of each sample of the set, its group, 0 to G - 1.
+    """
+
+    weights: np.ndarray
+    groups: np.ndarray
+
+    def of(self, labels: np.ndarray, seed: int) -> Callable[[int], np.ndarray]:
+        count, groups = len(labels), self.groups
+        ends = np.cumsum(self.weights) / self.weights.sum() * count
+
+        def places(epoch: int) -> np.ndarray:
+            # Another rounding in each epoch: the golden ratio's multiples fill the unit interval evenly.
+            rounded = np.floor(ends + (epoch * GOLDEN) % 1).astype(np.int64)
+            rounded[int(np.flatnonzero(self.weights)[-1]) :] = count
+            return so_many_of_each(groups, np.diff(rounded, prepend=0), seed, epoch)
+
+        return places
+
+
+GOLDEN = (5**0.5 - 1) / 2
+
+
+def weights_of(name: str, given: object) -> np.ndarray:
+    """Weights as an array, (n,) float64; UserError for anything else than numbers of at least 0, one of them more."""
+    try:
+        weights = np.array(given, np.float64)
+    except (TypeError, ValueError):
+        weights = np.zeros(0)
+    good = weights.ndim == 1 and bool((weights >= 0).all()) and 0 < weights.sum() < np.inf
+    check(name, given, "a list of numbers, each at least 0 and one of them more", good)
+    return weights
+
+
+def so_many_of_each(groups: np.ndarray, wanted: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Places in the set, shuffled, of which so many are of each group; each once before one of its group comes again.
+
+    Args:
+        groups: (n,) of each sample, its group, 0 to G - 1.
+        wanted: (G,) how many places of each group, which has samples unless it is 0.
+    """
+    left, chosen, members, again = wanted.copy(), list[np.ndarray](), np.arange(len(groups)), 0
+    while (members := members[left[groups[members]] > 0]).size:
+        keys = epoch_keys(len(members), seed ^ SALT ^ again << 32, epoch)
+        members = members[np.lexsort((keys, groups[members]))]
+        of_group = groups[members]
+        begins = np.searchsorted(of_group, of_group)
+        taken = members[np.arange(len(members)) - begins < left[of_group]]
+        chosen.append(taken)
+        left -= np.bincount(groups[taken], minlength=len(left))
+        again += 1
+    found = np.concatenate(chosen)
+    return found[epoch_permutation(len(found), seed ^ SALT, epoch)]
 
 
 GivenOrder = (

@@ -9,12 +9,13 @@ import numpy as np
 
 from ..beton.classes import class_names
 from ..beton.reader import Beton
+from ..common.text import plural
 from ..decode.counter_rng import occurrences
 from ..decode.kernel import sample_table
 from ..errors import UserError
 from .block_order import Block
 from .options import LoaderOptions
-from .orders import BlockShuffled, EpochOrder, InOrder, Shuffled, UsersOrder, checked_places
+from .orders import BlockShuffled, EpochOrder, InOrder, Mixed, Shuffled, UsersOrder, checked_places
 from .rank import Share
 from .sampler import DistributedBatchSampler
 
@@ -43,7 +44,10 @@ class SampleSet:
             # A copy: the caller's list may change, and be large.
             self.indices = self.samples["index"]
         self.orders: EpochOrder
-        if isinstance(options.order, Block):
+        if options.weights is not None:
+            mixed = self._mixed(np.asarray(options.weights))
+            self.orders = UsersOrder(mixed, self.samples["index"], self.labels, options.seed)
+        elif isinstance(options.order, Block):
             self.orders = BlockShuffled(self.samples["ptr"], beton.page_size, options.order, options.seed)
         elif options.order is not None:
             self.orders = UsersOrder(options.order, self.samples["index"], self.labels, options.seed)
@@ -61,6 +65,24 @@ class SampleSet:
     def num_samples(self) -> int:
         """Samples of an epoch, over all ranks."""
         return self.orders.count
+
+    def _mixed(self, weights: np.ndarray) -> Mixed:
+        """The order that draws from the entries of the list of files by weight."""
+        entries = self.beton.entries
+        groups = entries if self.indices is None else entries[self.indices]
+        count = int(entries[-1]) + 1
+        if len(weights) != count:
+            raise UserError(
+                f"weights has {len(weights)} numbers, but the list of files has {plural(count, 'entry', 'entries')}: give one for each, "
+                'as Loader(["a.beton", "b.beton"], weights=[0.7, 0.3])'
+            )
+        without = np.flatnonzero((np.bincount(groups, minlength=count) == 0) & (weights > 0))
+        if len(without):
+            raise UserError(
+                f"weights[{without[0]}] = {weights[without[0]]:g}, but indices has no sample of that entry of the list of files: "
+                "give it 0, or some of its samples"
+            )
+        return Mixed(weights, groups)
 
     def sampler(self, batch_size: int, share: Share, drop_last: bool) -> DistributedBatchSampler:
         """Which places of an epoch each batch of a share has.

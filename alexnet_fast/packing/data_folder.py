@@ -11,12 +11,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 from ..beton.classes import packed_classes
+from ..beton.errors import BetonError
+from ..beton.index_file import index_path, read_index
 from ..beton.reader import Beton
 from ..common.command_name import typed
 from ..common.cpus import allowed_cores
@@ -110,7 +112,7 @@ def shared_classes(
     train = SPLITS[0]
     if train in splits or train in dataset.splits():
         return dataset.class_names(train)
-    if (classes := packed_classes(packed := packed_dir / f"{train}.beton")) is None:
+    if (classes := packed_classes(packed := _packed(packed_dir / f"{train}.beton"))) is None:
         return None
     if not classes:
         say(f"{dataset.without_train}: labels are numbers as in {packed}")
@@ -123,6 +125,15 @@ def shared_classes(
             )
     say(f"{dataset.without_train}: labels are numbered as in {packed}, of {len(classes):,} classes")
     return classes
+
+
+def _packed(path: Path) -> Path:
+    """A packed split, or the first part of one that was packed in parts: all of them have the same classes."""
+    if not path.exists():
+        with suppress(BetonError):
+            index = read_index(index_path(path))
+            return index.place(index.parts[0])
+    return path
 
 
 def _pack(images: Source, split: str, path: Path, data: Path, say: Say) -> None:

@@ -70,7 +70,7 @@ def measure(
     queued: batches that are ready before the first step; they are used up before anything counts.  device_s: how long the device
     computes a step without gaps, if known.  Every rank has to call this.
     """
-    resident_share = page_cache.resident_share(loader.beton.path)
+    resident_share = page_cache.resident_share_of(loader.beton.files)
     marks = DeviceTimer(feed.device)
     recorder = Recorder(loader, feed, state, marks)
     with closing(feed(recorder.of_waits(forever(loader)))) as batches:

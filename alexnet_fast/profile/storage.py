@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -56,15 +55,15 @@ class Read:
 
 def measure(loader: Loader, seconds: float, world: World) -> Read:
     """Read samples of the loader's file for about `seconds`; what is in the page cache stays there."""
-    beton, path = loader.beton, loader.beton.path
-    resident_share = page_cache.resident_share(path)  # before anything of it is touched
+    beton, path = loader.beton, page_cache.largest(loader.beton.files)
+    resident_share = page_cache.resident_share_of(beton.files)  # before anything of it is touched
     disk = [rate.bytes_per_s for _ in range(DISK_TRIES) if (rate := page_cache.disk_rate(path))]
     everywhere = int(world.all_reduce_sum(torch.tensor(int(len(disk) == DISK_TRIES)))) == world.world_size
     return Read(
         cached_bytes_per_s=_from_page_cache(beton, loader.threads, seconds, world),
         disk_bytes_per_s=summed(disk, world) if everywhere else None,
         resident_share=resident_share,
-        file_bytes=os.stat(path).st_size,
+        file_bytes=beton.num_bytes,
         available_bytes=Machine().available_bytes,
         sample_bytes=float(beton.sizes.mean()),
     )

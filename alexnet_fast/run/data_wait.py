@@ -104,7 +104,7 @@ class DataWaitMonitor:
         if cause in self._said:
             return None
         self._said.add(cause)
-        return in_words(cause, done, seconds, loader.threads, lambda: is_cached(loader.beton.path))
+        return in_words(cause, done, seconds, loader.threads, lambda: all(map(is_cached, loader.beton.files)))
 
 
 def cause_of(done: DecodeTotals, seconds: float, threads: int) -> Cause:

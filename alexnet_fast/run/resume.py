@@ -26,6 +26,7 @@ FIXED_WITHIN_EPOCH = (
     "data.train",
     "data.global_batch_size",
     "data.order",
+    "data.weights",
     "data.window_pages",
     "schedule.steps_per_epoch",
 )

@@ -77,6 +77,8 @@ def overrides(recipe: Recipe, say: Say = print) -> list[str]:
     keys: dict[str, object] = {f"data.{split}": str(place / f"{split}.beton") for split in SPLITS}
     # Synthetic sets have one image and one label field, so the recipe's names of other sets' fields do not apply.
     keys |= {f"data.{name}": "" for name in ("image_field", "label_field") if getattr(recipe.data, name)}
+    if recipe.data.weights:
+        keys["data.weights"] = []
     if recipe.schedule.steps_per_epoch == 0:
         keys["schedule.steps_per_epoch"] = STEPS
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]

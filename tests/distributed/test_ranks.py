@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_two_ranks_train_as_one_does(
     assert set(os.listdir(recipe.folder)) == set(os.listdir(one_rank.folder))
 
 
-def test_three_ranks_count_exactly_what_one_counts(
+def test_ranks_count_exactly_what_one_counts_of_one_file_and_of_several(
     small: Callable[..., Recipe], tiny_imagenet: Path, tmp_path: Path, capfd: Any
 ) -> None:
     split, recipes = scan_folder(tiny_imagenet / "train").shuffled(0), []
@@ -101,19 +102,31 @@ def test_three_ranks_count_exactly_what_one_counts(
         path = tmp_path / f"{samples}.beton"
         write_beton(split.limited(samples), path, Encoding(), workers=2)
         recipes.append(small(f"eval{samples}", **{"data.val": str(path), "eval.global_batch_size": 64}))
+    parts, whole = [tmp_path / f"part{k}.beton" for k in range(3)], split.limited(503)
+    for path, places in zip(parts, (slice(0, 11), slice(11, 300), slice(300, 503)), strict=True):
+        part = replace(whole, paths=whole.paths[places], labels=whole.labels[places])
+        write_beton(part, path, Encoding(), workers=2)
+    several = {"data.val": list(map(str, parts)), "eval.global_batch_size": 64}
+    recipes.append(small("several", **several))
     torch.manual_seed(0)
     saved, results = str(tmp_path / "weights.pt"), {}
     torch.save(NarrowAlexNet(10).state_dict(), saved)
-    for nproc in (1, 3):
-        assert launch(LaunchConfig(nproc), ranked.evaluate_each, recipes, nproc, saved) == 0, (
+    for nproc in (1, 2, 3):
+        asked = recipes if nproc != 2 else recipes[-1:]
+        assert launch(LaunchConfig(nproc), ranked.evaluate_each, asked, nproc, saved) == 0, (
             capfd.readouterr().err
         )
-        results[nproc] = [json.loads((recipe.folder / "eval.json").read_text()) for recipe in recipes]
-    for alone, together, samples in zip(results[1], results[3], (500, 503), strict=True):
-        assert together["samples"] == samples
-        for count in ("top1", "top5", "acc1", "acc5"):
-            assert together[count] == alone[count]
-        assert together["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+        results[nproc] = [json.loads((recipe.folder / "eval.json").read_text()) for recipe in asked]
+    assert {**results[1][2], "checkpoint": ""} == {**results[1][1], "checkpoint": ""}
+    for nproc in (2, 3):
+        count_of = len(results[nproc])
+        for alone, together, samples in zip(
+            results[1][-count_of:], results[nproc], (500, 503, 503)[-count_of:], strict=True
+        ):
+            assert together["samples"] == samples
+            for count in ("top1", "top5", "acc1", "acc5"):
+                assert together[count] == alone[count]
+            assert together["loss"] == pytest.approx(alone["loss"], rel=1e-5)
 
 
 def test_two_ranks_of_which_one_is_signalled_stop_together_and_end_with_the_same_bits(

@@ -24,7 +24,7 @@ class Run:
         monkeypatch.setattr(page_cache, "resident_share", self.resident_share)
         self.resident, self.looks = 1.0, 0
         self.threads = [SimpleNamespace(busy_s=0.0, cpu_s=0.0, faults=0) for _ in range(2)]
-        beton = SimpleNamespace(path=Path("any.beton"))
+        beton = SimpleNamespace(files=[Path("any.beton")])
         self.loader: Any = SimpleNamespace(thread_stats=self.threads, threads=2, wait_s=0.0, beton=beton)
         self.wait = DataWaitMonitor(self.loader, world_size)
         self.clock = ThroughputMeter(resolve("cpu"), warmup_steps=5)
