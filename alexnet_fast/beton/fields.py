@@ -111,6 +111,20 @@ def choose(fields: Sequence[Field], purpose: Purpose, name: str | None) -> int:
     return named[0]
 
 
+def field_named(fields: Sequence[Field], name: str) -> int:
+    """The place of the field of a name.
+
+    Raises:
+        ValueError: there is none, or more than one; the text goes behind the file's name.
+    """
+    named = [place for place, field in enumerate(fields) if field.name == name]
+    if len(named) != 1:
+        raise ValueError(
+            f"has {len(named) or 'no'} field{'s' * (len(named) > 1)} of the name {str(name)!r}: it has {listed(fields)}"
+        )
+    return named[0]
+
+
 def _how(purpose: Purpose, names: Sequence[str]) -> str:
     """What to pass."""
     argument = purpose.argument

@@ -18,8 +18,9 @@ from ..common.command_name import typed
 from ..common.settled import Settled
 from ..common.untrusted import printable, read_json
 from . import format as fmt
+from .columns import StoredColumn, stored_type
 from .errors import BetonError, FieldError
-from .fields import IMAGE, LABEL, Field, choose, fields_of, listed
+from .fields import IMAGE, LABEL, Field, choose, field_named, fields_of, listed
 from .mapped import MappedFile, Unchanged
 from .target_fields import TARGET_FIELDS, TargetField
 
@@ -52,8 +53,8 @@ class Beton(Settled):
 
     Args:
         path: the file.
-        image_field, label_field: names of the fields, as the file stores them; None = the only one of that type;
-            a float field is the label if it is named, or if there is no int field.
+        image_field, label_field: names of the fields, as the file stores them; None = the only one of that type, or the label
+            that our packer has marked; a float field is the label if it is named, or if there is no int field.
 
     Attributes:
         path: the file.
@@ -108,11 +109,12 @@ class Beton(Settled):
         self.num_samples = int(header["num_samples"])
         self.page_size = int(header["page_size"])
         self.fields = self._fields(header)
-        image, label = self._chosen(image_field, label_field)
+        image, label = self._chosen(image_field, label_field or self._marked_label(header))
         records = self._records(header)
         self.image_field, self.label_field = self.fields[image].name, self.fields[label].name
         self.target_field = TARGET_FIELDS[self.fields[label].type_id]
         self.images = records[f"f{image}"]
+        self._index = header, records, self._descriptors(header).copy()
         self.labels = np.ascontiguousarray(records[f"f{label}"])
         self.sizes = self._sizes(
             int(header["alloc_table_ptr"]), int(header["num_fields"]), records.dtype.itemsize
@@ -122,6 +124,28 @@ class Beton(Settled):
         """The stored bytes of sample ``index``: a JPEG, or height x width x 3 raw RGB. (size,) uint8, no copy."""
         ptr = int(self.images["data_ptr"][index])
         return self.map[ptr : ptr + int(self.sizes[index])]
+
+    def column(self, name: str) -> StoredColumn:
+        """The values of any field that is no image, by its name; read within ``unchanged``, sample by sample.
+
+        Raises:
+            FieldError: there is no such field, or it is an image, or an array of a dtype that cannot be read.
+            BetonError: a value's place in the file is impossible.
+        """
+        try:
+            place = field_named(self.fields, name)
+        except ValueError as error:
+            raise FieldError(f"{self.path} {error}") from None
+        header, records, descriptors = self._index
+        try:
+            kind = stored_type(self.fields[place].type_id, descriptors[place]["args"])
+        except ValueError as error:
+            raise FieldError(f"{self.path}: the field {self.fields[place].name!r} {error}") from None
+        start = fmt.metadata_offset(len(self.fields)) + records.nbytes
+        payloads = start, int(header["alloc_table_ptr"])
+        return StoredColumn(
+            name, kind, records[f"f{place}"], self.map, payloads, self.page_size, str(self.path)
+        )
 
     def source(self, index: int) -> str:
         """A name of sample ``index`` for messages, with its source file if the sidecar has it."""
@@ -255,7 +279,7 @@ class Beton(Settled):
         start = fmt.metadata_offset(int(header["num_fields"]))
         if start > len(self.map):
             raise self._truncated(start)
-        fields = fields_of(self.map[fmt.HEADER.itemsize : start].view(fmt.FIELD))
+        fields = fields_of(self._descriptors(header))
         if any(field.type_id not in fmt.METADATA for field in fields):
             raise BetonError(
                 f"{self.path} has a field of an unknown type: {listed(fields)}; types 0 to 6 can be read"
@@ -266,6 +290,17 @@ class Beton(Settled):
                 f"{self.path} needs one RGB image field and one int field or float field (the label), it has {listed(fields)}"
             )
         return fields
+
+    def _descriptors(self, header: np.void) -> np.ndarray:
+        """(num_fields,) ``format.FIELD``"""
+        return self.map[fmt.HEADER.itemsize : fmt.metadata_offset(int(header["num_fields"]))].view(fmt.FIELD)
+
+    def _marked_label(self, header: np.void) -> str | None:
+        """The name of the field that our packer says is the label; None where it does not say."""
+        marked = np.flatnonzero(
+            (self._descriptors(header)["args"][:, -len(fmt.IS_LABEL) :] == list(fmt.IS_LABEL)).all(1)
+        )
+        return self.fields[marked[0]].name if len(marked) == 1 else None
 
     def _chosen(self, image_field: str | None, label_field: str | None) -> tuple[int, int]:
         """The positions of the image and the label among the fields."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from . import format as fmt
+from .columns import FLOAT_TYPE, INT_TYPE, ColumnType
 
 if TYPE_CHECKING:
     from .reader import Beton
@@ -23,19 +23,29 @@ class TargetField:
     """How the targets of one of FFCV's field types are stored and handed out.
 
     name: in messages and in a sidecar.
-    type_id: of the field in the file; ``format.METADATA`` has its dtype there.
+    stored: in the file.
     dtype: in the host buffer and on the device.
+    shape: of one target there; () for a number.
     """
 
     name: str
-    type_id: int
+    stored: ColumnType
     dtype: np.dtype
 
+    @property
+    def type_id(self) -> int:
+        """Of the field in the file; ``format.METADATA`` has its dtype there."""
+        return self.stored.type_id
 
-INT = TargetField("int", fmt.INT_ID, np.dtype(np.int64))
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stored.shape
+
+
+INT = TargetField("int", INT_TYPE, np.dtype(np.int64))
 # float32, although FFCV's FloatDecoder gives the file's float64: outputs are float32 and a loss expects one dtype, an NPU has no
 # float64, and a copy would transfer twice the bytes, only for the step to cast them.
-FLOAT = TargetField("float", fmt.FLOAT_ID, np.dtype(np.float32))
+FLOAT = TargetField("float", FLOAT_TYPE, np.dtype(np.float32))
 
 TARGET_FIELDS = {each.type_id: each for each in (INT, FLOAT)}
 """By the type id in the file.  If no field is named, the label is the file's only field of the first of these types that it has."""

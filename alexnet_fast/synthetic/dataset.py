@@ -186,7 +186,7 @@ def write_set(file: BinaryIO, jpegs: Iterator[tuple[bytes, int, int]], counts: C
     """Write one set of the next images, spread evenly over the classes; with fewer images than classes, only some occur."""
     images, samples = getattr(counts, f"{split}_images"), getattr(counts, split)
     target = TARGETS[counts.task]
-    pages = BetonLayout(samples, target.field)
+    pages = BetonLayout(samples, [("label", target.field.stored)])
     labels = target.examples(images, counts.num_classes)
     for k in range(images):
         jpeg, width, height = next(jpegs)
