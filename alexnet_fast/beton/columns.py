@@ -38,6 +38,8 @@ MAX_ARRAY_BYTES = 1 << 26
 EXPECTED = "int, float, bytes, json, or an array such as float32[40]"
 _TYPE = re.compile(r"((?:u?int(?:8|16|32|64)|float(?:16|32|64))?)\[(\d+(?:,\d+)*)\]")
 PART = 1 << 16
+MIN_ROOM = 1 << 30
+"""Bytes that all values of an array may have although the file is smaller: samples that are stored once and repeated."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,11 @@ class StoredColumn:
         if kind.is_number:
             return
         start, end = payloads
+        if kind.is_array and len(records) * kind.array_bytes > max(len(file), MIN_ROOM):
+            raise BetonError(
+                f"{whose}: {len(records):,} values of the field {printable(repr(name))} ({kind}) are more than the file holds; "
+                "write it again"
+            )
         for at in range(0, len(records), PART):
             ptrs, sizes = self._places(slice(at, at + PART))
             # Not ptr + size <= end: a hostile size would wrap around.
@@ -237,8 +244,8 @@ class StoredColumn:
                     f"{int(ptrs[k])} in a file whose payloads are between {start} and {end}; write it again"
                 )
 
-    def take(self, indices: np.ndarray) -> np.ndarray | list[Any]:
-        """The values of some samples, by their places in the file.
+    def take(self, indices: np.ndarray | slice) -> np.ndarray | list[Any]:
+        """The values of some samples, by their places in the file; of all, by a slice.
 
         Returns:
             (n,) int64 or float64, (n, *shape) of an array's dtype, or a list of bytes or of what the JSON says.
@@ -259,8 +266,9 @@ class StoredColumn:
             try:
                 values.append(unpack(self._file[ptr : ptr + size]))
             except ValueError as error:
+                sample = np.arange(len(self._records))[indices][k]
                 raise BetonError(
-                    f"{self._whose}: the field {printable(repr(self.name))} of sample {int(indices[k])} cannot be read: "
+                    f"{self._whose}: the field {printable(repr(self.name))} of sample {sample} cannot be read: "
                     f"{printable(str(error))}; write it again"
                 ) from None
         return values

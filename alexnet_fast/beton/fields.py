@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import format as fmt
-from .target_fields import TARGET_FIELDS
+from .target_fields import LABEL_TYPES
 
 KINDS = {
     fmt.FLOAT_ID: "float",
@@ -42,7 +42,7 @@ class Purpose:
 
 
 IMAGE = Purpose("image", "image_field", (fmt.RGB_IMAGE_ID,))
-LABEL = Purpose("label", "label_field", tuple(TARGET_FIELDS))
+LABEL = Purpose("label", "label_field", LABEL_TYPES)
 
 
 class Field(NamedTuple):
@@ -75,7 +75,7 @@ def listed(fields: Sequence[Field]) -> str:
 def choose(fields: Sequence[Field], purpose: Purpose, name: str | None) -> int:
     """The place of the one field of a type, of which there is at least one, or of the field of that type that is named.
 
-    A float field is the label if it is named, or if there is no int field.
+    A float field is the label if it is named, or if there is no int field; an array, if it is named, or if there is neither.
 
     To take the first of several gave {index, image, label} the labels 1000, 1001, ... without a word.
 

@@ -22,7 +22,7 @@ from .columns import StoredColumn, stored_type
 from .errors import BetonError, FieldError
 from .fields import IMAGE, LABEL, Field, choose, field_named, fields_of, listed
 from .mapped import MappedFile, Unchanged
-from .target_fields import TARGET_FIELDS, TargetField
+from .target_fields import INT, TargetField, target_field_of
 
 __all__ = ["Beton", "BetonError", "FieldError", "max_sidecar_bytes", "sidecar_path"]
 
@@ -41,9 +41,9 @@ def sidecar_path(path: Path) -> Path:
 
 
 class Beton(Settled):
-    """The samples of a beton file: each an RGB image and an int or a float, the label.
+    """The samples of a beton file: each an RGB image and an int, a float or a vector, the label.
 
-    If the file has several fields of one of these types, the one to read must be named; other fields are ignored.
+    If the file has several fields of one of these types, the one to read must be named; ``column`` reads the others.
 
     The constructor checks all metadata once, before any pointer is used: after it returns, every payload is inside the map and
     no larger than a page.  The memory that this takes is bounded by the file's size: about 30 bytes for each sample whose
@@ -64,7 +64,8 @@ class Beton(Settled):
         images: (N,) structured ``format.RGB_IMAGE``: mode (0 JPEG, 1 raw RGB), width and height in
             pixels, data_ptr.
         target_field: what the label is in the file and in a batch.
-        labels: (N,) int64, or float64 of a float field.
+        labels: (N,) int64, or float64 of a float field; (N, K) of a field of vectors, in the file's dtype, which are read from the
+            pages.
         sizes: (N,) uint64, payload bytes.
         map: (file size,) uint8, the memory map; read-only.
 
@@ -112,10 +113,15 @@ class Beton(Settled):
         image, label = self._chosen(image_field, label_field or self._marked_label(header))
         records = self._records(header)
         self.image_field, self.label_field = self.fields[image].name, self.fields[label].name
-        self.target_field = TARGET_FIELDS[self.fields[label].type_id]
         self.images = records[f"f{image}"]
         self._index = header, records, self._descriptors(header).copy()
-        self.labels = np.ascontiguousarray(records[f"f{label}"])
+        labels = self._column(label)
+        try:
+            self.target_field = target_field_of(labels.kind)
+        except ValueError as error:
+            raise FieldError(f"{self.path}: the field {self.label_field!r} {error}") from None
+        # Vectors are in the pages, next to the images: a cold file is read here, a page of 4 KiB for each sample.
+        self.labels = np.asarray(labels.take(slice(None)))
         self.sizes = self._sizes(
             int(header["alloc_table_ptr"]), int(header["num_fields"]), records.dtype.itemsize
         )
@@ -136,11 +142,16 @@ class Beton(Settled):
             place = field_named(self.fields, name)
         except ValueError as error:
             raise FieldError(f"{self.path} {error}") from None
+        return self._column(place)
+
+    def _column(self, place: int) -> StoredColumn:
+        """The values of the field at a place."""
         header, records, descriptors = self._index
+        name = self.fields[place].name
         try:
             kind = stored_type(self.fields[place].type_id, descriptors[place]["args"])
         except ValueError as error:
-            raise FieldError(f"{self.path}: the field {self.fields[place].name!r} {error}") from None
+            raise FieldError(f"{self.path}: the field {name!r} {error}") from None
         start = fmt.metadata_offset(len(self.fields)) + records.nbytes
         payloads = start, int(header["alloc_table_ptr"])
         return StoredColumn(
@@ -165,9 +176,9 @@ class Beton(Settled):
     @property
     def num_classes(self) -> int:
         """One more than the largest label; FieldError if it is a float, which has no classes."""
-        if not np.issubdtype(self.labels.dtype, np.integer):
+        if self.target_field != INT:
             raise FieldError(
-                f"{self.path} has no classes: its label {self.label_field!r} is a float; see beton.labels, or give label_field = "
+                f"{self.path} has no classes: its label {self.label_field!r} is a {self.target_field.name}; see beton.labels, or give label_field = "
                 "the name of an int field"
             )
         return int(self.labels.max()) + 1
@@ -285,9 +296,9 @@ class Beton(Settled):
                 f"{self.path} has a field of an unknown type: {listed(fields)}; types 0 to 6 can be read"
             )
         there = {field.type_id for field in fields}
-        if fmt.RGB_IMAGE_ID not in there or there.isdisjoint(TARGET_FIELDS):
+        if fmt.RGB_IMAGE_ID not in there or there.isdisjoint(LABEL.type_ids):
             raise BetonError(
-                f"{self.path} needs one RGB image field and one int field or float field (the label), it has {listed(fields)}"
+                f"{self.path} needs one RGB image field and one int field or float field or array (the label), it has {listed(fields)}"
             )
         return fields
 

@@ -7,6 +7,7 @@ keeps its pixels, and code that copies it asynchronously keeps it until the copy
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import deque
 from typing import NamedTuple
@@ -24,7 +25,7 @@ class ImagesAndLabels(NamedTuple):
     images: torch.Tensor
     """(B, 3, size, size) uint8, RGB."""
     labels: torch.Tensor
-    """(B,) int64, or float32 of a float field."""
+    """(B,) int64, or float32 of a float field; (B, K) float32 of a field of vectors."""
 
 
 class Slot(NamedTuple):
@@ -37,7 +38,7 @@ class Slot(NamedTuple):
     memory: torch.Tensor
     """uint8, images of a full batch first."""
     labels_at: int
-    """Bytes before the labels, 8 bytes each or less."""
+    """Bytes before the labels."""
     batch_size: int
 
 
@@ -71,23 +72,34 @@ class Batch(ImagesAndLabels):
 class HostBuffer:
     """Memory for one batch: images, labels and indices, in this order."""
 
-    def __init__(self, batch_size: int, size: int, pin_memory: bool, label_dtype: np.dtype) -> None:
-        self.label_dtype = label_dtype
+    def __init__(
+        self,
+        batch_size: int,
+        size: int,
+        pin_memory: bool,
+        label_dtype: np.dtype,
+        label_shape: tuple[int, ...] = (),
+    ) -> None:
+        self.label_dtype, self.label_shape = label_dtype, (batch_size, *label_shape)
+        # 8 bytes for a number, whatever its dtype.
+        bytes_each = label_dtype.itemsize if label_shape else 8
+        self.label_bytes = -(-math.prod(self.label_shape) * bytes_each // 8) * 8
         self.shape = (batch_size, 3, size, size)
         self.image_bytes = -(-batch_size * 3 * size * size // 8) * 8
         # torch pins through whatever accelerator it has; page-locked memory is what makes a copy asynchronous.
         self.memory = torch.empty(
-            self.image_bytes + 16 * batch_size, dtype=torch.uint8, pin_memory=pin_memory
+            self.image_bytes + self.label_bytes + 8 * batch_size, dtype=torch.uint8, pin_memory=pin_memory
         )
         self.images, self.labels, self.indices = self.views(self.memory.numpy())
         self.statuses = np.zeros(batch_size, np.uint8)
         self.interface = self.memory.numpy().__array_interface__
 
     def views(self, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Images (B, 3, size, size) uint8, labels (B,) and indices (B,) int64 in a buffer's bytes."""
+        """Images (B, 3, size, size) uint8, labels (B,) or (B, K) and indices (B,) int64 in a buffer's bytes."""
         images = memory[: self.shape[0] * self.shape[1] * self.shape[2] * self.shape[3]].reshape(self.shape)
-        labels, indices = memory[self.image_bytes :].reshape(2, -1)  # 8 bytes a sample each
-        return images, labels.view(self.label_dtype)[: self.shape[0]], indices.view(np.int64)
+        end = self.image_bytes + self.label_bytes
+        labels = memory[self.image_bytes : end].view(self.label_dtype)[: math.prod(self.label_shape)]
+        return images, labels.reshape(self.label_shape), memory[end:].view(np.int64)
 
 
 class _Lease:
@@ -117,6 +129,7 @@ class BufferPool:
         max_free: free buffers to keep for reuse; the memory of more is freed.
         pin_memory: page-locked memory.
         label_dtype: of labels, at most 8 bytes each.
+        label_shape: of one label; () for a number.
     """
 
     def __init__(
@@ -127,8 +140,9 @@ class BufferPool:
         max_free: int,
         pin_memory: bool,
         label_dtype: np.dtype = INT.dtype,
+        label_shape: tuple[int, ...] = (),
     ) -> None:
-        self.label_dtype = label_dtype
+        self.label_dtype, self.label_shape = label_dtype, label_shape
         self.batch_size, self.size, self.max_free, self.pin_memory = batch_size, size, max_free, pin_memory
         self._free: deque[_Return] = deque(maxlen=max_free)
         if pin_memory:  # raised here, not by the thread that needs the first buffer
@@ -144,7 +158,7 @@ class BufferPool:
         try:
             return self._free.pop().buffer
         except IndexError:
-            return HostBuffer(self.batch_size, self.size, self.pin_memory, self.label_dtype)
+            return HostBuffer(self.batch_size, self.size, self.pin_memory, self.label_dtype, self.label_shape)
 
     def close(self) -> None:
         """Free the buffers that are not in use; batches that are still held keep their memory."""

@@ -21,7 +21,7 @@ from .normalize import ImageNet, Normalizer
 
 
 class HostBatch(Protocol):
-    """images: uint8 (B, 3, H, W), contiguous.  labels: (B,), int64 or float32.  Both on the CPU.
+    """images: uint8 (B, 3, H, W), contiguous.  labels: (B,), int64 or float32, or (B, K).  Both on the CPU.
 
     A batch that has a `slot` (buffer_pool.Slot) is copied as a whole.
     """
@@ -170,6 +170,7 @@ class DevicePrefetcher:
             self._buffers
             and self._buffers[0].images.shape[1:] == batch.images.shape[1:]
             and self._buffers[0].labels.dtype == batch.labels.dtype
+            and self._buffers[0].labels.shape[1:] == batch.labels.shape[1:]
             and len(batch.labels) <= len(self._buffers[0].labels)
             and self._takes_slots == size_of_slot(batch)
         ):
@@ -194,9 +195,11 @@ class DevicePrefetcher:
         if (slot := slot_of(batch)) is not None:
             shape = (slot.batch_size, *batch.images.shape[1:])
             memory = torch.empty(slot.memory.shape, dtype=torch.uint8, device=device)
-            labels = memory[slot.labels_at : slot.labels_at + 8 * slot.batch_size]
+            label_shape = (slot.batch_size, *batch.labels.shape[1:])
+            end = slot.labels_at + math.prod(label_shape) * batch.labels.element_size()
+            labels = memory[slot.labels_at : end]
             with suppress(RuntimeError):  # of a backend that cannot read bytes as another dtype
-                as_labels = labels.view(batch.labels.dtype)[: slot.batch_size]
+                as_labels = labels.view(batch.labels.dtype).view(label_shape)
                 return memory, memory[: math.prod(shape)].view(shape), as_labels
         images = torch.empty(batch.images.shape, dtype=torch.uint8, device=device)
         return None, images, torch.empty(batch.labels.shape, dtype=batch.labels.dtype, device=device)

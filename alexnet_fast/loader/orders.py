@@ -168,7 +168,7 @@ class Balanced(Order):
         set_checked(self, num_samples=_count_of("Balanced", self.num_samples))
 
     def of(self, labels: np.ndarray, seed: int) -> Callable[[int], np.ndarray]:
-        if not np.issubdtype(labels.dtype, np.integer):
+        if not np.issubdtype(labels.dtype, np.integer) or labels.ndim > 1:
             raise UserError("order = Balanced(), but the set's label is a float, which has no classes")
         _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
         count, every = self.num_samples or len(labels), np.arange(len(labels))
