@@ -21,6 +21,8 @@ REPORTED_ONLY = ("ignored", "in_several_classes")
 """Fields on which no byte of the file depends, so the journal does not keep them."""
 NOT_LOGGED = (*REPORTED_ONLY, "columns")
 """Fields that the journal does not keep: of the columns their digests are enough."""
+FROM_CODE = "dataset"
+"""The source of what code packs (``dataset.pack_dataset``)."""
 FIELDS = "fields"
 """The setting that says what the further fields are."""
 
@@ -194,7 +196,10 @@ class Manifest:
             for paths, what in (
                 (added, "added"),
                 (removed, "removed"),
-                (resized, "of another size"),
+                (
+                    resized,
+                    "of another size" if self.settings.get("source") != FROM_CODE else "with another content",
+                ),
                 (touched, "modified"),
             )
             if paths
