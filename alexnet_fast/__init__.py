@@ -10,6 +10,7 @@ __all__ = [
     "Balanced",
     "Beton",
     "Block",
+    "Encoding",
     "ImageNet",
     "Loader",
     "LoaderOptions",
@@ -18,6 +19,7 @@ __all__ = [
     "UserError",
     "Weighted",
     "__version__",
+    "pack_dataset",
 ]
 
 if TYPE_CHECKING:
@@ -28,15 +30,19 @@ if TYPE_CHECKING:
     from .loader.normalize import ImageNet
     from .loader.options import LoaderOptions
     from .loader.orders import Balanced, Order, Repeated, Weighted
+    from .packing.dataset import pack_dataset
+    from .packing.encode import Encoding
 
 _HOMES = {
     **dict.fromkeys(("Balanced", "Order", "Repeated", "Weighted"), ".loader.orders"),
     "Beton": ".beton.reader",
     "Block": ".loader.block_order",
+    "Encoding": ".packing.encode",
     "ImageNet": ".loader.normalize",
     "Loader": ".loader.loader",
     "LoaderOptions": ".loader.options",
     "UserError": ".errors",
+    "pack_dataset": ".packing.dataset",
 }
 
 

@@ -101,7 +101,7 @@ class Data(Section):
     image_field: Text = ""
     """Name of the betons' field that is the image; empty = their only RGB image."""
     label_field: Text = ""
-    """Name of the betons' field that is the label; empty = their only int or, without an int, their only float."""
+    """Name of the betons' field that is the label; empty = their only int or, without an int, their only float or, without both, their only array; or the one that our packer marks."""
     synthetic: bool = False
     """Train on synthetic images in place of data.train and data.val: to measure, not to learn."""
     size: Annotated[int, Field(le=4096)] = 224
@@ -151,10 +151,10 @@ class Augment(Section):
 class Model(Section):
     name: ModelName = "alexnet"
     """The network; resnet18 needs torchvision, and model.dropout = 0."""
-    task: Literal["classification", "regression"] = "classification"
-    """What is learned: classification (a class from an int, by cross entropy) or regression (a number from a float, by its squared error)."""
+    task: Literal["classification", "regression", "multilabel"] = "classification"
+    """What is learned: classification (a class from an int, by cross entropy), regression (a float or a vector, by its squared error) or multilabel (a vector of 0 and 1, by binary cross entropy)."""
     num_classes: Positive = 1000
-    """Outputs of the model: the number of classes, whose labels are 0 to one less; 1 for regression."""
+    """Outputs of the model: the number of classes, whose labels are 0 to one less; for regression 1, or a vector's length; of labels for multilabel."""
     dropout: Share = 0.5
     """Dropout before the first two fully connected layers."""
     init: Literal["torch", "he"] = "torch"
@@ -173,7 +173,7 @@ class Optim(Section):
     weight_decay: Rate = 1e-4
     """L2 penalty on all parameters."""
     label_smoothing: Share = 0.1
-    """Share of the target spread evenly over all classes, in training; not used by regression."""
+    """Share of the target spread evenly over all classes, in training; used by classification alone."""
 
 
 class Schedule(Section):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import format as fmt
-from .target_fields import TARGET_FIELDS
+from .target_fields import LABEL_TYPES
 
 KINDS = {
     fmt.FLOAT_ID: "float",
@@ -42,7 +42,7 @@ class Purpose:
 
 
 IMAGE = Purpose("image", "image_field", (fmt.RGB_IMAGE_ID,))
-LABEL = Purpose("label", "label_field", tuple(TARGET_FIELDS))
+LABEL = Purpose("label", "label_field", LABEL_TYPES)
 
 
 class Field(NamedTuple):
@@ -75,7 +75,7 @@ def listed(fields: Sequence[Field]) -> str:
 def choose(fields: Sequence[Field], purpose: Purpose, name: str | None) -> int:
     """The place of the one field of a type, of which there is at least one, or of the field of that type that is named.
 
-    A float field is the label if it is named, or if there is no int field.
+    A float field is the label if it is named, or if there is no int field; an array, if it is named, or if there is neither.
 
     To take the first of several gave {index, image, label} the labels 1000, 1001, ... without a word.
 
@@ -107,6 +107,20 @@ def choose(fields: Sequence[Field], purpose: Purpose, name: str | None) -> int:
         raise ValueError(
             f"has {fields[named[0]]}, which cannot be the {purpose.name}: that is of type {purpose.kinds}, and it has "
             f"{listed(fields)}; {_how(purpose, candidates)}"
+        )
+    return named[0]
+
+
+def field_named(fields: Sequence[Field], name: str) -> int:
+    """The place of the field of a name.
+
+    Raises:
+        ValueError: there is none, or more than one; the text goes behind the file's name.
+    """
+    named = [place for place, field in enumerate(fields) if field.name == name]
+    if len(named) != 1:
+        raise ValueError(
+            f"has {len(named) or 'no'} field{'s' * (len(named) > 1)} of the name {str(name)!r}: it has {listed(fields)}"
         )
     return named[0]
 

@@ -74,6 +74,12 @@ METADATA = {
     TENSOR_ID: np.dtype("<u8"),
 }
 
+IS_LABEL = b"AFLABEL\x00"
+"""The last bytes of a descriptor's arguments, in a file of more fields than an image and a label: this field is the label.
+
+FFCV reads none of them; a file of two fields has none, as version 0.1 wrote it.
+"""
+
 # RGB_IMAGE.mode
 JPEG, RAW = 0, 1
 

@@ -18,10 +18,11 @@ from ..common.command_name import typed
 from ..common.settled import Settled
 from ..common.untrusted import printable, read_json
 from . import format as fmt
+from .columns import StoredColumn, stored_type
 from .errors import BetonError, FieldError
-from .fields import IMAGE, LABEL, Field, choose, fields_of, listed
+from .fields import IMAGE, LABEL, Field, choose, field_named, fields_of, listed
 from .mapped import MappedFile, Room, Unchanged
-from .target_fields import TARGET_FIELDS, TargetField
+from .target_fields import INT, TargetField, target_field_of
 
 __all__ = ["Beton", "BetonError", "FieldError", "max_sidecar_bytes", "sidecar_path"]
 
@@ -40,9 +41,9 @@ def sidecar_path(path: Path) -> Path:
 
 
 class Beton(Settled):
-    """The samples of a beton file: each an RGB image and an int or a float, the label.
+    """The samples of a beton file: each an RGB image and an int, a float or a vector, the label.
 
-    If the file has several fields of one of these types, the one to read must be named; other fields are ignored.
+    If the file has several fields of one of these types, the one to read must be named; ``column`` reads the others.
 
     The constructor checks all metadata once, before any pointer is used: after it returns, every payload is inside the map and
     no larger than a page.  The memory that this takes is bounded by the file's size: about 30 bytes for each sample whose
@@ -52,8 +53,8 @@ class Beton(Settled):
 
     Args:
         path: the file.
-        image_field, label_field: names of the fields, as the file stores them; None = the only one of that type;
-            a float field is the label if it is named, or if there is no int field.
+        image_field, label_field: names of the fields, as the file stores them; None = the only one of that type, or the label
+            that our packer has marked; a float field is the label if it is named, or if there is no int field.
 
     Attributes:
         path: the file.
@@ -63,7 +64,8 @@ class Beton(Settled):
         images: (N,) structured ``format.RGB_IMAGE``: mode (0 JPEG, 1 raw RGB), width and height in
             pixels, data_ptr.
         target_field: what the label is in the file and in a batch.
-        labels: (N,) int64, or float64 of a float field.
+        labels: (N,) int64, or float64 of a float field; (N, K) of a field of vectors, in the file's dtype, which are read from the
+            pages.
         sizes: (N,) uint64, payload bytes.
         map: (file size,) uint8, the memory map; read-only.
 
@@ -110,12 +112,18 @@ class Beton(Settled):
         self.num_samples = int(header["num_samples"])
         self.page_size = int(header["page_size"])
         self.fields = self._fields(header)
-        image, label = self._chosen(image_field, label_field)
+        image, label = self._chosen(image_field, label_field or self._marked_label(header))
         records = self._records(header)
         self.image_field, self.label_field = self.fields[image].name, self.fields[label].name
-        self.target_field = TARGET_FIELDS[self.fields[label].type_id]
         self.images = records[f"f{image}"]
-        self.labels = np.ascontiguousarray(records[f"f{label}"])
+        self._index = header, records, self._descriptors(header).copy()
+        labels = self._column(label)
+        try:
+            self.target_field = target_field_of(labels.kind)
+        except ValueError as error:
+            raise FieldError(f"{self.path}: the field {self.label_field!r} {error}") from None
+        # Vectors are in the pages, next to the images: a cold file is read here, a page of 4 KiB for each sample.
+        self.labels = np.asarray(labels.take(slice(None)))
         self.sizes = self._sizes(
             int(header["alloc_table_ptr"]), int(header["num_fields"]), records.dtype.itemsize
         )
@@ -140,6 +148,33 @@ class Beton(Settled):
         ptr = int(self.images["data_ptr"][index])
         return self.map[ptr : ptr + int(self.sizes[index])]
 
+    def column(self, name: str) -> StoredColumn:
+        """The values of any field that is no image, by its name; read within ``unchanged``, sample by sample.
+
+        Raises:
+            FieldError: there is no such field, or it is an image, or an array of a dtype that cannot be read.
+            BetonError: a value's place in the file is impossible.
+        """
+        try:
+            place = field_named(self.fields, name)
+        except ValueError as error:
+            raise FieldError(f"{self.path} {error}") from None
+        return self._column(place)
+
+    def _column(self, place: int) -> StoredColumn:
+        """The values of the field at a place."""
+        header, records, descriptors = self._index
+        name = self.fields[place].name
+        try:
+            kind = stored_type(self.fields[place].type_id, descriptors[place]["args"])
+        except ValueError as error:
+            raise FieldError(f"{self.path}: the field {name!r} {error}") from None
+        start = fmt.metadata_offset(len(self.fields)) + records.nbytes
+        payloads = start, int(header["alloc_table_ptr"])
+        return StoredColumn(
+            name, kind, records[f"f{place}"], self.map, payloads, self.page_size, str(self.path)
+        )
+
     def source(self, index: int) -> str:
         """A name of sample ``index`` for messages, with its source file if the sidecar has it."""
         path = self.source_path(index)
@@ -158,9 +193,9 @@ class Beton(Settled):
     @property
     def num_classes(self) -> int:
         """One more than the largest label; FieldError if it is a float, which has no classes."""
-        if not np.issubdtype(self.labels.dtype, np.integer):
+        if self.target_field != INT:
             raise FieldError(
-                f"{self.path} has no classes: its label {self.label_field!r} is a float; see beton.labels, or give label_field = "
+                f"{self.path} has no classes: its label {self.label_field!r} is a {self.target_field.name}; see beton.labels, or give label_field = "
                 "the name of an int field"
             )
         return int(self.labels.max()) + 1
@@ -272,17 +307,28 @@ class Beton(Settled):
         start = fmt.metadata_offset(int(header["num_fields"]))
         if start > len(self.map):
             raise self._truncated(start)
-        fields = fields_of(self.map[fmt.HEADER.itemsize : start].view(fmt.FIELD))
+        fields = fields_of(self._descriptors(header))
         if any(field.type_id not in fmt.METADATA for field in fields):
             raise BetonError(
                 f"{self.path} has a field of an unknown type: {listed(fields)}; types 0 to 6 can be read"
             )
         there = {field.type_id for field in fields}
-        if fmt.RGB_IMAGE_ID not in there or there.isdisjoint(TARGET_FIELDS):
+        if fmt.RGB_IMAGE_ID not in there or there.isdisjoint(LABEL.type_ids):
             raise BetonError(
-                f"{self.path} needs one RGB image field and one int field or float field (the label), it has {listed(fields)}"
+                f"{self.path} needs one RGB image field and one int field or float field or array (the label), it has {listed(fields)}"
             )
         return fields
+
+    def _descriptors(self, header: np.void) -> np.ndarray:
+        """(num_fields,) ``format.FIELD``"""
+        return self.map[fmt.HEADER.itemsize : fmt.metadata_offset(int(header["num_fields"]))].view(fmt.FIELD)
+
+    def _marked_label(self, header: np.void) -> str | None:
+        """The name of the field that our packer says is the label; None where it does not say."""
+        marked = np.flatnonzero(
+            (self._descriptors(header)["args"][:, -len(fmt.IS_LABEL) :] == list(fmt.IS_LABEL)).all(1)
+        )
+        return self.fields[marked[0]].name if len(marked) == 1 else None
 
     def _chosen(self, image_field: str | None, label_field: str | None) -> tuple[int, int]:
         """The positions of the image and the label among the fields."""

@@ -28,8 +28,10 @@ from ..errors import UserError
 from . import format as fmt
 from . import sigbus
 from .classes import Classes, class_names, difference, doubt, each_once
+from .columns import StoredColumn
 from .errors import BetonError, FieldError
 from .index_file import MAX_PARTS, IndexedPart, IndexFile, is_index, read_index
+from .joined_column import JoinedColumn
 from .mapped import Room, Unchanged, logger, side_by_side
 from .reader import Beton
 from .sidecar import facts, names, samples_checksum
@@ -186,6 +188,9 @@ class BetonSet(Beton):
     @property
     def entries(self) -> np.ndarray:
         return self._entries
+
+    def column(self, name: str) -> StoredColumn:
+        return JoinedColumn([part.column(name) for part in self.parts], self.starts)
 
     def of(self, index: int) -> tuple[Beton, int]:
         """The file that holds sample ``index``, and the sample's place there."""

@@ -10,21 +10,24 @@ import numpy as np
 
 from .reader import Beton, BetonError, sidecar_path
 
+IMAGES_CRC32, FIELDS_CRC32 = "crc32", "fields_crc32"
+"""Checksums of the images, and of the payloads of other fields that follow each."""
 
-def checksums(document: Mapping[str, Any], beton: Beton) -> np.ndarray | None:
+
+def checksums(document: Mapping[str, Any], beton: Beton, key: str = IMAGES_CRC32) -> np.ndarray | None:
     """CRC-32 of every sample's payload by the sidecar: (N,) uint32; None if it has none.
 
     Raises:
         BetonError: they are not hex digits, or of another number of samples.
     """
-    digits = document.get("crc32")
+    digits = document.get(key)
     if digits is None:
         return None
     try:
         found = np.frombuffer(bytes.fromhex(digits), ">u4").astype(np.uint32)
     except (TypeError, ValueError) as error:
         raise BetonError(
-            f"{sidecar_path(beton.path)}: its crc32 are not hex digits ({error}); pack again"
+            f"{sidecar_path(beton.path)}: its {key} are not hex digits ({error}); pack again"
         ) from None
     if len(found) != beton.num_samples:
         raise BetonError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from . import format as fmt
+from .columns import ARRAYS, FLOAT_TYPE, INT_TYPE, ColumnType, array_type
 
 if TYPE_CHECKING:
     from .reader import Beton
@@ -23,22 +23,62 @@ class TargetField:
     """How the targets of one of FFCV's field types are stored and handed out.
 
     name: in messages and in a sidecar.
-    type_id: of the field in the file; ``format.METADATA`` has its dtype there.
+    stored: in the file.
     dtype: in the host buffer and on the device.
+    shape: of one target there; () for a number.
     """
 
     name: str
-    type_id: int
+    stored: ColumnType
     dtype: np.dtype
 
+    @property
+    def type_id(self) -> int:
+        """Of the field in the file; ``format.METADATA`` has its dtype there."""
+        return self.stored.type_id
 
-INT = TargetField("int", fmt.INT_ID, np.dtype(np.int64))
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stored.shape
+
+
+INT = TargetField("int", INT_TYPE, np.dtype(np.int64))
 # float32, although FFCV's FloatDecoder gives the file's float64: outputs are float32 and a loss expects one dtype, an NPU has no
 # float64, and a copy would transfer twice the bytes, only for the step to cast them.
-FLOAT = TargetField("float", fmt.FLOAT_ID, np.dtype(np.float32))
+FLOAT = TargetField("float", FLOAT_TYPE, np.dtype(np.float32))
 
 TARGET_FIELDS = {each.type_id: each for each in (INT, FLOAT)}
-"""By the type id in the file.  If no field is named, the label is the file's only field of the first of these types that it has."""
+"""Those of one number, by the type id in the file."""
+LABEL_TYPES = (*TARGET_FIELDS, *ARRAYS)
+"""What a label may be.  If no field is named, the label is the file's only field of the first of these types that it has."""
+
+
+def vector(length: int) -> TargetField:
+    """Vectors of so many numbers; in a batch they are float32, for the reasons of FLOAT, whatever the file stores."""
+    return _vector(array_type("float32", length))
+
+
+def _vector(stored: ColumnType) -> TargetField:
+    return TargetField("vector", stored, np.dtype(np.float32))
+
+
+VECTOR = vector(1)
+"""Of any length."""
+
+
+def target_field_of(stored: ColumnType) -> TargetField:
+    """What targets of a stored type are.
+
+    Raises:
+        ValueError: no target is stored so; the text goes behind the field's name.
+    """
+    if stored.is_array:
+        if len(stored.shape) != 1:
+            raise ValueError(
+                f"is an array of the shape {list(stored.shape)}, and a label is a number or a vector"
+            )
+        return _vector(stored)
+    return TARGET_FIELDS[stored.type_id]
 
 
 @dataclass(frozen=True)
@@ -73,17 +113,23 @@ class Target(Protocol):
 
     @property
     def field(self) -> TargetField:
-        """Their type in the file and in a batch."""
+        """Their type in the file and in a batch; of vectors, one of any length."""
+
+    def field_for(self, num_outputs: int) -> TargetField:
+        """The same for a model with so many outputs."""
+
+    def takes(self, stored: TargetField) -> bool:
+        """Whether they may be of a type."""
 
     @property
     def are_classes(self) -> bool:
         """Whether a target is one of the classes 0, 1, ..., whose names are compared between files."""
 
     def misfit(self, labels: np.ndarray, num_outputs: int) -> Misfit | None:
-        """Why a model with ``num_outputs`` outputs cannot learn from ``labels``, (N,) as stored; None if it can."""
+        """Why a model with ``num_outputs`` outputs cannot learn from ``labels``, (N,) or (N, K) as stored; None if it can."""
 
     def examples(self, count: int, num_outputs: int) -> np.ndarray:
-        """``count`` targets, (count,) of the field's dtype, spread over the possible values, ascending: for synthetic images."""
+        """``count`` targets, (count,) or (count, K) of the field's dtype, spread over the possible values: for synthetic images."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +138,12 @@ class ClassTarget:
 
     field: TargetField = INT
     are_classes: bool = True
+
+    def field_for(self, num_outputs: int) -> TargetField:
+        return self.field
+
+    def takes(self, stored: TargetField) -> bool:
+        return stored == INT
 
     def misfit(self, labels: np.ndarray, num_outputs: int) -> Misfit | None:
         lowest, classes = int(labels.min(initial=0)), int(labels.max(initial=0)) + 1
@@ -109,23 +161,26 @@ class ClassTarget:
 
 @dataclass(frozen=True)
 class NumberTarget:
-    """One number for each image, finite as float32."""
+    """One number for each image, or a vector of as many as there are outputs; finite as float32."""
 
     field: TargetField = FLOAT
     are_classes: bool = False
 
+    def field_for(self, num_outputs: int) -> TargetField:
+        return FLOAT if num_outputs == 1 else vector(num_outputs)
+
+    def takes(self, stored: TargetField) -> bool:
+        return stored == FLOAT or stored.stored.is_array
+
     def misfit(self, labels: np.ndarray, num_outputs: int) -> Misfit | None:
-        if num_outputs != 1:
-            outputs = f"model.num_classes = {num_outputs} gives {num_outputs} outputs"
-            return Misfit("one number for each image", outputs, {"model.num_classes": 1})
+        if other := _other_length(labels, num_outputs):
+            return other
         with np.errstate(over="ignore"):
-            bad = np.flatnonzero(~np.isfinite(labels.astype(self.field.dtype)))
-        if not len(bad):
+            finite = np.isfinite(labels.astype(self.field.dtype))
+        if (first := _first(labels, ~finite)) is None:
             return None
-        first = int(bad[0])
-        more = f" and {len(bad) - 1:,} more like it" if len(bad) > 1 else ""
-        has = f"a label {float(labels[first])} (sample {first}){more}"
-        if np.isfinite(labels[first]):
+        has, number = first
+        if np.isfinite(number):
             largest = f"{np.finfo(self.field.dtype).max:.1e}"
             remedy = "write the labels in another unit and pack the set again"
             return Misfit(has, f"labels are learned as {self.field.dtype}, up to {largest}", otherwise=remedy)
@@ -136,31 +191,102 @@ class NumberTarget:
         )
 
     def examples(self, count: int, num_outputs: int) -> np.ndarray:
-        return (np.arange(count) / count).astype(self.field.dtype)
+        if num_outputs == 1:
+            return (np.arange(count) / count).astype(self.field.dtype)
+        rows = np.arange(count)[:, None] + np.arange(num_outputs)
+        return (rows / (count + num_outputs)).astype(self.field.dtype)
 
 
-TARGETS: dict[str, Target] = {"classification": ClassTarget(), "regression": NumberTarget()}
+@dataclass(frozen=True)
+class LabelsTarget:
+    """Several labels for each image: a vector of 0 and 1, or of what lies between, one for each output."""
+
+    field: TargetField = VECTOR
+    are_classes: bool = False
+
+    def field_for(self, num_outputs: int) -> TargetField:
+        return vector(num_outputs)
+
+    def takes(self, stored: TargetField) -> bool:
+        return stored.stored.is_array
+
+    def misfit(self, labels: np.ndarray, num_outputs: int) -> Misfit | None:
+        if other := _other_length(labels, num_outputs):
+            return other
+        if (first := _first(labels, ~((labels >= 0) & (labels <= 1)))) is None:
+            return None
+        return Misfit(
+            first[0],
+            'model.task = "multilabel" learns from 0 to 1 for each label',
+            {"model.task": "regression"},
+            otherwise="pack the set again",
+        )
+
+    def examples(self, count: int, num_outputs: int) -> np.ndarray:
+        rows = np.arange(count)[:, None] + np.arange(num_outputs)
+        return (rows % 3 == 0).astype(self.field.dtype)
+
+
+def _other_length(labels: np.ndarray, num_outputs: int) -> Misfit | None:
+    """The misfit of a model with another number of outputs than there are numbers for each image."""
+    numbers = labels.shape[1] if labels.ndim == 2 else 1
+    if numbers == num_outputs:
+        return None
+    has = "one number for each image" if labels.ndim == 1 else f"{numbers:,} numbers for each image"
+    outputs = f"model.num_classes = {num_outputs} gives {num_outputs} output{'s' * (num_outputs > 1)}"
+    return Misfit(has, outputs, {"model.num_classes": numbers})
+
+
+def _first(labels: np.ndarray, bad: np.ndarray) -> tuple[str, float] | None:
+    """The first of some labels in words, and that number; None where there is none."""
+    samples = np.flatnonzero(bad if bad.ndim == 1 else bad.any(1))
+    if not len(samples):
+        return None
+    first = int(samples[0])
+    number = float(np.ravel(labels[first])[np.argmax(np.ravel(bad[first]))])
+    more = f" and {len(samples) - 1:,} more like it" if len(samples) > 1 else ""
+    return f"a label {number} (sample {first}){more}", number
+
+
+TARGETS: dict[str, Target] = {
+    "classification": ClassTarget(),
+    "regression": NumberTarget(),
+    "multilabel": LabelsTarget(),
+}
 """By model.task.  recipe.py lists the names itself, because it must load without numpy."""
 
 
 def misfit(beton: Beton, task: str, num_outputs: int) -> Misfit | None:
     """Why a task cannot learn from a file with a model with ``num_outputs`` outputs; None if it can."""
     target, stored = TARGETS[task], beton.target_field
-    if stored == target.field:
+    if target.takes(stored):
         return target.misfit(beton.labels, num_outputs)
     has = f"a label field {beton.label_field!r} of type {stored.name}"
     but = f"model.task = {json.dumps(task)} learns from type {target.field.name}"
-    if named := [each.name for each in beton.fields if each.type_id == target.field.type_id]:
+    kinds = ARRAYS if target.field.stored.is_array else (target.field.type_id,)
+    if named := [each.name for each in beton.fields if each.type_id in kinds]:
         return Misfit(has, but, {"data.label_field": named[0]})
-    fitting = next(name for name, other in TARGETS.items() if other.field == stored)
-    outputs = {"model.num_classes": 1} if stored == FLOAT and num_outputs != 1 else {}
-    pack = "pack it from a list with --label-type float" if target.field == FLOAT else ""
-    return Misfit(has, but, {"model.task": fitting, **outputs}, pack)
+    pack = {FLOAT.name: "pack it from a list with --label-type float", INT.name: ""}.get(
+        target.field.name, f"pack it with the field label:float32[{num_outputs}]"
+    )
+    return Misfit(has, but, _fitting(beton, num_outputs), pack)
+
+
+def _fitting(beton: Beton, num_outputs: int) -> dict[str, object]:
+    """The keys of a recipe that learns from a file's label."""
+    stored = beton.target_field
+    if stored == INT:
+        return {"model.task": "classification"}
+    outputs = stored.shape[0] if stored.shape else 1
+    are_labels = bool(stored.shape) and TARGETS["multilabel"].misfit(beton.labels, outputs) is None
+    task: dict[str, object] = {"model.task": "multilabel" if are_labels else "regression"}
+    return task if outputs == num_outputs else {**task, "model.num_classes": outputs}
 
 
 def described(beton: Beton) -> str:
     """The targets of a file in words: labels 0 to 9."""
     lowest, highest = beton.labels.min(), beton.labels.max()
-    return (
-        f"labels {lowest} to {highest}" if beton.target_field == INT else f"labels {lowest:g} to {highest:g}"
-    )
+    if beton.target_field == INT:
+        return f"labels {lowest} to {highest}"
+    of = f"{beton.target_field.shape[0]} labels each, " if beton.target_field.shape else "labels "
+    return f"{of}{lowest:g} to {highest:g}"

@@ -61,7 +61,7 @@ class Task(Protocol):
         """In the recipe."""
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a training step, a scalar: float32 outputs (B, C), targets (B,), or float32 (B, C) of a mixed batch."""
+        """The loss of a training step, a scalar: float32 outputs (B, C), targets (B,), or float32 (B, C), vectors or of a mixed batch."""
 
     def loss_sum(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The sum of an evaluation's losses of each sample, a scalar."""
@@ -143,7 +143,8 @@ class Classification:
 
 @dataclass(frozen=True)
 class Regression:
-    """One number, the model's one output: the mean squared error, and the mean absolute error, in the target's unit.
+    """One number, the model's one output, or a vector of one for each output: the mean squared error, and the mean absolute error, in
+    the target's unit.  Of vectors both are means over the vector's numbers too.
 
     Each sample's error is float32, as in the loss; their sums are exact.
     """
@@ -158,14 +159,18 @@ class Regression:
     num_counts: ClassVar[int] = 2 * exact_sum.SLOTS
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return functional.mse_loss(outputs[:, 0], targets)
+        return functional.mse_loss(_as_targets(outputs, targets), targets)
 
     def loss_sum(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return functional.mse_loss(outputs[:, 0], targets, reduction="sum")
+        total = functional.mse_loss(_as_targets(outputs, targets), targets, reduction="sum")
+        return total if targets.ndim == 1 else total / targets.shape[1]
 
     def counts(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        error = (outputs[:, 0] - targets).abs()
-        return torch.cat([exact_sum.slots(error.square()), exact_sum.slots(error)])
+        error = (_as_targets(outputs, targets) - targets).abs()
+        squared = error.square()
+        if targets.ndim == 2:
+            squared, error = row_means(squared), row_means(error)
+        return torch.cat([exact_sum.slots(squared), exact_sum.slots(error)])
 
     def summary(self, counts: Sequence[int], samples: int) -> dict[str, float]:
         squared, absolute = counts[: exact_sum.SLOTS], counts[exact_sum.SLOTS :]
@@ -178,9 +183,79 @@ class Regression:
         return plural(num_outputs, "output")
 
 
+def _as_targets(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Outputs (B, C) in the shape of the targets, (B,) or (B, C)."""
+    return outputs[:, 0] if targets.ndim == 1 else outputs
+
+
+def row_means(numbers: Tensor) -> Tensor:
+    """The mean of each row, (B,) of (B, K), the same to the bit for any B.
+
+    Halves are added to each other: a sum over a dimension may have another order in a batch of another size.
+    """
+    columns = numbers.shape[1]
+    total = functional.pad(numbers, (0, (1 << (columns - 1).bit_length()) - columns))
+    while total.shape[1] > 1:
+        half = total.shape[1] // 2
+        total = total[:, :half] + total[:, half:]
+    return total[:, 0] / columns
+
+
+@dataclass(frozen=True)
+class MultiLabel:
+    """Several labels for each image, each there or not: binary cross entropy of each output; F1 and accuracy, in percent.
+
+    A label is predicted where its output is above 0, a probability above 0.5; it is there where its target is at least 0.5.
+    Over the labels of all samples together (micro-averaged, as scikit-learn's ``f1_score(average="micro")``), with TP, FP, FN and TN
+    the numbers of true and false positives and negatives:
+    F1 = 2 TP / (2 TP + FP + FN), 0 where there is neither a label nor a prediction; accuracy = (TP + TN) / (TP + FP + FN + TN), which
+    is one less the Hamming loss.  An output that is not finite is wrong.
+
+    No mean average precision: it needs the scores of all samples in one place, and these counts are exact over any ranks.
+    """
+
+    name: ClassVar[str] = "multilabel"
+    metrics: ClassVar[Sequence[Metric]] = (
+        Metric("f1", "F1", train_column="train F1", higher_is_better=True, **_percent),
+        Metric("label_acc", "LabelAcc", train_column="train acc", higher_is_better=True, **_percent),
+    )
+    tag: ClassVar[str] = "[AVG-F1]"
+    headline: ClassVar[str] = "F1"
+    num_counts: ClassVar[int] = 4  # TP, FP, FN, TN
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.binary_cross_entropy_with_logits(outputs, targets)
+
+    def loss_sum(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        total = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="sum")
+        return total / targets.shape[1]
+
+    def counts(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        there = targets >= 0.5
+        right = ((outputs > 0) == there) & outputs.isfinite()
+        cases = (there & right, ~there & ~right, there & ~right, ~there & right)
+        return torch.stack([case.sum() for case in cases])
+
+    def summary(self, counts: Sequence[int], samples: int) -> dict[str, float]:
+        found, wrong, missed, rejected = counts
+        of_f1 = 2 * found + wrong + missed
+        return {
+            "f1": 100 * 2 * found / max(1, of_f1),
+            "label_acc": 100 * (found + rejected) / max(1, sum(counts)),
+        }
+
+    def counted(self, counts: Sequence[int]) -> dict[str, int]:
+        names = ("true_positives", "false_positives", "false_negatives", "true_negatives")
+        return dict(zip(names, counts, strict=True))
+
+    def describe(self, num_outputs: int) -> str:
+        return plural(num_outputs, "label")
+
+
 TASKS: Mapping[str, Callable[[float], Task]] = {
     "classification": Classification,
     "regression": lambda label_smoothing: Regression(),
+    "multilabel": lambda label_smoothing: MultiLabel(),
 }
 """By model.task, called with optim.label_smoothing."""
 

@@ -190,7 +190,7 @@ def evenly(beton: Beton, count: int) -> list[int]:
 def class_name(beton: Beton, index: int) -> str:
     """The name of a sample's class; without names, its label."""
     if beton.target_field != INT:
-        return f"{beton.labels[index]:g}"
+        return " ".join(f"{number:g}" for number in np.ravel(beton.labels[index]).tolist())
     classes = class_names(beton, beton.sidecar)
     label = int(beton.labels[index])
     return str(classes[label]) if 0 <= label < len(classes) else f"label {label}"

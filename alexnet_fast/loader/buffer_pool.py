@@ -31,7 +31,7 @@ class ImagesAndLabels(NamedTuple):
     Lightning and Accelerate do, takes the first dimension of its first tensor.
     """
     labels: torch.Tensor
-    """(B,) int64, or float32 of a float field."""
+    """(B,) int64, or float32 of a float field; (B, K) float32 of a field of vectors."""
 
 
 class Slot(NamedTuple):
@@ -44,7 +44,7 @@ class Slot(NamedTuple):
     memory: torch.Tensor
     """uint8, images of a full batch first."""
     labels_at: int
-    """Bytes before the labels, 8 bytes each or less."""
+    """Bytes before the labels."""
     batch_size: int
 
 
@@ -83,14 +83,24 @@ class HostBuffer:
     """Memory for one batch: images, labels and indices, in this order."""
 
     def __init__(
-        self, batch_size: int, size: Size, pin_memory: bool, label_dtype: np.dtype, views: int = 1
+        self,
+        batch_size: int,
+        size: Size,
+        pin_memory: bool,
+        label_dtype: np.dtype,
+        label_shape: tuple[int, ...] = (),
+        views: int = 1,
     ) -> None:
-        self.label_dtype, self.batch_size = label_dtype, batch_size
+        self.batch_size, self.label_dtype = batch_size, label_dtype
+        self.label_shape = (batch_size, *label_shape)
+        # 8 bytes for a number, whatever its dtype.
+        bytes_each = label_dtype.itemsize if label_shape else 8
+        self.label_bytes = -(-math.prod(self.label_shape) * bytes_each // 8) * 8
         self.shape = (views, batch_size, 3, *sides(size))
         self.image_bytes = -(-math.prod(self.shape) // 8) * 8
         # torch pins through whatever accelerator it has; page-locked memory is what makes a copy asynchronous.
         self.memory = torch.empty(
-            self.image_bytes + 16 * batch_size, dtype=torch.uint8, pin_memory=pin_memory
+            self.image_bytes + self.label_bytes + 8 * batch_size, dtype=torch.uint8, pin_memory=pin_memory
         )
         self.every_view, self.labels, self.indices = self.views(self.memory.numpy())
         self.images = self.every_view[0]
@@ -98,10 +108,11 @@ class HostBuffer:
         self.interface = self.memory.numpy().__array_interface__
 
     def views(self, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Images (views, B, 3, height, width) uint8, labels (B,) and indices (B,) int64 in a buffer's bytes."""
+        """Images (views, B, 3, height, width) uint8, labels (B,) or (B, K) and indices (B,) int64 in a buffer's bytes."""
         images = memory[: math.prod(self.shape)].reshape(self.shape)
-        labels, indices = memory[self.image_bytes :].reshape(2, -1)  # 8 bytes a sample each
-        return images, labels.view(self.label_dtype)[: self.batch_size], indices.view(np.int64)
+        end = self.image_bytes + self.label_bytes
+        labels = memory[self.image_bytes : end].view(self.label_dtype)[: math.prod(self.label_shape)]
+        return images, labels.reshape(self.label_shape), memory[end:].view(np.int64)
 
 
 class _Lease:
@@ -131,6 +142,7 @@ class BufferPool:
         max_free: free buffers to keep for reuse; the memory of more is freed.
         pin_memory: page-locked memory.
         label_dtype: of labels, at most 8 bytes each.
+        label_shape: of one label; () for a number.
     """
 
     def __init__(
@@ -141,9 +153,10 @@ class BufferPool:
         max_free: int,
         pin_memory: bool,
         label_dtype: np.dtype = INT.dtype,
+        label_shape: tuple[int, ...] = (),
         views: int = 1,
     ) -> None:
-        self.label_dtype, self.views = label_dtype, views
+        self.label_dtype, self.label_shape, self.views = label_dtype, label_shape, views
         self.batch_size, self.size, self.max_free, self.pin_memory = batch_size, size, max_free, pin_memory
         self._free: deque[_Return] = deque(maxlen=max_free)
         if pin_memory:  # raised here, not by the thread that needs the first buffer
@@ -159,7 +172,9 @@ class BufferPool:
         try:
             return self._free.pop().buffer
         except IndexError:
-            return HostBuffer(self.batch_size, self.size, self.pin_memory, self.label_dtype, self.views)
+            return HostBuffer(
+                self.batch_size, self.size, self.pin_memory, self.label_dtype, self.label_shape, self.views
+            )
 
     def close(self) -> None:
         """Free the buffers that are not in use; batches that are still held keep their memory."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.utils.data import default_collate, get_worker_info
 
 from ..common.arguments import whole
 from ..errors import UserError
-from .views import of_views, views_of
+from .views import of_samples
 
 if TYPE_CHECKING:
     from .buffer_pool import Batch
     from .device_loader import DeviceLoader
+    from .fields import Fields
     from .loader import Loader
     from .sample_set import SampleSet
 
@@ -36,12 +36,15 @@ class BatchPlaces(list[int]):
         self.epoch, self.step = epoch, step
 
 
-class BatchSamples(list[tuple[torch.Tensor, Any]]):
+class BatchSamples(list[Any]):
     """The samples of a batch one by one; ``batch`` is all of them."""
 
-    def __init__(self, batch: Batch) -> None:
-        views, labels = views_of(batch.images), batch.labels.tolist()
-        super().__init__(zip(views[0] if len(views) == 1 else zip(*views), labels))  # type: ignore[arg-type]  # of a tensor, or tuples of them
+    def __init__(self, batch: Batch, fields: Fields | None = None) -> None:
+        if fields is None:
+            samples: Any = zip(of_samples(batch.images), batch.labels.tolist())
+        else:
+            samples = fields.samples(batch, numbers=True)
+        super().__init__(samples)
         self.batch = batch
 
 
@@ -49,6 +52,7 @@ class DatasetView:
     """The samples of a loader one by one, as torchvision's ImageFolder has them: ``dataset[i]`` is (image, label).
 
     ``image`` is what a batch has of it, with the crop and the augmentations of epoch 0; ``label`` is a number of Python's.
+    Of a loader with ``fields`` it is a named tuple of these.
 
     Attributes:
         classes: the class of each label from 0 on: its name, or its number as a str if no name is known.
@@ -78,17 +82,18 @@ class DatasetView:
     def __len__(self) -> int:
         return len(self._own.samples)
 
-    def __getitem__(self, place: int) -> tuple[torch.Tensor, Any]:
+    def __getitem__(self, place: int) -> Any:
         place = self._checked(place)
         batch = self._loader.get(self._own.samples["index"][place : place + 1])
-        return of_views(batch.images, lambda images: images[0]), batch.labels[0].item()
+        return BatchSamples(batch, self._loader._fields)[0]
 
     def __getitems__(self, places: Sequence[int]) -> BatchSamples:
         """Several samples, for a DataLoader; those of the Loader's ``batch_sampler`` are decoded ahead."""
         if isinstance(places, BatchPlaces):
-            return BatchSamples(self._loader._batch_at(self._source, places.epoch, places.step))
-        checked = [self._checked(place) for place in places]
-        return BatchSamples(self._loader.get(self._own.samples["index"][checked]))
+            batch = self._loader._batch_at(self._source, places.epoch, places.step)
+        else:
+            batch = self._loader.get(self._own.samples["index"][[self._checked(place) for place in places]])
+        return BatchSamples(batch, self._loader._fields)
 
     def _checked(self, place: int) -> int:
         if isinstance(place, int) and place >= len(self):

@@ -22,7 +22,7 @@ from .views import images_of, of_views, views_of
 
 
 class HostBatch(Protocol):
-    """images: uint8 (B, 3, H, W), contiguous, or a tuple of such tensors.  labels: (B,), int64 or float32.  All on the CPU.
+    """images: uint8 (B, 3, H, W), contiguous, or a tuple of such tensors.  labels: (B,), int64 or float32, or (B, K).  All on the CPU.
 
     A batch that has a `slot` (buffer_pool.Slot) is copied as a whole.
     """
@@ -173,6 +173,7 @@ class DevicePrefetcher:
             self._buffers
             and _shape_of(self._buffers[0].images) == _shape_of(views_of(batch.images))
             and self._buffers[0].labels.dtype == batch.labels.dtype
+            and self._buffers[0].labels.shape[1:] == batch.labels.shape[1:]
             and len(batch.labels) <= len(self._buffers[0].labels)
             and self._takes_slots == size_of_slot(batch)
         ):
@@ -197,9 +198,11 @@ class DevicePrefetcher:
         if (slot := slot_of(batch)) is not None:
             shape = (len(views), slot.batch_size, *views[0].shape[1:])
             memory = torch.empty(slot.memory.shape, dtype=torch.uint8, device=device)
-            labels = memory[slot.labels_at : slot.labels_at + 8 * slot.batch_size]
+            label_shape = (slot.batch_size, *batch.labels.shape[1:])
+            end = slot.labels_at + math.prod(label_shape) * batch.labels.element_size()
+            labels = memory[slot.labels_at : end]
             with suppress(RuntimeError):  # of a backend that cannot read bytes as another dtype
-                as_labels = labels.view(batch.labels.dtype)[: slot.batch_size]
+                as_labels = labels.view(batch.labels.dtype).view(label_shape)
                 return memory, memory[: math.prod(shape)].view(shape).unbind(), as_labels
         images = tuple(torch.empty(view.shape, dtype=torch.uint8, device=device) for view in views)
         return None, images, torch.empty(batch.labels.shape, dtype=batch.labels.dtype, device=device)

@@ -21,6 +21,7 @@ from ..decode.decoder import DecodePaths
 from .bad_samples import BadSampleFilter, SkippedSample
 from .buffer_pool import Batch
 from .dataset_view import refuse_in_a_worker
+from .fields import Fields
 from .normalize import host_normalizer
 from .options import LoaderKeywords, LoaderOptions, options_of, shows_options
 from .pipeline import Pipeline
@@ -45,6 +46,7 @@ class Loader(TorchProtocol):
     float field, ``labels`` is float32: the file's float64 values, rounded, as a loss of float32 outputs expects them.  With
     ``mix`` classes are soft: float32 (B, classes).  With ``views=2`` (or more) ``images`` is a tuple of two such tensors, of the same
     samples, each with a crop, a flip and augmentations of its own: ``(first, second), labels = batch``.
+    With ``fields=("image", "label", "attrs")`` a batch is a named tuple of these fields of the file: see ``fields.FieldBatch``.
     The pixels of sample i in epoch e are a function of (seed, e, i) alone, and the order of (seed, e):
     neither threads, nor batch size, nor ranks, nor a resume change them.  A batch that you hold is
     yours; its memory is used again when your last reference to it is gone.
@@ -82,6 +84,7 @@ class Loader(TorchProtocol):
         "_bad_samples",
         "_batch_size",
         "_closed",
+        "_fields",
         "_iteration",
         "_normalizer",
         "_options",
@@ -118,6 +121,7 @@ class Loader(TorchProtocol):
         self._path = self.beton.__getstate__()["path"]
         self.train, self.seed = options.train, options.seed
         self._soft = SoftLabels.of(options.mix, self.beton)
+        self._fields = Fields.of(options.fields, self.beton)  # type: ignore[arg-type]  # checked by LoaderOptions
         self.threads = options.threads or fair_share(local_ranks())
         self._own = SampleSet(self.beton, options)
         self._options = replace(options, indices=self._own.indices)
@@ -326,7 +330,7 @@ class Loader(TorchProtocol):
             stream = stream._replace(start=self._start) if same else self._begin()
         for batch, following in finish(stream.batches):
             self._passed(stream, following)
-            yield batch
+            yield batch if self._fields is None else self._fields(batch)
         self._passed(stream, stream.first.sampler.steps)
 
     def _passed(self, stream: Stream, following: int) -> None:

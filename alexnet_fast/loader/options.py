@@ -29,6 +29,7 @@ from ..decode.crop import CropOptions
 from ..decode.decoder import DecoderName
 from ..errors import UserError
 from .bad_samples import OnError
+from .fields import field_names_of
 from .normalize import MeanAndStd, dtype_of, memory_format_of, normalize_of
 from .orders import GivenOrder, order_of, weights_of
 from .rank import share_of
@@ -95,6 +96,8 @@ class LoaderOptions:
             thread is doing; after five times that it is an error.
         image_field, label_field: names of the fields to load, as the file stores them; needed only where it has several
             RGB images or several ints.  A float field is the label if it is named, or if there is no int field.
+        fields: what a batch has, by the names of the file's fields: ``("image", "label", "attrs")`` makes each batch a named
+            tuple of these (``fields.FieldBatch``); None = the pair (images, labels).
 
     Raises:
         UserError: an option out of range or of a wrong type.
@@ -130,6 +133,7 @@ class LoaderOptions:
     stall_s: float = STALL_S
     image_field: str | None = None
     label_field: str | None = None
+    fields: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         # indices and the fields are checked against the file, which is not open yet.
@@ -176,6 +180,7 @@ class LoaderOptions:
             dtype=dtype_of(self.dtype, self.normalize is not None),
             memory_format=memory_format_of(self.memory_format),
             stall_s=number("stall_s", self.stall_s, "more than 0 seconds", lambda s: s > 0),
+            fields=field_names_of(self.fields),
         )
 
     @property
@@ -257,6 +262,7 @@ class LoaderKeywords(TypedDict, total=False):
     stall_s: float
     image_field: str | None
     label_field: str | None
+    fields: Sequence[str] | None
 
 
 def options_of(given: object, keywords: LoaderKeywords) -> LoaderOptions:

@@ -47,6 +47,7 @@ class Pipeline:
             max_free=2 * options.batches_ahead + 2,
             pin_memory=options.pin_memory,
             label_dtype=beton.target_field.dtype,
+            label_shape=beton.target_field.shape,
             views=options.views,
         )
         watchdog = Watchdog(options.stall_s)

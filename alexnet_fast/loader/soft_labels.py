@@ -19,7 +19,7 @@ class SoftLabels:
     """Makes a batch's labels soft, by the share that ``Mix.apply`` returned.
 
     Args:
-        num_classes: columns; None = the labels are numbers of a float field.
+        num_classes: columns; None = the labels are numbers of a float field, or vectors.
     """
 
     def __init__(self, num_classes: int | None) -> None:
@@ -41,13 +41,13 @@ class SoftLabels:
         return cls(classes)
 
     def __call__(self, batch: Batch, own_share: float) -> Batch:
-        """The batch with soft labels: float32 (B, num_classes), or (B,) where they are numbers.
+        """The batch with soft labels: float32 (B, num_classes), or as they were where they are numbers or vectors.
 
         own_share: of each sample's own label; the rest is that of the sample before it, of the last for the first.
         """
         labels = batch.labels
         if self._num_classes is None:
-            soft = own_share * labels + (1 - own_share) * labels.roll(1)
+            soft = own_share * labels + (1 - own_share) * labels.roll(1, 0)
         else:
             soft = torch.zeros(len(labels), self._num_classes)
             soft.scatter_(1, labels[:, None], own_share)

@@ -14,6 +14,7 @@ from ..common.settled import Settled
 from .buffer_pool import Batch
 from .dataset_view import BatchSamplerView, DatasetView, SamplerView, collate, refuse_in_a_worker
 from .device_loader import DeviceLoader, depth_of, device_of
+from .fields import Fields
 from .normalize import Normalizer
 from .options import LoaderOptions
 from .position import epoch_of
@@ -32,6 +33,7 @@ class TorchProtocol(Settled):
 
     beton: Beton
     _access: RandomAccess | None
+    _fields: Fields | None
     _normalizer: Normalizer | None
     _options: LoaderOptions
     _own: SampleSet
@@ -93,12 +95,16 @@ class TorchProtocol(Settled):
         if self._access is None:
             every = self._own.samples if self._own.indices is None else None
             self._access = RandomAccess(self.beton, self._options, every)
-        return self._finished(self._access.get(indices, epoch_of(epoch)))
+        batch = self._finished(self._access.get(indices, epoch_of(epoch)))
+        return batch if self._fields is None else self._fields(batch)  # type: ignore[no-any-return]
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(image, label) of the sample at this place in the file, with its crop and augmentations of epoch 0; with ``views`` a tuple of images."""
+        """(image, label) of the sample at this place in the file, or its fields, with its crop and augmentations of epoch 0; with ``views`` the
+        image is a tuple of images."""
         most = self.beton.num_samples - 1
         batch = self.get([whole("index", index, f"0 to {most}", lambda n: 0 <= n <= most)])
+        if self._fields is not None:
+            return self._fields.samples(batch)[0]  # type: ignore[no-any-return]
         return of_views(batch.images, lambda images: images[0]), batch.labels[0]
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from torch import Tensor
@@ -16,6 +16,11 @@ def images_of(views: Sequence[Tensor]) -> Tensor:
 def views_of(images: Tensor) -> tuple[Tensor, ...]:
     """The tensor of each view."""
     return images if isinstance(images, tuple) else (images,)
+
+
+def of_samples(images: Tensor) -> Iterable[Tensor]:
+    """The image of each sample, or the tuple of its images."""
+    return cast("Iterable[Tensor]", zip(*images)) if isinstance(images, tuple) else images
 
 
 def of_views(images: Tensor, change: Callable[[Tensor], Any]) -> Any:

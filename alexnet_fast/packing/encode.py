@@ -99,7 +99,8 @@ def encode_item(reader: Reader, key: str, encoding: Encoding) -> Sample:
     path = Path(reader.name(key))
     fault, words = "", list[str]()  # what decoders report, which says more than Pillow's "decoder error -2"
     try:
-        source = reader.read(key).image
+        item = reader.read(key)
+        source = item.image
         if not source:
             raise ValueError("it is empty")
         frame = read_frame(source)
@@ -115,7 +116,8 @@ def encode_item(reader: Reader, key: str, encoding: Encoding) -> Sample:
             check_pixels(*image.size)
             if image.format in ("JPEG", "MPO"):
                 check_scans(source, *image.size)
-            converted_from = describe_conversion(image, path)
+            named = path if item.is_named else Path("named.jpeg" if frame else "named")
+            converted_from = item.made_of or describe_conversion(image, named)
             if encoding.mode == "lossless" and frame:
                 converted_from = frame.obstacle or "corrupt JPEG"
             taken = take(source, frame, image, encoding)

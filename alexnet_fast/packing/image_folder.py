@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import UserError
+from .columns import Column
 from .kinds import SUFFIXES
 from .listing import FolderError, Ignored, Listing, cannot, class_names
 from .sources import FOLDER, FileReader, Source
@@ -41,6 +42,8 @@ class ImageFolder:
     """What else is below the root."""
     in_several_classes: list[str] = field(default_factory=list)
     """Images that are in more than one class through links."""
+    columns: tuple[Column, ...] = ()
+    """Further fields."""
 
     @property
     def keys(self) -> list[str]:
@@ -54,11 +57,16 @@ class ImageFolder:
         """The same images in a random order."""
         order = list(range(len(self.paths)))
         random.Random(seed).shuffle(order)
-        return replace(self, paths=[self.paths[i] for i in order], labels=[self.labels[i] for i in order])
+        return self._reordered(order)
 
     def limited(self, count: int) -> ImageFolder:
         """The first ``count`` images."""
-        return replace(self, paths=self.paths[:count], labels=self.labels[:count])
+        return self._reordered(range(len(self.paths))[:count])
+
+    def _reordered(self, order: Sequence[int]) -> ImageFolder:
+        labels = [self.labels[i] for i in order] if len(self.labels) else []
+        columns = tuple(each.reordered(order) for each in self.columns)
+        return replace(self, paths=[self.paths[i] for i in order], labels=labels, columns=columns)
 
 
 @dataclass(frozen=True)

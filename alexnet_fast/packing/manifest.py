@@ -9,13 +9,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from ..beton.target_fields import FLOAT, INT, TargetField
+from .columns import LABEL as LABEL_FIELD
+from .columns import Column, columns_of
 from .encode import Encoding, encoder_versions
 from .errors import InputChanged
+from .layout import Fields
 from .listing import Ignored
 from .sources import Identity, Reader, Source
 
 REPORTED_ONLY = ("ignored", "in_several_classes")
 """Fields on which no byte of the file depends, so the journal does not keep them."""
+NOT_LOGGED = (*REPORTED_ONLY, "columns")
+"""Fields that the journal does not keep: of the columns their digests are enough."""
+FROM_CODE = "dataset"
+"""The source of what code packs (``dataset.pack_dataset``)."""
+FIELDS = "fields"
+"""The setting that says what the further fields are."""
 
 
 LABEL = "label"
@@ -52,6 +61,10 @@ class Manifest:
     ignored: Ignored = field(default_factory=Ignored, compare=False)
     """What else the folder contains: reported in the sidecar; a change does not stop a resume."""
     in_several_classes: list[str] = field(default_factory=list, compare=False)
+    fields: dict[str, str] = field(default_factory=dict)
+    """Digests of the values of further fields, by their names; absent from a journal if there are none, as in version 0.1."""
+    columns: tuple[Column, ...] = field(default=(), compare=False)
+    """Further fields; a column of the name "label" is in the place of ``labels``, which are then empty."""
 
     @classmethod
     def of(cls, split: Source, encoding: Encoding, settings: Mapping[str, object]) -> Manifest:
@@ -64,8 +77,10 @@ class Manifest:
         # Version 0.1 has only ints, and does not name them.
         has_floats = any(isinstance(label, float) for label in split.labels[:1])
         label = {LABEL: FLOAT.name} if has_floats else {}
+        columns = columns_of(split)
+        fields = {FIELDS: {each.name: str(each.kind) for each in columns}} if columns else {}
         as_read = json.loads(
-            json.dumps({**asdict(encoding), **settings, **label})
+            json.dumps({**asdict(encoding), **settings, **label, **fields})
         )  # in the form that a journal returns
         encoder = encoder_versions(encoding)
         return cls(
@@ -78,7 +93,22 @@ class Manifest:
             changed_ns,
             split.ignored,
             split.in_several_classes,
+            {each.name: each.digest() for each in columns},
+            columns,
         )
+
+    @property
+    def types(self) -> Fields:
+        """Names and types of the fields behind the image, in the file's order."""
+        label = [(LABEL_FIELD, self.target.stored)] if len(self.labels) else []
+        return [*label, *((each.name, each.kind) for each in self.columns)]
+
+    def values(self, i: int) -> tuple[float | bytes, ...]:
+        """What image i has in these fields."""
+        if not self.columns:
+            return (self.labels[i],)
+        label = (self.labels[i],) if len(self.labels) else ()
+        return (*label, *(each.values[i] for each in self.columns))
 
     @property
     def target(self) -> TargetField:
@@ -87,7 +117,9 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The form in the journal."""
-        kept = {name: value for name, value in vars(self).items() if name not in REPORTED_ONLY}
+        kept = {name: value for name, value in vars(self).items() if name not in NOT_LOGGED}
+        if not self.fields:
+            del kept["fields"]
         return json.dumps(kept, separators=(",", ":")).encode()
 
     @classmethod
@@ -96,8 +128,12 @@ class Manifest:
         return cls(**json.loads(document))
 
     def source_digest(self) -> str:
-        """A digest of the images' paths, labels and sizes, in their order; not of their times, which a copy of the folder changes."""
-        listed = json.dumps([self.classes, self.paths, self.labels, self.sizes], separators=(",", ":"))
+        """A digest of the images' paths, labels, sizes and further fields, in their order; not of their times, which a copy of the
+        folder changes."""
+        fields = [self.fields] if self.fields else []
+        listed = json.dumps(
+            [self.classes, self.paths, self.labels, self.sizes, *fields], separators=(",", ":")
+        )
         return hashlib.blake2b(listed.encode(), digest_size=16).hexdigest()
 
     def check_same(self, now: Manifest, place: str, source: str) -> None:
@@ -160,14 +196,19 @@ class Manifest:
             for paths, what in (
                 (added, "added"),
                 (removed, "removed"),
-                (resized, "of another size"),
+                (
+                    resized,
+                    "of another size" if self.settings.get("source") != FROM_CODE else "with another content",
+                ),
                 (touched, "modified"),
             )
             if paths
         ]
         if not parts and self.classes != now.classes:
-            differing = sorted(set(self.classes) ^ set(now.classes))
-            parts = [f"its classes differ{f' ({differing[0]!r})' if differing else ''}"]
+            others = sorted(set(self.classes) ^ set(now.classes))
+            parts = [f"its classes differ{f' ({others[0]!r})' if others else ''}"]
+        if not parts and self.paths == now.paths and self.fields != now.fields:
+            parts = [f"the values of {' and '.join(map(repr, differing(self.fields, now.fields)))} differ"]
         if not parts and (self.paths, self.labels) != (now.paths, now.labels):
             parts = ["its images have another order"]
         return ", ".join(parts)

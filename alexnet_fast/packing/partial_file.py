@@ -18,7 +18,7 @@ from ..common.files import sync_folder
 from ..common.systems import advise, sync_data
 from .errors import InputChanged
 from .journal import Journal, Note, PackedSoFar, read_at, write_at
-from .layout import ENTRY, BetonLayout
+from .layout import ENTRY, BetonLayout, following
 from .manifest import Image, Manifest
 from .sidecar_writer import PARTIAL, File, compose, write_whole
 from .sources import Reader
@@ -54,7 +54,7 @@ class PartialFile:
         self.partial = partial_path(path)
         self._entries = np.zeros(len(plan.paths), ENTRY)
         self._notes: dict[int, Note] = {}
-        self._pages = BetonLayout(len(plan.paths), plan.target)
+        self._pages = BetonLayout(len(plan.paths), plan.types)
         self.count = self.resumed = self._logged = self._safe = 0
         self._logged_at = self._synced_at = time.monotonic()
         self._syncing: Future[int] | None = None
@@ -101,6 +101,7 @@ class PartialFile:
         """About how many bytes the disk lacks for the remaining images, by the mean size of those so far."""
         # 48: a record and an entry of the table.
         rest = (self.total - self.count) * (self.payload_bytes / max(1, self.kept) + 48)
+        rest += sum(len(following(self._plan.values(i))) for i in range(self.count, self.total))
         system = os.statvfs(self.path.parent)
         return max(0, int(rest) + self._pages.page_size - system.f_bavail * system.f_frsize)
 
@@ -114,8 +115,10 @@ class PartialFile:
         i = self.count
         record = np.array([entry], ENTRY)[0]
         if payload:
-            at = self._pages.at
-            ptr = self._pages.add(record, self._plan.labels[i])
+            at, values = self._pages.at, self._plan.values(i)
+            ptr = self._pages.add(record, *values)
+            if len(values) > 1 or isinstance(values[0], bytes):
+                payload += following(values)
             write_at(self._file, bytes(ptr - at) + payload if ptr > at else payload, at)
         self._entries[i] = record
         if any(note):
@@ -236,10 +239,10 @@ class PartialFile:
             write_at(self._file, bytes(pages.data_start), 0)
 
     def _laid_out(self, done: PackedSoFar) -> BetonLayout:
-        pages = BetonLayout(len(self._plan.paths), self._plan.target)
-        for entry, label in zip(done.entries, self._plan.labels):
+        pages = BetonLayout(len(self._plan.paths), self._plan.types)
+        for i, entry in enumerate(done.entries):
             if entry["size"]:
-                pages.add(entry, label)
+                pages.add(entry, *self._plan.values(i))
         return pages
 
     def _proven(self, done: PackedSoFar, pages: BetonLayout) -> int:
@@ -250,8 +253,9 @@ class PartialFile:
         for k, i in enumerate(np.flatnonzero(done.entries["size"]).tolist()):
             if i < suspect:
                 continue
-            payload = read_at(self._file, int(done.entries["size"][i]), pages.ptr(k))
-            if zlib.crc32(payload) != done.entries["checksum"][i]:
+            size, more = int(done.entries["size"][i]), following(self._plan.values(i))
+            stored = read_at(self._file, size + len(more), pages.ptr(k))
+            if zlib.crc32(stored[:size]) != done.entries["checksum"][i] or stored[size:] != more:
                 if i >= done.safe:
                     return i
                 raise InputChanged(

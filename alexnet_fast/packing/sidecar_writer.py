@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
+from ..beton.sidecar import FIELDS_CRC32
 from . import libjpeg
 from .journal import PackedSoFar
+from .layout import following
 from .listing import MAX_LISTED
 from .manifest import Manifest
 
@@ -55,6 +58,7 @@ def compose(plan: Manifest, done: PackedSoFar, file: File) -> dict[str, Any]:
         },
         # One string, eight hex digits a sample: a list of numbers would be half as large again, and take seconds to read.
         "crc32": done.entries["checksum"][kept].astype(">u4").tobytes().hex(),
+        **_checksums_of_fields(plan, kept),
         "classes": plan.classes,
         "converted": converted,
         # Their decoders' warnings; null if they were not looked for.
@@ -65,6 +69,13 @@ def compose(plan: Manifest, done: PackedSoFar, file: File) -> dict[str, Any]:
         **_left_aside(plan),
         "paths": [plan.paths[i] for i in kept],
     }
+
+
+def _checksums_of_fields(plan: Manifest, kept: list[int]) -> dict[str, str]:
+    """CRC-32 of what follows each image, as the images' own; no key if there are no fields with payloads."""
+    if not any(not kind.is_number for _, kind in plan.types):
+        return {}
+    return {FIELDS_CRC32: "".join(f"{zlib.crc32(following(plan.values(i))):08x}" for i in kept)}
 
 
 def _left_aside(plan: Manifest) -> dict[str, Any]:

@@ -13,11 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 from ..common.untrusted import open_regular
 from .errors import InputUnreadable
 from .listing import Ignored
+
+if TYPE_CHECKING:
+    from .manifest import Image
 
 FOLDER = "folder"  # the source where no other is named; sidecars of version 0.1 name none
 # Nothing is there that could be read later.
@@ -42,6 +45,10 @@ class Item(NamedTuple):
 
     image: bytes
     """An image file: JPEG, PNG, ..."""
+    made_of: str = ""
+    """What it was made of, if it was no file: "array"."""
+    is_named: bool = True
+    """Whether its name says of which format it is."""
 
 
 class Reader(Protocol):
@@ -68,6 +75,23 @@ class Reader(Protocol):
             OSError: it cannot be read; with an errno in ``NO_FILE`` because there is none.
             ValueError: what is there is no file.
         """
+
+
+class Sent(NamedTuple):
+    """An image that this process has read for a worker process."""
+
+    key: str
+    image: Image
+    reader: Reader
+    """Reads it, and nothing else."""
+
+
+@runtime_checkable
+class SendsImages(Protocol):
+    """A source whose images this process reads, since no worker process can."""
+
+    def sent(self, images: Sequence[Image]) -> Sequence[Sent]:
+        """These images, the last of the source, each read when it is asked for."""
 
 
 class Source(Protocol):

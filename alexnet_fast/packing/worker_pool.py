@@ -25,6 +25,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CHUNK = 8  # items a message: large enough to hide the cost of a message, small enough that all workers end together
+LARGE_CHUNK = 2  # large items: a worker waits while this process reads its next ones
 MAX_ASSIGNED = 2 * CHUNK  # items of a worker: one chunk to work on and one to start without a wait
 AHEAD = (
     3 * CHUNK
@@ -35,7 +36,12 @@ FILES_TO_START = 6  # forkserver's own, and those open only during a start (for 
 
 
 def ordered_map(
-    work: Callable[[Item], Result], items: Sequence[Item], workers: int, *, doing: Callable[[Item], str]
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int,
+    *,
+    doing: Callable[[Item], str],
+    are_large: bool = False,
 ) -> Generator[Result, None, None]:
     """Yields ``work(item)`` of each item, in order, computed ahead by ``workers`` processes (1: by this process).
 
@@ -44,6 +50,8 @@ def ordered_map(
     Args:
         work: must be picklable.  What it raises is raised here.
         doing: what ``work`` does to an item, in words: "encoding a/b.JPEG".
+        are_large: whether an item does not fit into a pipe; then a worker gets items only when it has returned all that it had,
+            or it and this process would each wait for the other to read.
 
     Raises:
         WorkerDied: names the worker's process, the signal and what it was doing.
@@ -56,9 +64,10 @@ def ordered_map(
                 raise WorkerDied(f"memory ran out while {doing(item)}", "free some") from None
             yield result
         return
-    pool: _WorkerPool[Item, Result] = _WorkerPool(items, doing)
+    chunk = LARGE_CHUNK if are_large else CHUNK
+    pool: _WorkerPool[Item, Result] = _WorkerPool(items, doing, chunk, chunk if are_large else MAX_ASSIGNED)
     try:
-        pool.start(work, min(workers, -(-len(items) // CHUNK)))
+        pool.start(work, min(workers, -(-len(items) // chunk)))
         yield from pool.results()
     finally:
         pool.end()
@@ -77,8 +86,10 @@ class _Worker:
 
 
 class _WorkerPool(Generic[Item, Result]):
-    def __init__(self, items: Sequence[Item], doing: Callable[[Item], str]) -> None:
-        self._items, self._doing = items, doing
+    def __init__(
+        self, items: Sequence[Item], doing: Callable[[Item], str], chunk: int, max_assigned: int
+    ) -> None:
+        self._items, self._doing, self._chunk, self._max_assigned = items, doing, chunk, max_assigned
         self._given = 0
         self._results: dict[int, Result] = {}
         self._workers: list[_Worker] = []
@@ -120,8 +131,8 @@ class _WorkerPool(Generic[Item, Result]):
     def _give(self, most: int) -> None:
         """Send each worker its next items before it needs them, up to position ``most``."""
         for worker in sorted(self._workers, key=lambda worker: len(worker.assigned)):
-            end = min(self._given + CHUNK, most, len(self._items))
-            if self._given < end and len(worker.assigned) <= MAX_ASSIGNED - CHUNK:
+            end = min(self._given + self._chunk, most, len(self._items))
+            if self._given < end and len(worker.assigned) <= self._max_assigned - self._chunk:
                 try:
                     worker.pipe.send(self._items[self._given : end])
                 except OSError:  # it died: _take first reads the results left in the pipe, then its end

@@ -6,7 +6,7 @@ import errno
 import os
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,12 +27,14 @@ from .lossless import jpegtran
 from .manifest import Image, Manifest, changed_meanwhile
 from .partial_file import PartialFile
 from .sidecar_writer import looks_for_corrupt
-from .sources import Reader, Source
+from .sources import Reader, SendsImages, Sent, Source
 from .worker_pool import ordered_map
 
 __all__ = ["FolderError", "ImageFolder", "PackResult", "check_place", "scan_folder", "write_beton"]
 
 MAX_KINDS_SHOWN = 6  # kinds of files that are not packed: each name such as scan.0001 has its own kind
+Outcome = tuple[Sample, int] | UnreadableImage
+"""An encoded image and the CRC-32 of its payload, or why there is none."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -221,10 +223,7 @@ def _encode_all(
         raise UnreadableImage(next(iter(skipped.values())))
     if unfinished.count:
         progress(unfinished.count)
-    reader, rest = split.reader, unfinished.rest()
-    work = partial(encode_entry, reader, encoding, on_corrupt)
-    outcomes = ordered_map(work, rest, workers, doing=lambda image: f"encoding {reader.name(image.key)}")
-    with closing(outcomes):
+    with closing(_outcomes(split, unfinished.rest(), encoding, on_corrupt, workers)) as outcomes:
         for outcome in outcomes:
             if isinstance(outcome, UnreadableImage):
                 if on_error == "raise":
@@ -240,15 +239,39 @@ def _encode_all(
             progress(unfinished.count)
 
 
+def _outcomes(
+    split: Source,
+    rest: list[Image],
+    encoding: Encoding,
+    on_corrupt: Literal["pack", "error"],
+    workers: int,
+) -> Generator[Outcome, None, None]:
+    """What each image is encoded to, in order."""
+    reader = split.reader
+
+    def doing(image: Image | Sent) -> str:
+        return f"encoding {reader.name(image.key)}"
+
+    if isinstance(split, SendsImages):
+        sends = partial(encode_sent, encoding, on_corrupt)
+        return ordered_map(sends, split.sent(rest), workers, doing=doing, are_large=True)
+    return ordered_map(partial(encode_entry, reader, encoding, on_corrupt), rest, workers, doing=doing)
+
+
+def encode_sent(encoding: Encoding, on_corrupt: Literal["pack", "error"], sent: Sent) -> Outcome:
+    """``encode_entry`` of an image that another process has read."""
+    return encode_entry(sent.reader, encoding, on_corrupt, sent.image)
+
+
 def encode_entry(
     reader: Reader, encoding: Encoding, on_corrupt: Literal["pack", "error"], image: Image
-) -> tuple[Sample, int] | UnreadableImage:
+) -> Outcome:
     """One image of a source, encoded, and the CRC-32 of its payload.
 
     Raises:
         InputChanged: the image is not the one of the plan any more.
     """
-    outcome: tuple[Sample, int] | UnreadableImage
+    outcome: Outcome
     try:
         sample = encode_item(reader, image.key, encoding)
         outcome = sample, zlib.crc32(sample.payload)

@@ -88,7 +88,9 @@ class BetonImages:
                 )
 
 
-def _label(label: float, names: Sequence[str]) -> str:
+def _label(label: float | list[float], names: Sequence[str]) -> str:
+    if isinstance(label, list):
+        return " ".join(f"{number:g}" for number in label)
     return names[label] if isinstance(label, int) and label < len(names) else f"{label:g}"
 
 

@@ -32,7 +32,7 @@ from ..common.files import hold_lock
 from ..common.progress import progress_bar
 from ..errors import UserError
 from ..packing.image_folder import SPLITS
-from ..packing.layout import ENTRY, BetonLayout
+from ..packing.layout import ENTRY, BetonLayout, following
 from ..packing.worker_pool import ordered_map
 from ..recipe import Recipe
 
@@ -121,7 +121,7 @@ def private_folder() -> Path:
 
 def digest(counts: Counts) -> str:
     """A digest of everything on which the bytes of the sets depend."""
-    from ..beton import target_fields
+    from ..beton import columns, target_fields
     from ..packing import encode
     from ..packing import layout as pages
     from . import images  # imported here, as below: runs with a dataset need no Pillow
@@ -133,7 +133,7 @@ def digest(counts: Counts) -> str:
         "versions": [__version__, np.__version__, encode.encoder_versions(encoding), platform.machine()],
         "sources": [
             inspect.getsource(module)
-            for module in (images, encode, pages, target_fields, sys.modules[__name__])
+            for module in (images, encode, pages, columns, target_fields, sys.modules[__name__])
         ],
     }
     return hashlib.blake2b(json.dumps(inputs, sort_keys=True).encode(), digest_size=6).hexdigest()
@@ -188,13 +188,15 @@ def write_set(file: BinaryIO, jpegs: Iterator[tuple[bytes, int, int]], counts: C
     """Write one set of the next images, spread evenly over the classes; with fewer images than classes, only some occur."""
     images, samples = getattr(counts, f"{split}_images"), getattr(counts, split)
     target = TARGETS[counts.task]
-    pages = BetonLayout(samples, target.field)
+    kind = target.field_for(counts.num_classes).stored
+    pages = BetonLayout(samples, [("label", kind)])
     labels = target.examples(images, counts.num_classes)
     for k in range(images):
         jpeg, width, height = next(jpegs)
         entry = np.array([(len(jpeg), 0, width, height, fmt.JPEG)], ENTRY)[0]
-        file.seek(pages.add(entry, labels[k]))
-        file.write(jpeg)
+        label = kind.pack(labels[k])
+        file.seek(pages.add(entry, label))
+        file.write(jpeg + following([label]))
     pages.repeat(samples)
     for at, content in pages.ends():
         file.seek(at)

@@ -57,7 +57,7 @@ def test_a_name_that_is_not_there_or_of_another_type_is_an_error_that_lists_the_
         path, label_field="lable"
     )
     assert (
-        f"has 'image' (RGB image), which cannot be the label: that is of type int or float, and {LISTED}"
+        f"has 'image' (RGB image), which cannot be the label: that is of type int or float or ndarray or tensor, and {LISTED}"
         in refusal(path, label_field="image")
     )
     assert "has 'index' (int), which cannot be the image: that is of type RGB image" in refusal(

@@ -10,9 +10,14 @@ import pytest
 import torch
 
 from alexnet_fast import Loader
+from alexnet_fast.augment import Mix
 from alexnet_fast.beton import format as fmt
+from alexnet_fast.beton.columns import type_of
 from alexnet_fast.beton.reader import Beton, FieldError
 from alexnet_fast.beton.target_fields import FLOAT, INT, TARGET_FIELDS, TARGETS, described, misfit
+from alexnet_fast.packing.columns import packed
+from alexnet_fast.packing.encode import Encoding
+from alexnet_fast.packing.writer import ImageFolder, write_beton
 from betons import jpeg, picture, write
 
 IMAGES = [jpeg(picture(64, 48, seed)) for seed in range(4)]
@@ -151,8 +156,110 @@ def test_the_error_for_a_file_with_the_right_type_in_another_field_names_that_fi
 
 @pytest.mark.parametrize("task", TARGETS)
 def test_examples_are_targets_that_the_task_learns_from(task: str, tmp_path: Path) -> None:
-    outputs = 5 if task == "classification" else 1
     target = TARGETS[task]
-    examples = target.examples(12, outputs)
-    assert examples.dtype == target.field.dtype and len(examples) == 12
-    assert target.misfit(examples, outputs) is None and len(np.unique(examples)) == (5 if outputs > 1 else 12)
+    for outputs in (5,) if task == "classification" else (1, 5):
+        examples, field = target.examples(12, outputs), target.field_for(outputs)
+        assert examples.dtype == field.dtype and examples.shape == (12, *field.shape)
+        assert target.takes(field) and target.misfit(examples, outputs) is None
+        different = {"classification": 5, "regression": 12, "multilabel": min(3, 1 + outputs)}[task]
+        assert len(np.unique(examples, axis=0)) == different
+
+
+def vectors(folder: Path, values: list[list[float]], words: str = "float32[3]", label: str = "label") -> Path:
+    """A beton of images and vectors, and of an int where the vector is not called label."""
+    for k, image in enumerate(IMAGES):
+        (folder / f"{k}.jpg").write_bytes(image)
+    column = packed(label, type_of(words), [("", value) for value in values])
+    labels = [] if label == "label" else [1, 0, 1, 1]
+    split = ImageFolder(folder, [f"{k}.jpg" for k in range(4)], labels, [], columns=(column,))
+    return write_beton(split, folder / "vectors.beton", Encoding(), workers=1).path
+
+
+TAGS = [[0, 1, 1], [1, 0, 1], [0, 0, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("words", ["float32[3]", "float64[3]", "uint8[3]"])
+def test_a_vector_that_is_the_label_comes_in_batches_of_float32(tmp_path: Path, words: str) -> None:
+    path = vectors(tmp_path, TAGS, words)
+    with Beton(path) as beton:
+        assert (beton.label_field, beton.target_field.name, beton.target_field.shape) == (
+            "label",
+            "vector",
+            (3,),
+        )
+        assert beton.labels.tolist() == TAGS and described(beton) == "3 labels each, 0 to 1"
+        with pytest.raises(FieldError, match="has no classes: its label 'label' is a vector"):
+            _ = beton.num_classes
+    with Loader(path, 3, train=True, size=8, threads=2, indices=[3, 1, 1, 0, 2, 3]) as loader:
+        for batch in loader:
+            assert batch.labels.dtype is torch.float32 and batch.labels.shape == (3, 3)
+            assert batch.labels.tolist() == [TAGS[k] for k in batch.indices.tolist()]
+        assert loader.get([2, 0]).labels.tolist() == [TAGS[2], TAGS[0]]
+        assert loader[1][1].tolist() == TAGS[1] and loader.dataset[1][1] == TAGS[1]
+
+
+def test_mixed_vectors_are_blended_sample_by_sample(tmp_path: Path) -> None:
+    with Loader(vectors(tmp_path, TAGS), 4, train=True, size=8, threads=1, mix=Mix(mixup=1.0)) as loader:
+        (batch,) = loader
+        own = torch.tensor(TAGS, dtype=torch.float32)[batch.indices]
+        shares = (batch.labels - own.roll(1, 0)) / (own - own.roll(1, 0))
+        shares = shares[shares.isfinite()]
+        assert len(shares) and torch.allclose(shares, shares[0].expand_as(shares), atol=1e-5)
+
+
+def test_next_to_an_int_a_vector_is_the_label_if_it_is_named(tmp_path: Path) -> None:
+    path = vectors(tmp_path, TAGS, label="tags")
+    with Beton(path) as beton, Beton(path, label_field="tags") as tagged:
+        assert beton.labels.tolist() == [1, 0, 1, 1] and tagged.labels.tolist() == TAGS
+        found = misfit(beton, "multilabel", 3)
+        assert misfit(tagged, "multilabel", 3) is None and misfit(tagged, "regression", 3) is None
+    assert found is not None and found.remedy.startswith('set data.label_field = "tags"')
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "outputs", "sentence"),
+    [
+        (TAGS, "multilabel", 1000, "3 numbers for each image, but model.num_classes = 1000 gives 1000 outputs: set model.num_classes = 3"),
+        (
+            [[0, 1, 2.5], *TAGS[1:]], "multilabel", 3,
+            'a label 2.5 (sample 0), but model.task = "multilabel" learns from 0 to 1 for each label: set model.task = "regression", or '
+            "pack the set again",
+        ),
+        (
+            TAGS, "classification", 3,
+            "a label field 'label' of type vector, but model.task = \"classification\" learns from type int: set model.task = "
+            '"multilabel"',
+        ),
+        (
+            [[0, -1, 2.5], *TAGS[1:]], "classification", 10,
+            "a label field 'label' of type vector, but model.task = \"classification\" learns from type int: set model.task = "
+            '"regression" and model.num_classes = 3',
+        ),
+        (
+            [*TAGS[:2], [0, math.nan, 1], TAGS[3]], "regression", 3,
+            "a label nan (sample 2), but only a finite number can be learned: correct or remove it, and pack the set again",
+        ),
+    ],
+)  # fmt: skip
+def test_the_error_for_vectors_that_a_task_cannot_learn_from_says_what_to_do(
+    tmp_path: Path, values: list[list[float]], task: str, outputs: int, sentence: str
+) -> None:
+    with Beton(vectors(tmp_path, values)) as beton:
+        found = misfit(beton, task, outputs)
+    assert found is not None and f"{found.has}, but {found.but}: {found.remedy}" == sentence
+
+
+def test_an_int_set_is_no_set_of_several_labels(tmp_path: Path) -> None:
+    with Beton(write(tmp_path / "a.beton", IMAGES)) as beton:
+        found = misfit(beton, "multilabel", 40)
+    assert found is not None and found.remedy == (
+        'set model.task = "classification", or pack it with the field label:float32[40]'
+    )
+
+
+def test_an_array_of_two_dimensions_is_no_label(tmp_path: Path) -> None:
+    path = vectors(tmp_path, [[[0, 1]]] * 4, "uint8[1,2]", "box")  # type: ignore[list-item]
+    with pytest.raises(
+        FieldError, match=r"'box' is an array of the shape \[1, 2\], and a label is a number or a vector"
+    ):
+        Beton(path, label_field="box")

@@ -19,24 +19,41 @@ from alexnet_fast.engine.evaluate import evaluate
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision
 from alexnet_fast.engine.sgd import fused_or_foreach
-from alexnet_fast.engine.tasks import TASKS, Classification, Regression, Task, target_of
+from alexnet_fast.engine.tasks import (
+    TASKS,
+    Classification,
+    MultiLabel,
+    Regression,
+    Task,
+    row_means,
+    target_of,
+)
 from alexnet_fast.engine.train_state import TrainState
 from alexnet_fast.recipe import Model
 
 CPU = resolve("cpu")
 
 
+class OfVectors(Regression):
+    """A regression of vectors of five numbers."""
+
+
 def drawn(task: Task, count: int = 503) -> tuple[Tensor, Tensor]:
     """Outputs and targets, the same each time."""
     generator = torch.Generator().manual_seed(0)
+    if isinstance(task, MultiLabel):
+        there = torch.rand(count, 5, generator=generator) < 0.3
+        return torch.randn(count, 5, generator=generator), there.float()
+    if isinstance(task, OfVectors):
+        return torch.randn(count, 5, generator=generator), torch.randn(count, 5, generator=generator)
     if isinstance(task, Classification):
         return torch.randn(count, 9, generator=generator), torch.randint(0, 9, (count,), generator=generator)
     return torch.randn(count, 1, generator=generator), torch.randn(count, generator=generator) * 100
 
 
-@pytest.fixture(params=TASKS)
+@pytest.fixture(params=[*TASKS, "vectors"])
 def task(request: pytest.FixtureRequest) -> Task:
-    return TASKS[request.param](0.1)
+    return OfVectors() if request.param == "vectors" else TASKS[request.param](0.1)
 
 
 def test_the_losses_are_torchs() -> None:
@@ -78,6 +95,59 @@ def test_errors_are_numpys() -> None:
         "mse": pytest.approx(np.square(error.astype(float)).mean(), rel=1e-6),
         "mae": np.abs(error.astype(float)).mean(),
     }
+
+
+def test_the_losses_of_vectors_and_of_several_labels_are_torchs_means_over_all_numbers() -> None:
+    outputs, targets = drawn(OfVectors())
+    assert torch.equal(Regression().loss(outputs, targets), functional.mse_loss(outputs, targets))
+    total = Regression().loss_sum(outputs, targets).item()
+    assert total / 503 == pytest.approx(functional.mse_loss(outputs, targets).item(), rel=1e-5)
+    outputs, targets = drawn(MultiLabel())
+    expected = functional.binary_cross_entropy_with_logits(outputs, targets)
+    assert torch.equal(MultiLabel().loss(outputs, targets), expected)
+    assert MultiLabel().loss_sum(outputs, targets).item() / 503 == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_errors_of_vectors_are_numpys_over_all_numbers() -> None:
+    outputs, targets = drawn(OfVectors())
+    found = Regression().summary(Regression().counts(outputs, targets).tolist(), 503)
+    error = (outputs - targets).numpy().astype(float)
+    assert found["mse"] == pytest.approx(np.square(error).mean(), rel=1e-6)
+    assert found["mae"] == pytest.approx(np.abs(error).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 40, 1000])
+def test_the_mean_of_a_row_does_not_depend_on_the_other_rows(columns: int) -> None:
+    numbers = torch.rand(67, columns, generator=torch.Generator().manual_seed(0))
+    means = row_means(numbers)
+    assert means.tolist() == pytest.approx(numbers.double().mean(1).tolist(), rel=1e-6)
+    assert torch.equal(means, torch.cat([row_means(row) for row in numbers.split(1)]))
+
+
+def test_f1_and_accuracy_are_those_of_their_formulas() -> None:
+    outputs, targets = drawn(MultiLabel())
+    found = MultiLabel().summary(MultiLabel().counts(outputs, targets).tolist(), 503)
+    predicted, there = outputs.numpy() > 0, targets.numpy() > 0.5
+    precision, recall = (predicted & there).sum() / predicted.sum(), (predicted & there).sum() / there.sum()
+    assert found["f1"] == pytest.approx(100 * 2 * precision * recall / (precision + recall))
+    assert found["label_acc"] == pytest.approx(100 * (predicted == there).mean())
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "f1", "accuracy"),
+    [
+        ([[9.0, -9.0]], [[1.0, 0.0]], 100, 100),
+        ([[-9.0, -9.0]], [[0.0, 0.0]], 0, 100),
+        ([[float("nan"), float("inf")]], [[1.0, 0.0]], 0, 0),
+        ([[9.0, -9.0]], [[0.7, 0.3]], 100, 100),
+    ],
+)
+def test_the_edges_of_f1(
+    outputs: list[list[float]], targets: list[list[float]], f1: float, accuracy: float
+) -> None:
+    task = MultiLabel()
+    counts = task.counts(torch.tensor(outputs), torch.tensor(targets)).tolist()
+    assert task.summary(counts, 1) == {"f1": f1, "label_acc": accuracy} and sum(counts) == 2
 
 
 def test_counts_are_integers_that_no_batch_size_changes(task: Task) -> None:
