@@ -21,7 +21,7 @@ from pathlib import Path
 from ..common.untrusted import printable, read_text
 from .image_folder import SPLITS, ImageFolder, check_folder
 from .listing import FolderError, cannot
-from .sources import FileReader, LabelType, Source
+from .sources import Choices, FileReader, LabelType, Source
 
 HEADER = "path,label"
 MAX_BYTES = 1 << 30  # of a list; ImageNet's has 50 MB
@@ -113,6 +113,12 @@ class ListDataset:
 
     def _check_folder(self) -> None:
         check_folder(self.folder, f"the folder that the paths in {self.file} are relative to")
+
+
+def opened(folder: Path, file: Path | None, choices: Choices) -> ListDataset:
+    """The images that a list names."""
+    assert file
+    return ListDataset(folder, file, choices.label_type)
 
 
 def classes_of(labels: list[str]) -> list[str]:
