@@ -57,7 +57,7 @@ def parser(prog: str) -> Parser:
         "--data",
         type=file_path,
         metavar="DIR",
-        help="folder with train/<class>/* and val/<class>/* (either or both), or with ImageNet's tars as they were downloaded",
+        help="folder with train/<class>/* and val/<class>/* (either or both), or with ImageNet or Tiny ImageNet as they were downloaded",
     )
     add("--out", type=file_path, metavar="DIR", help="folder for train.beton and val.beton")
     add(
@@ -74,6 +74,12 @@ def parser(prog: str) -> Parser:
         default="auto",
         help="what the labels of a list are: names or numbers of classes (class), numbers that are stored as floats (float), or "
         "floats if all are numbers and one has a decimal point, else classes (auto)",
+    )
+    add(
+        "--columns",
+        type=_two_names,
+        metavar="IMAGES,LABELS",
+        help="names of the columns of a list's images and labels (without it: the usual names, as 'path' and 'label')",
     )
     add(
         "--val-labels",
@@ -223,6 +229,13 @@ def _folder_name(text: str) -> str:
     return name
 
 
+def _two_names(text: str) -> tuple[str, str]:
+    names = text.split(",")
+    if len(names) != 2 or not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} does not name two columns; expected IMAGES,LABELS")
+    return names[0], names[1]
+
+
 def _seed(text: str) -> int | None:
     return None if text == "none" else int(text)
 
@@ -266,10 +279,14 @@ def dataset_given(options: argparse.Namespace, folder: Path | None) -> Dataset:
         raise UserError(
             f"--label-type says what the labels of a list are: give it with --{' or --'.join(TYPED)}"
         )
+    if options.columns and kind not in TYPED:
+        raise UserError(f"--columns names columns of a list: give it with --{' or --'.join(TYPED)}")
     if options.val_labels and kind != "imagenet":
         raise UserError("--val-labels goes with ImageNet's tars: name their folder with --imagenet")
     place = folder or (file.parent if file else Path())
-    return open_dataset(kind, place, file, options.label_type, val_labels=options.val_labels)
+    return open_dataset(
+        kind, place, file, options.label_type, columns=options.columns, val_labels=options.val_labels
+    )
 
 
 def splits_to_pack(dataset: Dataset, only: str | None, out: Path) -> dict[str, Source]:

@@ -191,8 +191,8 @@ SOURCES = {
     FOLDER: SourceKind("alexnet_fast.packing.image_folder:opened"),
     "list": SourceKind(
         "alexnet_fast.packing.list_file:opened",
-        "list of the images, in place of folders of classes: lines 'relative/path label', or CSV with the first line 'path,label'; "
-        "paths are relative to the folder of the images (--data, by default that of FILE); see --label-type",
+        "list of the images, in place of folders of classes: lines 'relative/path label', or CSV, TSV or JSON lines whose columns have "
+        "names, as 'path,label'; paths are relative to the folder of the images (--data, by default that of FILE); see --label-type",
     ),
     "imagenet": SourceKind(
         "alexnet_fast.packing.imagenet:opened",
@@ -200,6 +200,11 @@ SOURCES = {
         "DIR",
         "alexnet_fast.packing.imagenet:recognises",
         alone=True,
+    ),
+    "tiny-imagenet": SourceKind(
+        "alexnet_fast.packing.tiny_imagenet:opened",
+        metavar="DIR",
+        recognises="alexnet_fast.packing.tiny_imagenet:recognises",
     ),
 }
 

@@ -19,6 +19,7 @@ from alexnet_fast.packing.imagenet import ImageNetDataset
 from alexnet_fast.packing.list_file import ListDataset
 from alexnet_fast.packing.listing import Ignored
 from alexnet_fast.packing.sources import SOURCES, Dataset, Identity, Item, Source, open_dataset
+from alexnet_fast.packing.tiny_imagenet import TinyImageNetDataset
 from alexnet_fast.packing.writer import PackResult, write_beton
 from folders import fill
 
@@ -138,16 +139,17 @@ def test_every_source_opens_what_it_is_given_without_reading_it(tmp_path: Path) 
         "folder": FolderDataset(tmp_path),
         "list": ListDataset(tmp_path, tmp_path / "a.txt"),
         "imagenet": ImageNetDataset(tmp_path / "a.txt"),
+        "tiny-imagenet": TinyImageNetDataset(tmp_path),
     }
     assert all(dataset.kind == kind for kind, dataset in found.items())
 
 
 def test_a_missing_folder_is_one_sentence_from_every_source(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("ant/a.JPEG ant\n")
-    for kind in ("folder", "list"):
+    for kind in ("folder", "list", "tiny-imagenet"):
         with pytest.raises(UserError, match="none(/train)? is not a folder; expected"):
             open_dataset(kind, tmp_path / "none", tmp_path / "a.txt").open("train")
-    for kind in sorted(SOURCES.keys() - {"folder", "list"}):
+    for kind in sorted(SOURCES.keys() - {"folder", "list", "tiny-imagenet"}):
         with pytest.raises(UserError, match=f"{tmp_path}/none.* expected "):
             open_dataset(kind, tmp_path, tmp_path / "none").open("train")
 
