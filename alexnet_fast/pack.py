@@ -38,7 +38,7 @@ from .packing.writer import PackResult, check_place, left_aside, write_beton
 
 PROG = "python -m alexnet_fast.pack"
 FLAGGED = [name for name, kind in SOURCES.items() if kind.flag_help]  # sources that a file names
-TYPED = ("list",)  # sources whose labels may be of any type
+TYPED = ("list", "webdataset", "parquet")  # sources whose labels may be of any type
 SHAPING = ("max_resolution", "min_side", "quality")  # options that change an image's pixels
 
 
@@ -57,7 +57,8 @@ def parser(prog: str) -> Parser:
         "--data",
         type=file_path,
         metavar="DIR",
-        help="folder with train/<class>/* and val/<class>/* (either or both), or with ImageNet or Tiny ImageNet as they were downloaded",
+        help="folder with train/<class>/* and val/<class>/* (either or both), or with ImageNet or Tiny ImageNet as they were downloaded, "
+        "or with shards or parquet files",
     )
     add("--out", type=file_path, metavar="DIR", help="folder for train.beton and val.beton")
     add(
@@ -79,7 +80,8 @@ def parser(prog: str) -> Parser:
         "--columns",
         type=_two_names,
         metavar="IMAGES,LABELS",
-        help="names of the columns of a list's images and labels (without it: the usual names, as 'path' and 'label')",
+        help="names of a list's or table's columns of images and labels, or of the parts of a shard's samples, as jpg,json.label "
+        "(without it: the usual names, as path,label, image,label and jpg,cls)",
     )
     add(
         "--val-labels",

@@ -8,14 +8,17 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 from .errors import InputUnreadable
+from .image_folder import SPLITS
 from .journal import read_at
 from .key_table import Archive, KeyTable, Row
+from .label_numbers import numbered
 from .listing import Ignored
+from .shards import Shards
 from .shared_groups import HEAD_BYTES, SharedGroups
-from .sources import NO_FILE, Identity, Item
+from .sources import NO_FILE, Choices, Identity, Item
 from .tar_index import inflated, is_gzip
 
 
@@ -150,3 +153,96 @@ class Found:
     def table(self, labels: Sequence[float], classes: list[str], archives: Sequence[Archive]) -> KeyTable:
         columns = {"archive": self.archive, "at": self.at, "size": self.size, "label": labels}
         return KeyTable(self.keys, columns, classes, archives)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What the archives of a split hold, in their order.
+
+    Attributes:
+        labels: as text.
+        classes: what the archives' own numbers mean; empty if labels are numbers.
+        groups: as of ``Listed``.
+        classes_from: in words, where the classes and their order came from; "" if from the labels.
+    """
+
+    keys: list[str]
+    labels: list[str]
+    classes: list[str]
+    table: KeyTable
+    ignored: Ignored
+    groups: Sequence[int] = ()
+    classes_from: str = ""
+
+
+@dataclass(frozen=True)
+class ArchiveDataset:
+    """Archives whose members have labels of their own: a folder, a file or a pattern of them.
+
+    A subclass is a kind of archive.
+    """
+
+    given: Path
+    choices: Choices = field(default_factory=Choices)
+    _readers: dict[str, ArchiveReader] = field(default_factory=dict, compare=False, repr=False)
+    """Of the splits that were listed: they go to worker processes, which then need not list them again."""
+
+    kind: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
+    what: ClassVar[str]
+    """The archives, for messages."""
+
+    def list_files(self, archives: tuple[Archive, ...]) -> Listing:
+        """List archives; keeps the result, since it is called again."""
+        raise NotImplementedError
+
+    def made_reader(self, place: str, root: str, table: KeyTable) -> ArchiveReader:
+        """Reads what was listed."""
+        raise NotImplementedError
+
+    @property
+    def without_train(self) -> str:
+        return f"{self.given} has no split {SPLITS[0]}"
+
+    def shards(self) -> Shards:
+        """The archives, by split."""
+        return Shards(self.given, self.suffixes, self.what)
+
+    def splits(self) -> list[str]:
+        return self.shards().wanted()
+
+    def class_names(self, split: str) -> list[str]:
+        return self._listing(split).classes
+
+    def open(self, split: str, classes: list[str] | None = None) -> Listed:
+        found, typed = self._listing(split), self.choices.label_type
+        if classes is None:  # the archives' own
+            classes, typed = found.classes, "class" if found.classes else "float"
+        labels, names = numbered(found.keys, found.labels, str(self.given), typed, classes)
+        return Listed(found.keys, labels, names, self.reader(split), found.ignored, groups=found.groups)
+
+    def reader(self, split: str) -> ArchiveReader:
+        if split not in self._readers:
+            table = self._listing(split).table if split else KeyTable.empty()
+            self._readers[split] = self.made_reader(str(self.given), str(self.shards().root), table)
+        return self._readers[split]
+
+    def class_of(self, split: str, key: str) -> str | None:
+        return self.reader(split).label(key)
+
+    def packed_split(self, split: str) -> str:
+        self.shards().files(split)
+        return split
+
+    def described(self, split: str) -> dict[str, Any]:
+        found = self._listing(split)
+        archives = found.table.archives
+        by = found.classes_from or ("the labels' own numbers or names" if found.classes else "")
+        return {
+            **({"classes_from": by} if by else {}),
+            "archives": len(archives),
+            "archive_bytes": sum(archive.size for archive in archives),
+        }
+
+    def _listing(self, split: str) -> Listing:
+        return self.list_files(tuple(map(Archive.of, self.shards().files(split))))

@@ -206,6 +206,21 @@ SOURCES = {
         metavar="DIR",
         recognises="alexnet_fast.packing.tiny_imagenet:recognises",
     ),
+    "webdataset": SourceKind(
+        "alexnet_fast.packing.webdataset:opened",
+        "webdataset's shards (.tar, .tar.gz): a folder, a file, or a pattern as 'train-{000..146}.tar'; images as 0001.jpg, their "
+        "labels in 0001.cls or 0001.json",
+        "DIR|PATTERN",
+        "alexnet_fast.packing.webdataset:recognises",
+        alone=True,
+    ),
+    "parquet": SourceKind(
+        "alexnet_fast.packing.parquet:opened",
+        "parquet or arrow files, as the Hugging Face Hub has them: a folder, a file, or a pattern; needs pyarrow",
+        "DIR|PATTERN",
+        "alexnet_fast.packing.parquet:recognises",
+        alone=True,
+    ),
 }
 
 

@@ -18,8 +18,10 @@ from alexnet_fast.packing.image_folder import FolderDataset, scan_folder
 from alexnet_fast.packing.imagenet import ImageNetDataset
 from alexnet_fast.packing.list_file import ListDataset
 from alexnet_fast.packing.listing import Ignored
+from alexnet_fast.packing.parquet import ParquetDataset
 from alexnet_fast.packing.sources import SOURCES, Dataset, Identity, Item, Source, open_dataset
 from alexnet_fast.packing.tiny_imagenet import TinyImageNetDataset
+from alexnet_fast.packing.webdataset import WebDataset
 from alexnet_fast.packing.writer import PackResult, write_beton
 from folders import fill
 
@@ -140,6 +142,8 @@ def test_every_source_opens_what_it_is_given_without_reading_it(tmp_path: Path) 
         "list": ListDataset(tmp_path, tmp_path / "a.txt"),
         "imagenet": ImageNetDataset(tmp_path / "a.txt"),
         "tiny-imagenet": TinyImageNetDataset(tmp_path),
+        "webdataset": WebDataset(tmp_path / "a.txt"),
+        "parquet": ParquetDataset(tmp_path / "a.txt"),
     }
     assert all(dataset.kind == kind for kind, dataset in found.items())
 
