@@ -23,15 +23,26 @@ from .common.text import plural
 from .errors import StoppedBySignal, UserError, escaped, exit_code
 from .packing.data_folder import SHUFFLE_SEED, shared_classes
 from .packing.encode import Encoding
+from .packing.imagenet import left_packed
 from .packing.join import check_index, join, join_parts
 from .packing.journal import progress_sentence
 from .packing.listing import FolderError
 from .packing.parts import PartOf, SourcePart, all_parts, digest_of, settings_of
-from .packing.sources import FOLDER, SOURCES, Dataset, LabelType, Source, open_dataset
+from .packing.sources import (
+    FOLDER,
+    SOURCES,
+    Dataset,
+    LabelType,
+    Source,
+    described,
+    kind_of_folder,
+    open_dataset,
+)
 from .packing.writer import PackResult, check_place, left_aside, write_beton
 
 PROG = "python -m alexnet_fast.pack"
 FLAGGED = [name for name, kind in SOURCES.items() if kind.flag_help]  # sources that a file names
+TYPED = ("list", "webdataset", "parquet")  # sources whose labels may be of any type
 SHAPING = ("max_resolution", "min_side", "quality")  # options that change an image's pixels
 
 
@@ -51,7 +62,8 @@ def parser(prog: str) -> Parser:
         "--data",
         type=file_path,
         metavar="DIR",
-        help="folder with train/<class>/* and val/<class>/* (either or both)",
+        help="folder with train/<class>/* and val/<class>/* (either or both), or with ImageNet or Tiny ImageNet as they were downloaded, "
+        "or with shards or parquet files",
     )
     add("--out", type=file_path, metavar="DIR", help="folder for train.beton and val.beton")
     add(
@@ -61,13 +73,27 @@ def parser(prog: str) -> Parser:
         help="pack only DIR/NAME/<class>/* (without it: train and val, those that exist)",
     )
     for kind in FLAGGED:
-        add(f"--{kind}", type=file_path, metavar="FILE", help=SOURCES[kind].flag_help)
+        add(f"--{kind}", type=file_path, metavar=SOURCES[kind].metavar, help=SOURCES[kind].flag_help)
     add(
         "--label-type",
         choices=get_args(LabelType),
         default="auto",
         help="what the labels of a list are: names or numbers of classes (class), numbers that are stored as floats (float), or "
         "floats if all are numbers and one has a decimal point, else classes (auto)",
+    )
+    add(
+        "--columns",
+        type=_two_names,
+        metavar="IMAGES,LABELS",
+        help="names of a list's or table's columns of images and labels, or of the parts of a shard's samples, as jpg,json.label "
+        "(without it: the usual names, as path,label, image,label and jpg,cls)",
+    )
+    add(
+        "--val-labels",
+        type=file_path,
+        metavar="FILE",
+        help="ImageNet's tars: the classes of the validation images, one a line in the order of their names or 'name class', if neither "
+        "the devkit nor a list of a known name is next to the tars",
     )
     # Not in the result if not given, so that given options can be distinguished from Encoding's defaults.
     add(
@@ -194,10 +220,6 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
     given = [kind for kind in FLAGGED if getattr(options, kind)]
     if len(given) > 1:
         reader.error(f"--{given[0]} and --{given[1]} are two sources: give one")
-    if options.label_type != "auto" and not given:
-        reader.error(
-            f"--label-type says what the labels of a list are: give it with --{' or --'.join(FLAGGED)}"
-        )
     if options.shards and options.part:
         reader.error("--shards packs all parts and --part one of them: give one of the two")
     if "join" in options:
@@ -210,7 +232,7 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
             reader.error(
                 "--verify packs nothing: give it without --data and --out, and the folder to compare with as --source"
             )
-        if given and not options.source:
+        if given and not options.source and not SOURCES[given[0]].alone:
             reader.error(f"--{given[0]} goes with --source, the folder of the images, when verifying")
     elif not (options.data or given) or not options.out:
         reader.error("packing needs --data and --out")
@@ -251,6 +273,13 @@ def _part(text: str) -> PartOf:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _two_names(text: str) -> tuple[str, str]:
+    names = text.split(",")
+    if len(names) != 2 or not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} does not name two columns; expected IMAGES,LABELS")
+    return names[0], names[1]
+
+
 def _seed(text: str) -> int | None:
     return None if text == "none" else int(text)
 
@@ -282,12 +311,26 @@ def dataset_given(options: argparse.Namespace, folder: Path | None) -> Dataset:
 
     Args:
         folder: of the images; None: the folder of the file that the source's own flag names.
+
+    Raises:
+        UserError: a flag is of another source.
     """
-    for kind in FLAGGED:
-        if file := getattr(options, kind):
-            return open_dataset(kind, folder or file.parent, file, options.label_type)
-    assert folder  # parse() has checked this
-    return open_dataset(FOLDER, folder)
+    kind, file = next(((kind, file) for kind in FLAGGED if (file := getattr(options, kind))), ("", None))
+    if file is None:
+        assert folder  # parse() has checked this
+        kind = kind_of_folder(folder)
+    if options.label_type != "auto" and kind not in TYPED:
+        raise UserError(
+            f"--label-type says what the labels of a list are: give it with --{' or --'.join(TYPED)}"
+        )
+    if options.columns and kind not in TYPED:
+        raise UserError(f"--columns names columns of a list: give it with --{' or --'.join(TYPED)}")
+    if options.val_labels and kind != "imagenet":
+        raise UserError("--val-labels goes with ImageNet's tars: name their folder with --imagenet")
+    place = folder or (file.parent if file else Path())
+    return open_dataset(
+        kind, place, file, options.label_type, columns=options.columns, val_labels=options.val_labels
+    )
 
 
 def splits_to_pack(dataset: Dataset, only: str | None, out: Path) -> dict[str, Source]:
@@ -345,14 +388,15 @@ def pack_all(options: argparse.Namespace) -> int:
     dataset = dataset_given(options, options.data)
     splits = splits_to_pack(dataset, options.split, options.out)
     paths, settings = dict[str, Path](), Settings()
+    if dataset.kind == FOLDER and not options.split and (left := left_packed(options.data, list(splits))):
+        print(escaped(left))
     for name, split in splits.items():
         if options.shuffle_seed is not None:
             split = split.shuffled(options.shuffle_seed)
         splits[name] = split.limited(options.limit) if options.limit else split
         paths[name] = options.out / f"{name}.beton"
         settings[name] = {"split": name, "shuffle_seed": options.shuffle_seed, "limit": options.limit}
-        if dataset.kind != FOLDER:  # for a folder nothing is recorded, as in version 0.1
-            settings[name]["source"] = dataset.kind
+        settings[name] |= described(dataset, name)
     whole = dict(splits), dict(paths)
     if count := options.shards or (options.part and options.part.count):
         for path in paths.values():
@@ -445,7 +489,8 @@ def verify_all(options: argparse.Namespace) -> int:
     """Print the faults of each file and a sentence on it; returns 1 if there are any, else 0."""
     from alexnet_fast.inspection.verify import betons_at, verify  # imported here: packing needs no decoder
 
-    source = dataset_given(options, options.source) if options.source else None
+    named = options.source or any(getattr(options, kind) for kind in FLAGGED)
+    source = dataset_given(options, options.source) if named else None
     faults = 0
     for path in (file for given in options.verify for file in betons_at(given)):
         with progress_bar(f"verifying {path.name}") as progress:

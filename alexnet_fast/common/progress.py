@@ -26,10 +26,13 @@ LINE_EVERY_S = 30.0
 
 
 @contextmanager
-def progress_bar(name: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+def progress_bar(name: str, total: int | None = None, *, unit: str = "img") -> Iterator[Callable[..., None]]:
     """The context's value is a function of the number of images done and, if not known before, of the number of all images.
 
     The number in the first call is where the work resumes; it does not count for the speed.
+
+    Args:
+        unit: what is counted, if not images.
     """
     name = escaped(name)
     console, printed = Console(stderr=True), time.monotonic()
@@ -52,11 +55,11 @@ def progress_bar(name: str, total: int | None = None) -> Iterator[Callable[..., 
                 first = done, now
                 bar.reset(task, total=of, completed=done)
             per_s = (done - first[0]) / max(now - first[1], 1e-3)
-            bar.update(task, completed=done, total=of, rate=f"{per_s:,.0f} img/s")
+            bar.update(task, completed=done, total=of, rate=f"{per_s:,.0f} {unit}/s")
             if not console.is_terminal and now - printed >= LINE_EVERY_S:
                 printed = now
                 left_min = ((of or done) - done) / per_s / 60 if per_s else 0.0
-                line = f"{name}: {done:,} of {of or done:,}, {per_s:,.0f} img/s, {left_min:,.1f} min left"
+                line = f"{name}: {done:,} of {of or done:,}, {per_s:,.0f} {unit}/s, {left_min:,.1f} min left"
                 console.print(line, soft_wrap=True)
 
         yield progress

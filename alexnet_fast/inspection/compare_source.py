@@ -91,9 +91,9 @@ class PackedSource:
         if (kind := settings.get("source", FOLDER)) not in tuple(SOURCES):
             raise _impossible(beton, f"its source is {_shown(kind)}, expected {' or '.join(SOURCES)}")
         if kind != dataset.kind:
-            flags = f"without --{dataset.kind}" if kind == FOLDER else f"with --{kind} FILE and --source DIR"
+            flags = f"without --{dataset.kind}" if kind == FOLDER else _flags(str(kind))
             raise UserError(
-                f"{beton.path} was packed from a {kind}, not from a {dataset.kind}; verify it {flags}"
+                f"{beton.path} was packed from {_a(kind)}, not from {_a(dataset.kind)}; verify it {flags}"
             )
         split = dataset.packed_split(split)
         return cls(
@@ -244,6 +244,18 @@ def _is_below(path: str) -> bool:
 
 def _shown(value: object) -> str:
     return f"a {type(value).__name__}" if isinstance(value, (dict, list)) else printable(repr(value))
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def _flags(kind: str) -> str:
+    """How to name a dataset of a kind, in words."""
+    source = SOURCES[kind]
+    if source.alone or not source.flag_help:
+        return f"with --{kind if source.flag_help else 'source'} {source.metavar}"
+    return f"with --{kind} {source.metavar} and --source DIR"
 
 
 def _impossible(beton: Beton, what: str) -> UserError:

@@ -14,7 +14,7 @@ from ..errors import UserError
 from .columns import Column
 from .kinds import SUFFIXES
 from .listing import FolderError, Ignored, Listing, cannot, class_names
-from .sources import FOLDER, FileReader, Source
+from .sources import FOLDER, Choices, FileReader, Source
 
 __all__ = [
     "FolderDataset",
@@ -104,6 +104,11 @@ class FolderDataset:
         if not os.path.isdir(self.folder / found):
             raise UserError(f"{self.folder} is not a folder; give --source the folder that was packed")
         return found
+
+
+def opened(folder: Path, file: Path | None, choices: Choices) -> FolderDataset:
+    """The folders of classes in a folder."""
+    return FolderDataset(folder)
 
 
 def scan_folder(root: Path, classes: list[str] | None = None) -> ImageFolder:

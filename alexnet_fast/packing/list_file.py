@@ -1,35 +1,25 @@
 """A list file as a source: images anywhere below a folder, and their labels.
 
-Either a line for each image, ``relative/path label`` (the path may have spaces), or CSV whose first line is ``path,label``.
-Labels that are all whole numbers from 0 on stay what they are.  Labels that are all numbers, of which one has a decimal
-point or an exponent, are not classes: they are stored as floats.  Other labels are names of classes, numbered in sorted
-order as folders of classes are.  ``--label-type`` decides if this guess is wrong.
+A line for each image, ``relative/path label`` (the path may have spaces), or CSV, TSV or JSON lines whose columns have names
+(``list_rows``).  Labels may be names or numbers (``label_numbers``).
 """
 
 from __future__ import annotations
 
-import csv
-import math
 import os
 import posixpath
-import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from ..common.untrusted import printable, read_text
 from .image_folder import SPLITS, ImageFolder, check_folder
+from .label_numbers import classes_of, has_numbers, numbered
+from .list_rows import EXPECTED, rows
 from .listing import FolderError, cannot
-from .sources import FileReader, LabelType, Source
+from .sources import Choices, FileReader, LabelType, Source
 
-HEADER = "path,label"
 MAX_BYTES = 1 << 30  # of a list; ImageNet's has 50 MB
-MAX_LABEL = 1 << 20  # a number beyond it is an identifier, and would make as many classes
-NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-NO_NUMBER = re.compile(
-    r"[+-]?(nan|inf|infinity)", re.IGNORECASE
-)  # how programs write what they could not compute
 
 
 @dataclass(frozen=True)
@@ -50,6 +40,8 @@ class ListDataset:
     folder: Path
     file: Path
     label_type: LabelType = "auto"
+    columns: tuple[str, str] | None = None
+    """Names of the columns of the paths and of the labels; None: the usual ones."""
 
     kind = "list"
 
@@ -61,83 +53,41 @@ class ListDataset:
         return [self.file.stem]
 
     def class_names(self, split: str) -> list[str]:
-        labels = list(_listed(self.file).values())
-        return [] if self._has_numbers(labels, None) else classes_of(labels)
+        labels = list(self._listed().values())
+        return [] if has_numbers(labels, self.label_type, None) else classes_of(labels)
 
     def open(self, split: str, classes: list[str] | None = None) -> Source:
         self._check_folder()
-        listed = _listed(self.file)
-        if self._has_numbers(listed.values(), classes):
-            numbers = [self._number(key, label) for key, label in listed.items()]
-            return ImageList(self.folder, list(listed), numbers, [], file=self.file)
-        if not classes:
-            classes = classes_of(list(listed.values()))
-        elif unknown := sorted(set(listed.values()) - set(classes)):
-            raise FolderError(
-                f"{self.file} has the class {unknown[0]!r}, which the training split does not have; remove or rename it"
-                + (
-                    ", or, if labels are numbers, give --label-type float"
-                    if are_numbers(listed.values())
-                    else ""
-                )
-            )
-        number = {name: k for k, name in enumerate(classes)}
-        labels = [number[label] for label in listed.values()]
-        return ImageList(self.folder, list(listed), labels, classes, file=self.file)
+        listed = self._listed()
+        place = str(self.file)
+        labels, names = numbered(listed, listed.values(), place, self.label_type, classes)
+        return ImageList(self.folder, list(listed), labels, names, file=self.file)
 
     def reader(self, split: str) -> FileReader:
         return FileReader(self.folder, str(self.file))
 
     def class_of(self, split: str, key: str) -> str | None:
-        return _listed(self.file).get(key)
+        return self._listed().get(key)
 
     def packed_split(self, split: str) -> str:
         self._check_folder()
-        _listed(self.file)
+        self._listed()
         return split
 
-    def _has_numbers(self, labels: Iterable[str], classes: list[str] | None) -> bool:
-        """Whether labels are numbers rather than classes: by --label-type, by the split that decides it, or by how they look."""
-        if self.label_type != "auto":
-            return self.label_type == "float"
-        return are_numbers(labels) if classes is None else not classes
-
-    def _number(self, key: str, label: str) -> float:
-        number = float(label) if NUMBER.fullmatch(label) else math.nan
-        if not math.isfinite(number):
-            raise FolderError(
-                f"{self.file}: the label {printable(repr(label))} of {printable(repr(key))} is not a finite number, and labels are "
-                "stored as numbers; correct or remove it, or, if they name classes, give --label-type class"
-            )
-        return number
+    def _listed(self) -> dict[str, str]:
+        return _listed(self.file, self.columns)
 
     def _check_folder(self) -> None:
         check_folder(self.folder, f"the folder that the paths in {self.file} are relative to")
 
 
-def classes_of(labels: list[str]) -> list[str]:
-    """What labels 0, 1, ... mean: "0", "1", ... up to the largest number, or the names in sorted order."""
-    names = set(labels)
-    if all(name.isdecimal() and name == str(int(name)) and int(name) < MAX_LABEL for name in names):
-        return [str(k) for k in range(max(map(int, names)) + 1)]
-    return sorted(names)
+def opened(folder: Path, file: Path | None, choices: Choices) -> ListDataset:
+    """The images that a list names."""
+    assert file
+    return ListDataset(folder, file, choices.label_type, choices.columns)
 
 
-def are_numbers(labels: Iterable[str]) -> bool:
-    """Whether labels look like numbers that are not classes: all are numbers, and one has a decimal point or an exponent.
-
-    A label such as "nan" does not change that: packing then reports it.
-    """
-    whole = True
-    for label in set(labels):
-        if NUMBER.fullmatch(label):
-            whole = whole and label.lstrip("+-").isdecimal()
-        elif not NO_NUMBER.fullmatch(label):
-            return False
-    return not whole
-
-
-def _listed(file: Path) -> dict[str, str]:
+def _listed(file: Path, columns: tuple[str, str] | None) -> dict[str, str]:
     """Path -> label of each image, in the file's order.
 
     Raises:
@@ -147,20 +97,20 @@ def _listed(file: Path) -> dict[str, str]:
         status = os.stat(file)
     except OSError as error:
         raise cannot(f"read {file}", error) from error
-    return _parsed(file, status.st_size, status.st_mtime_ns)
+    return _parsed(file, status.st_size, status.st_mtime_ns, columns)
 
 
 @lru_cache(maxsize=2)  # a process reads a list for its classes, its images and each of its samples
-def _parsed(file: Path, size: int, changed_ns: int) -> dict[str, str]:
+def _parsed(file: Path, size: int, changed_ns: int, columns: tuple[str, str] | None) -> dict[str, str]:
     try:
         text = read_text(file, MAX_BYTES)
     except OSError as error:
         raise cannot(f"read {file}", error) from error
     except ValueError as error:
-        raise FolderError(f"cannot read {file}: {error}; expected {_EXPECTED}") from error
+        raise FolderError(f"cannot read {file}: {error}; expected {EXPECTED}") from error
     listed: dict[str, str] = {}
     lines: dict[str, int] = {}
-    for number, path, label in _rows(file, text):
+    for number, path, label in rows(file, text, columns):
         key = posixpath.normpath(path) if path else ""
         if key in ("", ".") or key.startswith("/") or ".." in key.split("/") or "\0" in key:
             raise FolderError(
@@ -175,33 +125,5 @@ def _parsed(file: Path, size: int, changed_ns: int) -> dict[str, str]:
             )
         listed[key], lines[key] = label, number
     if not listed:
-        raise FolderError(f"{file} names no image; expected {_EXPECTED}")
+        raise FolderError(f"{file} names no image; expected {EXPECTED}")
     return listed
-
-
-_EXPECTED = f"a line 'relative/path label' for each image, or CSV whose first line is '{HEADER}'"
-
-
-def _rows(file: Path, text: str) -> Iterator[tuple[int, str, str]]:
-    """(line number, path, label) of each image."""
-    # Not splitlines(): a path may hold what Unicode calls the end of a line.
-    lines = text.replace("\r\n", "\n").split("\n")
-    if lines[0].strip() == HEADER:
-        rows = csv.reader(f"{line}\n" for line in lines[1:])
-        try:
-            for row in rows:
-                if row and len(row) != 2:
-                    raise FolderError(
-                        f"{file}, line {rows.line_num + 1}: {len(row)} columns, expected 2: {HEADER}"
-                    )
-                if row:
-                    yield rows.line_num + 1, row[0], row[1].strip()
-        except csv.Error as error:
-            raise FolderError(f"{file}, line {rows.line_num + 1}: {error}; expected CSV") from error
-        return
-    for number, line in enumerate(lines, 1):
-        parts = line.rsplit(None, 1)
-        if len(parts) == 2:
-            yield number, parts[0].strip(), parts[1]
-        elif parts:
-            raise FolderError(f"{file}, line {number}: {printable(repr(line))}; expected {_EXPECTED}")

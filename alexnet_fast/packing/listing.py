@@ -73,7 +73,7 @@ def class_names(root: Path, ignored: Ignored | None = None) -> list[str]:
     ignored = Ignored() if ignored is None else ignored
     names = []
     for entry in entries(root):
-        if why := _passed_over(entry.name):
+        if why := passed_over(entry.name):
             kind = why
         elif (kind := _kind(entry)) == "folder":
             names.append(entry.name)
@@ -161,7 +161,7 @@ class Listing:
             folder, real = folders.pop()
             for entry in entries(f"{self._root}/{folder}"):
                 path = f"{folder}/{entry.name}"
-                if why := _passed_over(entry.name):
+                if why := passed_over(entry.name):
                     self._ignored.add(path, why)
                 elif (kind := _kind(entry)) != "folder":
                     if self._is_image(path, kind):
@@ -237,7 +237,7 @@ def _suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower() or "no suffix"
 
 
-def _passed_over(name: str) -> str:
+def passed_over(name: str) -> str:
     """Why an entry of that name is not an image or a class; "" if it may be one."""
     if name.startswith("."):
         return "hidden"

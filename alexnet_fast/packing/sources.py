@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from ..common.untrusted import open_regular
 from .errors import InputUnreadable
@@ -177,29 +177,79 @@ class Dataset(Protocol):
         """
 
 
+@runtime_checkable
+class Described(Protocol):
+    """A dataset that has more to say of a split than its kind."""
+
+    def described(self, split: str) -> dict[str, Any]:
+        """Settings to record in the sidecar: where the order of the classes came from, and on what a resume depends."""
+
+
+class Choices(NamedTuple):
+    """What a user decides of a dataset that a file names."""
+
+    label_type: LabelType = "auto"
+    columns: tuple[str, str] | None = None
+    """Names of the columns of the images and of the labels; None: the usual ones."""
+    val_labels: Path | None = None
+    """Of ImageNet: the list of the classes of its validation images."""
+
+
 @dataclass(frozen=True)
 class SourceKind:
     """A kind of dataset, as the command line opens it."""
 
     opens: str
-    """module:function, imported when it is used; called with the folder, the file and the ``LabelType``, or with the folder alone
-    if no flag takes a file, it returns the ``Dataset``."""
+    """module:function, imported when it is used; called with the folder, the file and the ``Choices``, it returns the ``Dataset``."""
     flag_help: str = ""
     """Of the flag with the kind's name, which takes the file; a kind without one needs no flag."""
+    metavar: str = "FILE"
+    """What that flag takes."""
+    recognises: str = ""
+    """module:function, called with a folder; whether it is of this kind.  Without one, only the flag says so."""
+    alone: bool = False
+    """Whether the flag names all there is, so that no folder is needed to verify."""
 
 
 SOURCES = {
-    FOLDER: SourceKind("alexnet_fast.packing.image_folder:FolderDataset"),
+    FOLDER: SourceKind("alexnet_fast.packing.image_folder:opened"),
     "list": SourceKind(
-        "alexnet_fast.packing.list_file:ListDataset",
-        "list of the images, in place of folders of classes: lines 'relative/path label', or CSV with the first line 'path,label'; "
-        "paths are relative to the folder of the images (--data, by default that of FILE); see --label-type",
+        "alexnet_fast.packing.list_file:opened",
+        "list of the images, in place of folders of classes: lines 'relative/path label', or CSV, TSV or JSON lines whose columns have "
+        "names, as 'path,label'; paths are relative to the folder of the images (--data, by default that of FILE); see --label-type",
+    ),
+    "imagenet": SourceKind(
+        "alexnet_fast.packing.imagenet:opened",
+        "folder with ImageNet's tars as they were downloaded, read where they are; --data recognises it too",
+        "DIR",
+        "alexnet_fast.packing.imagenet:recognises",
+        alone=True,
+    ),
+    "tiny-imagenet": SourceKind(
+        "alexnet_fast.packing.tiny_imagenet:opened",
+        metavar="DIR",
+        recognises="alexnet_fast.packing.tiny_imagenet:recognises",
+    ),
+    "webdataset": SourceKind(
+        "alexnet_fast.packing.webdataset:opened",
+        "webdataset's shards (.tar, .tar.gz): a folder, a file, or a pattern as 'train-{000..146}.tar'; images as 0001.jpg, their "
+        "labels in 0001.cls or 0001.json",
+        "DIR|PATTERN",
+        "alexnet_fast.packing.webdataset:recognises",
+        alone=True,
+    ),
+    "parquet": SourceKind(
+        "alexnet_fast.packing.parquet:opened",
+        "parquet or arrow files, as the Hugging Face Hub has them: a folder, a file, or a pattern; needs pyarrow",
+        "DIR|PATTERN",
+        "alexnet_fast.packing.parquet:recognises",
+        alone=True,
     ),
 }
 
 
 def open_dataset(
-    kind: str, folder: Path, file: Path | None = None, label_type: LabelType = "auto"
+    kind: str, folder: Path, file: Path | None = None, label_type: LabelType = "auto", **choices: Any
 ) -> Dataset:
     """A dataset of one of the ``SOURCES``.
 
@@ -207,10 +257,27 @@ def open_dataset(
         folder: where the images are.
         file: what the kind's flag was given.
         label_type: what the file's labels are.
+        choices: others of ``Choices``.
     """
-    module, _, name = SOURCES[kind].opens.partition(":")
-    opens: Callable[..., Dataset] = getattr(import_module(module), name)
-    return opens(folder, file, label_type) if SOURCES[kind].flag_help else opens(folder)
+    opens: Callable[[Path, Path | None, Choices], Dataset] = _imported(SOURCES[kind].opens)
+    return opens(folder, file, Choices(label_type, **choices))
+
+
+def kind_of_folder(folder: Path) -> str:
+    """Which of the ``SOURCES`` a folder is, by what is in it; ``FOLDER`` if it is no other."""
+    recognising = ((kind, source.recognises) for kind, source in SOURCES.items() if source.recognises)
+    return next((kind for kind, recognises in recognising if _imported(recognises)(folder)), FOLDER)
+
+
+def described(dataset: Dataset, split: str) -> dict[str, Any]:
+    """What the sidecar says of a split's source: for a folder nothing, as in version 0.1."""
+    more = dataset.described(split) if isinstance(dataset, Described) else {}
+    return ({} if dataset.kind == FOLDER else {"source": dataset.kind}) | more
+
+
+def _imported(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(import_module(module), function)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from alexnet_fast.beton.target_fields import FLOAT, INT
 from alexnet_fast.errors import exit_code
 from alexnet_fast.inspection.survey import class_name, survey, text
 from alexnet_fast.pack import main
-from alexnet_fast.packing.list_file import ListDataset, are_numbers, classes_of
+from alexnet_fast.packing.label_numbers import are_numbers, classes_of
+from alexnet_fast.packing.list_file import ListDataset
 from alexnet_fast.packing.listing import FolderError
 from alexnet_fast.packing.partial_file import PartialFile
 from folders import fill
@@ -171,7 +172,7 @@ def test_a_finished_list_is_found_again_and_another_is_refused(images: Path, tmp
         ("a.JPEG 0\nb.JPEG 0\n./a.JPEG 1\n", "line 3: './a.JPEG' is in line 1 too; list each image once"),
         ("path,label\na.JPEG,\n", "line 2: 'a.JPEG' has no label"),
         ("path,label\na.JPEG,1,2\n", "line 2: 3 columns, expected 2: path,label"),
-        ("image,class\na.JPEG,1\n", "line 1: 'image,class'; expected a line"),
+        ("picture,kind\na.JPEG,1\n", "line 1: 'picture,kind'; expected a line"),
         ("a\x00b 1\n", "line 1: 'a\\x00b' is not the path"),
         ("a\x1b[31m\n", "line 1: 'a\\x1b[31m'; expected"),
     ],
@@ -339,3 +340,88 @@ def test_figures_of_a_file_of_floats_are_of_its_labels(images: Path, tmp_path: P
         assert (found.labels.least, found.labels.most, found.labels.median) == (-1.25, 7.0, 0.5)
         assert "7 samples, packed by" in text(found) and "a label       -1.25 to 7, mean " in text(found)
         assert {class_name(beton, k) for k in range(7)} == {f"{number:g}" for number in NUMBERS}
+
+
+FORMS = {
+    "csv": "split,file_name,label\n"
+    + "".join(f"train,{{{k}}},{label}\n" for k, label in enumerate("aabbaab")),
+    "tsv": "Label\tFile\n" + "".join(f"{label}\t{{{k}}}\n" for k, label in enumerate("aabbaab")),
+    "quoted": 'image,"class"\n' + "".join(f'"{{{k}}}",{label}\n' for k, label in enumerate("aabbaab")),
+    "plain": "".join(f"{{{k}}}\t{label}\n" for k, label in enumerate("aabbaab")),
+}
+
+
+@pytest.mark.parametrize("form", [*FORMS, "jsonl"])
+def test_tables_and_json_lines_are_lists(images: Path, tmp_path: Path, form: str) -> None:
+    found, file = paths(images), tmp_path / f"list.{form}"
+    if form == "jsonl":
+        rows = [{"file_name": path, "label": label, "box": [1, 2]} for path, label in zip(found, "aabbaab")]
+        file.write_text("\n\n".join(map(json.dumps, rows)))
+    else:
+        file.write_text(FORMS[form].format(*found))
+    split = ListDataset(images, file).open("list")
+    assert split.keys == found and split.classes == ["a", "b"] and split.labels == [0, 0, 1, 1, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "classes"),
+    [
+        ('{"image": "a", "label": 2}\n{"image": "b", "label": 0}', [2, 0], ["0", "1", "2"]),
+        ('{"image": "a", "label": 0.5}\n{"image": "b", "label": 1}', [0.5, 1.0], []),
+        ('{"image": "a", "label": "x y"}\n{"image": "b", "label": "x"}', [1, 0], ["x", "x y"]),
+        ("path,label\na,x y\nb,x\n", [1, 0], ["x", "x y"]),
+    ],
+)
+def test_labels_of_json_and_tables_are_numbers_or_names(
+    tmp_path: Path, text: str, labels: list[float], classes: list[str]
+) -> None:
+    (tmp_path / "list").write_text(text)
+    split = ListDataset(tmp_path, tmp_path / "list").open("list")
+    assert (split.keys, split.labels, split.classes) == (["a", "b"], labels, classes)
+
+
+def test_columns_may_have_any_names_that_are_given(images: Path, tmp_path: Path) -> None:
+    found, file = paths(images), tmp_path / "train.csv"
+    file.write_text("species,id,label\n" + "".join(f"s{k % 2},{path},7\n" for k, path in enumerate(found)))
+    given = ("--list", file, "--data", images, "--out", tmp_path)
+    code, _, err = run(*given)
+    assert code == 2 and "expected a line 'relative/path label' for each image" in err
+    assert run(*given, "--columns", "id,species")[0] == 0
+    assert labels_by_path(tmp_path / "train.beton") == {path: f"s{k % 2}" for k, path in enumerate(found)}
+    verify = ("--verify", tmp_path / "train.beton", "--list", file, "--source", images)
+    assert run(*verify, "--columns", "id,species")[0] == 0
+    code, _, err = run(*given, "--columns", "id,kind")
+    assert code == 2 and "has no column 'kind'; its columns are species, id, label: name two" in err
+    assert "'id' does not name two columns; expected IMAGES,LABELS" in run(*given, "--columns", "id")[2]
+    code, _, err = run("--data", images, "--out", tmp_path, "--columns", "id,kind")
+    assert code == 2 and "--columns names columns of a list: give it with --list" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "path,label,class\na,1,2\n",
+            "has several columns that may be the labels; its columns are path, label, class",
+        ),
+        ('{"image": "a", "x": 1}\n', "has no column that may be the labels; its columns are image, x"),
+        ('{"image": "a", "label": 1}\n[]\n', "line 2: []; expected an object, as in line 1"),
+        ('{"image": "a", "label": 1}\n{"image"\n', "line 2: it is not JSON"),
+        (
+            '{"image": "a", "label": [1, 2]}\n',
+            "line 1: its 'image' is 'a' and its 'label' is [1, 2]; expected the path",
+        ),
+        (
+            '{"image": "a", "label": true}\n',
+            "its 'label' is True; expected the path of an image, and a number or a name",
+        ),
+        ('{"image": "a", "label": null}\n', "line 1: 'a' has no label"),
+        ('{"image": "a"}\n', "has no column that may be the labels"),
+        ("file\tlabel\na.JPEG\t1\t2\n", "line 2: 3 columns, expected 2: file,label"),
+    ],
+)
+def test_a_table_that_is_not_clear_is_refused_by_its_line(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(FolderError) as caught:
+        ListDataset(tmp_path, tmp_path / "list.txt").open("list")
+    assert expected in str(caught.value) and str(caught.value).isprintable()

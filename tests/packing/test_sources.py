@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import random
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,9 +15,13 @@ from alexnet_fast.errors import UserError
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.errors import InputChanged, UnreadableImage
 from alexnet_fast.packing.image_folder import FolderDataset, scan_folder
+from alexnet_fast.packing.imagenet import ImageNetDataset
 from alexnet_fast.packing.list_file import ListDataset
 from alexnet_fast.packing.listing import Ignored
+from alexnet_fast.packing.parquet import ParquetDataset
 from alexnet_fast.packing.sources import SOURCES, Dataset, Identity, Item, Source, open_dataset
+from alexnet_fast.packing.tiny_imagenet import TinyImageNetDataset
+from alexnet_fast.packing.webdataset import WebDataset
 from alexnet_fast.packing.writer import PackResult, write_beton
 from folders import fill
 
@@ -137,19 +140,22 @@ def test_every_source_opens_what_it_is_given_without_reading_it(tmp_path: Path) 
     assert found == {
         "folder": FolderDataset(tmp_path),
         "list": ListDataset(tmp_path, tmp_path / "a.txt"),
+        "imagenet": ImageNetDataset(tmp_path / "a.txt"),
+        "tiny-imagenet": TinyImageNetDataset(tmp_path),
+        "webdataset": WebDataset(tmp_path / "a.txt"),
+        "parquet": ParquetDataset(tmp_path / "a.txt"),
     }
     assert all(dataset.kind == kind for kind, dataset in found.items())
 
 
 def test_a_missing_folder_is_one_sentence_from_every_source(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("ant/a.JPEG ant\n")
-    opens: list[Callable[[], object]] = [
-        lambda kind=kind: open_dataset(kind, tmp_path / "none", tmp_path / "a.txt").open("train")
-        for kind in SOURCES
-    ]
-    for attempt in opens:
+    for kind in ("folder", "list", "tiny-imagenet"):
         with pytest.raises(UserError, match="none(/train)? is not a folder; expected"):
-            attempt()
+            open_dataset(kind, tmp_path / "none", tmp_path / "a.txt").open("train")
+    for kind in sorted(SOURCES.keys() - {"folder", "list", "tiny-imagenet"}):
+        with pytest.raises(UserError, match=f"{tmp_path}/none.* expected "):
+            open_dataset(kind, tmp_path, tmp_path / "none").open("train")
 
 
 def same_files(one: Path, other: Path) -> None:

@@ -1,0 +1,159 @@
+"""Where the images of archives are: a table by key, in memory that worker processes share (of ImageNet 46 MB, once)."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from ..common.untrusted import open_regular
+from ..errors import UserError
+from .listing import FolderError, cannot
+from .shared_memory import SharedMemory
+
+COLUMNS: dict[str, np.dtype] = {
+    "archive": np.dtype("<u4"),
+    "at": np.dtype("<u8"),
+    "size": np.dtype("<u8"),
+    "label": np.dtype("<f8"),
+}
+HASH = np.dtype("<u8")
+HEAD_BYTES = 16
+
+
+class Archive(NamedTuple):
+    """A file that holds images, as it was when it was listed."""
+
+    path: str
+    size: int
+    """In bytes."""
+    changed_ns: int
+    """When it was last modified, in ns since 1970."""
+
+    @classmethod
+    def of(cls, path: Path) -> Archive:
+        """Raises FolderError if there is no such file."""
+        try:
+            with open_regular(path) as file:
+                status = os.fstat(file.fileno())
+        except OSError as error:
+            raise cannot(f"read {path}", error) from error
+        except ValueError as error:
+            raise FolderError(f"cannot read {path}: {error}") from error
+        return cls(str(path), status.st_size, status.st_mtime_ns)
+
+    def opened(self) -> BinaryIO:
+        """The file, if it is still what it was.
+
+        Raises:
+            OSError: it cannot be opened.
+            ValueError: it is another one now.
+        """
+        file = open_regular(Path(self.path))
+        status = os.fstat(file.fileno())
+        if (status.st_size, status.st_mtime_ns) != (self.size, self.changed_ns):
+            file.close()
+            raise ValueError(f"{self.path} has changed since it was listed")
+        return file
+
+
+class Row(NamedTuple):
+    """Where an image is."""
+
+    archive: int
+    """Position in the list of archives."""
+    at: int
+    """In a tar: offset of its content in bytes.  In parquet and arrow: its row group or record batch."""
+    size: int
+    """In a tar: of its content, in bytes.  In parquet and arrow: its row in the group."""
+    label: float
+    """By the archives' own numbers."""
+
+
+class KeyTable:
+    """key -> ``Row``.  Pickled to a worker process, it is the same memory.
+
+    Args:
+        columns: the values of each of ``Row``'s fields, N each.
+        classes: what labels 0, 1, ... mean; empty if they are numbers.
+
+    Raises:
+        UserError: a key occurs twice.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        columns: Mapping[str, Sequence[float]],
+        classes: Sequence[str],
+        archives: Sequence[Archive],
+    ) -> None:
+        hashes = np.fromiter(map(_hash, keys), HASH, len(keys))
+        order = np.argsort(hashes, kind="stable")
+        hashes = hashes[order]
+        if len(twice := np.flatnonzero(hashes[1:] == hashes[:-1])):
+            raise UserError(f"{keys[order[twice[0] + 1]]!r} is there twice; rename or remove one")
+        told = json.dumps([classes, archives]).encode()
+        told += b" " * (-len(told) % 8)
+        self._memory = SharedMemory("keys")
+        with open(self._memory.file, "wb", closefd=False) as file:
+            file.write(len(keys).to_bytes(8, "little") + len(told).to_bytes(8, "little") + told)
+            file.write(hashes.tobytes())
+            for name in (
+                "at",
+                "size",
+                "label",
+                "archive",
+            ):  # the one of four bytes last: all others are aligned
+                file.write(np.asarray(columns[name], COLUMNS[name])[order].tobytes())
+        self._open()
+
+    @classmethod
+    def empty(cls) -> KeyTable:
+        """A table of no images."""
+        return cls([], dict.fromkeys(COLUMNS, ()), [], [])
+
+    def find(self, key: str) -> Row | None:
+        """Where an image is; None if there is none of that key."""
+        wanted = _hash(key)
+        place = int(np.searchsorted(self._hashes, np.uint64(wanted)))
+        if place == len(self._hashes) or int(self._hashes[place]) != wanted:
+            return None
+        return Row(*(self._columns[name][place].item() for name in Row._fields))
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def __reduce__(self) -> tuple[Any, tuple[SharedMemory]]:
+        return _of, (self._memory,)
+
+    def _open(self) -> None:
+        content = mmap.mmap(self._memory.file, 0, access=mmap.ACCESS_READ)
+        count, told = (int.from_bytes(content[at : at + 8], "little") for at in (0, 8))
+        at = HEAD_BYTES + told
+        self.classes: list[str]
+        self.classes, archives = json.loads(content[HEAD_BYTES:at])
+        self.archives = [Archive(*archive) for archive in archives]
+        self._hashes = np.frombuffer(content, HASH, count, at)
+        at += self._hashes.nbytes
+        self._columns: dict[str, np.ndarray] = {}
+        for name in ("at", "size", "label", "archive"):
+            self._columns[name] = np.frombuffer(content, COLUMNS[name], count, at)
+            at += self._columns[name].nbytes
+
+
+def _of(memory: SharedMemory) -> KeyTable:
+    table = KeyTable.__new__(KeyTable)
+    table._memory = memory
+    table._open()
+    return table
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
