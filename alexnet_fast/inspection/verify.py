@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from ..beton.reader import Beton, BetonError, FieldError
+from ..beton.remote_file import localized
 from ..beton.sidecar import checksums, names
 from ..common.untrusted import printable
 from ..decode.decoder import Decoder
@@ -74,12 +75,13 @@ class Verdict:
         return f"{self.path}: {self.samples:,} samples, {state}{checked}{unchecked}"
 
 
-def betons_at(path: Path) -> list[Path]:
-    """The .beton files of a folder; for any other path, the path itself.
+def betons_at(given: Path | str) -> list[Path]:
+    """The .beton files of a folder; for any other path, the path itself; for a URL, its local copy, which may have to be fetched.
 
     Raises:
-        UserError: the folder has none, or cannot be listed.
+        UserError: the folder has none, or cannot be listed; or the URL's file cannot be fetched.
     """
+    path = localized(given)
     if not os.path.isdir(path):
         return [path]
     found = [path / entry.name for entry in entries(path) if entry.name.endswith(".beton")]
