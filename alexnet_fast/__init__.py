@@ -19,11 +19,13 @@ __all__ = [
     "UserError",
     "Weighted",
     "__version__",
+    "localized",
     "pack_dataset",
 ]
 
 if TYPE_CHECKING:
     from .beton.reader import Beton
+    from .beton.remote_file import localized
     from .errors import UserError
     from .loader.block_order import Block
     from .loader.loader import Loader
@@ -42,6 +44,7 @@ _HOMES = {
     "Loader": ".loader.loader",
     "LoaderOptions": ".loader.options",
     "UserError": ".errors",
+    "localized": ".beton.remote_file",
     "pack_dataset": ".packing.dataset",
 }
 

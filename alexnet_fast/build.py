@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .beton.remote_file import localized
 from .beton.target_fields import misfit
 from .devices.device import Device
 from .devices.registry import resolve
@@ -45,6 +46,18 @@ def launch_config(recipe: Recipe) -> LaunchConfig:
     """The ranks that the recipe asks for, on this host and on others."""
     asked = recipe.distributed
     return LaunchConfig(asked.nproc, asked.hosts, asked.host, asked.address, asked.stop_s)
+
+
+def fetch_sets(recipe: Recipe) -> None:
+    """Wait for the copies of the sets that a recipe names by URLs, before ranks are started, which would time out meanwhile.
+
+    Raises:
+        UserError: one cannot be fetched.
+    """
+    data, evaluates = recipe.data, recipe.eval.only or recipe.eval.every > 0
+    if not data.synthetic:
+        for path in ([] if recipe.eval.only else [data.train]) + ([data.val] if evaluates else []):
+            localized(path)
 
 
 def init_distributed(recipe: Recipe, stack: ExitStack) -> tuple[World, Device]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import export, inspect_beton, pack, predict, sample, shipped_recipes, train_options
-from .common.cli import Parser, file_path, path_text
+from .common.cli import Parser, file_or_url, file_path, path_text
 from .common.command_name import ENTRY, typed
 from .doctor import __main__ as doctor
 from .errors import UserError, exit_code
@@ -62,7 +62,7 @@ def _say_how(action: argparse.Action) -> None:
     complete: Any = None
     if action.dest == "recipe" or (action.dest, action.metavar) == ("copy", "NAME"):
         complete = dict.fromkeys(SHELLS, RECIPE)
-    elif action.type in (file_path, path_text):
+    elif action.type in (file_path, file_or_url, path_text):
         complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE
     if complete is not None:
         action.complete = complete  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .beton.several import open_beton
-from .common.cli import Defaults, Parser, add_field_flags, file_path
+from .common.cli import Defaults, Parser, add_field_flags, file_or_url, file_path
 from .errors import UserError, escaped, escaped_lines, exit_code
 from .inspection.survey import survey, text
 
@@ -25,7 +25,9 @@ def parser(prog: str) -> Parser:
     """The command line's parser."""
     made = Parser(prog=prog, description=__doc__, formatter_class=Defaults)
     made.add_argument(
-        "file", type=file_path, help="a .beton file, ours or FFCV's; or a pattern or an index of several"
+        "file",
+        type=file_or_url,
+        help="a .beton file, ours or FFCV's, or its URL; or a pattern or an index of several",
     )
     made.add_argument(
         "--out",

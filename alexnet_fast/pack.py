@@ -15,7 +15,7 @@ from typing import NoReturn, get_args
 
 from .beton.classes import without_images
 from .beton.index_file import MAX_PARTS, IndexFile, index_path
-from .common.cli import Defaults, Parser, add_field_flags, file_path
+from .common.cli import Defaults, Parser, add_field_flags, file_or_url, file_path
 from .common.cpus import allowed_cores
 from .common.libturbojpeg import MISSING
 from .common.progress import progress_bar
@@ -50,7 +50,7 @@ def parser(prog: str) -> Parser:
     """The command line's parser."""
     made = Parser(
         prog=prog,
-        usage="%(prog)s --data DIR --out DIR [options]\n       %(prog)s --verify FILE|DIR ... [--source DIR] [--workers N]\n"
+        usage="%(prog)s --data DIR --out DIR [options]\n       %(prog)s --verify FILE|DIR|URL ... [--source DIR] [--workers N]\n"
         "       %(prog)s --join INDEX [FILE ...]",
         description="Pack an image folder into FFCV .beton files whose JPEGs have restart markers, so that "
         "a loader can decode only the tiles that a crop touches. If it is interrupted at any moment, even by SIGKILL or a full "
@@ -196,10 +196,10 @@ def parser(prog: str) -> Parser:
     )
     add(
         "--verify",
-        type=file_path,
+        type=file_or_url,
         nargs="+",
         default=argparse.SUPPRESS,
-        metavar="FILE|DIR",
+        metavar="FILE|DIR|URL",
         help="pack nothing: check that every sample of these files, of the .beton files in these folders or of the parts of an index decodes and "
         "matches its checksum and, with --source, its source; exit code 1 if one does not",
     )

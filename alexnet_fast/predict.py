@@ -17,9 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from .common.cli import Defaults, Parser, add_set_flag, file_path
+from .common.cli import Defaults, Parser, add_set_flag, file_or_url, file_path
 from .common.files import replacing
 from .common.progress import progress_bar
+from .common.urls import url_of
 from .errors import UserError, exit_code
 from .torch_import import import_torch, prefer_passive_openmp
 
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
 
     model = load_trained(arguments.model, arguments.recipe, arguments.set, arguments.device)
     options = LoaderOptions(train=False, size=model.size, center_ratio=model.recipe.eval.center_ratio)
-    kind = BetonImages if arguments.images.suffix == ".beton" else FileImages
+    kind = BetonImages if is_beton(arguments.images) else FileImages
     images, top = kind(arguments.images, arguments.batch, options), min(arguments.top, model.num_outputs)
     unreadable = 0
     with written(arguments.out) as file, progress_bar("predict", len(images)) as progress:
@@ -58,6 +59,11 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     return SOME_UNREADABLE if unreadable else 0
 
 
+def is_beton(images: Path | str) -> bool:
+    """Whether a path or a URL is that of a beton."""
+    return url_of(images) is not None or Path(images).suffix == ".beton"
+
+
 def parser(prog: str) -> Parser:
     """The command line's parser."""
     made = Parser(prog=prog, description=__doc__.split("\n\n")[0], formatter_class=Defaults)
@@ -65,9 +71,9 @@ def parser(prog: str) -> Parser:
     add("model", type=file_path, metavar="CHECKPOINT", help="a checkpoint, or a run's folder: its best")
     add(
         "images",
-        type=file_path,
+        type=file_or_url,
         metavar="IMAGES",
-        help="a folder, with all that is below it, an image, or a .beton",
+        help="a folder, with all that is below it, an image, a .beton, or the URL of a .beton",
     )
     add("--out", type=file_path, metavar="FILE", help="write the CSV there, not to stdout")
     add("--top", type=int, default=1, metavar="K", help="how many classes of each image")

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import InitErrorDetails
 
 from .common.paths import given_path
+from .common.urls import check_local
 from .errors import UserError
 from .models import MODELS
 
@@ -23,9 +24,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0)]
 Pair = tuple[float, float]
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
-FilePath = Annotated[Text, AfterValidator(given_path)]
-"""Every key that is a path."""
-OptionalPath = Annotated[Text, AfterValidator(lambda text: given_path(text) if text else text)]
+FilePath = Annotated[Text, AfterValidator(lambda text: given_path(check_local(text)))]
+"""Every other key that is a path."""
+OptionalPath = Annotated[Text, AfterValidator(lambda text: given_path(check_local(text)) if text else text)]
 """A path, or empty for none."""
 if TYPE_CHECKING:
     ModelName = str
@@ -93,7 +94,8 @@ class FieldNames(TypedDict):
 
 class Data(Section):
     train: Betons = "data/train.beton"
-    """Beton to train on; several as a list, a pattern ("shards/*.beton") or an index ("train.index.json")."""
+    """Beton to train on: a path, or a URL (s3://, gs://, https://, hf://), whose file is fetched into a cache first; several as a list, a
+    pattern ("shards/*.beton") or an index ("train.index.json")."""
     val: Betons = "data/val.beton"
     """Beton to evaluate on; or several, as data.train."""
     weights: Weights = ()

@@ -32,7 +32,7 @@ except UserError as error:
     sys.exit(2)
 
 from . import modelzoo_flags
-from .build import launch_config
+from .build import fetch_sets, launch_config
 from .distributed import launcher
 from .errors import escaped
 from .recipe import Recipe
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def settled_recipe(arguments: argparse.Namespace) -> Recipe:
-    """The recipe to run: the file's, overridden by flags and --set; packs or makes images where they are asked for.
+    """The recipe to run: the file's, overridden by flags and --set; packs, makes or fetches images where they are asked for.
 
     The launcher does this once; its ranks receive the result.
     """
@@ -98,6 +98,7 @@ def settled_recipe(arguments: argparse.Namespace) -> Recipe:
     elif arguments.data_path:
         flags += modelzoo_flags.data_overrides(arguments, recipe, say)
         recipe = load(path, [*flags, *arguments.set])
+    fetch_sets(recipe)
     return recipe
 
 

@@ -63,7 +63,7 @@ ROOMS = {
     ),
     "doctor": Room(
         "checks of the machine, of a recipe's files and, with --card, of an accelerator at work",
-        "beton build common decode devices distributed engine kernel_cache loader models profile recipe recipe_toml run shipped_recipes synthetic "
+        "beton build common decode devices distributed engine kernel_cache loader models profile recipe recipe_toml remote run shipped_recipes synthetic "
         "torch_import",
         "torch numba PIL",
     ),
@@ -141,7 +141,8 @@ ROOMS = {
     "packing": Room(
         "the writing side of a beton; starts without numba and torch", "beton common", "PIL threading"
     ),
-    "beton": Room("the file format and its reader", "common", "llvmlite threading"),
+    "beton": Room("the file format and its reader", "common remote", "llvmlite threading"),
+    "remote": Room("files elsewhere, fetched into a cache on a local disk", "common", "threading"),
     "kernel_cache": Room("compiled kernels, kept on disk", "", "numba"),
     "models": Room("networks", "", "torch"),
     "shipped_recipes": Room("the recipes that come with the package", "common"),

@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from ..common.arguments import field_of, path_of
+from ..common.arguments import field_of
 from ..common.command_name import typed
 from ..common.settled import Settled
 from ..common.untrusted import printable, read_json
+from ..common.urls import url_of
 from . import format as fmt
 from .columns import StoredColumn, stored_type
 from .errors import BetonError, FieldError
 from .fields import IMAGE, LABEL, Field, choose, field_named, fields_of, listed
 from .mapped import MappedFile, Room, Unchanged
+from .remote_file import SIDECAR, local_file
 from .target_fields import INT, TargetField, target_field_of
 
 __all__ = ["Beton", "BetonError", "FieldError", "max_sidecar_bytes", "sidecar_path"]
@@ -37,7 +39,7 @@ def max_sidecar_bytes(num_samples: int) -> int:
 
 def sidecar_path(path: Path) -> Path:
     """The file of class names, settings and counts: ``train.beton`` -> ``train.beton.json``."""
-    return path.with_name(path.name + ".json")
+    return path.with_name(path.name + SIDECAR)
 
 
 class Beton(Settled):
@@ -49,15 +51,16 @@ class Beton(Settled):
     no larger than a page.  The memory that this takes is bounded by the file's size: about 30 bytes for each sample whose
     metadata the file contains.
 
-    A pickle or copy of a Beton is the file's absolute path and the names of the fields; the file is opened again.
+    A pickle or copy of a Beton is the file's absolute path, or its URL, and the names of the fields; the file is opened again.
 
     Args:
-        path: the file.
+        path: the file, or its URL (s3://, gs://, https://, hf://): then it is fetched into a cache first, see ``remote_file``.
         image_field, label_field: names of the fields, as the file stores them; None = the only one of that type, or the label
             that our packer has marked; a float field is the label if it is named, or if there is no int field.
 
     Attributes:
-        path: the file.
+        path: the file; of a URL, its local copy.
+        location: what opens it again, in any process: its absolute path, or its URL.
         num_samples: N.
         fields: all fields of the file, in its order.
         image_field, label_field: names of the two fields that are read.
@@ -76,6 +79,7 @@ class Beton(Settled):
     """
 
     path: Path
+    location: str
     num_samples: int
     page_size: int
     fields: tuple[Field, ...]
@@ -97,10 +101,10 @@ class Beton(Settled):
     ) -> None:
         # The arguments for a pickle or copy; no other local variables exist yet.
         self._arguments = {name: given for name, given in locals().items() if name != "self"}
-        self.path = path_of("path", path)
+        self.path = local_file("path", path, self)
         image_field, label_field = field_of("image_field", image_field), field_of("label_field", label_field)
         self._file = _open_map(self.path, self._room)
-        self._arguments["path"] = os.path.abspath(self.path)
+        self.location = self._arguments["path"] = url_of(path) or os.path.abspath(self.path)
         self.map = self._file.bytes
         with Unchanged(self._file):  # a file that is being written may contain anything
             self._read_index(image_field, label_field)

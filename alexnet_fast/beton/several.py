@@ -24,6 +24,7 @@ import numpy as np
 
 from ..common.arguments import field_of, path_of
 from ..common.untrusted import open_regular, printable
+from ..common.urls import file_name, shown, url_of
 from ..errors import UserError
 from . import format as fmt
 from . import sigbus
@@ -34,6 +35,7 @@ from .index_file import MAX_PARTS, IndexedPart, IndexFile, is_index, read_index
 from .joined_column import JoinedColumn
 from .mapped import Room, Unchanged, logger, side_by_side
 from .reader import Beton
+from .remote_file import localized
 from .sidecar import facts, names, samples_checksum
 from .target_fields import INT
 from .union_of_classes import renumbered, union
@@ -56,6 +58,8 @@ def open_beton(given: BetonFiles, image_field: str | None = None, label_field: s
         FieldError: as Beton.
         UserError: no path, an empty list, a pattern that matches nothing, a file that comes twice.
     """
+    if url_of(given) is not None:
+        return Beton(_no_index(given), image_field, label_field)
     entries = _entries(given)
     if len(entries) == 1 and len(entries[0]) == 1 and not is_index(entries[0][0]):
         return Beton(entries[0][0], image_field, label_field)
@@ -93,8 +97,9 @@ class BetonSet(Beton):
     ) -> None:
         entries = _entries(path)
         image_field, label_field = field_of("image_field", image_field), field_of("label_field", label_field)
+        self.location: Any = [[os.path.abspath(one) for one in entry] for entry in entries]
         self._arguments = {
-            "path": [[os.path.abspath(one) for one in entry] for entry in entries],
+            "path": self.location,
             "image_field": image_field,
             "label_field": label_field,
         }
@@ -420,7 +425,18 @@ def _entries(given: BetonFiles) -> list[list[Path]]:
     return entries
 
 
+def _no_index(url: Any) -> Any:
+    """A file's URL; UserError for that of an index, which names its files by paths."""
+    if is_index(Path(file_name(str(url)))):
+        raise UserError(
+            f"{shown(str(url))} is an index, and an index is read from a local disk: give the URLs of its files as a list, in its order"
+        )
+    return url
+
+
 def _matched(given: object) -> list[Path]:
+    if url_of(given) is not None:  # whose ? is no pattern
+        return [localized(_no_index(given))]
     path = path_of("path", given)
     if not glob.has_magic(str(path)) or os.path.lexists(path):
         return [path]

@@ -10,17 +10,23 @@ from typing import Any, ClassVar, NoReturn
 
 from ..errors import UserError, escaped
 from .paths import given_path
+from .urls import check_local, url_of
 
 
 def file_path(text: str) -> Path:
-    """A path argument: the ``type`` of every flag that takes a path."""
+    """A path argument: the ``type`` of every flag that takes a local path."""
     return Path(path_text(text))
+
+
+def file_or_url(text: str) -> Path | str:
+    """A path, or a URL as a str: the ``type`` of an argument that ``Beton`` or ``Loader`` takes."""
+    return text if url_of(text) is not None else file_path(text)
 
 
 def path_text(text: str) -> str:
     """A path argument as a str: the ``type`` of a flag that keeps the text."""
     try:
-        return given_path(text)
+        return given_path(check_local(text))
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

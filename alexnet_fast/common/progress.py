@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
@@ -29,10 +30,9 @@ LINE_EVERY_S = 30.0
 def progress_bar(name: str, total: int | None = None, *, unit: str = "img") -> Iterator[Callable[..., None]]:
     """The context's value is a function of the number of images done and, if not known before, of the number of all images.
 
-    The number in the first call is where the work resumes; it does not count for the speed.
+    unit: what is counted, if not images; "B" for bytes, which are shown in MB.
 
-    Args:
-        unit: what is counted, if not images.
+    The number in the first call is where the work resumes; it does not count for the speed.
     """
     name = escaped(name)
     console, printed = Console(stderr=True), time.monotonic()
@@ -40,11 +40,15 @@ def progress_bar(name: str, total: int | None = None, *, unit: str = "img") -> I
     columns = (
         TextColumn("{task.description}", markup=False),  # a name may look like markup
         BarColumn(),
-        MofNCompleteColumn(),
+        DownloadColumn() if unit == "B" else MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         TextColumn("left"),
     )
+
+    def amount(count: float) -> str:
+        return f"{count / 1e6:,.1f} MB" if unit == "B" else f"{count:,}"
+
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=total, rate="")
 
@@ -55,11 +59,12 @@ def progress_bar(name: str, total: int | None = None, *, unit: str = "img") -> I
                 first = done, now
                 bar.reset(task, total=of, completed=done)
             per_s = (done - first[0]) / max(now - first[1], 1e-3)
-            bar.update(task, completed=done, total=of, rate=f"{per_s:,.0f} {unit}/s")
+            rate = f"{amount(per_s)}/s" if unit == "B" else f"{per_s:,.0f} {unit}/s"
+            bar.update(task, completed=done, total=of, rate=rate)
             if not console.is_terminal and now - printed >= LINE_EVERY_S:
                 printed = now
                 left_min = ((of or done) - done) / per_s / 60 if per_s else 0.0
-                line = f"{name}: {done:,} of {of or done:,}, {per_s:,.0f} {unit}/s, {left_min:,.1f} min left"
+                line = f"{name}: {amount(done)} of {amount(of or done)}, {rate}, {left_min:,.1f} min left"
                 console.print(line, soft_wrap=True)
 
         yield progress

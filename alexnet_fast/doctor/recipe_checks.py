@@ -10,6 +10,7 @@ from ..common.command_name import typed
 from ..common.disk_space import room_for_checkpoints
 from ..common.machine import Machine
 from ..common.text import plural, size
+from ..common.urls import shown, url_of
 from ..errors import UserError
 from ..models import MODELS, ModelSpec
 from .accelerators import Torch
@@ -145,6 +146,8 @@ class File(NamedTuple):
     path: GivenBetons
     batch: int
     """Samples of a step, and so the fewest that it must hold."""
+    url: str = ""
+    """Of a file that is elsewhere and not in the cache yet; of several, the first."""
 
     @property
     def disk(self) -> int:
@@ -162,10 +165,23 @@ def files(recipe: Recipe, use: Use) -> list[File]:
     """The betons that a run of the recipe opens."""
     if recipe.data.synthetic:
         return []
-    train = File("train", recipe.data.train, recipe.data.global_batch_size)
-    val = File("val", recipe.data.val, 1)
+    train = _file("train", recipe.data.train, recipe.data.global_batch_size)
+    val = _file("val", recipe.data.val, 1)
     needs_val = recipe.eval.only or recipe.eval.every > 0
     return [*([] if recipe.eval.only else [train]), *([val] if needs_val else [])]
+
+
+def _file(name: str, given: GivenBetons, batch: int) -> File:
+    places, missing = list[str](), ""
+    for one in (given,) if isinstance(given, str) else given:
+        there = None
+        if (url := url_of(one)) is not None:
+            from ..remote.cached_copy import copy_there
+
+            there = copy_there(url)
+            missing = missing or ("" if there else url)
+        places.append(str(there or one))
+    return File(name, places[0] if isinstance(given, str) else tuple(places), batch, missing)
 
 
 def examine_file(
@@ -174,6 +190,9 @@ def examine_file(
     """A beton's contents, how much of it is in the page cache and, if `reads_disk`, the speed of its disk."""
     from ..beton.several import open_beton
 
+    if file.url:
+        yield _elsewhere(file)
+        return
     try:
         beton = open_beton(file.path, **recipe.data.fields)
     except UserError as error:
@@ -184,6 +203,22 @@ def examine_file(
     with beton:
         yield _contents(file, beton, recipe, use)
         yield from _cached(file, beton, recipe, use, machine, reads_disk)
+
+
+def _elsewhere(file: File) -> Finding:
+    """What the server says of a file that a run fetches first."""
+    from ..remote.cached_copy import facts_of
+    from ..remote.fetch import FetchOptions
+
+    try:
+        facts = facts_of(file.url, FetchOptions(stall_s=10.0, tries=2))
+    except UserError as error:
+        found, _, remedy = str(error).rpartition("; ")
+        return fault(f"{file.name} set", found or str(error), remedy)
+    return ok(
+        f"{file.name} set",
+        f"{shown(file.url)}: {size(facts.size)}, not in the cache yet; a run fetches it first",
+    )
 
 
 def _contents(file: File, beton: Beton, recipe: Recipe, use: Use) -> Finding:
@@ -225,6 +260,8 @@ def classes(recipe: Recipe, use: Use) -> list[Finding]:
     from ..beton.target_fields import TARGETS
 
     if len(sets := files(recipe, use)) < 2 or not TARGETS[recipe.model.task].are_classes:
+        return []
+    if any(file.url for file in sets):  # not here yet, so there is nothing to compare
         return []
     try:
         both = []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..beton.index_file import SUFFIX, is_index
 from ..beton.reader import Beton, BetonError, FieldError
+from ..beton.remote_file import localized
 from ..beton.sidecar import checksums, names
 from ..common.untrusted import printable
 from ..decode.decoder import Decoder
@@ -76,12 +77,15 @@ class Verdict:
         return f"{self.path}: {self.samples:,} samples, {state}{checked}{unchecked}"
 
 
-def betons_at(path: Path) -> list[Path]:
+def betons_at(given: Path | str) -> list[Path]:
     """The .beton files of a folder, or of an index's parts, each index first; for any other path, the path itself.
 
+    For a URL, its local copy, which may have to be fetched.
+
     Raises:
-        UserError: the folder has none, or cannot be listed.
+        UserError: the folder has none, or cannot be listed; or the URL's file cannot be fetched.
     """
+    path = localized(given)
     if is_index(path):
         return [path, *parts_there(path)]
     if not os.path.isdir(path):

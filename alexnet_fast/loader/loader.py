@@ -58,11 +58,12 @@ class Loader(TorchProtocol):
     ``size``, ``indices`` and ``batch_size`` may be set at any time, for the iterations that start later.
     Code that knows torch's DataLoader finds its attributes.
 
-    A pickle or copy of a Loader holds its arguments, with the absolute path of its file, and where its next iteration
+    A pickle or copy of a Loader holds its arguments, with the absolute path or the URL of its file, and where its next iteration
     starts: another Loader is opened from them, in any process.
 
     Args:
-        path: a .beton file, packed by ``python -m alexnet_fast.pack`` or written by FFCV; or several as one set: a list of files, a
+        path: a .beton file, packed by ``python -m alexnet_fast.pack`` or written by FFCV; or its URL (s3://, gs://, https://,
+            hf://), of which a local copy is fetched first and then used as any local file; or several as one set: a list of these, a
             pattern such as "shards/*.beton", or the index of a set, "train.index.json".
         batch_size: samples a batch, on each rank.
         options: LoaderOptions.  Or the same as keyword arguments, of which ``train`` has no default.
@@ -118,7 +119,7 @@ class Loader(TorchProtocol):
         options = options_of(options, keywords)
         turbojpeg.load() if options.decoder == "libjpeg" else turbojpeg.load_if_there()
         self.beton = open_beton(path, options.image_field, options.label_field)
-        self._path = self.beton.__getstate__()["path"]
+        self._path = self.beton.location
         self.train, self.seed = options.train, options.seed
         self._soft = SoftLabels.of(options.mix, self.beton)
         self._fields = Fields.of(options.fields, self.beton)  # type: ignore[arg-type]  # checked by LoaderOptions

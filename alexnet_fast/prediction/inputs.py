@@ -66,7 +66,7 @@ class BetonImages:
 
     has_labels = True
 
-    def __init__(self, path: Path, batch_size: int, options: LoaderOptions) -> None:
+    def __init__(self, path: Path | str, batch_size: int, options: LoaderOptions) -> None:
         self._open: Callable[[], Loader] = lambda: Loader(path, batch_size, options)
         with closing(self._open()) as loader:
             self._count = loader.num_samples
@@ -103,7 +103,8 @@ class FileImages:
 
     has_labels = False
 
-    def __init__(self, given: Path, batch_size: int, options: LoaderOptions) -> None:
+    def __init__(self, given: Path | str, batch_size: int, options: LoaderOptions) -> None:
+        given = Path(given)
         if given.is_file():
             root, self._keys = given.parent, [given.name]
         else:

@@ -12,7 +12,7 @@ import pytest
 from alexnet_fast.common.cli import Parser, file_path
 from alexnet_fast.common.paths import check_text, given_path
 from alexnet_fast.errors import UserError
-from alexnet_fast.recipe import FilePath, OptionalPath, Recipe
+from alexnet_fast.recipe import FileOrUrl, FilePath, OptionalPath, Recipe
 from alexnet_fast.recipe_toml import load, validate
 
 NOBODY = "~no-such-user-here/x"
@@ -57,7 +57,8 @@ def path_keys() -> list[str]:
         for name, key in field.annotation.model_fields.items()  # type: ignore[union-attr]
         if any(
             each in key.metadata
-            for each in (*get_args(FilePath)[1:], *get_args(OptionalPath)[1:])
+            for kind in (FileOrUrl, FilePath, OptionalPath)
+            for each in get_args(kind)[1:]
             if callable(getattr(each, "func", None))
         )
     ]
