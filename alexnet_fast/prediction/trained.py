@@ -20,7 +20,7 @@ from ..engine.tasks import target_of
 from ..errors import UserError
 from ..loader.buffer_pool import Batch
 from ..loader.device_prefetcher import DevicePrefetcher
-from ..models import MODELS
+from ..models import spec_of
 from ..recipe import Recipe
 from ..run import checkpoint_manager
 from ..run.checkpoint import BEST, LAST
@@ -44,7 +44,7 @@ class TrainedModel:
     @property
     def size(self) -> int:
         """The side of the images that it is evaluated on, in pixels."""
-        return self.recipe.eval.size or self.recipe.data.size
+        return self.recipe.eval_size
 
     @property
     def num_outputs(self) -> int:
@@ -57,7 +57,7 @@ class TrainedModel:
     def describe(self) -> str:
         """The model in words."""
         named = task_of(self.recipe).describe(self.num_outputs)
-        return f"{MODELS[self.recipe.model.name].title}, {named}, {self.size} px"
+        return f"{spec_of(self.recipe.model.name).title}, {named}, {self.size} px"
 
     @torch.no_grad()
     def outputs(self, batches: Iterable[Batch]) -> Iterator[Tensor]:
@@ -68,7 +68,7 @@ class TrainedModel:
 
     def plain(self) -> nn.Module:
         """The network on the CPU in float32, with the float32 weights of the checkpoint."""
-        network = MODELS[self.recipe.model.name].build(self.recipe.model.num_classes)
+        network = spec_of(self.recipe.model.name).build(self.recipe.model.num_classes)
         network.load_state_dict(self.precision.state_dict())
         return network.eval()
 
@@ -87,7 +87,7 @@ def load_trained(
     check_learnt_task(path, loaded, recipe)
     place = resolve(recipe.run.device, 0)
     place.use()
-    spec = MODELS[recipe.model.name]
+    spec = spec_of(recipe.model.name)
     network = spec.build(recipe.model.num_classes)
     # Its optimizer never steps; without momentum it holds no memory.
     precision = Precision(
