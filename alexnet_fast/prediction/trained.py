@@ -74,11 +74,16 @@ class TrainedModel:
 
 
 def load_trained(
-    given: Path, recipe_file: Path | None = None, overrides: Sequence[str] = (), device: str = "auto"
+    given: Path,
+    recipe_file: Path | None = None,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+    averaged: bool = False,
 ) -> TrainedModel:
     """A model by its checkpoint, or by the folder of its run, of which the best checkpoint is taken.
 
     recipe_file: needed for a checkpoint that holds weights alone.  overrides: "section.key=value", as --set.
+    averaged: with the moving average of the weights (optim.ema) in place of the weights.
     Raises UserError where there is no checkpoint, or none of this model.
     """
     path = find_checkpoint(given)
@@ -97,10 +102,19 @@ def load_trained(
         device=place,
         title=spec.title,
     )
-    precision.load_state_dict(loaded["state_dict"])
+    precision.load_state_dict(averaged_weights(path, loaded) if averaged else loaded["state_dict"])
     precision.model.eval()
     known = tuple(names(loaded, "classes")) if target_of(task_of(recipe)).are_classes else ()
     return TrainedModel(path, recipe, known[: recipe.model.num_classes], place, precision)
+
+
+def averaged_weights(path: Path, loaded: dict[str, Any]) -> dict[str, Tensor]:
+    """The average of the weights that a checkpoint holds; raises UserError where it holds none."""
+    saved = loaded.get("ema")
+    if not isinstance(saved, dict) or not isinstance(saved.get("state_dict"), dict):
+        raise UserError(f"{path} holds no average of the weights: train with optim.ema, or give no --ema")
+    state: dict[str, Tensor] = saved["state_dict"]
+    return state
 
 
 def find_checkpoint(given: Path) -> Path:
