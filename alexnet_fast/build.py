@@ -21,16 +21,18 @@ from .distributed.world import World
 from .engine.fast_paths import Choices, FastPaths, use
 from .engine.lr_schedule import Schedule
 from .engine.meter import Averages, Meter
+from .engine.optimizers import adamw
 from .engine.precision import Precision
 from .engine.sgd import fused_or_foreach
 from .engine.tasks import TASKS, Task
 from .engine.train_state import TrainState
+from .engine.trial_pass import try_network, try_precision
 from .errors import UserError
 from .loader.bad_samples import SkippedSample
 from .loader.block_order import Block
 from .loader.loader import Loader
 from .loader.options import LoaderKeywords, LoaderOptions
-from .models import MODELS
+from .models import spec_of
 from .models.initial_weights import initialise_he
 from .recipe import Recipe
 from .run import checkpoint_manager
@@ -86,7 +88,7 @@ def train_loader(recipe: Recipe, world: World, device: Device, **other: Unpack[L
     options = LoaderOptions(
         **_shared_options(recipe, world, device),
         train=True,
-        size=data.size,
+        size=data.size_at(0),
         seed=recipe.run.seed,
         scale=data.scale,
         ratio=data.ratio,
@@ -125,8 +127,8 @@ def mix(recipe: Recipe) -> Mix | None:
 def val_loader(recipe: Recipe, world: World, device: Device) -> Loader:
     """This rank's evaluation batches, each sample once over all ranks; one that cannot be decoded is an error, whatever
     data.on_error says, since an accuracy must count every sample."""
-    data, size = recipe.data, recipe.eval.size or recipe.data.size
-    spec = MODELS[recipe.model.name]
+    data, size = recipe.data, recipe.eval_size
+    spec = spec_of(recipe.model.name)
     if size < spec.min_size_px:
         raise UserError(
             f"eval.size = {size} is too small: {spec.title} needs at least {spec.min_size_px} pixels"
@@ -186,46 +188,63 @@ def task_of(recipe: Recipe) -> Task:
 
 def train_state(recipe: Recipe, world: World, device: Device) -> TrainState:
     """The model with fresh weights, the same on every rank, its optimizer and its meter, on the device."""
-    sgd = partial(
-        torch.optim.SGD,
-        lr=recipe.optim.lr,
-        momentum=recipe.optim.momentum,
-        nesterov=recipe.optim.nesterov,
-        weight_decay=recipe.optim.weight_decay,
-    )
-    spec, reduce = MODELS[recipe.model.name], recipe.precision.reduce
+    spec, reduce, several = spec_of(recipe.model.name), recipe.precision.reduce, world.world_size > 1
     model = spec.build(recipe.model.num_classes, recipe.model.dropout)
+    sizes = {recipe.eval_size, *(size for _, size in recipe.data.stages)}
+    if spec.is_tried:
+        try_network(model, spec.title, recipe.model.num_classes, sizes)
     if recipe.model.init == "he":
         initialise_he(model)
     precision = Precision(
         model,
-        fused_or_foreach(sgd, device),
+        optimizer(recipe, device),
         level=recipe.precision.level,
         device=device,
         title=spec.title,
         loss_scale=recipe.precision.loss_scale,
-        over_ranks=world.add_up if world.world_size > 1 else None,
+        over_ranks=world.add_up if several else None,
+        sync_statistics=world.copy_rank0s if several else None,
+        decays_all=recipe.optim.decay_norms_and_biases,
+        clip_norm=recipe.optim.clip_norm,
+        ema=recipe.optim.ema,
         **(
             {"reduce": partial(FlatGradients, world=world, reduce=reduce)}
-            if averages_flat(recipe, world, device, model)
+            if averages_flat(recipe, world, device)
             else {"replicate": partial(ranks.wrap_ddp, world=world, reduce=reduce)}
         ),
     )
-    return TrainState(precision, Meter(device.torch_device, world, task_of(recipe)))
+    if spec.is_tried:
+        try_precision(precision, max(sizes))
+    meter = Meter(device.torch_device, world, task_of(recipe))
+    return TrainState(precision, meter, recipe.schedule.accumulate)
 
 
-def averages_flat(recipe: Recipe, world: World, device: Device, model: torch.nn.Module) -> bool:
+def optimizer(recipe: Recipe, device: Device) -> Callable[[Any], torch.optim.Optimizer]:
+    """What makes the recipe's optimizer of parameters, or of groups of them."""
+    asked = recipe.optim
+    if asked.name == "adamw":
+        return adamw(device, asked.lr, asked.betas, asked.epsilon, asked.weight_decay)
+    sgd = partial(
+        torch.optim.SGD,
+        lr=asked.lr,
+        momentum=asked.momentum,
+        nesterov=asked.nesterov,
+        weight_decay=asked.weight_decay,
+    )
+    return fused_or_foreach(sgd, device)
+
+
+def averages_flat(recipe: Recipe, world: World, device: Device) -> bool:
     """Whether gradients are averaged in flat buffers of our own in place of DDP: where a step may be captured or compiled.
 
-    Not for networks with buffers, such as running means, which DDP makes the same on every rank; nor by a backend that cannot be
-    captured, which is every one but the device's own.
+    Not by a backend that cannot be captured, which is every one but the device's own.
     """
     asked = recipe.engine
     wants = any(
         each is True or (each == "auto" and device.trusts_fast_paths) for each in (asked.graph, asked.compile)
     )
     own = recipe.distributed.backend in ("auto", device.collective_backend)
-    return world.world_size > 1 and wants and own and not any(True for _ in model.buffers())
+    return world.world_size > 1 and wants and own
 
 
 def fast_paths(
@@ -234,17 +253,18 @@ def fast_paths(
     world: World,
     say: Callable[[str], None] = lambda text: None,
     val_set: Loader | None = None,
+    size: int = 0,
 ) -> FastPaths:
     """Switch on what engine.* asks for and is proven on this device.  Every rank has to call this.
 
-    say: shows a line before what takes long.
+    say: shows a line before what takes long.  size: of the images; 0 = those of the first epoch.
     """
     asked, data = recipe.engine, recipe.data
     return use(
         state,
         Choices(asked.space_to_depth, asked.compile, asked.fused_optimizer, asked.graph),
         world.batch_size(data.global_batch_size),
-        data.size,
+        size or data.size_at(0),
         recipe.model.num_classes,
         world,
         say,

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     from .prediction.exports import export_onnx, export_weights
     from .prediction.trained import load_trained
 
-    model = load_trained(arguments.model, arguments.recipe, arguments.set, "cpu")
+    model = load_trained(arguments.model, arguments.recipe, arguments.set, "cpu", arguments.ema)
     if arguments.out.suffix == ".onnx":
         export_onnx(model, arguments.out, takes_bytes=arguments.input == "uint8")
     else:
@@ -47,6 +47,7 @@ def parser(prog: str) -> Parser:
     add("model", type=file_path, metavar="CHECKPOINT", help="a checkpoint, or a run's folder: its best")
     add("out", type=file_path, metavar="FILE", help="what to write: a .pt or an .onnx")
     add("--input", choices=("float32", "uint8"), default="float32", help="what the ONNX model takes")
+    add("--ema", action="store_true", help="with the average of the weights (optim.ema)")
     add("--recipe", type=file_path, metavar="FILE", help="for a checkpoint that holds weights alone")
     add_set_flag(made, "override a key of the recipe, such as eval.size")
     return made

@@ -23,7 +23,6 @@ from .common.cpus import allowed_cores
 from .common.paths import check_text
 from .devices.facts import CUDA, NPU
 from .errors import UserError
-from .models import MODELS
 from .packing.data_folder import find_or_pack
 from .packing.image_folder import SPLITS
 from .recipe import Recipe
@@ -137,7 +136,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="data.synthetic: synthetic images for measuring, in place of --data_path",
     )
-    add("-a", "--arch", choices=tuple(MODELS), help="model.name: the network")
+    add("-a", "--arch", metavar="NAME", help="model.name: the network")
 
 
 def settle(arguments: argparse.Namespace, parser: Parser) -> argparse.Namespace:

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     from .prediction.table import columns, rows
     from .prediction.trained import load_trained
 
-    model = load_trained(arguments.model, arguments.recipe, arguments.set, arguments.device)
+    model = load_trained(arguments.model, arguments.recipe, arguments.set, arguments.device, arguments.ema)
     options = LoaderOptions(train=False, size=model.size, center_ratio=model.recipe.eval.center_ratio)
     kind = BetonImages if is_beton(arguments.images) else FileImages
     images, top = kind(arguments.images, arguments.batch, options), min(arguments.top, model.num_outputs)
@@ -79,6 +79,7 @@ def parser(prog: str) -> Parser:
     add("--top", type=int, default=1, metavar="K", help="how many classes of each image")
     add("--batch", type=int, default=64, metavar="N", help="images a batch")
     add("--device", default="auto", help="auto, cpu, cuda or npu")
+    add("--ema", action="store_true", help="with the average of the weights (optim.ema)")
     add("--recipe", type=file_path, metavar="FILE", help="for a checkpoint that holds weights alone")
     add_set_flag(made, "override a key of the recipe, such as eval.size")
     return made

@@ -5,8 +5,9 @@ Every key is defined here, once, with its default and its description; recipe_to
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
@@ -14,7 +15,7 @@ from pydantic_core import InitErrorDetails
 from .common.paths import given_path
 from .common.urls import check_local
 from .errors import UserError
-from .models import MODELS
+from .models import check_name, spec_of
 
 MAX_INT = (1 << 63) - 1
 
@@ -23,15 +24,14 @@ Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0)]
 Pair = tuple[float, float]
+Stages = tuple[tuple[Count, Annotated[int, Field(le=4096)]], ...]
+"""[[0, 128], [10, 192]]: 128 from epoch 0 on, 192 from epoch 10 on."""
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 FilePath = Annotated[Text, AfterValidator(lambda text: given_path(check_local(text)))]
 """Every other key that is a path."""
 OptionalPath = Annotated[Text, AfterValidator(lambda text: given_path(check_local(text)) if text else text)]
 """A path, or empty for none."""
-if TYPE_CHECKING:
-    ModelName = str
-else:
-    ModelName = Literal[tuple(MODELS)]  # so that messages and --keys list them
+ModelName = Annotated[str, AfterValidator(check_name)]
 
 
 class Section(BaseModel):
@@ -85,6 +85,15 @@ Betons = Annotated[GivenBetons, AfterValidator(_given_betons)]
 Weights = tuple[Rate, ...]
 
 
+def _in_order(given: int | Stages) -> int | Stages:
+    """The size, if its stages begin at epoch 0 and follow each other."""
+    if not isinstance(given, int):
+        epochs = [epoch for epoch, _ in given]
+        if not epochs or epochs[0] != 0 or any(after <= before for before, after in pairwise(epochs)):
+            raise ValueError("its epochs begin at 0 and rise, as in [[0, 128], [10, 192]]")
+    return given
+
+
 class FieldNames(TypedDict):
     """As Beton and Loader take them; None = the only one of its type."""
 
@@ -106,8 +115,8 @@ class Data(Section):
     """Name of the betons' field that is the label; empty = their only int or, without an int, their only float or, without both, their only array; or the one that our packer marks."""
     synthetic: bool = False
     """Train on synthetic images in place of data.train and data.val: to measure, not to learn."""
-    size: Annotated[int, Field(le=4096)] = 224
-    """Side of the training images in pixels; AlexNet needs 63."""
+    size: Annotated[Annotated[int, Field(le=4096)] | Stages, AfterValidator(_in_order)] = 224
+    """Side of the training images in pixels; AlexNet needs 63. Or by epoch: [[0, 128], [10, 192]] is 128 from epoch 0 on, and 192 from epoch 10 on."""
     global_batch_size: Positive = 128
     """Samples per step over all ranks; each rank takes its share."""
     threads: Count = 0
@@ -132,6 +141,20 @@ class Data(Section):
     """Probability that a training image is mirrored."""
 
     @property
+    def stages(self) -> Stages:
+        """The sizes of the training images, each with the epoch from which on it is used."""
+        return ((0, self.size),) if isinstance(self.size, int) else self.size
+
+    def size_at(self, epoch: int) -> int:
+        """The side of the training images of an epoch, in pixels."""
+        return [size for first, size in self.stages if first <= epoch][-1]
+
+    @property
+    def largest_size(self) -> int:
+        """The largest side of training images, in pixels, which decides about memory."""
+        return max(size for _, size in self.stages)
+
+    @property
     def fields(self) -> FieldNames:
         """The names of the betons' fields."""
         return {"image_field": self.image_field or None, "label_field": self.label_field or None}
@@ -152,17 +175,23 @@ class Augment(Section):
 
 class Model(Section):
     name: ModelName = "alexnet"
-    """The network; resnet18 needs torchvision, and model.dropout = 0."""
+    """The network: alexnet, or one of torchvision's (resnet18) or timm's (timm/vit_small_patch16_224) classifiers, where that package is installed, with model.dropout = 0."""
     task: Literal["classification", "regression", "multilabel"] = "classification"
     """What is learned: classification (a class from an int, by cross entropy), regression (a float or a vector, by its squared error) or multilabel (a vector of 0 and 1, by binary cross entropy)."""
     num_classes: Positive = 1000
     """Outputs of the model: the number of classes, whose labels are 0 to one less; for regression 1, or a vector's length; of labels for multilabel."""
     dropout: Share = 0.5
-    """Dropout before the first two fully connected layers."""
+    """Dropout before AlexNet's first two fully connected layers; other networks have their own, so 0."""
     init: Literal["torch", "he"] = "torch"
     """Fresh weights: torch (its defaults, as the reference) or he (learns much sooner, at a lower optim.lr)."""
     weights: OptionalPath = ""
     """Checkpoint or torchvision state_dict to start from; empty = fresh weights."""
+
+
+def _betas(given: Pair) -> Pair:
+    if not all(0 <= each < 1 for each in given):
+        raise ValueError("both are from 0 to less than 1")
+    return given
 
 
 class Optim(Section):
@@ -173,9 +202,21 @@ class Optim(Section):
     nesterov: bool = False
     """Nesterov's form of the momentum."""
     weight_decay: Rate = 1e-4
-    """L2 penalty on all parameters."""
+    """SGD's L2 penalty, or AdamW's decay, on all parameters, or on those that optim.decay_norms_and_biases leaves."""
     label_smoothing: Share = 0.1
     """Share of the target spread evenly over all classes, in training; used by classification alone."""
+    name: Literal["sgd", "adamw"] = "sgd"
+    """The optimizer, torch's own: sgd or adamw."""
+    betas: Annotated[Pair, AfterValidator(_betas)] = (0.9, 0.999)
+    """AdamW's shares of the first and second moments that are kept at each step."""
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """What AdamW adds to the root of the second moment."""
+    decay_norms_and_biases: bool = True
+    """Whether norm layers, biases and other parameters of one dimension decay too."""
+    clip_norm: Rate = 0.0
+    """Largest norm of all gradients together; longer ones are scaled down to it. 0 = they are not clipped."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of a moving average of the weights (0.9999), evaluated and saved next to them; at step n at most (1 + n) / (10 + n). 0 = none."""
 
 
 class Schedule(Section):
@@ -191,6 +232,8 @@ class Schedule(Section):
     """Cut each epoch after this many steps; 0 = the whole epoch."""
     nonfinite_steps: Count = 20
     """Stop when the loss is not finite for this many steps in a row, checked at log lines; 0 = never."""
+    accumulate: Positive = 1
+    """Parts into which each rank's share of data.global_batch_size is cut; they pass one after another, and their gradients make one step: a large batch in little memory."""
 
 
 class Precision(Section):
@@ -228,7 +271,7 @@ class Eval(Section):
     global_batch_size: Count = 0
     """Samples per evaluation step over all ranks; 0 = as in training."""
     size: Annotated[int, Field(ge=0, le=4096)] = 0
-    """Side of the evaluation images in pixels; 0 = as in training."""
+    """Side of the evaluation images in pixels; 0 = as in training, at its end."""
     center_ratio: Annotated[float, Field(gt=0, le=1)] = 0.875
     """Side of the centre crop over the resized shorter side; 0.875 = Resize(256) + CenterCrop(224)."""
     full_batches_of: Count = 0
@@ -294,14 +337,29 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _fits_the_network(self) -> Recipe:
         """Raise for keys whose limits depend on model.name."""
-        spec = MODELS[self.model.name]
-        size, dropout, mistakes = self.data.size, self.model.dropout, list[InitErrorDetails]()
-        if size < spec.min_size_px:
-            limit = {"ge": spec.min_size_px}
-            mistakes += [{"type": "greater_than_equal", "loc": ("data", "size"), "input": size, "ctx": limit}]
+        spec, optim = spec_of(self.model.name), self.optim
+        dropout, mistakes = self.model.dropout, list[InitErrorDetails]()
+        for _, size in self.data.stages:
+            if size < spec.min_size_px:
+                limit = {"ge": spec.min_size_px}
+                mistakes += [
+                    {
+                        "type": "greater_than_equal",
+                        "loc": ("data", "size"),
+                        "input": self.data.size,
+                        "ctx": limit,
+                    }
+                ]
         if dropout and not spec.has_dropout:
-            told = {"error": ValueError(f"{spec.title} has no dropout; set model.dropout = 0")}
+            has = "has a dropout of its own" if spec.is_tried else "has no dropout"
+            told = {"error": ValueError(f"{spec.title} {has}; set model.dropout = 0")}
             mistakes += [{"type": "value_error", "loc": ("model", "dropout"), "input": dropout, "ctx": told}]
+        without = {"sgd": ("betas", "epsilon"), "adamw": ("nesterov",)}[optim.name]
+        for key in without:
+            given = getattr(optim, key)
+            if given != Optim.model_fields[key].default:
+                told = {"error": ValueError(f"{optim.name} has none; set optim.name, or remove it")}
+                mistakes += [{"type": "value_error", "loc": ("optim", key), "input": given, "ctx": told}]
         if mistakes:
             raise ValidationError.from_exception_data("Recipe", mistakes)
         return self
@@ -310,6 +368,16 @@ class Recipe(Section):
     def folder(self) -> Path:
         """The folder of the run's results."""
         return Path(self.run.out) / self.run.name
+
+    @property
+    def eval_size(self) -> int:
+        """The side of the evaluation images, in pixels: eval.size, or that of the last training images."""
+        return self.eval.size or self.data.size_at(self.schedule.epochs - 1)
+
+    @property
+    def tensors_in_checkpoint(self) -> int:
+        """How many float32 numbers a checkpoint has for each parameter: the weight, what the optimizer keeps, and the average."""
+        return 1 + (2 if self.optim.name == "adamw" else 1) + (self.optim.ema > 0)
 
     @property
     def max_checkpoints(self) -> int:

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from .common.paths import check_text
 from .common.untrusted import printable, read_text
 from .errors import UserError
-from .recipe import GivenBetons, Operations, Pair, Recipe, Section, Weights
+from .recipe import GivenBetons, Operations, Pair, Recipe, Section, Stages, Weights
 
 MAX_BYTES = 1 << 16
 """Maximum size of a recipe: ten times our longest one."""
@@ -170,7 +170,8 @@ def _expected(name: str, mistake: Any) -> str:
     kind = next((key.type for key in keys() if key.name == name), f"a section, [{name}] with keys below it")
     of_type = mistake["type"].endswith(("_type", "_from_float", "literal_error", "too_long", "missing"))
     limit = mistake["msg"].removeprefix("Input should be ").removeprefix("String should ")
-    return kind if of_type else f"{kind}, {limit}"
+    number, *stages = kind.partition(" or a list by epoch")
+    return kind if of_type else f"{number}, {limit}{''.join(stages)}"
 
 
 def _nearest(name: str) -> str:
@@ -208,12 +209,13 @@ def _type_name(field: FieldInfo) -> str:
         GivenBetons: "text or a list of texts",
         Weights: "a list of numbers",
         Operations: 'a list of tables, [{op = "NAME", parameter = value}]',
+        Stages: "a list by epoch, [[0, number], [epoch, number]]",
     }
     if field.annotation in names:
         return names[field.annotation]
     options: list[str] = []
     for member in getattr(field.annotation, "__args__", ()):
-        members = getattr(member, "__args__", (member,))
+        members = (member,) if member in names else getattr(member, "__args__", (member,))
         options += [json.dumps(option) if isinstance(option, str) else names[option] for option in members]
     return " or ".join(options)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from itertools import islice
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -38,11 +39,11 @@ from .kernel_cache import is_cached
 from .loader.bad_samples import SkippedSample, summarize
 from .loader.device_prefetcher import DevicePrefetcher
 from .loader.loader import Loader
-from .models import MODELS
+from .models import spec_of
 from .recipe import Recipe
 from .run import checkpoint_manager
 from .run.ceiling import ceiling_img_per_s, machine_of
-from .run.checkpoint import ResumeState
+from .run.checkpoint import ResumeState, restore_average
 from .run.checkpoint_manager import CheckpointManager
 from .run.data_wait import DataWaitMonitor
 from .run.folder import hold_run_folder, make_folder, writing
@@ -72,6 +73,13 @@ def train(recipe: Recipe, resume: str | None = None) -> Report:
     """
     with ExitStack() as stack:
         return Trainer(recipe, resume, stack).run()
+
+
+class Signalled(Exception):
+    """A signal came during an evaluation."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 class Trainer:
@@ -109,6 +117,7 @@ class Trainer:
                 known = replace(classes, names=self.classes, whose=f"the checkpoint {taken}")
             notes += check_val_classes(known, self.val_set, recipe, world)
         self.cursor, self.best = progress.cursor, progress.best
+        self.train_set.size = self.size = recipe.data.size_at(self.cursor["epoch"])
         self.skipped_before = self.skipped = list(progress.skipped_samples)
         self.meter.load_state_dict(*progress.meters)
         assert_ranks_agree(world, self.precision, self.train_set, self.cursor, self.val_set)
@@ -136,7 +145,11 @@ class Trainer:
                 f"--set model.num_classes={self.train_set.num_classes}, if the set is complete"
             )
         parameters = sum(each.numel() for each in self.precision.model.parameters())
-        if (room := room_for_checkpoints(recipe.folder, recipe.max_checkpoints, parameters)).remedy:
+        if (
+            room := room_for_checkpoints(
+                recipe.folder, recipe.max_checkpoints, parameters, recipe.tensors_in_checkpoint
+            )
+        ).remedy:
             notes.append(f"warning: {room.found}: {room.remedy}")
         if not is_cached(decode_chunk):
             notes.append(
@@ -145,15 +158,29 @@ class Trainer:
         for note in (self.describe(), *notes):
             self.log.say(note)
         # The loader decodes its first batches meanwhile.
-        self.fast_paths = fast_paths(recipe, self.state, world, self.log.say, self.val_set)
-        if self.fast_paths.summary:
-            self.log.say(self.fast_paths.summary)
+        self.use_fast_paths()
         if self.precision.has_reducer:
             self.log.say(
                 "gradients are averaged over the ranks in flat buffers, not by DDP, which cannot be captured"
             )
-        for note in (*self.fast_paths.notes, *paths_differ(progress.fast_paths, self.fast_paths.on)):
+        for note in paths_differ(progress.fast_paths, self.fast_paths.on):
             self.log.say(note)
+
+    def use_fast_paths(self) -> None:
+        """Prove and use the fast paths for images of the current size, and say which."""
+        self.fast_paths = fast_paths(
+            self.recipe, self.state, self.world, self.log.say, self.val_set, self.size
+        )
+        if self.fast_paths.summary:
+            self.log.say(self.fast_paths.summary)
+        for note in self.fast_paths.notes:
+            self.log.say(note)
+
+    def resize(self, size: int) -> None:
+        """Train on images of this size from now on: what was captured or compiled for others is proven again."""
+        self.log.say(f"images of {size} px from here on")
+        self.train_set.size = self.size = size
+        self.use_fast_paths()
 
     def run(self) -> Report:
         """Run all epochs from the cursor on, with an evaluation and a checkpoint after each where one is due."""
@@ -193,6 +220,8 @@ class Trainer:
         first = self.cursor["step"]
         if first >= steps:  # stopped after its last step: only its evaluation remains
             return
+        if (size := recipe.data.size_at(epoch)) != self.size:
+            self.resize(size)
         self.train_set.set_epoch(epoch, first)
         self.precision.model.train()
         with self.clock.training(), closing(self.feed(self.train_set)) as batches:
@@ -218,33 +247,41 @@ class Trainer:
                 self.stop_if_signalled()
 
     def validate(self) -> Evaluation:
-        """The task's exact metrics on the evaluation set."""
-        assert self.val_set is not None
-        batches = self.until_stopped(self.val_feed(self.val_set))
-        full_batches_of = self.recipe.eval.full_batches_of
-        return validate(self.state, self.val_set, batches, self.world, full_batches_of)
+        """The task's exact metrics on the evaluation set, and those of the average of the weights, if there is one."""
+        val_set, world, every = self.val_set, self.world, self.recipe.eval.full_batches_of
+        assert val_set is not None
+        try:
+            return validate_both(
+                self.state, val_set, lambda: self.until_signalled(self.val_feed(val_set)), world, every
+            )
+        except Signalled as signalled:  # the weights are their own again
+            self.end_by_signal(signalled.number)
 
-    def until_stopped(self, batches: Iterable[Pair]) -> Iterator[Pair]:
-        """An evaluation's batches, looking for a signal at each step that all ranks have."""
+    def until_signalled(self, batches: Iterable[Pair]) -> Iterator[Pair]:
+        """An evaluation's batches, looking for a signal at each step that all ranks have, which raises Signalled."""
         assert self.val_set is not None
         steps = self.val_set.num_samples // (self.val_set.batch_size * self.world.world_size)
         for step, batch in enumerate(batches):
-            if step < steps:
-                self.stop_if_signalled()
+            if step < steps and (number := self.stopping.agreed()):
+                raise Signalled(number)
             yield batch
 
     def stop_if_signalled(self) -> None:
-        """Save, unless the run saves nothing, and raise StoppedBySignal, on all ranks together, where any of them was signalled."""
+        """Stop, on all ranks together, where any of them was signalled."""
         if number := self.stopping.agreed():
-            where = f"at epoch {self.cursor['epoch']}, step {self.cursor['step']}: "
-            if not self.recipe.checkpoint.is_asked_for:
-                asks = "checkpoint.every_epochs = 0 and checkpoint.every_steps = 0"
-                raise StoppedBySignal(number, f"{where}nothing is saved, because {asks}")
-            saved = self.save()
-            self.world.all_reduce_sum(torch.zeros(1))  # no rank ends before rank 0 has written
-            raise StoppedBySignal(
-                number, where + ("saved, resume with --resume auto" if saved else "not saved, see above")
-            )
+            self.end_by_signal(number)
+
+    def end_by_signal(self, number: int) -> NoReturn:
+        """Save, unless the run saves nothing, and raise StoppedBySignal; every rank has to call this."""
+        where = f"at epoch {self.cursor['epoch']}, step {self.cursor['step']}: "
+        if not self.recipe.checkpoint.is_asked_for:
+            asks = "checkpoint.every_epochs = 0 and checkpoint.every_steps = 0"
+            raise StoppedBySignal(number, f"{where}nothing is saved, because {asks}")
+        saved = self.save()
+        self.world.all_reduce_sum(torch.zeros(1))  # no rank ends before rank 0 has written
+        raise StoppedBySignal(
+            number, where + ("saved, resume with --resume auto" if saved else "not saved, see above")
+        )
 
     def save(self, is_best: bool = False) -> bool:
         """Save the state at the cursor as the last checkpoint; False, on all ranks, where it is not finite.
@@ -291,10 +328,18 @@ class Trainer:
         if self.val_set is not None:
             sets += f", {self.val_set.num_samples:,} to evaluate on"
         return (
-            f"{recipe.run.name}: {MODELS[recipe.model.name].title}, {self.task.describe(recipe.model.num_classes)}, {recipe.precision.level}, "
-            f"{recipe.data.size} px, on {self.where}; {sets}; {self.decoding}; "
+            f"{recipe.run.name}: {spec_of(recipe.model.name).title}, {self.task.describe(recipe.model.num_classes)}, {recipe.precision.level}, "
+            f"{self.sizes}, on {self.where}; {sets}; {self.decoding}; "
             f"{plural(recipe.schedule.epochs, 'epoch')} of {plural(self.steps_per_epoch, 'step')} of "
             f"{recipe.data.global_batch_size}; results in {self.folder}"
+        )
+
+    @property
+    def sizes(self) -> str:
+        """The sizes of the training images."""
+        stages = self.recipe.data.stages
+        return f"{stages[0][1]} px" + "".join(
+            f", {size} px from epoch {epoch} on" for epoch, size in stages[1:]
         )
 
     @property
@@ -364,9 +409,13 @@ def evaluate_only(recipe: Recipe, resume: str | None = None) -> Evaluation:
                 print(warning)
         assert_ranks_agree(world, precision, val_set)
         feed = DevicePrefetcher(device, precision.dtype)
-        evaluation = validate(state, val_set, feed(val_set), world, recipe.eval.full_batches_of)
+        if not restore_average(loaded, precision):
+            precision.average = None
+        evaluation = validate_both(state, val_set, lambda: feed(val_set), world, recipe.eval.full_batches_of)
     result = {"checkpoint": str(path), **score(evaluation), "loss": evaluation.loss}
     result["full_batches"] = full_batches(evaluation)
+    if (averaged := evaluation.averaged) is not None:
+        result["ema"] = {**score(averaged), "loss": averaged.loss}
     if world.is_rank0:
         with writing(recipe.folder):
             write_text(make_folder(recipe) / EVALUATION, json.dumps(result, indent=2) + "\n")
@@ -377,6 +426,22 @@ def evaluate_only(recipe: Recipe, resume: str | None = None) -> Evaluation:
         )
         print("\n".join(evaluation_lines(evaluation, state.task)))
     return evaluation
+
+
+def validate_both(
+    state: TrainState,
+    val_set: Loader,
+    batches: Callable[[], Iterable[Pair]],
+    world: World,
+    full_batches_of: int = 0,
+) -> Evaluation:
+    """As ``validate``, and the same of the average of the weights, where there is one; `batches` is called for each pass over them."""
+    plain = validate(state, val_set, batches(), world, full_batches_of)
+    average = state.precision.average
+    if average is None:
+        return plain
+    with average.in_use():
+        return replace(plain, averaged=validate(state, val_set, batches(), world, full_batches_of))
 
 
 def validate(

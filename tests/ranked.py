@@ -19,6 +19,7 @@ from alexnet_fast.distributed.flat_gradients import FlatGradients
 from alexnet_fast.distributed.world import World
 from alexnet_fast.engine.meter import Meter
 from alexnet_fast.engine.precision import Precision
+from alexnet_fast.engine.train_state import TrainState
 from alexnet_fast.errors import StoppedBySignal, UserError
 from alexnet_fast.models import MODELS
 from alexnet_fast.profile import profiler as throughput
@@ -101,6 +102,62 @@ def three_ranks_average_as_one_rank_trains(size: int) -> None:
             gradients_stay_where_they_are(flat, world)
             ranks_keep_their_own_gradients_inside_no_sync(flat, world)
         ranks_of_cards_that_saturate_skip_together(world)
+        running_statistics_are_rank_0s(world)
+        parts_of_a_batch_are_summed_over_ranks_once(world)
+
+
+def running_statistics_are_rank_0s(world: World) -> None:
+    """Behind each step, so that every rank evaluates what rank 0 saves; weights and their average too are the same."""
+    for is_flat in (False, True):
+        precision = precision_of(batch_normed(), world, "O2", "half", is_flat, ema=0.5)
+        mine = batch_normed()
+        for number in range(2):
+            images, _ = small_batch(world.rank + number)
+            step(precision, world.rank + number)
+            mine(images)
+            own = torch.cat([buffer.flatten().float() for buffer in precision.model.buffers()])
+            after = everyones(own, world)
+            assert all(torch.equal(after[0], other) for other in after), is_flat
+            weights = everyones(flat_weights(precision), world)
+            assert all(torch.equal(weights[0], other) for other in weights), is_flat
+        assert precision.average is not None
+        averages = torch.cat([each.flatten() for each in precision.average.tensors().values()])
+        assert torch.equal(*everyones(averages, world)[:2])
+        variance = precision.model.get_buffer("1.running_var")
+        if world.is_rank0:
+            assert torch.allclose(variance, mine.get_buffer("1.running_var"), atol=0.02)
+
+
+def parts_of_a_batch_are_summed_over_ranks_once(world: World) -> None:
+    """The step of a batch in parts is that of the whole batch, with one sum of each gradient."""
+    for is_flat in (False, True):
+        whole, parts = (
+            TrainState(
+                small_precision(world, "O0", "half", is_flat), Meter(CPU.torch_device, world), accumulate
+            )
+            for accumulate in (1, 3)
+        )
+        for number in range(2):
+            for state in (whole, parts):
+                state.lr = 0.05
+                state.train_step(*small_batch(world.rank + number))
+        assert torch.allclose(flat_weights(parts.precision), flat_weights(whole.precision), atol=1e-6), (
+            is_flat
+        )
+        after = everyones(flat_weights(parts.precision), world)
+        assert all(torch.equal(after[0], other) for other in after), is_flat
+
+
+def batch_normed() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 10),
+    )
 
 
 def steps_of_all(precision: Precision, ranks_: range) -> None:
@@ -162,9 +219,22 @@ def small_precision(
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10)
     )
+    return precision_of(net, world, level, reduce, is_flat, device)
+
+
+def precision_of(
+    net: nn.Module,
+    world: World,
+    level: Any,
+    reduce: Any,
+    is_flat: bool = False,
+    device: Any = CPU,
+    **options: Any,
+) -> Precision:
     wrap = partial(ranks.wrap_ddp, world=world, reduce=reduce)
     return Precision(
         net, SGD, level=level, device=device, loss_scale="dynamic", over_ranks=world.add_up,
+        sync_statistics=world.copy_rank0s if world.world_size > 1 else None, **options,
         replicate=None if is_flat else wrap, reduce=partial(FlatGradients, world=world, reduce=reduce) if is_flat else None,
     )  # fmt: skip
 

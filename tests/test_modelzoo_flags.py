@@ -205,7 +205,6 @@ def test_env_takes_hosts_from_the_environment_unless_torchrun_set_them(
         ("--start-epoch 3", "--resume PATH resumes at the epoch"),
         ("--epochs three", "argument --epochs: invalid int value: 'three'"),
         ("--epochs", "argument --epochs: expected one argument"),
-        ("-a resnet50", "argument -a/--arch: invalid choice: 'resnet50'"),
         (
             "/no/such/folder",
             "/no/such/folder does not exist: expected a recipe (a .toml file) or a folder of data",

@@ -31,7 +31,7 @@ from pathlib import Path
 
 from alexnet_fast.common.cli import file_path
 from alexnet_fast.errors import UserError, exit_code
-from alexnet_fast.models import MODELS
+from alexnet_fast.models import spec_of
 from alexnet_fast.torch_import import prefer_passive_openmp
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +67,7 @@ def step_of(
     labels = torch.randint(0, 1000, (batch_size,)).to(device.torch_device)
 
     if variant == "plain O0":
-        model = MODELS[network].build(1000, dropout=0.5).to(device.torch_device)
+        model = spec_of(network).build(1000, dropout=0.5).to(device.torch_device)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
         images = images.to(device.torch_device)
 
@@ -84,7 +84,7 @@ def step_of(
     device.use()
     sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=1e-4)
     precision = Precision(
-        MODELS[network].build(1000, dropout=0.5),
+        spec_of(network).build(1000, dropout=0.5),
         fused_or_foreach(sgd, device),
         level=variant[:2],  # type: ignore[arg-type]
         device=device,
@@ -202,7 +202,7 @@ def measure(
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Time a network's training step at each precision.")
     parser.add_argument(
-        "--model", choices=tuple(MODELS), default="alexnet", help="the network (default %(default)s)"
+        "--model", default="alexnet", metavar="NAME", help="the network, as model.name (default %(default)s)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or npu (default %(default)s)")
     parser.add_argument(
@@ -244,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     machine = {"device": name, "cores": allowed_cores(), "load": os.getloadavg()[0], **versions()}
     print(
-        f"{MODELS[given.model].title}, {given.size} px, batch {given.batch_size}, {name}, {machine['cores']} cores, "
+        f"{spec_of(given.model).title}, {given.size} px, batch {given.batch_size}, {name}, {machine['cores']} cores, "
         f"torch {machine['torch']}"
     )
     print(f"{given.rounds} interleaved rounds of {given.steps} steps; load average {machine['load']:.1f}")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from .text import size
 
-BYTES_PER_PARAMETER = 8  # in a checkpoint: the master weight and its momentum, both float32
+BYTES_PER_NUMBER = 4  # in a checkpoint all is float32
 
 
 class Room(NamedTuple):
@@ -18,9 +18,10 @@ class Room(NamedTuple):
     remedy: str
 
 
-def room_for_checkpoints(folder: Path, files: int, parameters: int) -> Room:
+def room_for_checkpoints(folder: Path, files: int, parameters: int, tensors: int = 2) -> Room:
     """Whether N checkpoints (`files`) of a model with that many `parameters` fit into `folder`, which need not exist yet.
 
+    tensors: how many numbers there are for each parameter: the master weight, and its momentum.
     Checkpoints that are in the folder already count as free space: a run that resumes replaces them.
     Raises OSError if the free space cannot be read.
     """
@@ -30,7 +31,7 @@ def room_for_checkpoints(folder: Path, files: int, parameters: int) -> Room:
     disk = os.statvfs(there)
     free = disk.f_frsize * disk.f_bavail
     present = {found.st_ino: found.st_size for found in map(os.stat, folder.glob("checkpoint_*.pt"))}
-    wanted = files * BYTES_PER_PARAMETER * parameters - sum(present.values())
+    wanted = files * BYTES_PER_NUMBER * tensors * parameters - sum(present.values())
     text = f"{folder}: {size(free)} free"
     if free >= wanted:
         return Room(text, "")

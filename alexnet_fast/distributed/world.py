@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -59,6 +59,16 @@ class World:
     def add_up(self, values: torch.Tensor) -> None:
         """Replace `values` by the element-wise sum of every rank's, in place: part of a captured step."""
         dist.all_reduce(values)
+
+    def copy_rank0s(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace tensors by rank 0's, in place, in one collective for each of their dtypes: part of a captured step."""
+        with torch.no_grad():
+            for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+                some = [tensor for tensor in tensors if tensor.dtype is dtype]
+                flat = torch.cat([tensor.reshape(-1) for tensor in some])
+                dist.broadcast(flat, 0)
+                news = flat.split([tensor.numel() for tensor in some])
+                torch._foreach_copy_(some, [new.view_as(old) for new, old in zip(news, some, strict=True)])
 
     def all_reduce_max(self, value: float) -> float:
         """The largest of every rank's `value`, on every rank."""
@@ -190,7 +200,8 @@ def wrap_ddp(model: nn.Module, world: World, reduce: Literal["half", "float32"])
     """
     if world.world_size == 1:
         return model
-    parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    # Precision copies the buffers that change, behind the step: so evaluations too see rank 0's, which are saved.
+    parallel = DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
     if reduce == "float32":
         # A lambda has no annotations.  DDP checks those of its hooks and needs classes, but ours are strings
         # (from __future__ import annotations).

@@ -12,7 +12,7 @@ from ..common.machine import Machine
 from ..common.text import plural, size
 from ..common.urls import shown, url_of
 from ..errors import UserError
-from ..models import MODELS, ModelSpec
+from ..models import ModelSpec, spec_of
 from .accelerators import Torch
 from .finding import Finding, fault, ok, warning
 
@@ -83,7 +83,7 @@ def cores(recipe: Recipe, use: Use, machine: Machine) -> Finding:
         )
     if use.device == "cpu":
         return ok("cores a rank", text)
-    spec = MODELS[recipe.model.name]
+    spec = spec_of(recipe.model.name)
     decoded = f"{text}, which decode some {each * DECODED_IMG_PER_S:,.0f} images/s of 500 px"
     if spec.card_img_per_s is None:
         unknown = f"there is no figure for how fast an accelerator trains {spec.title}"
@@ -102,14 +102,18 @@ def cores(recipe: Recipe, use: Use, machine: Machine) -> Finding:
 def memory(recipe: Recipe, use: Use, machine: Machine) -> Iterator[Finding]:
     """Batches in host memory, and on a CPU the model, compared with the available memory."""
     ring_bytes = use.nproc * _ring_bytes(recipe, use)
-    pinned = use.device != "cpu"
+    pinned, rest = use.device != "cpu", "libraries"
     expected = ring_bytes + use.nproc * LIBRARIES_BYTES
     if not pinned:
         batch = recipe.data.global_batch_size // use.world_size
-        spec = MODELS[recipe.model.name]
-        expected += use.nproc * spec.parameters(recipe.model.num_classes) * BYTES_A_PARAMETER
-        expected += use.nproc * batch * recipe.data.size**2 * spec.activation_bytes
-    rest = "libraries" if pinned else "libraries and the model"
+        spec, side = spec_of(recipe.model.name), recipe.data.largest_size
+        if spec.parameters is None or spec.activation_bytes is None:
+            rest = f"libraries, but not the model: there are no figures for {spec.title}"
+        else:
+            rest, part = "libraries and the model", -(-batch // recipe.schedule.accumulate)
+            a_parameter = BYTES_A_PARAMETER + 4 * (recipe.tensors_in_checkpoint - 2)
+            expected += use.nproc * spec.parameters(recipe.model.num_classes) * a_parameter
+            expected += use.nproc * part * side**2 * spec.activation_bytes
     text = f"about {size(expected)} ({size(ring_bytes)} of batches, and {rest}), {size(machine.available_bytes)} available"
     remedy = "lower data.batches_ahead, data.global_batch_size or distributed.nproc, or give it more memory"
     if expected > machine.memory_bytes:
@@ -134,8 +138,12 @@ def memory(recipe: Recipe, use: Use, machine: Machine) -> Iterator[Finding]:
 
 def results(recipe: Recipe) -> Finding:
     """Whether the run's folder can be written, and its disk has room for the checkpoints; training warns by this too."""
-    parameters = MODELS[recipe.model.name].parameters(recipe.model.num_classes)
-    room = room_for_checkpoints(recipe.folder, recipe.max_checkpoints, parameters)
+    spec = spec_of(recipe.model.name)
+    # Of a network that has to be built to be known, nothing: training warns.
+    parameters = 0 if spec.parameters is None else spec.parameters(recipe.model.num_classes)
+    room = room_for_checkpoints(
+        recipe.folder, recipe.max_checkpoints, parameters, recipe.tensors_in_checkpoint
+    )
     return fault("results", room.found, room.remedy) if room.remedy else ok("results", room.found)
 
 
@@ -320,7 +328,7 @@ def _cached(
         f"{kind}, {rate.bytes_per_s / 1e6:,.0f} MB/s in random reads of {page_cache.BLOCK >> 10} KiB, or "
         f"{rate.bytes_per_s / mean:,.0f} img/s from a cold cache ({rate.read_bytes / 1e6:.0f} MB read)"
     )
-    spec = MODELS[recipe.model.name]
+    spec = spec_of(recipe.model.name)
     wanted = _read_bytes_per_s(beton, spec, use, machine)
     if rate.bytes_per_s >= wanted or (fits and share > CACHED):
         yield ok(name, text)
@@ -352,8 +360,8 @@ def _read_bytes_per_s(beton: Beton, spec: ModelSpec, use: Use, machine: Machine)
 def _ring_bytes(recipe: Recipe, use: Use) -> int:
     """Bytes of one rank's batches, of training and evaluation: those decoded ahead and those in use."""
     data, evaluation = recipe.data, recipe.eval
-    sides: list[Any] = [] if evaluation.only else [(data.global_batch_size, data.size)]
+    sides: list[Any] = [] if evaluation.only else [(data.global_batch_size, data.largest_size)]
     if evaluation.only or evaluation.every:
-        sides.append((evaluation.global_batch_size or data.global_batch_size, evaluation.size or data.size))
+        sides.append((evaluation.global_batch_size or data.global_batch_size, recipe.eval_size))
     slots = data.batches_ahead + HELD
     return sum(slots * -(-batch // use.world_size) * (3 * side * side + 16) for batch, side in sides)

@@ -35,10 +35,12 @@ class Evaluation(Score):
     """What an evaluation counted over the whole set, and the mean loss.
 
     full_batches: what it counted in full batches alone, the way of loops that drop the last partial one.
+    averaged: the same of the moving average of the weights (optim.ema), where there is one.
     """
 
     loss: float = 0.0
     full_batches: Score | None = None
+    averaged: Evaluation | None = None
 
 
 @torch.no_grad()

@@ -106,8 +106,10 @@ def _why_no_fused_optimizer(state: TrainState, world: World) -> str:
     if importlib.util.find_spec("triton") is None:
         return "it is a Triton kernel, and triton is not installed"
     groups = precision.optimizer.param_groups
-    if precision.level != "O2" or not groups[0]["momentum"]:
-        return "it is made for precision.level O2 with momentum"
+    if precision.level != "O2" or "momentum" not in groups[0] or not groups[0]["momentum"]:
+        return "it is made for precision.level O2 and SGD with momentum"
+    if precision.clip_norm:
+        return "it does not clip gradients"
     return "" if isinstance(groups[0]["lr"], Tensor) else "the learning rate is not on the device"
 
 
@@ -188,6 +190,13 @@ SWITCHES: dict[str, Callable[[TrainState, bool, tuple[Tensor, Tensor]], None]] =
 }
 
 
+def switch_off(state: TrainState) -> None:
+    """Leave the plain step alone."""
+    state.compiled = state.graph = state.evaluation_graph = state.precision.update = None
+    if (convolution := blocked_convolution(state.precision.model)) is not None:
+        convolution.over_blocks, state.normalize.layout = False, None
+
+
 def use(
     state: TrainState,
     choices: Choices,
@@ -205,6 +214,9 @@ def use(
     evaluation: batch size and size of an evaluation's batches; with the graph its forward pass is captured too.
     """
     world = world or World()
+    if state.images_of is not None:  # those of another size are of no use
+        switch_off(state)
+    state.images_of = size
     paths = planned(choices, state, world)
     tried = [name for name, path in paths.items() if path.on]
     verdicts = prove(state, tried, batch_size, size, num_outputs, world, say) if tried else []

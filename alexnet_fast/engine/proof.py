@@ -4,11 +4,11 @@ The plain step and the fast one run over the same three steps, with other images
 another learning rate each, one of them an overflow.  Compared are
 
     losses, gradients, buffers     with the plain step's, each tensor by its norm: within the number format's tolerance
-    momenta, masters, half weights with what SGD makes of the fast step's own gradients: within float32's rounding
+    momenta, masters, half weights with what the optimizer makes of the fast step's own gradients: within float32's rounding
     overflow, scale, skipped steps equal
 
-Each of the three begins with the same weights and with momenta that are 0.01 of the weights, so that weight decay, momentum and
-learning rate show in every tensor, however small its gradient is.  Dropout's masks are the plain step's, since the random generators
+Each of the three begins with the same weights and with momenta that are 0.01 of the weights (AdamW's second moments: their squares),
+so that weight decay, momentum and learning rate show in every tensor, however small its gradient is.  Dropout's masks are the plain step's, since the random generators
 begin alike and compiled code draws by torch's own operations.  Afterwards all state is what it was.
 """
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..beton.target_fields import TARGETS
+from .optimizers import expected, slots
 from .precision import Precision
 from .train_state import TrainState
 
@@ -71,6 +72,7 @@ class Trial:
         self.state, self.precision, self._start = state, state.precision, start
         self._generators = torch.get_rng_state(), self.precision.device.random_state()
         self._names = [name for name, _ in self.precision.model.named_parameters()]
+        self._slots = slots(self.precision.optimizer)
         generator = torch.Generator().manual_seed(0)
         device, target = self.precision.device.torch_device, TARGETS[state.task.name]
         self.batches = []
@@ -91,8 +93,8 @@ class Trial:
         copy_all(self._start, tensors)
         with torch.no_grad():
             for name in self._names:
-                if (momentum := tensors.get(f"momentum of {name}")) is not None:
-                    momentum.copy_(self._first_momentum(name))
+                for slot, value in self._first(name).items():
+                    tensors[f"{self._slots[slot]} of {name}"].copy_(value)
         overflows = scaler.is_enabled() and number == OVERFLOWS
         if scaler.is_enabled():
             scaler.load_state_dict({"scale": float("inf") if overflows else SAFE_SCALE, "_growth_tracker": 0})
@@ -117,8 +119,17 @@ class Trial:
             faults,
         )
 
-    def _first_momentum(self, name: str) -> Tensor:
-        return self._start[f"master of {name}"] * MOMENTUM_SHARE
+    def _first(self, name: str) -> dict[str, Tensor]:
+        """What the optimizer keeps of a parameter when a step begins."""
+        momentum = self._start[f"master of {name}"] * MOMENTUM_SHARE
+        return {
+            slot: self._start[f"{title} of {name}"]
+            if slot == "step"
+            else momentum.square()
+            if slot == "exp_avg_sq"
+            else momentum
+            for slot, title in self._slots.items()
+        }
 
     @torch.no_grad()
     def _faults(
@@ -128,29 +139,26 @@ class Trial:
         rate: float,
         overflowed: bool,
     ) -> Iterator[str]:
-        """What SGD would not have made of these gradients."""
-        (group,) = self.precision.optimizer.param_groups
-        share, few = group["momentum"], ROUNDINGS * torch.finfo(torch.float32).eps
-        for name, gradient in zip(self._names, gradients, strict=True):
+        """What the optimizer would not have made of these gradients."""
+        optimizer, few = self.precision.optimizer, ROUNDINGS * torch.finfo(torch.float32).eps
+        for name, gradient, group in zip(self._names, gradients, self.precision.groups(), strict=True):
             old, new = self._start[f"master of {name}"], after[f"master of {name}"]
-            momentum = after.get(f"momentum of {name}")
+            kept = {slot: after[f"{title} of {name}"] for slot, title in self._slots.items()}
             if not torch.equal(after[name], new.to(after[name].dtype)):
                 yield f"the weights of {name} are not its masters, rounded"
-            first = self._first_momentum(name)
+            first = self._first(name)
             if overflowed:
-                if not (torch.equal(old, new) and (momentum is None or torch.equal(first, momentum))):
+                if not torch.equal(old, new) or not all(map(torch.equal, first.values(), kept.values())):
                     yield f"{name} is changed by a step that overflows"
                 continue
-            update = gradient + group["weight_decay"] * old
-            if momentum is not None:
-                moved = share * first + update
-                if (off := differ(momentum, moved)) > few:
-                    yield f"the momentum of {name} is {percent(off)} off"
-                update = update + share * moved if group["nesterov"] else moved
+            change, moved = expected(optimizer, group, old, gradient, first, rate)
+            for slot, value in moved.items():
+                if (off := differ(kept[slot], value)) > few:
+                    yield f"the {self._slots[slot]} of {name} is {percent(off)} off"
             # Of the change, and of the weights that it was rounded with.
-            off = float((new - (old - rate * update)).norm())
-            if not off <= few * float(old.norm() + rate * update.norm()):
-                yield f"{name} is {percent(off / float((rate * update).norm() + 1e-38))} of its step off"
+            off = float((new - (old - change)).norm())
+            if not off <= few * float(old.norm() + change.norm()):
+                yield f"{name} is {percent(off / float(change.norm() + 1e-38))} of its step off"
 
     def compare(self, name: str, plain: list[Outcome], fast: Iterator[Outcome]) -> Verdict:
         worst, of, why = 0.0, "", ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..devices.device import Device
-
-Params = Iterable[nn.Parameter]
+from .optimizers import Params
 
 
 class MaskedSGD(torch.optim.SGD):
@@ -28,10 +27,11 @@ class MaskedSGD(torch.optim.SGD):
     def __init__(
         self, params: Params, lr: float, momentum: float, nesterov: bool, weight_decay: float
     ) -> None:
-        params = list(params)
-        rate = torch.full((), float(lr), device=params[0].device)
+        given: list[Any] = list(params)
+        first = given[0]["params"][0] if isinstance(given[0], dict) else given[0]
+        rate = torch.full((), float(lr), device=first.device)
         options: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
-        super().__init__(params, lr=rate, foreach=True, **options)
+        super().__init__(given, lr=rate, foreach=True, **options)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]

@@ -5,7 +5,7 @@ The training loop, the profile and tools/bench_step.py call the same one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -31,15 +31,21 @@ class TrainState:
     of it: learning rate, loss scale, skipped steps, momenta, losses, counts and steps that were not finite.
 
     task: what is learned, the meter's, which counts it.
+    accumulate: into how many parts a batch is cut, which pass one after another; the gradients of all make one step.  It is the
+        step of the whole batch, up to rounding, with the activations of a part in memory, but that batch norms normalize each part.
+        All parts but the last are as large; a batch of fewer samples than parts makes fewer.
     normalize: bytes to the model's input; the evaluation's prefetcher shares it.
     compiled: in place of normalize, forward and loss, where it is set.  graph: in place of a whole step, for batches of one
         shape.  Both are set by engine/fast_paths.py, once they are proven.
+    images_of: the size of the images that the fast paths were proven for, in pixels; None before that.
     timer: where it is set, the `parts` of each step are spans on the lane STEP.
     """
 
-    def __init__(self, precision: Precision, meter: Meter) -> None:
+    def __init__(self, precision: Precision, meter: Meter, accumulate: int = 1) -> None:
         self.precision, self.meter, self.task = precision, meter, meter.task
+        self.accumulate = accumulate
         self.normalize = Normalizer(precision.device, ImageNet, precision.dtype)
+        self.images_of: int | None = None
         self.compiled: ForwardLoss | None = None
         self.graph: Captured | None = None
         self.evaluation_graph: Captured | None = None
@@ -76,14 +82,44 @@ class TrainState:
 
     def eager_step(self, images: Tensor, targets: Tensor) -> None:
         """The same step, each of its operations queued by itself."""
+        if self.accumulate > 1 and len(targets) > 1:
+            self._accumulated_step(images, targets)
+            return
+        outputs, loss = self._pass(images, targets)
+        with self._span("backward"):
+            self.precision.backward(loss)  # scaled; gradients are averaged over the ranks meanwhile
+        self._update(loss, outputs, targets)
+
+    def _accumulated_step(self, images: Tensor, targets: Tensor) -> None:
+        """The step of a batch whose parts pass one after another."""
+        parts = list(zip(self.parts_of(images), self.parts_of(targets), strict=True))
+        made, losses = list[Tensor](), list[Tensor]()
+        for number, (some, wanted) in enumerate(parts):
+            last = number + 1 == len(parts)
+            # Ranks sum once: forward passes too belong inside, as DDP wants it.
+            with nullcontext() if last else self.precision.no_sync():
+                outputs, loss = self._pass(some, wanted)
+                loss = loss * (len(wanted) / len(targets))
+                with self._span("backward"):
+                    self.precision.backward(loss, first=number == 0, last=last)
+            made.append(outputs.detach())
+            losses.append(loss.detach())
+        self._update(torch.stack(losses).sum(), torch.cat(made), targets)
+
+    def parts_of(self, batch: Tensor) -> Sequence[Tensor]:
+        """The parts of a batch (B, ...) that pass one after another."""
+        return batch.split(-(-len(batch) // self.accumulate))
+
+    def _pass(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs and mean loss of images as `train_step` takes them."""
         compiled = self.compiled if self.compiles(images) else None
         with self._span(NORMALIZE):
             if images.dtype is torch.uint8 and compiled is None:
                 images = self.normalize(images)
         with self._span("forward"):
-            outputs, loss = (compiled or self.forward_loss)(images, targets)
-        with self._span("backward"):
-            self.precision.backward(loss)  # scaled; gradients are averaged over the ranks meanwhile
+            return (compiled or self.forward_loss)(images, targets)
+
+    def _update(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
         with self._span("optimizer"):
             self.precision.step()  # an overflow skips it
             self.meter.add(loss, outputs, targets)
@@ -104,8 +140,8 @@ class TrainState:
         )
 
     def compile_for(self, images: Tensor, compiled: ForwardLoss | None) -> None:
-        """Use `compiled` for batches of the shape of `images`; None: no more."""
-        self.compiled, self._compiled_shape = compiled, images.shape
+        """Use `compiled` for batches like `images`, or parts of them; None: no more."""
+        self.compiled, self._compiled_shape = compiled, self.parts_of(images)[0].shape
 
     def evaluate(self, images: Tensor) -> Tensor:
         """Float32 outputs of normalized images, the model in evaluation mode."""

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .loss_scale import LossScale
+from .optimizers import group_of
 
 BLOCK = 4096
 
@@ -80,7 +81,7 @@ class TritonUpdate:
 
     @torch.no_grad()
     def __call__(self) -> None:
-        scaler, (group,) = self._scaler, self._optimizer.param_groups
+        scaler, groups = self._scaler, group_of(self._optimizer)
         gradients = [self._laid_out(half) for half in self._halves]
         if scaler.is_enabled():
             scaler.found_inf.zero_()
@@ -90,7 +91,7 @@ class TritonUpdate:
             scaler.share()
         self._used_scale.copy_(scaler.inverse())
         for gradient, half, master in zip(gradients, self._halves, self._masters, strict=True):
-            count = master.numel()
+            count, group = master.numel(), groups[id(master)]
             _step[(triton.cdiv(count, BLOCK),)](
                 gradient,
                 master,

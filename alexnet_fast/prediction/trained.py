@@ -20,7 +20,7 @@ from ..engine.tasks import target_of
 from ..errors import UserError
 from ..loader.buffer_pool import Batch
 from ..loader.device_prefetcher import DevicePrefetcher
-from ..models import MODELS
+from ..models import spec_of
 from ..recipe import Recipe
 from ..run import checkpoint_manager
 from ..run.checkpoint import BEST, LAST
@@ -44,7 +44,7 @@ class TrainedModel:
     @property
     def size(self) -> int:
         """The side of the images that it is evaluated on, in pixels."""
-        return self.recipe.eval.size or self.recipe.data.size
+        return self.recipe.eval_size
 
     @property
     def num_outputs(self) -> int:
@@ -57,7 +57,7 @@ class TrainedModel:
     def describe(self) -> str:
         """The model in words."""
         named = task_of(self.recipe).describe(self.num_outputs)
-        return f"{MODELS[self.recipe.model.name].title}, {named}, {self.size} px"
+        return f"{spec_of(self.recipe.model.name).title}, {named}, {self.size} px"
 
     @torch.no_grad()
     def outputs(self, batches: Iterable[Batch]) -> Iterator[Tensor]:
@@ -68,17 +68,22 @@ class TrainedModel:
 
     def plain(self) -> nn.Module:
         """The network on the CPU in float32, with the float32 weights of the checkpoint."""
-        network = MODELS[self.recipe.model.name].build(self.recipe.model.num_classes)
+        network = spec_of(self.recipe.model.name).build(self.recipe.model.num_classes)
         network.load_state_dict(self.precision.state_dict())
         return network.eval()
 
 
 def load_trained(
-    given: Path, recipe_file: Path | None = None, overrides: Sequence[str] = (), device: str = "auto"
+    given: Path,
+    recipe_file: Path | None = None,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+    averaged: bool = False,
 ) -> TrainedModel:
     """A model by its checkpoint, or by the folder of its run, of which the best checkpoint is taken.
 
     recipe_file: needed for a checkpoint that holds weights alone.  overrides: "section.key=value", as --set.
+    averaged: with the moving average of the weights (optim.ema) in place of the weights.
     Raises UserError where there is no checkpoint, or none of this model.
     """
     path = find_checkpoint(given)
@@ -87,7 +92,7 @@ def load_trained(
     check_learnt_task(path, loaded, recipe)
     place = resolve(recipe.run.device, 0)
     place.use()
-    spec = MODELS[recipe.model.name]
+    spec = spec_of(recipe.model.name)
     network = spec.build(recipe.model.num_classes)
     # Its optimizer never steps; without momentum it holds no memory.
     precision = Precision(
@@ -97,10 +102,19 @@ def load_trained(
         device=place,
         title=spec.title,
     )
-    precision.load_state_dict(loaded["state_dict"])
+    precision.load_state_dict(averaged_weights(path, loaded) if averaged else loaded["state_dict"])
     precision.model.eval()
     known = tuple(names(loaded, "classes")) if target_of(task_of(recipe)).are_classes else ()
     return TrainedModel(path, recipe, known[: recipe.model.num_classes], place, precision)
+
+
+def averaged_weights(path: Path, loaded: dict[str, Any]) -> dict[str, Tensor]:
+    """The average of the weights that a checkpoint holds; raises UserError where it holds none."""
+    saved = loaded.get("ema")
+    if not isinstance(saved, dict) or not isinstance(saved.get("state_dict"), dict):
+        raise UserError(f"{path} holds no average of the weights: train with optim.ema, or give no --ema")
+    state: dict[str, Tensor] = saved["state_dict"]
+    return state
 
 
 def find_checkpoint(given: Path) -> Path:

@@ -4,7 +4,9 @@ A checkpoint is a torch file with these keys:
 
     format           2 (1, of one rank only, is read as well)
     state_dict       the model's weights, float32, torchvision's AlexNet keys
-    optimizer        torch's SGD state: the momenta; of its settings only the last step's learning rate is read, for the log
+    optimizer        the state of torch's SGD or AdamW: the momenta, numbered as the model has its parameters; of its settings only
+                     the last step's learning rate is read, for the log
+    ema              {"steps": n, "state_dict": the average of the weights, float32}, with optim.ema alone
     scaler           the GradScaler's state; a dynamic loss scale is read from it; empty where nothing is scaled
     skipped          number of steps skipped because a gradient overflowed
     cursor           {"epoch": e, "step": s}: the next step is step s of epoch e
@@ -49,7 +51,7 @@ from ..common.files import sync_folder
 from ..common.untrusted import printable
 from ..devices.device import Device
 from ..distributed.world import World
-from ..engine.precision import Precision
+from ..engine.precision import Precision, check_fits
 from ..errors import UserError
 from ..loader.bad_samples import SkippedSample
 
@@ -109,12 +111,14 @@ def snapshot(
     ranks = (world or World()).gather_object((progress.meters, generators))
     if ranks is None:
         return None
+    weights, average = precision.state_dict(), precision.average
     optional = {"classes": list(progress.classes), "train_set": progress.train_set}
     return {
         "format": FORMAT,
-        "state_dict": precision.state_dict(),
+        "state_dict": weights,
         "optimizer": _to_cpu(precision.optimizer_state()),
         "scaler": precision.scaler.state_dict(),
+        **({} if average is None else {"ema": average.state_dict(weights)}),
         "skipped": int(precision.skipped),
         "cursor": dict(progress.cursor),
         "meter": [meters for meters, _ in ranks],
@@ -140,11 +144,12 @@ def restore(
     precision.load_state_dict(checkpoint["state_dict"])
     optimizer = checkpoint["optimizer"]
     # Not torch's load_state_dict: it would also restore the saved momentum, weight decay and choice of kernels.
-    if not precision.load_momenta(momenta_of(optimizer)) and optimizer["state"]:
+    if not precision.load_slots(slots_of(optimizer)) and optimizer["state"]:
         raise UserError(
             "the checkpoint's momenta do not fit its weights: another program wrote or changed it"
         )
     precision.learning_rate = float(optimizer["param_groups"][0]["lr"])  # that of the last step, for the log
+    restore_average(checkpoint, precision)
     precision.load_scale(checkpoint["scaler"])
     precision.skipped.fill_(checkpoint["skipped"])
     meters, generators = checkpoint["meter"], checkpoint["rng"]
@@ -175,14 +180,27 @@ def best_key(checkpoint: Mapping[str, Any]) -> str:
     return next((key for key in checkpoint if key.startswith(BEST_OF)), f"{BEST_OF}acc1")
 
 
-def momenta_of(optimizer: Any) -> list[Tensor]:
-    """The momenta of a saved torch.optim.SGD, in the order of its parameters; empty where there are none or it is not SGD."""
+def restore_average(checkpoint: Mapping[str, Any], precision: Precision) -> bool:
+    """Resume the average of the weights, where the run has one and the checkpoint too; else it begins with the weights.
+
+    Returns whether it was resumed.  Raises UserError for the average of another model.
+    """
+    average, saved = precision.average, checkpoint.get("ema")
+    if average is None or saved is None:
+        return False
+    check_fits(saved["state_dict"], precision.model, precision.title)
+    average.load_state_dict(saved)
+    return True
+
+
+def slots_of(optimizer: Any) -> list[Any]:
+    """What a saved optimizer of torch kept of each parameter, in the order of the model's; empty where it kept nothing of some."""
     try:
-        order = [key for group in optimizer["param_groups"] for key in group["params"]]
-        momenta = [optimizer["state"][key]["momentum_buffer"] for key in order]
+        # Torch numbers them in the order of its groups, which is the model's where there is one; we number them as the model does.
+        order = sorted(key for group in optimizer["param_groups"] for key in group["params"])
+        return [optimizer["state"][key] for key in order]
     except (KeyError, TypeError):
         return []
-    return momenta if all(isinstance(momentum, Tensor) for momentum in momenta) else []
 
 
 def save(path: Path, checkpoint: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..engine.precision import Precision
-from .checkpoint import ResumeState, momenta_of
+from .checkpoint import ResumeState, slots_of
 
 
 def is_reference_checkpoint(checkpoint: dict[str, Any]) -> bool:
@@ -20,7 +20,7 @@ def import_reference(checkpoint: dict[str, Any], precision: Precision) -> tuple[
     Raises UserError for a checkpoint of another model.
     """
     precision.load_state_dict(checkpoint["state_dict"])
-    has_momenta = precision.load_momenta(momenta_of(checkpoint["optimizer"]))
+    has_momenta = precision.load_slots(slots_of(checkpoint["optimizer"]))
     best = checkpoint["best_acc1"]
     best = None if best is None else float(best)
     return ResumeState({"epoch": checkpoint["epoch"], "step": 0}, [], best), has_momenta

@@ -46,6 +46,7 @@ class LogField:
     name: in metrics.jsonl, TensorBoard and report.json.
     value: returns it; None where there is none: a record omits it, a report has null, a row an empty cell.
     on: where it is written, and its position there; positions keep the order of version 0.1.
+    optional: a report too omits it where there is none.
     column, text: its column's heading in the table, and how it is formatted there.
     """
 
@@ -54,6 +55,7 @@ class LogField:
     on: Mapping[Output, int]
     column: str = ""
     text: Callable[[Any], str] = str
+    optional: bool = False
 
 
 def score(counted: Score) -> dict[str, float]:
@@ -68,6 +70,11 @@ def full_batches(evaluation: Evaluation) -> dict[str, float] | None:
 
 def _measured(name: str) -> Callable[[Logged], Any]:
     return lambda s: s.measured.get(name)
+
+
+def _averaged(logged: Logged) -> Any:
+    """The evaluation of the moving average of the weights; None without one."""
+    return logged.evaluation and logged.evaluation.averaged
 
 
 def _percent(share: float) -> str:
@@ -88,6 +95,12 @@ FIELDS = [
     ),
     LogField("train_loss", lambda s: s.averages and s.averages.loss, {"report": 6}),
     LogField("val_loss", lambda s: s.evaluation and s.evaluation.loss, {"epoch": 11, "report": 2}),
+    LogField(
+        "ema_val_loss",
+        lambda s: _averaged(s) and _averaged(s).loss,
+        {"epoch": 11, "report": 2},
+        optional=True,
+    ),
     LogField("val_samples", lambda s: s.evaluation and s.evaluation.samples, {"report": 3}),
     LogField("full_batches", lambda s: s.evaluation and full_batches(s.evaluation), {"report": 4}),
     LogField(
@@ -128,6 +141,7 @@ def metric_fields(task: Task) -> list[LogField]:
         fields += [
             LogField(f"train_{name}", trained, places, metric.train_column, metric.in_table),
             LogField(name, evaluated, {"epoch": 9, "table": 4, "report": 0}, metric.title, metric.in_table),
+            LogField(f"ema_{name}", _of_average(metric), {"epoch": 10, "report": 1}, optional=True),
         ]
     return fields
 
@@ -138,6 +152,10 @@ def _trained(metric: Metric) -> Callable[[Logged], Any]:
 
 def _evaluated(metric: Metric) -> Callable[[Logged], Any]:
     return lambda s: s.evaluation and s.evaluation.metrics[metric.name]
+
+
+def _of_average(metric: Metric) -> Callable[[Logged], Any]:
+    return lambda s: _averaged(s) and _averaged(s).metrics[metric.name]
 
 
 def fields_on(output: Output, task: Task) -> list[LogField]:
@@ -152,7 +170,8 @@ def record(output: Output, logged: Logged) -> dict[str, Any]:
         raise ValueError(
             f"{', '.join(sorted(unknown))} is measured, but has no LogField in run/log_fields.py"
         )
-    return {each.name: each.value(logged) for each in fields_on(output, logged.task)}
+    values = ((each, each.value(logged)) for each in fields_on(output, logged.task))
+    return {each.name: value for each, value in values if not (each.optional and value is None)}
 
 
 def row(logged: Logged) -> list[str]:

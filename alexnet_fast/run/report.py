@@ -100,6 +100,8 @@ def evaluation_lines(evaluation: Evaluation, task: Task) -> list[str]:
         lines.append(
             f"over full batches only ({full.samples:,} of {evaluation.samples:,} samples): {metrics(full)}"
         )
+    if evaluation.averaged is not None:
+        lines.append(f"with the average of the weights (optim.ema): {metrics(evaluation.averaged)}")
     return lines
 
 

@@ -102,6 +102,11 @@ def load_start(
             f"cannot resume from {path}, saved at epoch {cursor['epoch']}, step {cursor['step']}: {fixed[0]} has changed "
             "since; restore it, or start a new run"
         )
+    if "optim.name" in changed:
+        raise UserError(
+            f"cannot resume from {path}: what its optimizer has kept is of no use to optim.name = {recipe.optim.name!r}; "
+            f"restore optim.name, or start a new run with --set model.weights={path}"
+        )
     notes += check_goes_on(path, loaded, recipe, dataset, classes)
     notes.append(f"resumes from {path} at epoch {cursor['epoch']}, step {cursor['step']}")
     if changed:
@@ -111,6 +116,8 @@ def load_start(
             f"saved by {plural(saved, 'rank')} and resumed by {world.world_size}: dropout differs from here on"
         )
     progress = checkpoint.restore(loaded, precision, device, world)
+    if precision.average is not None and "ema" not in loaded:
+        notes.append("optim.ema: the average of the weights begins with those of the checkpoint")
     return replace(progress, classes=known or progress.classes, train_set=now), path, notes
 
 

@@ -106,12 +106,13 @@ def reads_in_a_step(patch: pytest.MonkeyPatch) -> None:
 
 
 def loses_the_momenta(patch: pytest.MonkeyPatch) -> None:
-    load = Precision.load_momenta
+    load = Precision.load_slots
 
-    def without(precision: Precision, momenta: Any) -> bool:
-        return load(precision, [torch.zeros_like(each) for each in momenta])
+    def without(precision: Precision, saved: Any) -> bool:
+        zeros = [{slot: torch.zeros_like(each) for slot, each in kept.items()} for kept in saved]
+        return load(precision, zeros)
 
-    patch.setattr(Precision, "load_momenta", without)
+    patch.setattr(Precision, "load_slots", without)
 
 
 def trains_on_old_images(patch: pytest.MonkeyPatch) -> None:

@@ -178,3 +178,45 @@ def test_the_parts_of_a_step_are_spans_while_a_timer_is_set() -> None:
     state.timer = None
     step(state)
     assert timer.read() == []
+
+
+def parted(level: Any, accumulate: int, **options: Any) -> TrainState:
+    """Of a network without batch norm, whose parts then make the whole's step."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10)
+    )
+    precision = Precision(net, fused_or_foreach(SGD, CPU), level=level, device=CPU, **options)
+    return TrainState(precision, Meter(CPU.torch_device, task=Classification(0.1)), accumulate)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 16, 40])
+@pytest.mark.parametrize(("level", "rounding"), [("O0", 1e-6), ("O2", 2e-3)])
+def test_a_batch_in_parts_makes_the_step_of_the_whole(level: str, rounding: float, accumulate: int) -> None:
+    whole, parts = parted(level, 1), parted(level, accumulate)
+    for _ in range(3):
+        step(whole)
+        step(parts)
+    for one, other in zip(whole.precision._masters, parts.precision._masters, strict=True):
+        assert torch.allclose(one, other, atol=rounding)
+    one_read, other_read = whole.meter.read(), parts.meter.read()
+    assert other_read.loss == pytest.approx(one_read.loss, abs=10 * rounding)
+    assert one_read.samples == other_read.samples == 3 * 16
+    assert [len(part) for part in parts.parts_of(torch.zeros(16))] == {2: [8, 8], 3: [6, 6, 4]}.get(
+        accumulate, [1] * 16
+    )
+
+
+def test_parts_of_mixed_targets_and_an_overflow_in_one_part() -> None:
+    images, labels = small_batch()
+    soft = functional.one_hot(labels, 10).float()
+    whole, parts = parted("O0", 1), parted("O0", 3)
+    for state in (whole, parts):
+        state.train_step(images, soft)
+    assert parts.meter.read().loss == pytest.approx(whole.meter.read().loss, abs=1e-6)
+    state = parted("O2", 4, loss_scale="dynamic")
+    before = [each.detach().clone() for each in state.precision._masters]
+    images[5] = torch.inf
+    state.train_step(images.to(state.precision.dtype), labels)
+    assert int(state.precision.skipped) == 1
+    assert all(map(torch.equal, before, state.precision._masters))

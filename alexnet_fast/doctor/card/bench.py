@@ -62,7 +62,7 @@ class Bench:
     def batch(self, size: int, number: int = 0) -> tuple[Tensor, Tensor]:
         """Random images and targets on the device: uint8 (size, 3, H, W) and (size,); each number gives another batch."""
         side, generator = (
-            self.recipe.data.size,
+            self.recipe.data.largest_size,
             torch.Generator().manual_seed(number),
         )  # not the one of dropout
         images = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, generator=generator)

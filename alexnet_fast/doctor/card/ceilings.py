@@ -63,7 +63,7 @@ def link(bench: Bench) -> list[Row]:
     if bench.device.is_host:
         return [skipped(name, "nothing is copied on a CPU", "nothing to measure") for name in names]
     found = copying.measure(
-        bench.device, bench.batch_size, bench.recipe.data.size, bench.seconds, bench.world
+        bench.device, bench.batch_size, bench.recipe.data.largest_size, bench.seconds, bench.world
     )
     assert found is not None
     pinned, pageable = found.pinned_bytes_per_s.median, found.pageable_bytes_per_s.median

@@ -128,7 +128,7 @@ def document(bench: Any, found: Sequence[Row], took_s: float, stopped: bool) -> 
     machine = machine_of(bench.device, bench.world)
     return {
         "format": FORMAT,
-        "title": f"{machine['device']}, {plural(machine['cores'], 'core')}, batch {bench.batch_size}, {bench.recipe.data.size} px, "
+        "title": f"{machine['device']}, {plural(machine['cores'], 'core')}, batch {bench.batch_size}, {bench.recipe.data.largest_size} px, "
         f"{bench.recipe.precision.level}",
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": took_s,

@@ -12,7 +12,7 @@ from torch import Tensor
 from ... import build
 from ...engine import fast_paths as engine
 from ...engine.train_state import TrainState
-from ...models import MODELS
+from ...models import spec_of
 from ...profile import stepping
 from .bench import FEW, Bench, weights, with_values
 from .row import Row, Status, judged
@@ -48,7 +48,7 @@ def proofs(bench: Bench) -> Iterator[Proof]:
     for name in switchable(bench):
         state = bench.state()
         (verdict,) = engine.prove(
-            state, [name], bench.batch_size, bench.recipe.data.size, bench.recipe.model.num_classes
+            state, [name], bench.batch_size, bench.recipe.data.largest_size, bench.recipe.model.num_classes
         )
         remedy = f"training leaves engine.{name} off; send us this table"
         expected = "the plain step's gradients and weights, within the number format"
@@ -112,7 +112,7 @@ def plain_step(bench: Bench) -> Proof:
     recipe = with_values(bench.changed("precision", level="O0"), "model", dropout=0.0, init="he")
     state = bench.state(recipe)
     before = weights(state)
-    reference = MODELS[recipe.model.name].build(recipe.model.num_classes, 0.0).double()
+    reference = spec_of(recipe.model.name).build(recipe.model.num_classes, 0.0).double()
     reference.load_state_dict(before)
     optim = recipe.optim
     sgd = torch.optim.SGD(

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ...devices.device_timer import DeviceTimer
 from ...engine.train_state import TrainState
 from ...errors import UserError
-from ...models import MODELS
+from ...models import spec_of
 from ...profile import stepping
 from ...recipe import Recipe
 from .bench import Bench, fits
@@ -128,8 +128,8 @@ def _share(bench: Bench, rate: float) -> str:
 
 def flop_of_an_image(recipe: Recipe) -> float:
     """Multiplications and additions of the forward and the backward pass."""
-    model = MODELS[recipe.model.name].build(recipe.model.num_classes, recipe.model.dropout)
-    images = torch.zeros(2, 3, recipe.data.size, recipe.data.size)
+    model = spec_of(recipe.model.name).build(recipe.model.num_classes, recipe.model.dropout)
+    images = torch.zeros(2, 3, recipe.data.largest_size, recipe.data.largest_size)
     with FlopCounterMode(display=False) as counter:
         model(images).sum().backward()
     return float(counter.get_total_flops()) / len(images)
