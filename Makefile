@@ -13,6 +13,7 @@ PEERS  := $(VENV)/peers.done
 DIST   := $(VENV)/dist.done
 DOCS   := $(VENV)/docs.done
 ARGS   ?=
+CELLS  ?=
 
 IMAGES := data/quickstart-images
 PACKED := data/quickstart/train.beton data/quickstart/val.beton
@@ -56,6 +57,9 @@ docs: $(TEST) $(DOCS) ## Build the documentation into build/docs, warnings are e
 
 dist: $(TEST) $(DIST) ## Build wheel and sdist into dist/, and check them in an empty environment
 	@sh .ci/dist.sh $(RUN)
+
+matrix: $(TEST) ## Try the wheel in empty Debian chroots, on every Python, on aarch64, with the oldest and newest packages: as root, an hour (CELLS="debian13 arm64" for some)
+	@sh .ci/matrix.sh $(RUN) $(CELLS)
 
 bench: $(TEST) $(PEERS) ## Measure pipeline, packing and storage beside their peers, and the training step (DATA=folder with train/<class>/*)
 	@sh .ci/bench.sh $(RUN) $(DATA)
