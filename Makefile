@@ -51,7 +51,7 @@ lint: $(TEST) ## ruff (rules and format) and mypy
 	$(RUN) -m mypy
 
 docs: $(TEST) $(DOCS) ## Build the documentation into build/docs, warnings are errors, and check its commands, links and examples
-	$(RUN) -m sphinx --quiet --fail-on-warning --keep-going --builder html docs build/docs
+	$(RUN) -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --write-all --builder html docs build/docs
 	$(RUN) -m pytest --quiet tests/docs $(ARGS)
 	@echo "Open build/docs/index.html"
 

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import Any, ClassVar
@@ -34,10 +35,9 @@ def recipe_keys() -> Iterable[str]:
 
 
 def _cell(text: str) -> str:
-    """Text as a cell shows it: some types and defaults have characters that Markdown means otherwise."""
-    for sign in "\\|*_<[":
-        text = text.replace(sign, f"\\{sign}")
-    return text
+    """Text as a cell shows it: outside of `code`, some signs mean something else to Markdown."""
+    parts = text.replace("|", "\\|").split("`")
+    return "`".join(part if k % 2 else re.sub(r"([*_<\[])", r"\\\1", part) for k, part in enumerate(parts))
 
 
 def augmentations() -> Iterable[str]:
