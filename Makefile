@@ -1,7 +1,7 @@
 # Everything that people type. `make` alone lists it.
 #
 # Each stage of the environment leaves a stamp in .venv and is made again only when its pins change:
-#   base (to train) -> test (pytest, ruff, mypy ...) -> peers (ffcv, torchvision and frameworks, to be tested against).
+#   base (to train) -> test (pytest, ruff, mypy ...) -> peers (ffcv, torchvision and frameworks, to be tested against), dist, docs.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -11,9 +11,11 @@ BASE   := $(VENV)/base.done
 TEST   := $(VENV)/test.done
 PEERS  := $(VENV)/peers.done
 DIST   := $(VENV)/dist.done
+DOCS   := $(VENV)/docs.done
 ARGS   ?=
 # Test files run side by side, one process a core.  Each holds torch and compiled kernels: 2 GB.
 JOBS   ?= $(shell n=$$(nproc); echo $$((n < 8 ? n : 8)))
+CELLS  ?=
 
 IMAGES := data/quickstart-images
 PACKED := data/quickstart/train.beton data/quickstart/val.beton
@@ -23,7 +25,7 @@ export PIP_ROOT_USER_ACTION = ignore
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup quickstart test test-all lint dist bench clean
+.PHONY: help setup quickstart test test-all lint docs dist matrix bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,7 +44,7 @@ quickstart: $(BASE) $(PACKED) ## Make a small labelled set, pack it, train on it
 test: $(TEST) $(PEERS) ## Run the tests (ARGS="-k loader" for some of them)
 	$(RUN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-test-all: $(TEST) $(PEERS) ## Run the tests, and those that take minutes
+test-all: $(TEST) $(PEERS) $(DOCS) ## Run the tests, and those that take minutes
 	ALEXNET_FAST_LONG=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(TEST) ## ruff (rules and format) and mypy
@@ -50,8 +52,16 @@ lint: $(TEST) ## ruff (rules and format) and mypy
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
+docs: $(TEST) $(DOCS) ## Build the documentation into build/docs, warnings are errors, and check its commands, links and examples
+	$(RUN) -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --write-all --builder html docs build/docs
+	$(RUN) -m pytest --quiet tests/docs $(ARGS)
+	@echo "Open build/docs/index.html"
+
 dist: $(TEST) $(DIST) ## Build wheel and sdist into dist/, and check them in an empty environment
 	@sh .ci/dist.sh $(RUN)
+
+matrix: $(TEST) ## Try the wheel in empty Debian chroots, on every Python, on aarch64, with the oldest and newest packages: as root, an hour (CELLS="debian13 arm64" for some)
+	@sh .ci/matrix.sh $(RUN) $(CELLS)
 
 bench: $(TEST) $(PEERS) ## Measure pipeline, packing and storage beside their peers, and the training step (DATA=folder with train/<class>/*)
 	@sh .ci/bench.sh $(RUN) $(DATA)
@@ -74,6 +84,10 @@ $(TEST): requirements-test.txt $(BASE)
 
 $(DIST): requirements-dist.txt $(TEST)
 	$(PIP) -r requirements-dist.txt
+	@touch $@
+
+$(DOCS): requirements-docs.txt $(TEST)
+	$(PIP) -r requirements-docs.txt
 	@touch $@
 
 # Without the peers the tests against them are skipped, aloud; where ALEXNET_FAST_REQUIRE names one, they fail.

@@ -9,6 +9,6 @@ setup(
     packages=[*find_packages(include=["alexnet_fast*"]), "alexnet_fast.recipes"],
     package_dir={"alexnet_fast.recipes": "recipes"},
     # On the page of an index there is no docs/, so links to files of the repository would lead nowhere: their text stays.
-    long_description=re.sub(r"\[([^]\n]+)\]\((?!https?:|#)[^)\n]+\)", r"\1", readme),
+    long_description=re.sub(r"!?\[([^]\n]+)\]\((?!https?:|#)[^)\n]+\)", r"\1", readme),
     long_description_content_type="text/markdown",
 )

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The benchmarks whose figures the README quotes: sh .ci/bench.sh PYTHON [FOLDER with train/<class>/*]
+# The benchmarks whose figures docs/measured.md quotes: sh .ci/bench.sh PYTHON [FOLDER with train/<class>/*]
 set -eu
 python=$1
 data=${2:-${ALEXNET_FAST_DATA:-../shared/data}/imagenet-samples}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import export, inspect_beton, pack, predict, sample, shipped_recipes, train_options
@@ -28,27 +28,30 @@ def parser(prog: str) -> Parser:
     return made
 
 
+PARSERS: Mapping[str, Callable[[str], Parser]] = {
+    "sample": sample.parser,
+    "pack": pack.parser,
+    "train": train_options.parser,
+    "profile": train_options.parser,
+    "inspect": inspect_beton.parser,
+    "predict": predict.parser,
+    "export": export.parser,
+    "doctor": doctor.parser,
+    "recipes": shipped_recipes.parser,
+    "completion": parser,
+}
+"""What makes each command's parser, of the name that its help shows."""
+
+
 def add_all(outer: Parser, commands: Mapping[str, str]) -> Parser:
     """Add the commands with their arguments, of which those that are paths or recipes say how they are completed; returns `outer`.
 
     Args:
         commands: name -> what it does, in one line.
     """
-    parsers = {
-        "sample": sample.parser,
-        "pack": pack.parser,
-        "train": train_options.parser,
-        "profile": train_options.parser,
-        "inspect": inspect_beton.parser,
-        "predict": predict.parser,
-        "export": export.parser,
-        "doctor": doctor.parser,
-        "recipes": shipped_recipes.parser,
-        "completion": parser,
-    }
     listed = outer.add_subparsers(metavar="COMMAND")
     for name, text in commands.items():
-        own = parsers[name](f"{ENTRY} {name}")
+        own = PARSERS[name](f"{ENTRY} {name}")
         for action in own._actions:
             _say_how(action)
         listed.add_parser(name, help=text, parents=[own], add_help=False)

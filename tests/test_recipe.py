@@ -222,18 +222,6 @@ def test_the_keys_of_the_fields_are_what_beton_and_loader_take() -> None:
     assert recipe.data.fields == {"image_field": "left", "label_field": "fine"}
 
 
-def test_the_readme_lists_every_key() -> None:
-    rows = [
-        line.split("|")[1:3]
-        for line in (FOLDER.parent / "README.md").read_text().splitlines()
-        if line.startswith("| `[")
-    ]
-    listed = [
-        f"{section.strip(' `[]')}.{name.strip(' `')}" for section, names in rows for name in names.split(",")
-    ]
-    assert listed == [key.name for key in keys()]
-
-
 # -- augmentations
 
 AUGMENTED = """

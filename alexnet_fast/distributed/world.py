@@ -160,8 +160,15 @@ def process_group(
         )
     both = name if name == "gloo" else f"cpu:gloo,{device.kind}:{name}"
     timeout = timedelta(seconds=timeout_s)
+    store = _store(world, timeout)
     dist.init_process_group(
-        both, rank=world.rank, world_size=world.world_size, timeout=timeout, store=_store(world, timeout)
+        both,
+        # Without libuv, as our own stores: it is for thousands of ranks, and some builds of torch (Debian's) lack it.
+        "env://?use_libuv=0" if store is None else None,
+        rank=world.rank,
+        world_size=world.world_size,
+        timeout=timeout,
+        store=store,
     )
     yield
     dist.destroy_process_group()  # not after an error: it would wait for ranks that may be gone

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
+import command_line
 from alexnet_fast.devices.registry import resolve
 from alexnet_fast.distributed import world as ranks
 from alexnet_fast.distributed.world import World
@@ -56,3 +59,31 @@ def test_a_batch_that_does_not_divide_is_refused() -> None:
     assert World(world_size=4).batch_size(12) == 3
     with pytest.raises(UserError, match="data.global_batch_size = 10 does not divide over 4 ranks"):
         World(world_size=4).batch_size(10)
+
+
+JOINS = """
+import torch.distributed as dist
+from alexnet_fast.devices.registry import resolve
+from alexnet_fast.distributed import world as ranks
+
+with ranks.process_group(ranks.from_environment(2), resolve("cpu")):
+    dist.barrier()  # rank 0 has the store: it must not end before the other has joined
+    store = dist.distributed_c10d._get_default_store()
+    while isinstance(store, dist.PrefixStore):
+        store = store.underlying_store
+    print(dist.get_rank(), type(store).__name__, store.libuvBackend)
+"""
+
+
+def test_ranks_that_another_program_started_need_no_libuv() -> None:
+    """Debian's torch is built without it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [
+        command_line.start("-c", JOINS, env={**shared, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
+    ]
+    done = [command_line.finish(each) for each in started]
+    assert [each.code for each in done] == [0, 0], done
+    assert [each.stdout.split() for each in done] == [[str(rank), "TCPStore", "False"] for rank in (0, 1)]
