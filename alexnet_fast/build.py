@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .beton.remote_file import localized
+from .beton.several import expanded
 from .beton.target_fields import misfit
 from .devices.device import Device
 from .devices.registry import resolve
@@ -59,7 +59,7 @@ def fetch_sets(recipe: Recipe) -> None:
     data, evaluates = recipe.data, recipe.eval.only or recipe.eval.every > 0
     if not data.synthetic:
         for path in ([] if recipe.eval.only else [data.train]) + ([data.val] if evaluates else []):
-            localized(path)
+            expanded(path)
 
 
 def init_distributed(recipe: Recipe, stack: ExitStack) -> tuple[World, Device]:

@@ -104,6 +104,39 @@ def test_samples_by_their_places_have_the_fields(beton: Path) -> None:
         assert viewed.attrs.tolist() == ATTRS[7] and viewed.note == NOTE[7]
 
 
+def test_several_files_have_the_fields_of_each_of_their_samples(beton: Path, tmp_path: Path) -> None:
+    for name in ("one.beton", "other.beton"):
+        (tmp_path / name).write_bytes(beton.read_bytes())
+    with loader([tmp_path / "one.beton", tmp_path / "other.beton"]) as one:  # type: ignore[arg-type]
+        got: Any = one.get([COUNT + 2, 5, 2 * COUNT - 1, COUNT + 2, 0])
+        places = [2, 5, COUNT - 1, 2, 0]
+        assert got.attrs.tolist() == [ATTRS[k] for k in places] and got.text == [TEXT[k] for k in places]
+        assert got.score.tolist() == [SCORE[k] for k in places] and got.note == [NOTE[k] for k in places]
+        assert sum(len(batch.note) for batch in one) == 2 * COUNT  # type: ignore[attr-defined]
+
+
+def test_several_files_whose_fields_differ_in_type_are_refused_with_both(beton: Path, tmp_path: Path) -> None:
+    split = ImageFolder(
+        beton.parent,
+        ["0.jpg"],
+        [0],
+        list("abc"),
+        columns=(packed("attrs", type_of("float32[2]"), [("", [1, 2])]),),
+    )
+    other = write_beton(split, tmp_path / "b.beton", Encoding(), workers=1).path
+    with pytest.raises(FieldError, match=r"'attrs' is float32\[2\] in .*b.beton and float32\[3\] in"):
+        loader([beton, other], fields=("image", "attrs"))  # type: ignore[arg-type]
+
+
+def test_with_views_the_image_is_a_tuple_and_a_sample_has_one_of_each(beton: Path) -> None:
+    with loader(beton, train=True, views=2) as one:
+        batch: Any = next(iter(one))
+        assert len(batch.image) == 2 and batch.image[0].shape == (4, 3, SIZE, SIZE)
+        assert batch.note == [NOTE[k] for k in batch.indices.tolist()]
+        sample: Any = one.dataset[7]
+        assert [view.shape for view in sample.image] == [(3, SIZE, SIZE)] * 2 and sample.note == NOTE[7]
+
+
 def test_a_dataloader_over_the_dataset_gives_the_batches(beton: Path) -> None:
     with loader(beton) as one:
         batches = list(DataLoader(one.dataset, batch_sampler=one.batch_sampler, collate_fn=one.collate_fn))  # type: ignore[arg-type]

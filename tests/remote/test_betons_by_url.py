@@ -58,6 +58,18 @@ def test_a_beton_by_url_has_its_sidecar_and_opens_again_from_a_pickle(url: str) 
         assert other.beton.location == url
 
 
+def test_urls_and_files_are_one_set_in_a_list(url: str, local: Path) -> None:
+    with Loader([url, local], 2, train=False) as several:
+        assert len(several.beton) == 18 and several.beton.labels.tolist() == [*several.beton.labels[:9]] * 2
+        with pickle.loads(pickle.dumps(several)) as other:
+            assert other.beton.files == several.beton.files
+
+
+def test_an_index_by_url_is_refused_with_what_to_give_instead(web: WebServer) -> None:
+    with pytest.raises(UserError, match=r"train.index.json is an index, .* give the URLs of its files"):
+        Loader(f"{web.url}/sets/train.index.json", 2, train=False)
+
+
 def test_a_path_of_a_url_is_that_url(url: str) -> None:
     with Beton(Path(url)) as beton:
         assert len(beton) == 9
