@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
 
     model = load_trained(arguments.model, arguments.recipe, arguments.set, arguments.device)
     options = LoaderOptions(train=False, size=model.size, center_ratio=model.recipe.eval.center_ratio)
-    kind = BetonImages if arguments.images.suffix == ".beton" else FileImages
+    kind = BetonImages if arguments.images.suffix in (".beton", ".json") else FileImages
     images, top = kind(arguments.images, arguments.batch, options), min(arguments.top, model.num_outputs)
     unreadable = 0
     with written(arguments.out) as file, progress_bar("predict", len(images)) as progress:
@@ -67,7 +67,7 @@ def parser(prog: str) -> Parser:
         "images",
         type=file_path,
         metavar="IMAGES",
-        help="a folder, with all that is below it, an image, or a .beton",
+        help="a folder, with all that is below it, an image, a .beton, or a pattern or an index (.json) of several",
     )
     add("--out", type=file_path, metavar="FILE", help="write the CSV there, not to stdout")
     add("--top", type=int, default=1, metavar="K", help="how many classes of each image")
