@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
 
 def is_beton(images: Path | str) -> bool:
     """Whether a path or a URL is that of a beton."""
-    return url_of(images) is not None or Path(images).suffix == ".beton"
+    return url_of(images) is not None or Path(images).suffix in (".beton", ".json")
 
 
 def parser(prog: str) -> Parser:
@@ -73,7 +73,7 @@ def parser(prog: str) -> Parser:
         "images",
         type=file_or_url,
         metavar="IMAGES",
-        help="a folder, with all that is below it, an image, a .beton, or the URL of a .beton",
+        help="a folder, with all that is below it, an image, a .beton or its URL, or a pattern or an index (.json) of several",
     )
     add("--out", type=file_path, metavar="FILE", help="write the CSV there, not to stdout")
     add("--top", type=int, default=1, metavar="K", help="how many classes of each image")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from collections.abc import Iterator
@@ -136,6 +137,11 @@ class Beton(Settled):
     def files(self) -> list[Path]:
         """The files that hold the samples: this one, or those of a ``several.BetonSet``."""
         return [self.path]
+
+    @property
+    def names_at(self) -> str:
+        """What holds the names of the classes, for messages."""
+        return f"{self.path.name}.json"
 
     @property
     def num_bytes(self) -> int:
@@ -434,7 +440,8 @@ def _open_map(path: Path, room: Room | None) -> MappedFile:
             f"{path} does not exist{_others_there(path)}; pack one with {typed('pack')} --data FOLDER --out FOLDER"
         ) from None
     except OSError as error:
-        raise BetonError(f"cannot read {path}: {error.strerror or error}") from error
+        remedy = "; raise ulimit -n, or give fewer, larger files" if error.errno == errno.EMFILE else ""
+        raise BetonError(f"cannot read {path}: {error.strerror or error}{remedy}") from error
     except ValueError as error:
         raise BetonError(f"{path} is not a beton: {error}") from None
 

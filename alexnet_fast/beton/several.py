@@ -167,16 +167,15 @@ class BetonSet(Beton):
         self.class_names = []
         if self.target_field == INT:
             named = [(str(part.path), file.classes_of(part)) for file, part in zip(files, self.parts)]
-            have = [each for each in named if each[1]]
-            if have:
+            if have := [each for each in named if each[1]]:  # without any names there is nothing to compare
                 self.class_names = union(have)
                 labels = [
                     renumbered(of_part, classes, self.class_names, whose) if classes else of_part
                     for of_part, (whose, classes) in zip(labels, named)
                 ]
-            known = Classes(have[0][0] if have else named[0][0], each_once(labels[0]), self.class_names)
-            for (whose, classes), of_part in zip(named, labels):
-                self._compare(known, Classes(whose, each_once(of_part), classes and self.class_names))
+                known = Classes(have[0][0], np.arange(len(self.class_names)), self.class_names)
+                for (whose, classes), of_part in zip(named, labels):
+                    self._compare(known, Classes(whose, each_once(of_part), classes and self.class_names))
         self.labels = np.concatenate(labels)
 
     def _compare(self, known: Classes, other: Classes) -> None:
@@ -212,11 +211,11 @@ class BetonSet(Beton):
 
     @cached_property
     def sidecar(self) -> dict[str, Any] | None:
-        """What the files' json say in common, with their counts added; None if one has none. Read at the first access."""
+        """What the files' json say in common, with their counts added; the classes alone if one has none. Read at the first access."""
         found = [part.read_sidecar() for part in self.parts]
         documents = [document for document in found if document is not None]
         if len(documents) < len(found):
-            return None
+            return self.read_sidecar()
         settings = [each for document in documents if isinstance(each := document.get("settings"), dict)]
         converted = Counter[str]()
         for document in documents:
@@ -246,6 +245,10 @@ class BetonSet(Beton):
 
     def _read_classes(self) -> dict[str, Any]:
         return {"classes": self.class_names} if self.class_names else {}
+
+    @property
+    def names_at(self) -> str:
+        return f"the .json files of {self.path}, and give the files in place of an index,"
 
     @property
     def num_bytes(self) -> int:

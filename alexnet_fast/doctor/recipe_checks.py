@@ -272,20 +272,19 @@ def classes(recipe: Recipe, use: Use) -> list[Finding]:
     if any(file.url for file in sets):  # not here yet, so there is nothing to compare
         return []
     try:
-        both = []
+        both, at = [], ""
         for file in sets:
             with open_beton(file.path, **recipe.data.fields) as beton:
                 if beton.target_field != TARGETS[recipe.model.task].field:  # which its own finding reports
                     return []
                 both.append(Classes.of(beton))
+                at = beton.names_at
     except UserError:  # which another finding reports
         return []
     train, val = both
     remedy = "pack both from one folder with train/ and val/"
     if differs := difference(train, val):
-        return [
-            fault("classes", differs, f"{remedy}; where only the names differ, move {val.whose}.json away")
-        ]
+        return [fault("classes", differs, f"{remedy}; where only the names differ, move {at} away")]
     if doubtful := next((each.trouble for each in (train, val) if each.trouble), doubt(train, val)):
         return [warning("classes", doubtful, remedy)]
     if not (train.names and val.names):

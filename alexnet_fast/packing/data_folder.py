@@ -1,6 +1,6 @@
 """The betons of a data folder: betons in it are used as they are, images are packed once.
 
-    DATA/train.beton, DATA/val.beton        used as they are
+    DATA/train.beton, DATA/val.beton        used as they are; also DATA/train.index.json, DATA/val.index.json
     DATA/train/<class>/*, DATA/val/<class>/*   packed into DATA-beton/ next to it, or into another folder
 
 A second start finds what the first one packed.  If several processes start at once, one packs and the others wait.
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from ..beton.classes import packed_classes
 from ..beton.errors import BetonError
-from ..beton.index_file import index_path, read_index
+from ..beton.index_file import SUFFIX, index_path, read_index
 from ..beton.reader import Beton
 from ..common.command_name import typed
 from ..common.cpus import allowed_cores
@@ -61,14 +61,14 @@ def find_or_pack(
     Raises UserError for anything else, or if the output cannot be written.
     """
     data = Path(os.path.abspath(data))  # not resolved: "next to" a link means next to the link itself
-    if os.path.isfile(data) and data.suffix == ".beton":
+    if os.path.isfile(data) and (data.suffix == ".beton" or data.name.endswith(SUFFIX)):
         return _next_to(data)
     if not os.path.isdir(data):
         raise UserError(
             f"--data_path {data} does not exist or cannot be read: expected a folder with train/<class>/* and val/<class>/*, or with "
             "train.beton and val.beton"
         )
-    betons = {split: data / f"{split}.beton" for split in SPLITS}
+    betons = {split: _or_index(data / f"{split}.beton") for split in SPLITS}
     if any(path.exists() for path in betons.values()):
         return BetonPaths(*(betons[split] if betons[split].exists() else None for split in SPLITS))
     there = splits_in(data)
@@ -95,9 +95,18 @@ def find_or_pack(
 
 
 def _next_to(beton: Path) -> BetonPaths:
-    """A beton file as the training set, with the val.beton next to it; val.beton itself as the set to evaluate on."""
+    """A beton file, or an index, as the training set, with that of val next to it; the one of val as the set to evaluate on."""
     val = beton.with_name("val.beton")
-    return BetonPaths(None, beton) if beton == val else BetonPaths(beton, val if val.exists() else None)
+    if beton in (val, index_path(val)):
+        return BetonPaths(None, beton)
+    val = _or_index(val)
+    return BetonPaths(beton, val if val.exists() else None)
+
+
+def _or_index(beton: Path) -> Path:
+    """A beton, or the index of its parts where only that exists."""
+    index = index_path(beton)
+    return index if index.exists() and not beton.exists() else beton
 
 
 def shared_classes(

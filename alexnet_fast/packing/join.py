@@ -8,8 +8,8 @@ command again, of any part, or ``--join``, writes it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ def join(index: Path, files: Sequence[Path]) -> IndexFile:
         )
     named = expanded([*files] or [index])
     parts = [part for each in named for part in (_parts_of(each) if is_index(each) else [each])]
-    return _written(index, parts)
+    with _alone_with(index):
+        return _written(index, parts)
 
 
 def join_parts(beton: Path, own: PartOf, fresh: bool = False) -> tuple[IndexFile | None, list[Path]]:
@@ -64,24 +65,34 @@ def join_parts(beton: Path, own: PartOf, fresh: bool = False) -> tuple[IndexFile
     """
     index, parts = index_path(beton), all_parts(own.count)
     paths = [part.path(beton) for part in parts]
+    with _alone_with(index):
+        if missing := [path for path in paths if not path.exists()]:
+            return None, missing
+        expected = [{**_settings(own.path(beton)), SETTING: str(part)} for part in parts]
+        now = [_settings(path) for path in paths]
+        others = [path for path, *both in zip(paths, expected, now) if both[0] != both[1]]
+        if others and fresh:
+            return None, others
+        if others:
+            keys = differing(*next(both for both in zip(expected, now) if both[0] != both[1]))
+            raise OutputExists(
+                f"{own.path(beton)} and {others[0]} do not belong together: they differ in {', '.join(map(printable, keys))}",
+                "pack one of them again with --fresh, all with the same settings and images",
+            )
+        return _written(index, _with_others(index, paths, fresh)), []
+
+
+@contextmanager
+def _alone_with(index: Path) -> Iterator[None]:
+    """Hold the lock of an index while the body runs; raises OutputUnwritable where it, or the index, cannot be written."""
     try:
         with hold_lock(index.with_name(index.name + ".lock"), lambda: None):
-            if missing := [path for path in paths if not path.exists()]:
-                return None, missing
-            expected = [{**_settings(own.path(beton)), SETTING: str(part)} for part in parts]
-            now = [_settings(path) for path in paths]
-            others = [path for path, *both in zip(paths, expected, now) if both[0] != both[1]]
-            if others and fresh:
-                return None, others
-            if others:
-                keys = differing(*next(both for both in zip(expected, now) if both[0] != both[1]))
-                raise OutputExists(
-                    f"{own.path(beton)} and {others[0]} do not belong together: they differ in {', '.join(map(printable, keys))}",
-                    "pack one of them again with --fresh, all with the same settings and images",
-                )
-            return _written(index, _with_others(index, paths, fresh)), []
+            yield
     except OSError as error:
-        raise _unwritable(index, error) from error
+        raise OutputUnwritable(
+            f"cannot write {index}: {error.strerror or error}",
+            "make room or choose another folder; no packed image is lost",
+        ) from error
 
 
 def check_index(beton: Path, count: int, fresh: bool) -> None:
@@ -121,24 +132,14 @@ def _written(index: Path, files: Sequence[Path]) -> IndexFile:
     with BetonSet(files) as every:  # which makes the checks of every reader
         made = [_indexed(beton, index, every.class_names) for beton in every.parts]
         new = IndexFile(index, tuple(made), tuple(every.class_names))
-    try:
-        if not os.path.lexists(index) or _differs(new):
-            new.write()
-    except OSError as error:
-        raise _unwritable(index, error) from error
+    if not os.path.lexists(index) or _differs(new):
+        new.write()
     return new
 
 
 def _parts_of(index: Path) -> list[Path]:
     read = read_index(index)
     return [read.place(part) for part in read.parts]
-
-
-def _unwritable(index: Path, error: OSError) -> OutputUnwritable:
-    return OutputUnwritable(
-        f"cannot write {index}: {error.strerror or error}",
-        "make room or choose another --out; no packed image is lost",
-    )
 
 
 def _differs(new: IndexFile) -> bool:

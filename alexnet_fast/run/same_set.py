@@ -55,11 +55,11 @@ def check_learnt_task(path: Path, loaded: dict[str, Any], recipe: Recipe) -> Non
 
 def check_val_classes(known: Classes, val_set: Loader, recipe: Recipe, world: World) -> list[str]:
     """Warnings about what cannot be compared; raises UserError where a label of the evaluation set is another class in `known`."""
-    other, name = classes_of(val_set, recipe, world), val_set.beton.path.name
+    other = classes_of(val_set, recipe, world)
     if found := difference(known, other):
         raise UserError(
             f"{found}: accuracies would be wrong; pack it with train/ next to it, so that both number their classes alike, "
-            f"or, where only the names differ, move {name}.json away"
+            f"or, where only the names differ, move {val_set.beton.names_at} away"
         )
     doubtful = doubt(known, other)
     return [*unread(other), *([f"warning: {doubtful}"] if doubtful else [])]
@@ -82,7 +82,7 @@ def check_goes_on(
     if found := difference(learnt_classes(path, loaded, recipe), classes):
         raise UserError(
             f"{found}: a run resumes with the classes that it started with; give its own set, start a new run with "
-            f"model.weights, or, where only the names differ, move {beton.path.name}.json away"
+            f"model.weights, or, where only the names differ, move {beton.names_at} away"
         )
     before, now = loaded.get("train_set"), identity(train_set)
     if not isinstance(before, dict) or before == now:

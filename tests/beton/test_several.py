@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+import resource
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -280,6 +281,63 @@ def test_the_sidecars_of_all_files_are_added(files: list[Path]) -> None:
         assert found["counts"] == {"converted": {"PNG": 3}} and found["skipped"] == ["s0", "s1", "s2"]
         assert every.source_path(6) == "1/1" and len(found["paths"]) == sum(COUNTS)
         assert sorted(found["corrupt"]) == ["c0", "c1", "c2"]
+
+
+def test_where_a_file_has_no_sidecar_the_classes_are_still_known(files: list[Path]) -> None:
+    write(files[1], [1, 1])
+    files[1].with_name("b.beton.json").unlink()
+    with open_beton(files) as every:
+        assert every.sidecar == {"classes": ["x", "y", "z"]} and every.source_path(6) is None
+
+
+def test_too_many_files_for_this_process_are_one_sentence_that_says_what_to_do(files: list[Path]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(lowest := os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, hard))
+    try:
+        with pytest.raises(BetonError, match=r"Too many open files; raise ulimit -n"):
+            open_beton(files)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+ANYTHING = (
+    None,
+    True,
+    3,
+    -1,
+    1e99,
+    "x",
+    "",
+    "\0",
+    [],
+    ["a"],
+    {},
+    "../b.beton",
+    "/dev/zero",
+    "all.index.json",
+)
+
+
+@pytest.mark.parametrize("key", ["file", "samples", "bytes", "index_crc32", "samples_crc32", "classes"])
+def test_a_part_of_an_index_may_say_anything(files: list[Path], key: str) -> None:
+    """It loads, or is refused by an error of ours."""
+    path = indexed(files[0].parent / "all.index.json", files)
+    document = json.loads(path.read_text())
+    loaded = []
+    for value in ANYTHING:
+        document["parts"][1][key] = value
+        path.write_text(json.dumps(document))
+        try:
+            open_beton(path).close()
+            loaded.append(value)
+        except UserError as error:
+            assert len(str(error).splitlines()) == 1
+    harmless = {
+        "classes": [None, []],
+        "samples_crc32": [value for value in ANYTHING if type(value) is str],
+    }
+    assert loaded == harmless.get(key, [])
 
 
 def test_a_closed_set_has_closed_all_its_files(files: list[Path]) -> None:

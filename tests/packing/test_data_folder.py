@@ -56,6 +56,16 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
     monkeypatch.setattr(data_folder, "progress_bar", bar)
 
 
+def test_an_index_is_used_where_there_is_no_beton_of_its_split(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "parts"
+    assert pack_main(["--data", str(raw), "--out", str(out), "--shards", "2", "--workers", "1"]) == 0
+    train, val = out / "train.index.json", out / "val.index.json"
+    assert find_or_pack(out) == find_or_pack(train) == BetonPaths(train, val)
+    assert find_or_pack(val) == BetonPaths(None, val)
+    (out / "val.beton").write_bytes(b"")
+    assert find_or_pack(out) == BetonPaths(train, out / "val.beton")
+
+
 def refusal(*arguments: Any) -> str:
     with pytest.raises(UserError) as caught:
         find_or_pack(*arguments, say=lambda _: None)

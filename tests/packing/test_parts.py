@@ -18,7 +18,7 @@ from alexnet_fast.beton.several import BetonSet, open_beton
 from alexnet_fast.errors import UserError, exit_code
 from alexnet_fast.pack import main
 from alexnet_fast.packing.encode import Encoding
-from alexnet_fast.packing.errors import OutputExists
+from alexnet_fast.packing.errors import OutputExists, OutputUnwritable
 from alexnet_fast.packing.join import join, join_parts
 from alexnet_fast.packing.parts import PartOf, SourcePart, all_parts, digest_of, settings_of
 from alexnet_fast.packing.writer import scan_folder, write_beton
@@ -262,6 +262,11 @@ def test_an_index_elsewhere_names_its_parts_relative_to_itself(
 def test_an_index_that_is_not_named_as_one_is_refused(one: Path) -> None:
     with pytest.raises(UserError, match=r"the first name is the index's and ends in \.json"):
         join(one, [one])
+
+
+def test_an_index_that_cannot_be_written_is_one_sentence(one: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputUnwritable, match="cannot write .*no packed image is lost"):
+        join(tmp_path / "none" / "a.index.json", [one])
 
 
 # -- the command
