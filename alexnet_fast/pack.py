@@ -23,6 +23,7 @@ from .common.text import plural
 from .errors import StoppedBySignal, UserError, escaped, exit_code
 from .packing.data_folder import SHUFFLE_SEED, shared_classes
 from .packing.encode import Encoding
+from .packing.forecast import forecast
 from .packing.imagenet import left_packed
 from .packing.join import check_index, join, join_parts
 from .packing.journal import progress_sentence
@@ -406,6 +407,12 @@ def pack_all(options: argparse.Namespace) -> int:
     if not options.fresh:
         for name, split in splits.items():
             check_place(split, paths[name], encoding, settings[name], options.on_corrupt)
+    needed = 0
+    for name, split in splits.items():
+        is_new = options.fresh or not paths[name].exists()
+        if is_new and (takes := forecast(split, paths[name], encoding, needed)):
+            print(escaped(str(takes)), file=sys.stderr, flush=True)
+            needed += takes.needed
     for name, split in splits.items():
         path = paths[name]
         try:

@@ -2,6 +2,7 @@
 
     DATA/train.beton, DATA/val.beton        used as they are; also DATA/train.index.json, DATA/val.index.json
     DATA/train/<class>/*, DATA/val/<class>/*   packed into DATA-beton/ next to it, or into another folder
+    DATA/ILSVRC2012_img_train.tar, ...      the same, as for all that ``sources.kind_of_folder`` recognises
 
 A second start finds what the first one packed.  If several processes start at once, one packs and the others wait.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -35,8 +36,8 @@ from .errors import (
     UnreadableImage,
     WorkerDied,
 )
-from .image_folder import SPLITS, FolderDataset, FolderError, splits_in
-from .sources import Dataset, Source
+from .image_folder import SPLITS, FolderError, splits_in
+from .sources import FOLDER, Dataset, Source, described, kind_of_folder, open_dataset
 
 SHUFFLE_SEED = 0  # shuffled, so that neighbours in the file belong to different classes
 
@@ -71,7 +72,8 @@ def find_or_pack(
     betons = {split: _or_index(data / f"{split}.beton") for split in SPLITS}
     if any(path.exists() for path in betons.values()):
         return BetonPaths(*(betons[split] if betons[split].exists() else None for split in SPLITS))
-    there = splits_in(data)
+    dataset = open_dataset(kind := kind_of_folder(data), data)
+    there = splits_in(data) if kind == FOLDER else [split for split in dataset.splits() if split in SPLITS]
     if not there:
         raise UserError(
             f"--data_path {data} has neither train/ and val/ (folders of classes) nor train.beton and val.beton: give "
@@ -79,8 +81,11 @@ def find_or_pack(
         )
     target = beton_dir or data.with_name(data.name + "-beton")
     packed = {split: target / f"{split}.beton" for split in there if split in wanted}
-    dataset = FolderDataset(data)
-    classes = shared_classes(dataset, there, target, say) or dataset.class_names(there[0])
+    if kind != FOLDER and all(path.exists() for path in packed.values()):
+        # To list archives again would take longer than it may change.
+        classes = next((found for path in packed.values() if (found := packed_classes(path))), [])
+    else:
+        classes = shared_classes(dataset, there, target, say) or dataset.class_names(there[0])
     if not all(path.exists() for path in packed.values()):
         with _alone_in(target, say):
             missing = {split: path for split, path in packed.items() if not path.exists()}
@@ -88,7 +93,7 @@ def find_or_pack(
                 _check(packed[split], data, split, classes)  # before the other takes hours to pack
             folders = {split: dataset.open(split, classes).shuffled(SHUFFLE_SEED) for split in missing}
             for split, path in missing.items():
-                _pack(folders[split], split, path, data, say)
+                _pack(folders[split], split, path, data, say, described(dataset, split))
     for split, path in packed.items():
         say(_check(path, data, split, classes))
     return BetonPaths(packed.get("train"), packed.get("val"))
@@ -145,10 +150,13 @@ def _packed(path: Path) -> Path:
     return path
 
 
-def _pack(images: Source, split: str, path: Path, data: Path, say: Say) -> None:
-    """Pack one split with the defaults of ``python -m alexnet_fast.pack``."""
+def _pack(
+    images: Source, split: str, path: Path, data: Path, say: Say, more: Mapping[str, object] | None = None
+) -> None:
+    """Pack one split with the defaults of ``python -m alexnet_fast.pack``, and ``more`` settings to record."""
     from ..beton.classes import without_images
     from .encode import Encoding  # imported here: only packing needs Pillow
+    from .forecast import forecast
     from .journal import progress_sentence
     from .writer import left_aside, write_beton
 
@@ -158,7 +166,9 @@ def _pack(images: Source, split: str, path: Path, data: Path, say: Say) -> None:
         f"packing {images.reader.place} into {path}, once: {count:,} images of {classes:,} classes"
         + (f"; {missing}" if missing else "")
     )
-    settings = {"split": split, "shuffle_seed": SHUFFLE_SEED, "limit": None}
+    if takes := forecast(images, path, Encoding()):
+        say(str(takes))
+    settings = {"split": split, "shuffle_seed": SHUFFLE_SEED, "limit": None, **(more or {})}
     try:
         with progress_bar(f"packing {split}", count) as progress:
             packed = write_beton(

@@ -59,7 +59,10 @@ class ImageNetDataset:
         return there
 
     def class_names(self, split: str) -> list[str]:
-        return self._listing(split).classes
+        if split != "train":
+            return self._listing(split).classes
+        self.packed_split(split)
+        return [tar.name.removesuffix(".tar") for tar in _class_tars(Archive.of(self._tar(split)))[0]]
 
     def open(self, split: str, classes: list[str] | None = None) -> Listed:
         found = self._listing(split)
@@ -100,7 +103,7 @@ class ImageNetDataset:
         archive = Archive.of(self._tar(split))
         if split == "train":
             return _train(archive)
-        trained = self._listing("train").classes if "train" in self.splits() else []
+        trained = self.class_names("train") if "train" in self.splits() else []
         file = labels_file(self.folder, self.val_labels)
         status = os.stat(file) if file.exists() else None
         return _val(archive, file, status and status.st_mtime_ns, tuple(trained))
@@ -139,14 +142,12 @@ class _Listing:
     """The file that says of which class an image is."""
 
 
-@lru_cache(maxsize=1)  # a command needs a listing for the classes, the images and their settings
-def _train(archive: Archive) -> _Listing:
-    found, ignored = Found(), Ignored()
-    labels, classes = list[int](), list[str]()
+@lru_cache(maxsize=1)
+def _class_tars(archive: Archive) -> tuple[list[Member], Ignored]:
+    """The tars of classes in the training tar, sorted by name, and what else is there: a thousand headers, not a million."""
+    tars, ignored = list[Member](), Ignored()
     with archive.opened() as file:
-        source = OpenFile(file, archive.size)
-        tars = list[Member]()
-        for member in members(source, archive.path):
+        for member in members(OpenFile(file, archive.size), archive.path):
             if why := _why(member):
                 if member.kind != "folder":
                     ignored.add(member.name, why)
@@ -154,11 +155,20 @@ def _train(archive: Archive) -> _Listing:
                 tars.append(member)
             else:
                 ignored.add(member.name, f"{_suffix(member.name)} next to the tars of classes")
-        tars.sort(key=lambda tar: tar.name)
-        if not tars:
-            raise FolderError(
-                f"{archive.path} holds no tar of a class; expected n01440764.tar and others, as in ImageNet's"
-            )
+    if not tars:
+        raise FolderError(
+            f"{archive.path} holds no tar of a class; expected n01440764.tar and others, as in ImageNet's"
+        )
+    return sorted(tars, key=lambda tar: tar.name), ignored
+
+
+@lru_cache(maxsize=1)  # a command needs a listing for the classes, the images and their settings
+def _train(archive: Archive) -> _Listing:
+    found, labels, classes = Found(), list[int](), list[str]()
+    tars, outside = _class_tars(archive)
+    ignored = Ignored(outside.counts.copy(), outside.paths.copy())
+    with archive.opened() as file:
+        source = OpenFile(file, archive.size)
         with progress_bar(f"listing {Path(archive.path).name}", len(tars), unit="tars") as progress:
             for done, tar in enumerate(tars, 1):
                 name, place = tar.name.removesuffix(".tar"), f"{archive.path}/{tar.name}"

@@ -28,7 +28,8 @@ from .key_table import Archive, KeyTable, Row
 from .kinds import image_suffixes
 from .label_numbers import numbered
 from .list_rows import IMAGES, LABELS, chosen, label_text
-from .listing import FolderError, Ignored, entries, passed_over
+from .listing import FolderError, Ignored
+from .shards import first_below
 from .shared_groups import HEAD_BYTES, MAX_GROUP_BYTES
 from .sources import Choices, LabelType
 
@@ -97,13 +98,8 @@ def opened(folder: Path, file: Path | None, choices: Choices) -> ParquetDataset:
 
 
 def recognises(folder: Path) -> bool:
-    """Whether a folder holds tables, or those in it do, as in a copy of a repository of the Hub or what ``save_to_disk`` writes."""
-    try:
-        places = [folder, *(folder / name for name in ("data", "train", "validation", "val"))]
-        found = (entry.name for place in places if place.is_dir() for entry in entries(place))
-        return any(name.endswith(SUFFIXES) and not passed_over(name) for name in found)
-    except FolderError:
-        return False
+    """Whether a folder holds tables."""
+    return first_below(folder, SUFFIXES) is not None
 
 
 @lru_cache(maxsize=2)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..common.untrusted import printable
 from .image_folder import SPLITS
-from .listing import FolderError, cannot, passed_over
+from .listing import FolderError, cannot, entries, passed_over
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)", re.ASCII)
@@ -85,6 +85,30 @@ class Shards:
         """What a set without names of splits is called: as its folder, or as the beginning of its pattern."""
         name = self.root.name if self.given == self.root else re.split(r"[{*?\[.]", self.given.name)[0]
         return name.rstrip("-_. ") or self.root.absolute().name or "all"
+
+
+def first_below(folder: Path, suffixes: tuple[str, ...]) -> Path | None:
+    """The first file with one of these suffixes in a folder, or in the usual ones in it: as in a copy of a repository of the Hub, or
+    what ``save_to_disk`` writes.
+
+    None if there is none, or if train/ or val/ have folders: those are of classes, and files next to them are something else.
+    """
+    try:
+        if any(
+            entry.is_dir()
+            for split in SPLITS
+            if (folder / split).is_dir()
+            for entry in entries(folder / split)
+        ):
+            return None
+        for place in (folder, *(folder / name for name in ("data", "train", "validation", "val"))):
+            if place.is_dir():
+                names = (entry.name for entry in entries(place) if not passed_over(entry.name))
+                if found := [name for name in names if name.lower().endswith(suffixes)]:
+                    return place / found[0]
+    except (OSError, FolderError):  # whoever lists it reports that
+        pass
+    return None
 
 
 def split_named(path: str) -> str:

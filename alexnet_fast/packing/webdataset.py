@@ -7,9 +7,9 @@ into memory that all workers share (``shared_groups``), so its images are shuffl
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from .kinds import image_suffixes
 from .label_numbers import numbered
 from .list_rows import LABELS, chosen, label_text
 from .listing import FolderError, Ignored, passed_over
+from .shards import first_below
 from .shared_groups import MAX_GROUP_BYTES
 from .sources import Choices, LabelType
 from .tar_index import Inflated, Member, OpenFile, Readable, is_gzip, members
@@ -52,26 +53,19 @@ def opened(folder: Path, file: Path | None, choices: Choices) -> WebDataset:
 
 def recognises(folder: Path) -> bool:
     """Whether a folder holds shards: tars that begin with a sample."""
-    try:
-        with os.scandir(folder) as found:
-            first = min(
-                (
-                    entry.name
-                    for entry in found
-                    if entry.name.endswith(SUFFIXES) and not passed_over(entry.name)
-                ),
-                default="",
-            )
-        if not first:
-            return False
-        archive = Archive.of(folder / first)
-        with archive.opened() as file:
-            return any(
-                _parts(member.name)[1] in LABEL_PARTS
-                for member, _ in zip(_members(archive, file), range(100))
-            )
-    except (OSError, FolderError):
+    if (first := first_below(folder, SUFFIXES)) is None:
         return False
+    try:
+        archive = Archive.of(first)
+        with archive.opened() as file:
+            begin = itertools.islice(members(_readable(archive, file), archive.path), 100)
+            parts = [_parts(member.name) for member in begin]
+    except (OSError, ValueError, FolderError):
+        return False
+    labelled = {name for name, suffix in parts if suffix in LABEL_PARTS}
+    return any(
+        f".{suffix.rpartition('.')[2]}" in image_suffixes() for name, suffix in parts if name in labelled
+    )
 
 
 LABEL_PARTS = ("cls", "json")
@@ -177,10 +171,6 @@ def _label(archive: Archive, member: Member, source: Readable, part: str, key: s
             f"{printable(place, 1000)}: its label is {printable(repr(found))}; expected a number or a name"
         )
     return label or None
-
-
-def _members(archive: Archive, file: Any) -> Iterator[Member]:
-    return members(_readable(archive, file), archive.path)
 
 
 def _readable(archive: Archive, file: Any) -> Readable:

@@ -17,11 +17,12 @@ from PIL import Image
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import StoppedBySignal, UserError
 from alexnet_fast.pack import main as pack_main
-from alexnet_fast.packing import data_folder
+from alexnet_fast.packing import data_folder, imagenet
 from alexnet_fast.packing.data_folder import BetonPaths, find_or_pack
 from alexnet_fast.packing.errors import OutputUnwritable
 from alexnet_fast.packing.image_folder import FolderDataset
 from betons import jpeg, picture
+from imagenet_tars import make_tars
 
 
 @pytest.fixture
@@ -325,3 +326,22 @@ def test_corrupt_images_are_a_warning(raw: Path) -> None:
     sentences: list[str] = []
     sets = find_or_pack(raw, say=sentences.append)
     assert f"warning: 1 of 7 images are corrupt, listed in {sets.train}.json" in sentences
+
+
+def test_imagenets_tars_are_packed_once_and_not_listed_again(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars, sentences = make_tars(tmp_path / "imagenet", photos, 8, 6), list[str]()
+    sets = find_or_pack(tars, say=sentences.append)
+    assert sets == BetonPaths(tmp_path / "imagenet-beton/train.beton", tmp_path / "imagenet-beton/val.beton")
+    assert (
+        f"packing {tars}/ILSVRC2012_img_train.tar into" in sentences[0]
+        and "8 images of 6 classes" in sentences[0]
+    )
+    monkeypatch.setattr(imagenet, "members", None)
+    sentences.clear()
+    assert find_or_pack(tars, say=sentences.append) == sets
+    assert [sentence.split(":")[0] for sentence in sentences] == [f"uses {path}" for path in sets]
+    command = ("--data", str(tars), "--out", str(tmp_path / "imagenet-beton"), "--workers", "1")
+    monkeypatch.undo()
+    assert pack_main(list(command)) == 0  # the same file to the command: "packed before"
