@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import components
 from alexnet_fast import export
 from alexnet_fast.errors import UserError
 from alexnet_fast.loader.normalize import ImageNet
+from alexnet_fast.models import spec_of
 from alexnet_fast.prediction.trained import TrainedModel, load_trained
 from prediction.conftest import CLASSES, Run
 
@@ -84,3 +86,39 @@ def test_another_suffix_is_refused(run: Run, capsys: pytest.CaptureFixture[str])
         export.main([str(run.folder), "alexnet.h5"])
     assert ended.value.code == 2
     assert "ends in neither .pt (weights) nor .onnx (the network)" in capsys.readouterr().err
+
+
+OF_ANOTHER_PACKAGE = """
+import sys
+import components
+components.import_torchvision()
+from alexnet_fast import export
+export.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "size"), [("resnet18", 64), ("timm/vit_tiny_patch16_224", 224)])
+def test_networks_of_other_packages_are_exported_too(name: str, size: int, tmp_path: Path) -> None:
+    onnxruntime: Any = components.require("onnxruntime")
+    components.require("torchvision")
+    components.require("timm")
+    recipe, weights, path = tmp_path / "r.toml", tmp_path / "w.pt", tmp_path / "network.onnx"
+    recipe.write_text(
+        f'[model]\nname = "{name}"\nnum_classes = 3\ndropout = 0\n[data]\nsize = {size}\n[precision]\nlevel = "O0"\n'
+    )
+    torch.manual_seed(0)
+    network = spec_of(name).build(3).eval()
+    torch.save(network.state_dict(), weights)
+    # In a process of its own: torch's exporter leaves a thread running.
+    command = (sys.executable, "-c", OF_ANOTHER_PACKAGE, str(weights), str(path), "--recipe", str(recipe))
+    environment = {**os.environ, "PYTHONPATH": f"{components.ROOT}{os.pathsep}{components.ROOT / 'tests'}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for count in (1, 3):
+        images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(count))
+        (outputs,) = session.run(["outputs"], {"images": images.numpy()})
+        with torch.no_grad():
+            np.testing.assert_allclose(outputs, network(images).numpy(), rtol=1e-3, atol=1e-4)
+    assert session.get_modelmeta().custom_metadata_map["size"] == str(size)
