@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .beton.target_fields import misfit
+from .common.sizes import sides
 from .devices.device import Device
 from .devices.registry import resolve
 from .distributed import world as ranks
@@ -113,9 +115,9 @@ def val_loader(recipe: Recipe, world: World, device: Device) -> Loader:
     data.on_error says, since an accuracy must count every sample."""
     data, size = recipe.data, recipe.eval.size or recipe.data.size
     spec = MODELS[recipe.model.name]
-    if size < spec.min_size_px:
+    if min(sides(size)) < spec.min_size_px:
         raise UserError(
-            f"eval.size = {size} is too small: {spec.title} needs at least {spec.min_size_px} pixels"
+            f"eval.size = {json.dumps(size)} is too small: {spec.title} needs at least {spec.min_size_px} pixels"
         )
     options = LoaderOptions(
         **_shared_options(recipe, world, device),
@@ -138,6 +140,7 @@ def _shared_options(recipe: Recipe, world: World, device: Device) -> dict[str, A
         "read_ahead_bytes": data.read_ahead_bytes,
         "pin_memory": device.pin_memory,
         "decoder": data.decoder,
+        "interpolation": data.interpolation,
         **data.fields,
     }
 

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import InitErrorDetails
 
 from .common.paths import given_path
+from .common.sizes import sides
 from .errors import UserError
 from .models import MODELS
 
@@ -22,6 +23,8 @@ Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0)]
 Pair = tuple[float, float]
+Side = Annotated[int, Field(le=4096)]
+HeightAndWidth = tuple[Side, Side]
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 FilePath = Annotated[Text, AfterValidator(given_path)]
 """Every key that is a path."""
@@ -87,8 +90,10 @@ class Data(Section):
     """Name of the betons' field that is the label; empty = their only int or, without an int, their only float."""
     synthetic: bool = False
     """Train on synthetic images in place of data.train and data.val: to measure, not to learn."""
-    size: Annotated[int, Field(le=4096)] = 224
-    """Side of the training images in pixels; AlexNet needs 63."""
+    size: Side | HeightAndWidth = 224
+    """Side of the training images in pixels, or [height, width]; AlexNet needs 63."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How crops are resized, in training and evaluation: bilinear or bicubic, antialiased as Pillow's."""
     global_batch_size: Positive = 128
     """Samples per step over all ranks; each rank takes its share."""
     threads: Count = 0
@@ -208,10 +213,10 @@ class Eval(Section):
     """Epochs between evaluations; the last epoch is always evaluated. 0 = never evaluate."""
     global_batch_size: Count = 0
     """Samples per evaluation step over all ranks; 0 = as in training."""
-    size: Annotated[int, Field(ge=0, le=4096)] = 0
-    """Side of the evaluation images in pixels; 0 = as in training."""
+    size: Annotated[int, Field(ge=0, le=4096)] | HeightAndWidth = 0
+    """Side of the evaluation images in pixels, or [height, width]; 0 = as in training."""
     center_ratio: Annotated[float, Field(gt=0, le=1)] = 0.875
-    """Side of the centre crop over the resized shorter side; 0.875 = Resize(256) + CenterCrop(224)."""
+    """Side of the centre crop over the resized shorter side; 0.875 = Resize(256) + CenterCrop(224). Of [height, width]: over what the resized image just covers."""
     full_batches_of: Count = 0
     """Also report the accuracy over full batches of this many samples, as the reference does (128); 0 = only the exact one."""
 
@@ -277,7 +282,7 @@ class Recipe(Section):
         """Raise for keys whose limits depend on model.name."""
         spec = MODELS[self.model.name]
         size, dropout, mistakes = self.data.size, self.model.dropout, list[InitErrorDetails]()
-        if size < spec.min_size_px:
+        if min(sides(size)) < spec.min_size_px:
             limit = {"ge": spec.min_size_px}
             mistakes += [{"type": "greater_than_equal", "loc": ("data", "size"), "input": size, "ctx": limit}]
         if dropout and not spec.has_dropout:

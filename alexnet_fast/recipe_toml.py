@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from .common.paths import check_text
 from .common.untrusted import printable, read_text
 from .errors import UserError
-from .recipe import Operations, Pair, Recipe, Section
+from .recipe import HeightAndWidth, Operations, Pair, Recipe, Section
 
 MAX_BYTES = 1 << 16
 """Maximum size of a recipe: ten times our longest one."""
@@ -205,13 +205,14 @@ def _type_name(field: FieldInfo) -> str:
         str: "text",
         bool: "true or false",
         Pair: "[number, number]",
+        HeightAndWidth: "[height, width]",
         Operations: 'a list of tables, [{op = "NAME", parameter = value}]',
     }
     if field.annotation in names:
         return names[field.annotation]
     options: list[str] = []
     for member in getattr(field.annotation, "__args__", ()):
-        members = getattr(member, "__args__", (member,))
+        members = (member,) if member in names else getattr(member, "__args__", (member,))
         options += [json.dumps(option) if isinstance(option, str) else names[option] for option in members]
     return " or ".join(options)
 

@@ -24,6 +24,7 @@ from .build import (
 )
 from .common.disk_space import room_for_checkpoints
 from .common.files import write_text
+from .common.sizes import size_text
 from .common.text import plural
 from .decode.kernel import decode_chunk
 from .distributed import world as ranks
@@ -292,7 +293,7 @@ class Trainer:
             sets += f", {self.val_set.num_samples:,} to evaluate on"
         return (
             f"{recipe.run.name}: {MODELS[recipe.model.name].title}, {self.task.describe(recipe.model.num_classes)}, {recipe.precision.level}, "
-            f"{recipe.data.size} px, on {self.where}; {sets}; {self.decoding}; "
+            f"{size_text(recipe.data.size)}, on {self.where}; {sets}; {self.decoding}; "
             f"{plural(recipe.schedule.epochs, 'epoch')} of {plural(self.steps_per_epoch, 'step')} of "
             f"{recipe.data.global_batch_size}; results in {self.folder}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..common.command_name import typed
 from ..common.disk_space import room_for_checkpoints
 from ..common.machine import Machine
+from ..common.sizes import sides
 from ..common.text import plural, size
 from ..errors import UserError
 from ..models import MODELS, ModelSpec
@@ -107,7 +109,7 @@ def memory(recipe: Recipe, use: Use, machine: Machine) -> Iterator[Finding]:
         batch = recipe.data.global_batch_size // use.world_size
         spec = MODELS[recipe.model.name]
         expected += use.nproc * spec.parameters(recipe.model.num_classes) * BYTES_A_PARAMETER
-        expected += use.nproc * batch * recipe.data.size**2 * spec.activation_bytes
+        expected += use.nproc * batch * math.prod(sides(recipe.data.size)) * spec.activation_bytes
     rest = "libraries" if pinned else "libraries and the model"
     text = f"about {size(expected)} ({size(ring_bytes)} of batches, and {rest}), {size(machine.available_bytes)} available"
     remedy = "lower data.batches_ahead, data.global_batch_size or distributed.nproc, or give it more memory"
@@ -299,8 +301,10 @@ def _read_bytes_per_s(beton: Beton, spec: ModelSpec, use: Use, machine: Machine)
 def _ring_bytes(recipe: Recipe, use: Use) -> int:
     """Bytes of one rank's batches, of training and evaluation: those decoded ahead and those in use."""
     data, evaluation = recipe.data, recipe.eval
-    sides: list[Any] = [] if evaluation.only else [(data.global_batch_size, data.size)]
+    sets: list[Any] = [] if evaluation.only else [(data.global_batch_size, data.size)]
     if evaluation.only or evaluation.every:
-        sides.append((evaluation.global_batch_size or data.global_batch_size, evaluation.size or data.size))
+        sets.append((evaluation.global_batch_size or data.global_batch_size, evaluation.size or data.size))
     slots = data.batches_ahead + HELD
-    return sum(slots * -(-batch // use.world_size) * (3 * side * side + 16) for batch, side in sides)
+    return sum(
+        slots * -(-batch // use.world_size) * (3 * math.prod(sides(side)) + 16) for batch, side in sets
+    )
