@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ import torch
 
 from .beton.several import expanded
 from .beton.target_fields import misfit
+from .common.sizes import Size, sides
 from .devices.device import Device
 from .devices.registry import resolve
 from .distributed import world as ranks
@@ -129,9 +131,9 @@ def val_loader(recipe: Recipe, world: World, device: Device) -> Loader:
     data.on_error says, since an accuracy must count every sample."""
     data, size = recipe.data, recipe.eval_size
     spec = spec_of(recipe.model.name)
-    if size < spec.min_size_px:
+    if min(sides(size)) < spec.min_size_px:
         raise UserError(
-            f"eval.size = {size} is too small: {spec.title} needs at least {spec.min_size_px} pixels"
+            f"eval.size = {json.dumps(size)} is too small: {spec.title} needs at least {spec.min_size_px} pixels"
         )
     options = LoaderOptions(
         **_shared_options(recipe, world, device),
@@ -154,6 +156,7 @@ def _shared_options(recipe: Recipe, world: World, device: Device) -> dict[str, A
         "read_ahead_bytes": data.read_ahead_bytes,
         "pin_memory": device.pin_memory,
         "decoder": data.decoder,
+        "interpolation": data.interpolation,
         **data.fields,
     }
 
@@ -253,7 +256,7 @@ def fast_paths(
     world: World,
     say: Callable[[str], None] = lambda text: None,
     val_set: Loader | None = None,
-    size: int = 0,
+    size: Size = 0,
 ) -> FastPaths:
     """Switch on what engine.* asks for and is proven on this device.  Every rank has to call this.
 

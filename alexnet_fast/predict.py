@@ -43,7 +43,12 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     from .prediction.trained import load_trained
 
     model = load_trained(arguments.model, arguments.recipe, arguments.set, arguments.device, arguments.ema)
-    options = LoaderOptions(train=False, size=model.size, center_ratio=model.recipe.eval.center_ratio)
+    options = LoaderOptions(
+        train=False,
+        size=model.size,
+        center_ratio=model.recipe.eval.center_ratio,
+        interpolation=model.recipe.data.interpolation,
+    )
     kind = BetonImages if is_beton(arguments.images) else FileImages
     images, top = kind(arguments.images, arguments.batch, options), min(arguments.top, model.num_outputs)
     unreadable = 0

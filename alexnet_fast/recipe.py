@@ -5,14 +5,16 @@ Every key is defined here, once, with its default and its description; recipe_to
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
 from .common.paths import given_path
+from .common.sizes import Size, sides
 from .common.urls import check_local
 from .errors import UserError
 from .models import check_name, spec_of
@@ -24,7 +26,9 @@ Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0)]
 Pair = tuple[float, float]
-Stages = tuple[tuple[Count, Annotated[int, Field(le=4096)]], ...]
+Side = Annotated[int, Field(le=4096)]
+HeightAndWidth = tuple[Side, Side]
+Stages = tuple[tuple[Count, Side | HeightAndWidth], ...]
 """[[0, 128], [10, 192]]: 128 from epoch 0 on, 192 from epoch 10 on."""
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 FilePath = Annotated[Text, AfterValidator(lambda text: given_path(check_local(text)))]
@@ -85,12 +89,17 @@ Betons = Annotated[GivenBetons, AfterValidator(_given_betons)]
 Weights = tuple[Rate, ...]
 
 
-def _in_order(given: int | Stages) -> int | Stages:
+def _by_epoch(given: Size | Stages) -> Stages:
+    """Sizes by epoch; a single size is that of every epoch."""
+    one = isinstance(given, int) or (len(given) > 0 and isinstance(given[0], int))
+    return ((0, cast(Size, given)),) if one else cast(Stages, given)
+
+
+def _in_order(given: Size | Stages) -> Size | Stages:
     """The size, if its stages begin at epoch 0 and follow each other."""
-    if not isinstance(given, int):
-        epochs = [epoch for epoch, _ in given]
-        if not epochs or epochs[0] != 0 or any(after <= before for before, after in pairwise(epochs)):
-            raise ValueError("its epochs begin at 0 and rise, as in [[0, 128], [10, 192]]")
+    epochs = [epoch for epoch, _ in _by_epoch(given)]
+    if not epochs or epochs[0] != 0 or any(after <= before for before, after in pairwise(epochs)):
+        raise ValueError("its epochs begin at 0 and rise, as in [[0, 128], [10, 192]]")
     return given
 
 
@@ -115,8 +124,10 @@ class Data(Section):
     """Name of the betons' field that is the label; empty = their only int or, without an int, their only float or, without both, their only array; or the one that our packer marks."""
     synthetic: bool = False
     """Train on synthetic images in place of data.train and data.val: to measure, not to learn."""
-    size: Annotated[Annotated[int, Field(le=4096)] | Stages, AfterValidator(_in_order)] = 224
-    """Side of the training images in pixels; AlexNet needs 63. Or by epoch: [[0, 128], [10, 192]] is 128 from epoch 0 on, and 192 from epoch 10 on."""
+    size: Annotated[Side | HeightAndWidth | Stages, AfterValidator(_in_order)] = 224
+    """Side of the training images in pixels, or [height, width]; AlexNet needs 63. Or by epoch: [[0, 128], [10, 192]] is 128 from epoch 0 on, and 192 from epoch 10 on."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How crops are resized, in training and evaluation: bilinear or bicubic, antialiased as Pillow's."""
     global_batch_size: Positive = 128
     """Samples per step over all ranks; each rank takes its share."""
     threads: Count = 0
@@ -143,16 +154,16 @@ class Data(Section):
     @property
     def stages(self) -> Stages:
         """The sizes of the training images, each with the epoch from which on it is used."""
-        return ((0, self.size),) if isinstance(self.size, int) else self.size
+        return _by_epoch(self.size)
 
-    def size_at(self, epoch: int) -> int:
-        """The side of the training images of an epoch, in pixels."""
+    def size_at(self, epoch: int) -> Size:
+        """The size of the training images of an epoch, in pixels."""
         return [size for first, size in self.stages if first <= epoch][-1]
 
     @property
-    def largest_size(self) -> int:
-        """The largest side of training images, in pixels, which decides about memory."""
-        return max(size for _, size in self.stages)
+    def largest_size(self) -> Size:
+        """The largest size of training images, in pixels, which decides about memory."""
+        return max((size for _, size in self.stages), key=lambda size: math.prod(sides(size)))
 
     @property
     def fields(self) -> FieldNames:
@@ -270,10 +281,10 @@ class Eval(Section):
     """Epochs between evaluations; the last epoch is always evaluated. 0 = never evaluate."""
     global_batch_size: Count = 0
     """Samples per evaluation step over all ranks; 0 = as in training."""
-    size: Annotated[int, Field(ge=0, le=4096)] = 0
-    """Side of the evaluation images in pixels; 0 = as in training, at its end."""
+    size: Annotated[int, Field(ge=0, le=4096)] | HeightAndWidth = 0
+    """Side of the evaluation images in pixels, or [height, width]; 0 = as in training, at its end."""
     center_ratio: Annotated[float, Field(gt=0, le=1)] = 0.875
-    """Side of the centre crop over the resized shorter side; 0.875 = Resize(256) + CenterCrop(224)."""
+    """Side of the centre crop over the resized shorter side; 0.875 = Resize(256) + CenterCrop(224). Of [height, width]: over what the resized image just covers."""
     full_batches_of: Count = 0
     """Also report the accuracy over full batches of this many samples, as the reference does (128); 0 = only the exact one."""
 
@@ -340,7 +351,7 @@ class Recipe(Section):
         spec, optim = spec_of(self.model.name), self.optim
         dropout, mistakes = self.model.dropout, list[InitErrorDetails]()
         for _, size in self.data.stages:
-            if size < spec.min_size_px:
+            if min(sides(size)) < spec.min_size_px:
                 limit = {"ge": spec.min_size_px}
                 mistakes += [
                     {
@@ -370,8 +381,8 @@ class Recipe(Section):
         return Path(self.run.out) / self.run.name
 
     @property
-    def eval_size(self) -> int:
-        """The side of the evaluation images, in pixels: eval.size, or that of the last training images."""
+    def eval_size(self) -> Size:
+        """The size of the evaluation images, in pixels: eval.size, or that of the last training images."""
         return self.eval.size or self.data.size_at(self.schedule.epochs - 1)
 
     @property

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from .common.paths import check_text
 from .common.untrusted import printable, read_text
 from .errors import UserError
-from .recipe import GivenBetons, Operations, Pair, Recipe, Section, Stages, Weights
+from .recipe import GivenBetons, HeightAndWidth, Operations, Pair, Recipe, Section, Stages, Weights
 
 MAX_BYTES = 1 << 16
 """Maximum size of a recipe: ten times our longest one."""
@@ -208,6 +208,7 @@ def _type_name(field: FieldInfo) -> str:
         Pair: "[number, number]",
         GivenBetons: "text or a list of texts",
         Weights: "a list of numbers",
+        HeightAndWidth: "[height, width]",
         Operations: 'a list of tables, [{op = "NAME", parameter = value}]',
         Stages: "a list by epoch, [[0, number], [epoch, number]]",
     }

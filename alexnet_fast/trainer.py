@@ -25,6 +25,7 @@ from .build import (
 )
 from .common.disk_space import room_for_checkpoints
 from .common.files import write_text
+from .common.sizes import Size, size_text
 from .common.text import plural
 from .decode.kernel import decode_chunk
 from .distributed import world as ranks
@@ -176,9 +177,9 @@ class Trainer:
         for note in self.fast_paths.notes:
             self.log.say(note)
 
-    def resize(self, size: int) -> None:
+    def resize(self, size: Size) -> None:
         """Train on images of this size from now on: what was captured or compiled for others is proven again."""
-        self.log.say(f"images of {size} px from here on")
+        self.log.say(f"images of {size_text(size)} from here on")
         self.train_set.size = self.size = size
         self.use_fast_paths()
 
@@ -338,8 +339,8 @@ class Trainer:
     def sizes(self) -> str:
         """The sizes of the training images."""
         stages = self.recipe.data.stages
-        return f"{stages[0][1]} px" + "".join(
-            f", {size} px from epoch {epoch} on" for epoch, size in stages[1:]
+        return size_text(stages[0][1]) + "".join(
+            f", {size_text(size)} from epoch {epoch} on" for epoch, size in stages[1:]
         )
 
     @property

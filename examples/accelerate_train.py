@@ -4,7 +4,12 @@
     accelerate launch --num_processes 4 examples/accelerate_train.py packed --resume checkpoint
 
 The Loader is not given to `prepare`, which knows torch's own DataLoader alone: it finds its rank by itself and copies to the
-device ahead.  `register_for_checkpointing` keeps its state; `accelerator.skip_first_batches(loader, n)` works too.
+device ahead.  `accelerator.skip_first_batches(loader, n)` works too.
+
+The resume takes one line, `register_for_checkpointing`, and cannot take none: `save_state` writes what `prepare` has wrapped and what is
+registered, and `prepare` returns whatever is no DataLoader as it is, with no hook where an object could say that it has a state.  A
+Loader that was a DataLoader would be wrapped, and then sharded and copied a second time.  A DataLoader over the Loader, with
+Accelerate's `use_stateful_dataloader`, is sharded so too: every process would decode all batches, and keep its share of them.
 """
 
 import argparse

@@ -134,6 +134,31 @@ def test_batches_arrive_complete_and_in_order_epoch_after_epoch(
     assert images.dtype is dtype and images.is_contiguous(memory_format=device.memory_format)
 
 
+@pytest.mark.parametrize("pinned", [True, False])
+def test_several_views_of_a_batch_arrive_as_they_are(pinned: bool, device: Device) -> None:
+    pool, feed = (
+        BufferPool(4, (8, 6), max_free=8, pin_memory=pinned, views=2),
+        DevicePrefetcher(device, torch.uint8),
+    )
+    generator = torch.Generator().manual_seed(0)
+    expected = [
+        torch.randint(0, 256, (2, count, 3, 8, 6), dtype=torch.uint8, generator=generator)
+        for count in (4, 4, 4, 4, 3)
+    ]
+
+    def batches() -> Iterator[Batch]:
+        for views in expected:
+            buffer, count = pool.take(), views.shape[1]
+            buffer.every_view[:, :count], buffer.labels[:count] = views.numpy(), range(count)
+            yield pool.lend(buffer, count)
+
+    got = list(feed(batches()))
+    assert len(got) == len(expected)
+    for (images, labels), views in zip(got, expected):
+        assert isinstance(images, tuple) and labels.tolist() == list(range(views.shape[1]))
+        assert torch.equal(torch.stack([each.cpu() for each in images]), views)
+
+
 def bytes_arrive(feed: DevicePrefetcher, batches: PinnedBatches) -> None:
     """Assert that each batch is whole for what is queued before the next one is taken."""
     got = [(images + 0, labels + 0) for images, labels in feed(batches)]

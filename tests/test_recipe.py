@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +106,27 @@ def test_every_key_has_a_type_a_default_and_a_description() -> None:
         ({"optim": {"zzz": 3}}, "unknown key optim.zzz: the keys of [optim] are lr, momentum"),
         ({"optmi": {}}, "unknown section optmi; did you mean [optim]?"),
         ({"zzz": 1}, "unknown section zzz: the sections are run, data"),
-        ({"data": {"size": "224"}}, 'data.size = "224" is not accepted: expected a whole number'),
+        (
+            {"data": {"size": "224"}},
+            'data.size = "224" is not accepted: expected a whole number or [height, width]',
+        ),
+        (
+            {"data": {"size": [64, 64, 64]}},
+            "data.size = [64, 64, 64] is not accepted: expected a whole number or [height, width]",
+        ),
+        (
+            {"data": {"interpolation": "nearest"}},
+            'data.interpolation = "nearest" is not accepted: expected "bilinear" or "bicubic"',
+        ),
+        (
+            {"data": {"size": [224, 32]}},
+            "data.size = [224, 32] is not accepted: expected a whole number or [height, width], greater than or equal to 63",
+        ),
         ({"run": {"seed": 1.5}}, "run.seed = 1.5 is not accepted: expected a whole number"),
         ({"eval": {"only": 1}}, "eval.only = 1 is not accepted: expected true or false"),
         (
             {"data": {"size": 32}},
-            "data.size = 32 is not accepted: expected a whole number, greater than or equal to 63",
+            "data.size = 32 is not accepted: expected a whole number or [height, width], greater than or equal to 63",
         ),
         ({"data": {"scale": [1]}}, "data.scale = [1] is not accepted: expected [number, number]"),
         ({"data": {"scale": [1, 2, 3]}}, "data.scale = [1, 2, 3] is not accepted: expected [number, number]"),
@@ -220,6 +236,12 @@ def test_the_keys_of_the_fields_are_what_beton_and_loader_take() -> None:
     assert Recipe().data.fields == {"image_field": None, "label_field": None}
     recipe = validate({"data": {"image_field": "left", "label_field": "fine"}})
     assert recipe.data.fields == {"image_field": "left", "label_field": "fine"}
+
+
+def test_a_size_may_be_a_height_and_a_width() -> None:
+    made = validate({"data": {"size": [160, 224], "interpolation": "bicubic"}, "eval": {"size": [192, 256]}})
+    assert (made.data.size, made.eval.size, made.data.interpolation) == ((160, 224), (192, 256), "bicubic")
+    assert validate(tomllib.loads(dump(made))) == validate(made.model_dump(mode="json")) == made
 
 
 # -- augmentations

@@ -270,6 +270,7 @@ def refused(capsys: Any, *arguments: str) -> str:
         ("run.device=gpu", "run.device = 'gpu' is not a device"),
         ("data.scale=[0.5, 2]", "scale = (0.5, 2.0)"),
         ("eval.size=32", "eval.size = 32 is too small"),
+        ("eval.size=[224, 32]", "eval.size = [224, 32] is too small"),
         ("model.weights=nowhere.pt", "there is no checkpoint nowhere.pt"),
     ],
 )

@@ -15,14 +15,21 @@ U64 = np.uint64
 @kernel
 def make_taps(axis, origin, factor, size, cubic, mirrored, table, scratch):
     """Fill tap table ``table`` for planes that begin at pixel ``origin``; returns the samples [a, b) that it reads."""
+    first, count, weights = scratch.first[table], scratch.count[table], scratch.weights[table]
+    if cubic:
+        # Counted from the image's edge: how many taps there are, those of no weight too, must not depend on where the planes begin.
+        begin = origin // factor
+        start, length = axis.start / factor, axis.length / factor
+        low, high = axis.low // factor, (axis.high + factor - 1) // factor
+        cubic_taps(start, length, size, low, high, mirrored, first, count, weights)
+        for x in range(size):
+            first[x] -= begin
+        a, b = support(start, length, size, cubic, low, high)
+        return a - begin, b - begin
     start, length = (axis.start - origin) / factor, axis.length / factor
     # Not below the plane's first sample: counted from here, rounding may reach one further than in `reach` (with weight 0).
     low, high = max((axis.low - origin) // factor, 0), (axis.high - origin + factor - 1) // factor
-    first, count, weights = scratch.first[table], scratch.count[table], scratch.weights[table]
-    if cubic:
-        cubic_taps(start, length, size, low, high, mirrored, first, count, weights)
-    else:
-        triangle_taps(start, length, size, low, high, mirrored, first, count, weights)
+    triangle_taps(start, length, size, low, high, mirrored, first, count, weights)
     return support(start, length, size, cubic, low, high)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..common.command_name import typed
 from ..common.disk_space import room_for_checkpoints
 from ..common.machine import Machine
+from ..common.sizes import sides
 from ..common.text import plural, size
 from ..common.urls import shown, url_of
 from ..errors import UserError
@@ -106,14 +108,14 @@ def memory(recipe: Recipe, use: Use, machine: Machine) -> Iterator[Finding]:
     expected = ring_bytes + use.nproc * LIBRARIES_BYTES
     if not pinned:
         batch = recipe.data.global_batch_size // use.world_size
-        spec, side = spec_of(recipe.model.name), recipe.data.largest_size
+        spec, pixels = spec_of(recipe.model.name), math.prod(sides(recipe.data.largest_size))
         if spec.parameters is None or spec.activation_bytes is None:
             rest = f"libraries, but not the model: there are no figures for {spec.title}"
         else:
             rest, part = "libraries and the model", -(-batch // recipe.schedule.accumulate)
             a_parameter = BYTES_A_PARAMETER + 4 * (recipe.tensors_in_checkpoint - 2)
             expected += use.nproc * spec.parameters(recipe.model.num_classes) * a_parameter
-            expected += use.nproc * part * side**2 * spec.activation_bytes
+            expected += use.nproc * part * pixels * spec.activation_bytes
     text = f"about {size(expected)} ({size(ring_bytes)} of batches, and {rest}), {size(machine.available_bytes)} available"
     remedy = "lower data.batches_ahead, data.global_batch_size or distributed.nproc, or give it more memory"
     if expected > machine.memory_bytes:
@@ -359,8 +361,10 @@ def _read_bytes_per_s(beton: Beton, spec: ModelSpec, use: Use, machine: Machine)
 def _ring_bytes(recipe: Recipe, use: Use) -> int:
     """Bytes of one rank's batches, of training and evaluation: those decoded ahead and those in use."""
     data, evaluation = recipe.data, recipe.eval
-    sides: list[Any] = [] if evaluation.only else [(data.global_batch_size, data.largest_size)]
+    sets: list[Any] = [] if evaluation.only else [(data.global_batch_size, data.largest_size)]
     if evaluation.only or evaluation.every:
-        sides.append((evaluation.global_batch_size or data.global_batch_size, recipe.eval_size))
+        sets.append((evaluation.global_batch_size or data.global_batch_size, recipe.eval_size))
     slots = data.batches_ahead + HELD
-    return sum(slots * -(-batch // use.world_size) * (3 * side * side + 16) for batch, side in sides)
+    return sum(
+        slots * -(-batch // use.world_size) * (3 * math.prod(sides(side)) + 16) for batch, side in sets
+    )

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..common.sizes import Size, sides
 from ..distributed.world import World
 from ..models.space_to_depth import blocked_convolution
 from .proof import Trial, Verdict, computes_in, differ, in_short, percent, same_afterwards, tolerance_of
@@ -201,11 +202,11 @@ def use(
     state: TrainState,
     choices: Choices,
     batch_size: int,
-    size: int,
+    size: Size,
     num_outputs: int,
     world: World | None = None,
     say: Callable[[str], None] = lambda text: None,
-    evaluation: tuple[int, int] | None = None,
+    evaluation: tuple[int, Size] | None = None,
 ) -> FastPaths:
     """Prove the paths that are asked for, and leave those on that agree; every rank has to call this.
 
@@ -239,7 +240,7 @@ def prove(
     state: TrainState,
     names: Sequence[str],
     batch_size: int,
-    size: int,
+    size: Size,
     num_outputs: int,
     world: World | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -266,12 +267,12 @@ def prove(
     return verdicts
 
 
-def prove_evaluation(state: TrainState, batch_size: int, size: int) -> Verdict:
+def prove_evaluation(state: TrainState, batch_size: int, size: Size) -> Verdict:
     """Capture the forward pass of an evaluation, and compare its outputs for two batches with the plain ones; it is used if they agree."""
     precision, worst = state.precision, 0.0
     training, state.evaluation_graph = precision.model.training, None
     generator = torch.Generator().manual_seed(0)
-    device, shape = precision.device.torch_device, (2, batch_size, 3, size, size)
+    device, shape = precision.device.torch_device, (2, batch_size, 3, *sides(size))
     images = [
         state.normalize(each.to(device))
         for each in torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

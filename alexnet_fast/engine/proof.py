@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..beton.target_fields import TARGETS
+from ..common.sizes import Size, sides
 from .optimizers import expected, slots
 from .precision import Precision
 from .train_state import TrainState
@@ -67,7 +68,7 @@ class Trial:
     """Three steps from one state, with any path on.  start: copies of all that a step changes."""
 
     def __init__(
-        self, state: TrainState, start: dict[str, Tensor], batch_size: int, size: int, num_outputs: int
+        self, state: TrainState, start: dict[str, Tensor], batch_size: int, size: Size, num_outputs: int
     ) -> None:
         self.state, self.precision, self._start = state, state.precision, start
         self._generators = torch.get_rng_state(), self.precision.device.random_state()
@@ -78,7 +79,7 @@ class Trial:
         self.batches = []
         for number in range(len(RATES)):
             images = torch.randint(
-                0, 256, (batch_size, 3, size, size), dtype=torch.uint8, generator=generator
+                0, 256, (batch_size, 3, *sides(size)), dtype=torch.uint8, generator=generator
             )
             targets = torch.from_numpy(target.examples(batch_size + number, num_outputs)[number:].copy())
             self.batches.append((images.to(device), targets.to(device)))

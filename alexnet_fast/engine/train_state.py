@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor
 
+from ..common.sizes import Size
 from ..devices.device_timer import NORMALIZE, STEP, DeviceTimer
 from ..loader.normalize import ImageNet, Normalizer
 from .meter import Meter
@@ -45,7 +46,7 @@ class TrainState:
         self.precision, self.meter, self.task = precision, meter, meter.task
         self.accumulate = accumulate
         self.normalize = Normalizer(precision.device, ImageNet, precision.dtype)
-        self.images_of: int | None = None
+        self.images_of: Size | None = None
         self.compiled: ForwardLoss | None = None
         self.graph: Captured | None = None
         self.evaluation_graph: Captured | None = None

@@ -7,26 +7,27 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from ..common.sizes import Size, sides, size_text
 from ..errors import UserError, escaped
 from ..models.zoo import own_size
 from .precision import Precision
 
 
-def try_network(network: nn.Module, title: str, num_outputs: int, sizes: Iterable[int]) -> None:
+def try_network(network: nn.Module, title: str, num_outputs: int, sizes: Iterable[Size]) -> None:
     """Let images of each size through, in float32 on the CPU, and look at the outputs; draws nothing and changes nothing.
 
     Raises UserError for a size that it does not take, and for outputs that are not (B, num_outputs).
     """
-    for size in sorted(sizes):
+    for size in sorted(sizes, key=sides):
         try:
-            outputs = _pass(network, torch.zeros(2, 3, size, size))
+            outputs = _pass(network, torch.zeros(2, 3, *sides(size)))
         except Exception as error:  # each network has its own way to refuse
             own = own_size(network)
             remedy = (
                 f"set data.size and eval.size to {own}" if own and own != size else "set another data.size"
             )
             raise UserError(
-                escaped(f"{title} does not take images of {size} px ({_first_line(error)}): {remedy}")
+                escaped(f"{title} does not take images of {size_text(size)} ({_first_line(error)}): {remedy}")
             ) from error
         if not isinstance(outputs, Tensor) or outputs.shape != (2, num_outputs):
             has = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else type(outputs).__name__
@@ -36,12 +37,12 @@ def try_network(network: nn.Module, title: str, num_outputs: int, sizes: Iterabl
             )
 
 
-def try_precision(precision: Precision, size: int) -> None:
+def try_precision(precision: Precision, size: Size) -> None:
     """Let an image through at the run's precision, on its device.
 
     Raises UserError where the network does not run at it.
     """
-    images = torch.zeros(2, 3, size, size, dtype=precision.dtype, device=precision.device.torch_device)
+    images = torch.zeros(2, 3, *sides(size), dtype=precision.dtype, device=precision.device.torch_device)
     try:
         _pass(precision.model, images, precision)
     except RuntimeError as error:

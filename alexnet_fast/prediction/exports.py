@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.files import replacing
+from ..common.sizes import sides
 from ..errors import UserError
 from ..loader.normalize import ImageNet
 from .trained import TrainedModel
@@ -57,7 +58,7 @@ def export_onnx(model: TrainedModel, path: Path, *, takes_bytes: bool = False) -
             f"exporting to ONNX needs the package {error.name}, which is not installed: pip install onnx onnxscript"
         ) from error
     network = OfBytes(model.plain()) if takes_bytes else model.plain()
-    examples = torch.zeros(2, 3, model.size, model.size, dtype=torch.uint8 if takes_bytes else torch.float32)
+    examples = torch.zeros(2, 3, *sides(model.size), dtype=torch.uint8 if takes_bytes else torch.float32)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's exporter, about itself
@@ -73,7 +74,7 @@ def export_onnx(model: TrainedModel, path: Path, *, takes_bytes: bool = False) -
         )
     assert program is not None  # it is where no file is given
     exported = program.model_proto
-    for key, value in {"classes": json.dumps(model.classes), "size": str(model.size)}.items():
+    for key, value in {"classes": json.dumps(model.classes), "size": json.dumps(model.size)}.items():
         exported.metadata_props.add(key=key, value=value)
     _write(path, lambda partial: onnx.save(exported, str(partial)))
 

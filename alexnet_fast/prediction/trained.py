@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import recipe_toml
 from ..beton.sidecar import names
 from ..build import task_of
+from ..common.sizes import Size, size_text
 from ..devices.device import Device
 from ..devices.registry import resolve
 from ..engine.precision import Precision
@@ -42,8 +43,8 @@ class TrainedModel:
     precision: Precision
 
     @property
-    def size(self) -> int:
-        """The side of the images that it is evaluated on, in pixels."""
+    def size(self) -> Size:
+        """The side of the images that it is evaluated on, in pixels, or their (height, width)."""
         return self.recipe.eval_size
 
     @property
@@ -57,7 +58,7 @@ class TrainedModel:
     def describe(self) -> str:
         """The model in words."""
         named = task_of(self.recipe).describe(self.num_outputs)
-        return f"{spec_of(self.recipe.model.name).title}, {named}, {self.size} px"
+        return f"{spec_of(self.recipe.model.name).title}, {named}, {size_text(self.size)}"
 
     @torch.no_grad()
     def outputs(self, batches: Iterable[Batch]) -> Iterator[Tensor]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from ..common.sizes import Size, sides
 from ..devices.device import Device
 from ..distributed.world import World
 from .stats import Stat, throughput
@@ -29,18 +31,18 @@ class Copy:
         return self.pinned_bytes_per_s.median / self.image_bytes
 
 
-def measure(device: Device, batch_size: int, size: int, seconds: float, world: World) -> Copy | None:
-    """Copy batches of uint8 (batch_size, 3, size, size) with their labels, in one block each, for about `seconds`; None on a CPU, where nothing is copied."""
+def measure(device: Device, batch_size: int, size: Size, seconds: float, world: World) -> Copy | None:
+    """Copy batches of uint8 (batch_size, 3, height, width) with their labels, in one block each, for about `seconds`; None on a CPU, where nothing is copied."""
     if device.is_host:
         return None
     pinned, pageable = (
         throughput(_copies(device, batch_size, size, pin), seconds / 2, world) for pin in (True, False)
     )
-    return Copy(pinned, pageable, 3 * size * size)
+    return Copy(pinned, pageable, 3 * math.prod(sides(size)))
 
 
-def _copies(device: Device, batch_size: int, size: int, pin: bool) -> Callable[[], int]:
-    images = batch_size * 3 * size * size
+def _copies(device: Device, batch_size: int, size: Size, pin: bool) -> Callable[[], int]:
+    images = batch_size * 3 * math.prod(sides(size))
     source = torch.zeros(images + LABEL_BYTES * batch_size, dtype=torch.uint8, pin_memory=pin)
     target = torch.empty_like(source, device=device.torch_device)
     stream = device.stream()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..common.sizes import Size, sides
 from ..devices.device_timer import DeviceTimer
 from ..distributed.world import World
 from ..engine.train_state import PARTS as PARTS
@@ -144,7 +145,7 @@ def measure(
     )
 
 
-def random_batch(size: int, targets: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A batch of random images, and these targets, on the device: uint8 (B, 3, size, size) and (B,)."""
-    images = torch.randint(0, 256, (len(targets), 3, size, size), dtype=torch.uint8)
+def random_batch(size: Size, targets: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A batch of random images, and these targets, on the device: uint8 (B, 3, height, width) and (B,)."""
+    images = torch.randint(0, 256, (len(targets), 3, *sides(size)), dtype=torch.uint8)
     return images.to(device), torch.from_numpy(targets).to(device)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from alexnet_fast import Loader
 from alexnet_fast.augment import Custom, uniform
-from alexnet_fast.augment.augmentation import Augmentation
 from alexnet_fast.augment.operations import of_recipes
 from alexnet_fast.augment.solarize import Solarize
 from alexnet_fast.packing.encode import Encoding, encode_jpeg
@@ -33,7 +33,7 @@ def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def epoch_of(path: Path, batch_size: int, *, epoch: int = 2, step: int = 0, **options: object) -> Epoch:
-    """The labels of an epoch in order, and pixels by label."""
+    """The labels of an epoch in order, and pixels by label, those of all its views."""
     options = {"train": True, "drop_last": False, "seed": 11, **options}
     labels: list[int] = []
     pixels = {}
@@ -41,7 +41,10 @@ def epoch_of(path: Path, batch_size: int, *, epoch: int = 2, step: int = 0, **op
         loader.set_epoch(epoch, step)
         for batch in loader:
             labels += batch.labels.tolist()
-            pixels |= {int(label): image.numpy().copy() for image, label in zip(*batch)}
+            views = batch.images if isinstance(batch.images, tuple) else (batch.images,)
+            for *images, label in zip(*views, batch.labels):
+                every = [image.numpy().copy() for image in images]
+                pixels[int(label)] = every[0] if len(every) == 1 else np.stack(every)
     return labels, pixels
 
 
@@ -154,16 +157,25 @@ def one_dot(image, key):  # type: ignore[no-untyped-def]
     image[:, int(uniform(key, 0) * image.shape[1]), int(uniform(key, 1) * image.shape[2])] = 255
 
 
-EVERY: dict[str, list[Augmentation]] = {name: [kind(p=0.7)] for name, kind in of_recipes().items()}
-EVERY["Custom"] = [Custom(one_dot)]
-EVERY["all of them"] = [each for made in EVERY.values() for each in made]
+EVERY: dict[str, dict[str, Any]] = {
+    name: {"augmentations": [kind(p=0.7)]} for name, kind in of_recipes().items()
+}
+EVERY["Custom"] = {"augmentations": [Custom(one_dot)]}
+ALL_OF_THEM = [each for made in EVERY.values() for each in made["augmentations"]]
+EVERY["all of them"] = {"augmentations": ALL_OF_THEM}
+EVERY["size=(40, 64)"] = {"size": (40, 64)}
+EVERY["bicubic"] = {"interpolation": "bicubic"}
+EVERY["views=3"] = {"views": 3}
+EVERY["views of all of them"] = {
+    "views": 2, "size": (40, 64), "interpolation": "bicubic", "augmentations": ALL_OF_THEM
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("augmentations", EVERY.values(), ids=EVERY)
-def test_no_augmentation_depends_on_threads_batches_ranks_or_a_resume(
-    beton: Path, augmentations: list[Augmentation]
+@pytest.mark.parametrize("given", EVERY.values(), ids=EVERY)
+def test_nothing_that_is_done_to_images_depends_on_threads_batches_ranks_or_a_resume(
+    beton: Path, given: dict[str, Any]
 ) -> None:
-    options = {"augmentations": augmentations, "size": 48}
+    options = {"size": 48, **given}
     labels, pixels = epoch_of(beton, 100, threads=1, **options)
     _, plain = epoch_of(beton, 100, size=48)
     changed = sum(not np.array_equal(image, plain[label]) for label, image in pixels.items())

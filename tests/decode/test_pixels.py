@@ -131,7 +131,14 @@ def test_however_the_coefficients_are_cut_the_pixels_are_the_same_bits(
     """A sliced decode equals the whole: planes have no filter across blocks."""
     whole = write(tmp_path / "whole.beton", stored(sampling))
     cut = write(tmp_path / "cut.beton", [LAYOUTS[layout](plain) for plain in stored(sampling)])
-    for options in ({"train": True, "epoch": 0}, {"train": True, "epoch": 1, "size": 100}, {"train": False}):
+    cubic = {"interpolation": "bicubic", "size": 64}
+    for options in (
+        {"train": True, "epoch": 0},
+        {"train": True, "epoch": 1, "size": 100},
+        {"train": False},
+        {"train": True, **cubic},
+        {"train": False, **cubic},
+    ):
         expected, found = loaded(whole, **options), loaded(cut, **options)
         assert all(np.array_equal(expected[index], found[index]) for index in expected), options
 

@@ -510,6 +510,11 @@ def test_batches_are_compared_with_memory_and_the_locked_memory_limit() -> None:
     assert size(ring) in expected.found and expected.status == "warning"
     assert pinned.status == "warning"
     assert size(ring) in pinned.found and "ulimit -l unlimited" in pinned.remedy
+    oblong = recipe(
+        **{**asked.model_dump(mode="json"), "data": {"global_batch_size": 1024, "size": [96, 448]}}
+    )
+    found = next(iter(recipe_checks.memory(oblong, use, Small()))).found
+    assert size(1024 * (3 * 96 * 448 + 16) * slots * evaluation_too) in found
     Small.memory_bytes = 2 * GIB
     assert next(recipe_checks.memory(asked, use, Small())).status == "fault"
 

@@ -78,8 +78,8 @@ def test_the_smallest_image_and_the_dropout_depend_on_the_network() -> None:
     small: dict[str, Any] = {"data": {"size": 40}, "model": {"name": "resnet18", "dropout": 0.0}}
     assert validate(small).data.size == 40
     for table, sentence in (
-        ({"data": {"size": 40}}, "data.size = 40 is not accepted: expected a whole number, greater than or equal to 63"),
-        (small | {"data": {"size": 31}}, "expected a whole number, greater than or equal to 32"),
+        ({"data": {"size": 40}}, "data.size = 40 is not accepted: expected a whole number or [height, width], greater than or equal to 63"),
+        (small | {"data": {"size": 31}}, "expected a whole number or [height, width], greater than or equal to 32"),
         ({"model": {"name": "resnet18"}}, "model.dropout = 0.5 is not accepted: ResNet-18 has no dropout; set model.dropout"),
         ({"model": {"name": "vgg11"}}, "model.dropout = 0.5 is not accepted: vgg11 has a dropout of its own; set model.dropout"),
         ({"model": {"name": "jax/vgg"}}, 'model.name = "jax/vgg" is not accepted: expected a name, such as alexnet, resnet18'),

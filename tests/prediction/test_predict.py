@@ -22,11 +22,17 @@ def table(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_predictions_of_a_beton_are_the_evaluations(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train([str(run.recipe), "--eval"]) == 0
+OBLONG = ["--set", "eval.size=[72, 96]", "--set", "data.interpolation=bicubic"]
+
+
+@pytest.mark.parametrize("more", [[], OBLONG], ids=["as trained", "72 x 96 px, bicubic"])
+def test_predictions_of_a_beton_are_the_evaluations(
+    more: list[str], run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train([str(run.recipe), "--eval", *more]) == 0
     evaluation = json.loads((run.folder / "eval.json").read_text())
     capsys.readouterr()
-    assert predict.main([str(run.folder), str(run.val), "--batch", "3"]) == 0
+    assert predict.main([str(run.folder), str(run.val), "--batch", "3", *more]) == 0
     lines = table(capsys.readouterr().out)
     assert [line["path"] for line in lines] == sorted(
         str(path.relative_to(run.images)) for path in run.images.rglob("*.png")
@@ -35,12 +41,13 @@ def test_predictions_of_a_beton_are_the_evaluations(run: Run, capsys: pytest.Cap
     assert sum(line["label"] == line["class"] for line in lines) == evaluation["top1"]
 
 
+@pytest.mark.parametrize("more", [[], OBLONG], ids=["as trained", "72 x 96 px, bicubic"])
 def test_a_folder_of_images_gets_the_predictions_of_the_beton_of_its_pixels(
-    run: Run, capsys: pytest.CaptureFixture[str]
+    more: list[str], run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert predict.main([str(run.folder), str(run.val), "--batch", "7"]) == 0
+    assert predict.main([str(run.folder), str(run.val), "--batch", "7", *more]) == 0
     of_beton = [(line["path"], line["class"], line["probability"]) for line in table(capsys.readouterr().out)]
-    assert predict.main([str(run.folder), str(run.images), "--batch", "7"]) == 0
+    assert predict.main([str(run.folder), str(run.images), "--batch", "7", *more]) == 0
     of_files = [(line["path"], line["class"], line["probability"]) for line in table(capsys.readouterr().out)]
     assert of_files == of_beton
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...beton.target_fields import TARGETS
 from ...build import train_loader, train_state
 from ...common.cpus import allowed_cores
+from ...common.sizes import sides
 from ...devices.device import Device
 from ...distributed.world import World
 from ...engine.train_state import TrainState
@@ -61,11 +62,11 @@ class Bench:
 
     def batch(self, size: int, number: int = 0) -> tuple[Tensor, Tensor]:
         """Random images and targets on the device: uint8 (size, 3, H, W) and (size,); each number gives another batch."""
-        side, generator = (
+        size_px, generator = (
             self.recipe.data.largest_size,
             torch.Generator().manual_seed(number),
         )  # not the one of dropout
-        images = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, generator=generator)
+        images = torch.randint(0, 256, (size, 3, *sides(size_px)), dtype=torch.uint8, generator=generator)
         targets = TARGETS[self.recipe.model.task].examples(size, self.recipe.model.num_classes)
         on_device = self.device.torch_device
         return images.to(on_device), torch.from_numpy(targets).to(on_device)

@@ -17,6 +17,7 @@ from typing import Any
 
 from ...common.cli import Parser, add_set_flag, file_path, path_text
 from ...common.console import Console
+from ...common.sizes import size_text
 from ...common.text import plural
 from ...errors import UserError, exit_code
 from ...torch_import import import_torch, prefer_passive_openmp
@@ -128,7 +129,7 @@ def document(bench: Any, found: Sequence[Row], took_s: float, stopped: bool) -> 
     machine = machine_of(bench.device, bench.world)
     return {
         "format": FORMAT,
-        "title": f"{machine['device']}, {plural(machine['cores'], 'core')}, batch {bench.batch_size}, {bench.recipe.data.largest_size} px, "
+        "title": f"{machine['device']}, {plural(machine['cores'], 'core')}, batch {bench.batch_size}, {size_text(bench.recipe.data.largest_size)}, "
         f"{bench.recipe.precision.level}",
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": took_s,

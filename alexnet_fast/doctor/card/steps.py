@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ...common.sizes import sides
 from ...devices.device_timer import DeviceTimer
 from ...engine.train_state import TrainState
 from ...errors import UserError
@@ -129,7 +130,7 @@ def _share(bench: Bench, rate: float) -> str:
 def flop_of_an_image(recipe: Recipe) -> float:
     """Multiplications and additions of the forward and the backward pass."""
     model = spec_of(recipe.model.name).build(recipe.model.num_classes, recipe.model.dropout)
-    images = torch.zeros(2, 3, recipe.data.largest_size, recipe.data.largest_size)
+    images = torch.zeros(2, 3, *sides(recipe.data.largest_size))
     with FlopCounterMode(display=False) as counter:
         model(images).sum().backward()
     return float(counter.get_total_flops()) / len(images)
