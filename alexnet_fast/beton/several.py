@@ -249,15 +249,20 @@ class BetonSet(Beton):
         return zlib.crc32(np.array([part.index_checksum() for part in self.parts], np.uint32).tobytes())
 
     def check(self) -> None:
-        """Check every file as ``mapped.Witness.check``."""
-        for part in self.parts:
-            part._file.check()
+        """Check every file as ``mapped.Witness.check``: 1.5 us each."""
+        _Files(self.parts).check()
 
     @property
     def unchanged(self) -> Unchanged:
         """As Beton's, for every file: it costs as much for each."""
         sigbus.install()
-        return Unchanged(self)
+        return Unchanged(_Files(self.parts))
+
+    def unchanged_at(self, places: np.ndarray) -> Unchanged:
+        """As ``unchanged``, for the files alone that hold the samples at these places."""
+        sigbus.install()
+        which = np.unique(np.searchsorted(self.starts, places, side="right") - 1)
+        return Unchanged(_Files([self.parts[k] for k in which]))
 
     @property
     def lost_its_name(self) -> bool:
@@ -288,6 +293,17 @@ class _Part(Beton):
 
     def __reduce__(self) -> tuple[type[Beton], tuple[Any, ...]]:
         return Beton, tuple(self._arguments.values())
+
+
+class _Files:
+    """Files that are checked together."""
+
+    def __init__(self, parts: Sequence[Beton]) -> None:
+        self._witnesses = [part._file for part in parts]
+
+    def check(self) -> None:
+        for witness in self._witnesses:
+            witness.check()
 
 
 class _File:
