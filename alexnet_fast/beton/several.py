@@ -32,7 +32,7 @@ from .errors import BetonError, FieldError
 from .index_file import MAX_PARTS, IndexedPart, IndexFile, is_index, read_index
 from .mapped import Room, Unchanged, logger, side_by_side
 from .reader import Beton
-from .sidecar import facts, names, samples_checksum
+from .sidecar import facts, names, packed_part, samples_checksum
 from .target_fields import INT
 from .union_of_classes import renumbered, union
 
@@ -160,6 +160,7 @@ class BetonSet(Beton):
         self.class_names = []
         if self.target_field == INT:
             named = [(str(part.path), file.classes_of(part)) for file, part in zip(files, self.parts)]
+            self._warn_of_missing_parts(files)
             if have := [each for each in named if each[1]]:  # without any names there is nothing to compare
                 self.class_names = union(have)
                 labels = [
@@ -170,6 +171,23 @@ class BetonSet(Beton):
                 for (whose, classes), of_part in zip(named, labels):
                     self._compare(known, Classes(whose, each_once(of_part), classes and self.class_names))
         self.labels = np.concatenate(labels)
+
+    def _warn_of_missing_parts(self, files: list[_File]) -> None:
+        """Where files that no index names are some of the parts of one packing, log which others there are."""
+        found: dict[tuple[str, int], set[int]] = {}
+        for whole, number, count in (file.part_of for file in files if file.part_of):
+            found.setdefault((whole, count), set()).add(number)
+        for (_, count), numbers in found.items():
+            if missing := sorted(set(range(1, count + 1)) - numbers):
+                more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+                logger.warning(
+                    "%s has %d of the %d parts of a set: part %d%s is missing",
+                    self.path,
+                    len(numbers),
+                    count,
+                    missing[0],
+                    more,
+                )
 
     def _compare(self, known: Classes, other: Classes) -> None:
         """Refuse or doubt labels of a file without names."""
@@ -311,6 +329,8 @@ class _File:
 
     Attributes:
         entry: which entry of the given list it is from.
+        size, page_size: of the file, after ``check_size``.
+        part_of: which part of which packing it is (``sidecar.packed_part``), after ``classes_of``; None for one of an index.
     """
 
     def __init__(
@@ -319,6 +339,7 @@ class _File:
         self.path, self.entry, self._part, self._index = path, entry, part, index
         self.size = 0
         self.page_size = fmt.DEFAULT_PAGE_SIZE
+        self.part_of: tuple[str, int, int] | None = None
 
     def check_size(self) -> None:
         """Look at the file before it is mapped; Beton reports what is wrong with one that no index names.
@@ -381,7 +402,9 @@ class _File:
             BetonError: they cannot be read.
         """
         if self._part is None or self._index is None:
-            return class_names(beton, beton.read_sidecar())
+            sidecar = beton.read_sidecar()
+            self.part_of = packed_part(sidecar)
+            return class_names(beton, sidecar)
         own = self._part.classes
         return class_names(beton, {"classes": list(self._index.classes if own is None else own)})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from .reader import Beton, BetonError, sidecar_path
+
+PART, WHOLE = "part", "whole"
+"""The settings of a part of a set: which it is, as "3/8", and a digest of the images of all parts."""
 
 
 def checksums(document: Mapping[str, Any], beton: Beton) -> np.ndarray | None:
@@ -37,6 +41,16 @@ def samples_checksum(document: Mapping[str, Any] | None) -> str:
     """CRC-32 of the list of all samples' checksums, eight hex digits; empty if there is no list."""
     digits = (document or {}).get("crc32")
     return f"{zlib.crc32(digits.encode()):08x}" if isinstance(digits, str) else ""
+
+
+def packed_part(document: Mapping[str, Any] | None) -> tuple[str, int, int] | None:
+    """Of a file that is a part of a set: what identifies the set, which part it is, from 1 on, and of how many; else None."""
+    settings = facts(document, "settings")
+    whole, part = settings.get(WHOLE), settings.get(PART)
+    if not isinstance(whole, str) or not isinstance(part, str):
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", part, re.ASCII)
+    return (whole, int(found[1]), int(found[2])) if found else None
 
 
 def names(document: Mapping[str, Any] | None, key: str) -> list[str]:
