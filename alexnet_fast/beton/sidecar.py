@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 
 from .reader import Beton, BetonError, sidecar_path
 
+PART, WHOLE = "part", "whole"
+"""The settings of a part of a set: which it is, as "3/8", and a digest of the images of all parts."""
 IMAGES_CRC32, FIELDS_CRC32 = "crc32", "fields_crc32"
 """Checksums of the images, and of the payloads of other fields that follow each."""
 
@@ -40,6 +43,16 @@ def samples_checksum(document: Mapping[str, Any] | None) -> str:
     """CRC-32 of the list of all samples' checksums, eight hex digits; empty if there is no list."""
     digits = (document or {}).get("crc32")
     return f"{zlib.crc32(digits.encode()):08x}" if isinstance(digits, str) else ""
+
+
+def packed_part(document: Mapping[str, Any] | None) -> tuple[str, int, int] | None:
+    """Of a file that is a part of a set: what identifies the set, which part it is, from 1 on, and of how many; else None."""
+    settings = facts(document, "settings")
+    whole, part = settings.get(WHOLE), settings.get(PART)
+    if not isinstance(whole, str) or not isinstance(part, str):
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", part, re.ASCII)
+    return (whole, int(found[1]), int(found[2])) if found else None
 
 
 def names(document: Mapping[str, Any] | None, key: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..beton.classes import class_names
 from ..beton.reader import Beton, sidecar_path
-from ..beton.sidecar import facts, names
+from ..beton.sidecar import PART, facts, names
 from ..beton.target_fields import FLOAT
 from ..common.untrusted import printable
 from ..errors import UserError
@@ -15,7 +15,6 @@ from ..packing import corrupt
 from ..packing.encode import Encoding, encode_item, encoder_versions
 from ..packing.errors import UnreadableImage
 from ..packing.manifest import Manifest, target_of
-from ..packing.parts import SETTING as PART
 from ..packing.parts import PartOf, SourcePart
 from ..packing.sources import FOLDER, SOURCES, Dataset, Reader, Source
 from .coefficients import coefficients, same_coefficients

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from queue import SimpleQueue
 
@@ -78,6 +79,7 @@ class DecodeWorkers:
         planner: which batches; the caller closes it.
         pool: where batches go.
         around_each: entered by a thread for each batch that it decodes samples of, by several at a time; what it raises reaches the consumer.
+        after_each: called once for each batch, when all its samples are decoded and before the consumer gets it; as ``around_each`` otherwise.
         watchdog: of the consumer, for threads that make no progress.
     """
 
@@ -93,12 +95,13 @@ class DecodeWorkers:
         pool: BufferPool,
         *,
         around_each: AbstractContextManager[object] = nullcontext(),  # noqa: B008  # it holds nothing
+        after_each: Callable[[], None] = lambda: None,
         watchdog: Watchdog,
     ) -> None:
         self._file, self._cropping, self._use, self._augmenter = file, cropping, use, augmenter
         self._batches_ahead = batches_ahead
         self._planner, self._pool = planner, pool
-        self._around_each = around_each
+        self._around_each, self._after_each = around_each, after_each
         self._process = os.getpid()
         self._lock = threading.Lock()  # held for moments only, and by the consumer only in `with`
         self._tasks: deque[BatchTask] = deque()  # oldest first: being decoded, or ready
@@ -350,6 +353,7 @@ class DecodeWorkers:
             # A thread that came too late has decoded nothing, and another one completes the task.
             if task.left or not count:
                 return
+        self._after_each()
         if self._augmenter.mixes:
             task.own_share = self._augmenter.mix(
                 task.samples, task.key[0], task.buffer.every_view, task.statuses

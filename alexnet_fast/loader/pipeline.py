@@ -6,9 +6,14 @@ When one of these changes, the next epoch gets a pipeline of its own, which take
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import TypedDict
 
 from ..augment.augmenter import Augmenter
+from ..beton.reader import Beton
+from ..beton.several import BetonSet
 from .buffer_pool import BufferPool
 from .decode_workers import DecodeWorkers
 from .options import LoaderOptions
@@ -72,7 +77,7 @@ class Pipeline:
             options.batches_ahead,
             self.planner,
             self.pool,
-            around_each=beton.unchanged,
+            **_checks(beton),
             watchdog=watchdog,
         )
         # None of these refers to the pipeline, so one that is dropped, even within the next lines, stops their threads.
@@ -105,3 +110,19 @@ class Pipeline:
         finally:
             self.pool.close()
             self.planner.close()
+
+
+class _Checks(TypedDict):
+    around_each: AbstractContextManager[object]
+    after_each: Callable[[], None]
+
+
+def _checks(beton: Beton) -> _Checks:
+    """When the files are checked for changes: one file around each thread's work on a batch, several once for each batch.
+
+    A check holds the interpreter's lock for 1.5 us a file: of 128 files, by 16 threads, twice a batch, that is 6 ms, twice as long as a batch.
+    """
+    unchanged = beton.unchanged  # which also keeps failed reads from ending the process
+    if isinstance(beton, BetonSet):
+        return {"around_each": nullcontext(), "after_each": beton.check}
+    return {"around_each": unchanged, "after_each": lambda: None}

@@ -9,6 +9,7 @@ import torch
 
 from ..augment.augmenter import Augmenter
 from ..beton.reader import Beton
+from ..beton.several import BetonSet
 from ..decode.counter_rng import occurrences
 from ..decode.crop import CROP_DTYPE, draw_crops
 from ..decode.decoder import Decoder
@@ -55,7 +56,9 @@ class RandomAccess:
         boxes, statuses = np.empty((views, len(places)), CROP_DTYPE), np.zeros(len(places), np.uint8)
         images = np.empty((views, len(places), 3, height, width), np.uint8)
         draw_crops(samples, np.uint64(epoch), self._crop_options, boxes)
-        with self._lock, self._beton.unchanged:
+        beton = self._beton
+        unchanged = beton.unchanged_at(places) if isinstance(beton, BetonSet) else beton.unchanged
+        with self._lock, unchanged:
             done = self._decoder.decode(self._beton.map, samples, boxes, images, statuses)
         self._augmenter.apply(samples, epoch, images, statuses, done)
         if statuses.any():

@@ -18,13 +18,13 @@ from ..beton.errors import BetonError
 from ..beton.index_file import IndexedPart, IndexFile, index_path, is_index, read_index
 from ..beton.reader import Beton
 from ..beton.several import BetonSet, expanded
-from ..beton.sidecar import samples_checksum
+from ..beton.sidecar import PART, samples_checksum
 from ..common.files import hold_lock
 from ..common.untrusted import printable
 from ..errors import UserError
 from .errors import OutputExists, OutputUnwritable
 from .manifest import differing
-from .parts import SETTING, PartOf, all_parts
+from .parts import PartOf, all_parts
 
 
 def join(index: Path, files: Sequence[Path]) -> IndexFile:
@@ -68,7 +68,7 @@ def join_parts(beton: Path, own: PartOf, fresh: bool = False) -> tuple[IndexFile
     with _alone_with(index):
         if missing := [path for path in paths if not path.exists()]:
             return None, missing
-        expected = [{**_settings(own.path(beton)), SETTING: str(part)} for part in parts]
+        expected = [{**_settings(own.path(beton)), PART: str(part)} for part in parts]
         now = [_settings(path) for path in paths]
         others = [path for path, *both in zip(paths, expected, now) if both[0] != both[1]]
         if others and fresh:

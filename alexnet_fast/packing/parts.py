@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..beton.index_file import MAX_PARTS
+from ..beton.sidecar import PART, WHOLE
 from ..errors import UserError
 from .listing import Ignored
 from .sources import Reader, Source
-
-SETTING, WHOLE = "part", "whole"
-"""The settings of a part: which it is, and a digest of the images of all parts."""
 
 
 @dataclass(frozen=True)
@@ -128,4 +126,4 @@ def digest_of(whole: Source) -> str:
 
 def settings_of(part: PartOf, digest: str) -> dict[str, object]:
     """What a part's settings say more than those of one file."""
-    return {SETTING: str(part), WHOLE: digest}
+    return {PART: str(part), WHOLE: digest}

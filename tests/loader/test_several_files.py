@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ import numpy as np
 import pytest
 
 from alexnet_fast import Loader, UserError
+from alexnet_fast.beton.errors import BetonError
 from alexnet_fast.decode.status import BrokenSample
-from betons import Entry, jpeg, picture, write
+from betons import OVERWRITERS, Entry, jpeg, picture, write
 from handed_out import Samples, labels_and_pixels, places_and_pixels, places_of
 from loader.conftest import FIFTY, opened
 
@@ -112,6 +115,26 @@ def test_a_broken_sample_is_named_with_its_file(files: list[Path], tmp_path: Pat
     with opened([files[0], broken], train=False, on_error="skip") as loader:
         assert sum(len(batch.labels) for batch in loader) == 8
         assert [each.index for each in loader.skipped] == [8]
+
+
+@pytest.mark.parametrize("how", sorted(OVERWRITERS))
+def test_a_file_that_changes_while_it_is_read_is_an_error_and_no_batch(
+    files: list[Path], tmp_path: Path, how: str
+) -> None:
+    copies = [tmp_path / path.name for path in files]
+    for path, copy in zip(files, copies):
+        shutil.copy(path, copy)
+    with opened(copies, 8, batches_ahead=1) as loader:
+        batches = iter(loader)
+        next(batches)
+        time.sleep(0.02)  # a tick of the kernel's clock: see mapped.Witness
+        OVERWRITERS[how](copies[1], files[0])
+        with pytest.raises(BetonError, match=r"b\.beton was"):
+            for _ in range(100):
+                list(loader)
+        with pytest.raises(BetonError, match=r"b\.beton was"):
+            loader.get([8])
+        assert loader.get([0, 49]).labels.tolist() == [0, 49], "the other files are as they were"
 
 
 # -- weights

@@ -246,6 +246,15 @@ def test_an_index_of_other_files_is_not_replaced_without_fresh(
         join_parts(tmp_path / "train.beton", PartOf(2, 2))
 
 
+def test_a_pattern_that_lacks_a_part_of_the_set_is_a_warning(
+    packed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_beton(packed.parent / "train-*.beton").close()
+    assert not caplog.records
+    open_beton(packed.parent / "train-[13]-*.beton").close()
+    assert "train-[13]-*.beton has 2 of the 3 parts of a set: part 2 is missing" in caplog.text
+
+
 def test_an_index_elsewhere_names_its_parts_relative_to_itself(
     packed: Path, tmp_path: Path, one: Path
 ) -> None:
