@@ -19,11 +19,12 @@ from .common.cpus import allowed_cores
 from .common.libturbojpeg import MISSING
 from .common.progress import progress_bar
 from .errors import StoppedBySignal, UserError, escaped, exit_code
+from .packing.columns import field_types, field_words
 from .packing.data_folder import SHUFFLE_SEED, shared_classes
 from .packing.encode import Encoding
 from .packing.journal import progress_sentence
 from .packing.listing import FolderError
-from .packing.sources import FOLDER, SOURCES, Dataset, LabelType, Source, open_dataset
+from .packing.sources import FOLDER, SOURCES, Dataset, LabelType, Source, TakesFields, open_dataset
 from .packing.writer import PackResult, check_place, left_aside, write_beton
 
 PROG = "python -m alexnet_fast.pack"
@@ -63,6 +64,14 @@ def parser(prog: str) -> Parser:
         default="auto",
         help="what the labels of a list are: names or numbers of classes (class), numbers that are stored as floats (float), or "
         "floats if all are numbers and one has a decimal point, else classes (auto)",
+    )
+    add(
+        "--fields",
+        type=_fields,
+        default={},
+        metavar="NAME:TYPE,...",
+        help="columns of a list (CSV whose first line is 'path,label,NAME,...') to pack as further fields: int, float, bytes, json, or "
+        "an array such as float32[40]; label:float32[40] makes the label a vector",
     )
     # Not in the result if not given, so that given options can be distinguished from Encoding's defaults.
     add(
@@ -209,6 +218,13 @@ def _folder_name(text: str) -> str:
     return name
 
 
+def _fields(text: str) -> dict[str, str]:
+    try:
+        return field_words(text)
+    except UserError as error:  # one is a ValueError, which argparse words itself
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _seed(text: str) -> int | None:
     return None if text == "none" else int(text)
 
@@ -243,9 +259,16 @@ def dataset_given(options: argparse.Namespace, folder: Path | None) -> Dataset:
     """
     for kind in FLAGGED:
         if file := getattr(options, kind):
-            return open_dataset(kind, folder or file.parent, file, options.label_type)
-    assert folder  # parse() has checked this
-    return open_dataset(FOLDER, folder)
+            dataset = open_dataset(kind, folder or file.parent, file, options.label_type)
+            break
+    else:
+        assert folder  # parse() has checked this
+        dataset = open_dataset(FOLDER, folder)
+    if not options.fields:
+        return dataset
+    if not isinstance(dataset, TakesFields):
+        raise UserError("--fields names columns of a list: give it with --list")
+    return dataset.with_fields(field_types(options.fields, "--fields"))
 
 
 def splits_to_pack(dataset: Dataset, only: str | None, out: Path) -> dict[str, Source]:
@@ -326,6 +349,8 @@ def pack_all(options: argparse.Namespace) -> int:
             f"of {len(split.classes)} classes"
             if split.classes
             else f"with labels {min(split.labels):g} to {max(split.labels):g}"
+            if len(split.labels)
+            else "with vectors as labels"
         )
         print(*map(escaped, summary(packed, labels, encoding)), sep="\n")
         if not options.limit and (missing := without_images(split.labels, split.classes)):

@@ -20,6 +20,7 @@ from .errors import InputUnreadable
 from .listing import Ignored
 
 if TYPE_CHECKING:
+    from .columns import FieldTypes
     from .manifest import Image
 
 FOLDER = "folder"  # the source where no other is named; sidecars of version 0.1 name none
@@ -175,6 +176,14 @@ class Dataset(Protocol):
         Raises:
             UserError: there is nothing of the kind.
         """
+
+
+@runtime_checkable
+class TakesFields(Protocol):
+    """A dataset that has further fields if it is told which, and of which types."""
+
+    def with_fields(self, types: FieldTypes) -> Dataset:
+        """The same with these fields."""
 
 
 @dataclass(frozen=True)
