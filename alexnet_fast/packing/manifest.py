@@ -203,7 +203,7 @@ class Manifest:
                 (removed, "removed"),
                 (
                     resized,
-                    "of another size" if self.settings.get("source") != FROM_CODE else "with another content",
+                    "with another content" if self.is_from_code else "of another size",
                 ),
                 (touched, "modified"),
             )
