@@ -21,6 +21,7 @@ from .common.libturbojpeg import MISSING
 from .common.progress import progress_bar
 from .common.text import plural
 from .errors import StoppedBySignal, UserError, escaped, exit_code
+from .packing.columns import field_types, field_words
 from .packing.data_folder import SHUFFLE_SEED, shared_classes
 from .packing.encode import Encoding
 from .packing.forecast import forecast
@@ -35,6 +36,7 @@ from .packing.sources import (
     Dataset,
     LabelType,
     Source,
+    TakesFields,
     described,
     kind_of_folder,
     open_dataset,
@@ -95,6 +97,14 @@ def parser(prog: str) -> Parser:
         metavar="FILE",
         help="ImageNet's tars: the classes of the validation images, one a line in the order of their names or 'name class', if neither "
         "the devkit nor a list of a known name is next to the tars",
+    )
+    add(
+        "--fields",
+        type=_fields,
+        default={},
+        metavar="NAME:TYPE,...",
+        help="further columns of a list (CSV, TSV or JSON lines) to pack as fields: int, float, bytes, json, or "
+        "an array such as float32[40]; label:float32[40] makes the label a vector",
     )
     # Not in the result if not given, so that given options can be distinguished from Encoding's defaults.
     add(
@@ -281,6 +291,13 @@ def _two_names(text: str) -> tuple[str, str]:
     return names[0], names[1]
 
 
+def _fields(text: str) -> dict[str, str]:
+    try:
+        return field_words(text)
+    except UserError as error:  # one is a ValueError, which argparse words itself
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _seed(text: str) -> int | None:
     return None if text == "none" else int(text)
 
@@ -329,9 +346,14 @@ def dataset_given(options: argparse.Namespace, folder: Path | None) -> Dataset:
     if options.val_labels and kind != "imagenet":
         raise UserError("--val-labels goes with ImageNet's tars: name their folder with --imagenet")
     place = folder or (file.parent if file else Path())
-    return open_dataset(
+    dataset = open_dataset(
         kind, place, file, options.label_type, columns=options.columns, val_labels=options.val_labels
     )
+    if not options.fields:
+        return dataset
+    if not isinstance(dataset, TakesFields):
+        raise UserError("--fields names columns of a list: give it with --list")
+    return dataset.with_fields(field_types(options.fields, "--fields"))
 
 
 def splits_to_pack(dataset: Dataset, only: str | None, out: Path) -> dict[str, Source]:
@@ -434,6 +456,8 @@ def pack_all(options: argparse.Namespace) -> int:
             f"of {len(split.classes)} classes"
             if split.classes
             else f"with labels {min(split.labels):g} to {max(split.labels):g}"
+            if len(split.labels)
+            else "with vectors as labels"
         )
         print(*map(escaped, summary(packed, labels, encoding)), sep="\n")
         if not options.limit and not count and (missing := without_images(split.labels, split.classes)):

@@ -20,13 +20,14 @@ from pathlib import Path
 from threading import Event, Timer
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 import betons
-from alexnet_fast import ImageNet, Loader
+from alexnet_fast import ImageNet, Loader, pack_dataset
 from alexnet_fast import train as command
 from alexnet_fast import trainer as training
 from alexnet_fast.devices.device import Device
@@ -201,6 +202,48 @@ def test_float_targets_arrive_as_they_are_and_are_counted_as_on_the_cpu(device: 
     assert torch.equal(counts.cpu(), task.counts(outputs, targets)) and counts.any()
     ((_, classes),) = feed([Batch(images, torch.arange(8))])  # its buffers contained floats before
     assert classes.dtype is torch.int64 and classes.tolist() == list(range(8))
+
+
+class PinnedVectors(PinnedBatches):
+    """The same with labels that are vectors of five numbers."""
+
+    def __init__(self, sizes: list[int], px: int = 8) -> None:
+        super().__init__(sizes, px)
+        self.pool = BufferPool(
+            max(sizes),
+            px,
+            max_free=8,
+            pin_memory=True,
+            label_dtype=np.dtype(np.float32),
+            label_shape=(5,),
+        )
+
+    def expected(self, k: int) -> tuple[Tensor, Tensor]:
+        images, labels = super().expected(k)
+        return images, labels[:, None] + torch.arange(5.0) / 10
+
+
+def test_vectors_arrive_as_labels_next_to_batches_of_numbers(device: Device) -> None:
+    feed = DevicePrefetcher(device, torch.float32)
+    check_all_arrive(feed, PinnedVectors([4] * 8 + [3]))
+    assert feed._buffers[0].labels.shape == (4, 5)
+    check_all_arrive(feed, PinnedBatches([4] * 3))
+    check_all_arrive(feed, PinnedVectors([6] * 3))
+
+
+def test_further_fields_come_with_the_batch_of_a_device(device: Device, tmp_path: Path) -> None:
+    items = [(betons.picture(80, 60, k), k, [k, 0.5], {"k": k}) for k in range(8)]
+    fields = {"label": "int", "attrs": "float32[2]", "note": "json"}
+    pack_dataset(items, tmp_path / "a.beton", fields, workers=1, progress=lambda done: None)
+    options: Any = {"train": True, "size": 32, "pin_memory": True, "fields": ("image", *fields)}
+    with Loader(tmp_path / "a.beton", 2, **options) as loader:
+        batches: list[Any] = list(loader.prefetch_to(device.kind))
+    for batch in batches:
+        places = batch.indices.tolist()
+        assert {each.device.type for each in (batch.image, batch.label, batch.attrs)} == {device.kind}
+        assert batch.label.tolist() == places and batch.attrs.cpu().tolist() == [[k, 0.5] for k in places]
+        assert batch.note == [{"k": k} for k in places] and batch.images is batch.image
+    assert sorted(k for batch in batches for k in batch.indices.tolist()) == list(range(8))
 
 
 @needs_standin

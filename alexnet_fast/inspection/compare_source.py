@@ -12,11 +12,12 @@ from ..beton.target_fields import FLOAT
 from ..common.untrusted import printable
 from ..errors import UserError
 from ..packing import corrupt
+from ..packing.columns import LABEL, field_types
 from ..packing.encode import Encoding, encode_item, encoder_versions
 from ..packing.errors import UnreadableImage
-from ..packing.manifest import Manifest, target_of
+from ..packing.manifest import FIELDS, FROM_CODE, Manifest, target_of
 from ..packing.parts import PartOf, SourcePart
-from ..packing.sources import FOLDER, SOURCES, Dataset, Reader, Source
+from ..packing.sources import FOLDER, SOURCES, Dataset, Reader, Source, TakesFields
 from .coefficients import coefficients, same_coefficients
 
 MODES = ("reencode", "raw", "lossless")
@@ -71,10 +72,16 @@ class PackedSource:
             class_names(beton, sidecar),
             sidecar.get("settings"),
         )
+        fields = facts(settings, FIELDS)
+        if isinstance(settings, dict) and settings.get("source") == FROM_CODE:
+            raise UserError(
+                f"{beton.path} was packed by code, with pack_dataset; verify it without --source, or call pack_dataset again, which "
+                "compares every item"
+            )
         if (
             len(paths) != beton.num_samples
             or not isinstance(settings, dict)
-            or not (classes or target_of(settings) == FLOAT)
+            or not (classes or target_of(settings) == FLOAT or LABEL in fields)
         ):
             raise UserError(
                 f"{beton.path} cannot be compared with {dataset.reader('').place}: no {beton.path.name}.json says what it was packed from; "
@@ -94,6 +101,8 @@ class PackedSource:
             raise UserError(
                 f"{beton.path} was packed from {_a(kind)}, not from {_a(dataset.kind)}; verify it {flags}"
             )
+        if fields and isinstance(dataset, TakesFields):
+            dataset = dataset.with_fields(field_types(fields, f"{sidecar_path(beton.path)}, {FIELDS}"))
         split = dataset.packed_split(split)
         return cls(
             dataset,
@@ -117,7 +126,7 @@ class PackedSource:
         now = encoder_versions(self.encoding)
         return f"pixels of encoded images against their source: packed with {self.encoder}, this is {now}"
 
-    def fault(self, index: int, stored: bytes, label: float, size: tuple[int, int]) -> str:
+    def fault(self, index: int, stored: bytes, label: float | list[float], size: tuple[int, int]) -> str:
         """How a sample differs from its source, in words; "" if it does not."""
         path = self.paths[index]
         if other := self._label_fault(path, label):
@@ -136,8 +145,10 @@ class PackedSource:
             return f"it has {size[0]} x {size[1]} pixels, its source, encoded again, {again.width} x {again.height}"
         return ""
 
-    def _label_fault(self, path: str, label: float) -> str:
-        """How a label differs from its source's, in words; "" if it does not."""
+    def _label_fault(self, path: str, label: float | list[float]) -> str:
+        """How a label differs from its source's, in words; "" if it does not.  Fields, and a vector among them, have a digest in ``changed``."""
+        if isinstance(label, list):
+            return ""
         expected, what = (
             self.dataset.class_of(self.split, path),
             "folder" if self.dataset.kind == FOLDER else "source",
@@ -172,7 +183,8 @@ class PackedSource:
         split = self._part(split)
         if Manifest.of(split, self.encoding, {}).source_digest() == self.digest:
             return ""
-        return f"the images of {self.reader.place} have other sizes or another order than when they were packed; pack again with --fresh"
+        what = "sizes, fields" if facts(self.settings, FIELDS) else "sizes"
+        return f"the images of {self.reader.place} have other {what} or another order than when they were packed; pack again with --fresh"
 
     def _part(self, split: Source) -> Source:
         """The part of a set that the file is; all of it if it is none."""

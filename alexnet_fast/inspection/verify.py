@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from ..beton import format as fmt
+from ..beton.columns import NUL
 from ..beton.index_file import SUFFIX, is_index
 from ..beton.reader import Beton, BetonError, FieldError
 from ..beton.remote_file import localized
-from ..beton.sidecar import checksums, names
+from ..beton.sidecar import FIELDS_CRC32, checksums, names
 from ..common.untrusted import printable
 from ..decode.decoder import Decoder
 from ..decode.kernel import sample_table
@@ -207,6 +209,9 @@ class _Opened:
         self.named = (path, fields, source)
         self._beton = Beton(path, *fields)
         self._checksums = checksums(self._beton.sidecar or {}, self._beton)
+        self._of_fields = checksums(self._beton.sidecar or {}, self._beton, FIELDS_CRC32)
+        others = [each for each in self._beton.fields if each.type_id != fmt.RGB_IMAGE_ID]
+        self._columns = [] if self._of_fields is None else [self._beton.column(each.name) for each in others]
         self._source = PackedSource.of(self._beton, source) if source else None
         self._decoder = Decoder(SIDE_PX)
         self._samples = sample_table(self._beton)
@@ -222,13 +227,21 @@ class _Opened:
             found.append(
                 f"its {len(stored)} bytes have the CRC-32 {zlib.crc32(stored):08x}, expected {self._checksums[index]:08x}"
             )
+        if self._of_fields is not None:
+            following = b"".join(
+                each.stored(index) or NUL for each in self._columns if not each.kind.is_number
+            )
+            if (found_crc := zlib.crc32(following)) != self._of_fields[index]:
+                found.append(
+                    f"its fields have the CRC-32 {found_crc:08x}, expected {self._of_fields[index]:08x}"
+                )
         _, status = self._decoder.decode_one(self._beton.map, self._samples[index : index + 1])
         if status != OK:
             found.append(f"it does not decode: {MEANING[status]}")
         elif self._source:
             image = self._beton.images[index]
             size = int(image["width"]), int(image["height"])
-            what = self._source.fault(index, stored, self._beton.labels[index].item(), size)
+            what = self._source.fault(index, stored, self._beton.labels[index].tolist(), size)
             found += [what] if what else []
         return found
 

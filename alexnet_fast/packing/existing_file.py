@@ -76,7 +76,8 @@ def _other_images(path: Path, sidecar: Mapping[str, Any], plan: Manifest) -> str
     parts = [f"{printable(listed(images))} {what}" for images, what in changes if images]
     if not parts:
         classes = sidecar.get("classes") != plan.classes
-        parts = ["its classes differ" if classes else "images have another size or order"]
+        what = "content, fields or order" if plan.fields or plan.is_from_code else "size or order"
+        parts = ["its classes differ" if classes else f"images have another {what}"]
     return ", ".join(parts)
 
 

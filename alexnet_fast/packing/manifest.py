@@ -98,6 +98,11 @@ class Manifest:
         )
 
     @property
+    def is_from_code(self) -> bool:
+        """Whether a size is the digest of a content."""
+        return bool(self.settings.get("source") == FROM_CODE)
+
+    @property
     def types(self) -> Fields:
         """Names and types of the fields behind the image, in the file's order."""
         label = [(LABEL_FIELD, self.target.stored)] if len(self.labels) else []
@@ -198,7 +203,7 @@ class Manifest:
                 (removed, "removed"),
                 (
                     resized,
-                    "of another size" if self.settings.get("source") != FROM_CODE else "with another content",
+                    "with another content" if self.is_from_code else "of another size",
                 ),
                 (touched, "modified"),
             )

@@ -20,6 +20,7 @@ from .errors import InputUnreadable
 from .listing import Ignored
 
 if TYPE_CHECKING:
+    from .columns import FieldTypes
     from .manifest import Image
 
 FOLDER = "folder"  # the source where no other is named; sidecars of version 0.1 name none
@@ -193,6 +194,14 @@ class Choices(NamedTuple):
     """Names of the columns of the images and of the labels; None: the usual ones."""
     val_labels: Path | None = None
     """Of ImageNet: the list of the classes of its validation images."""
+
+
+@runtime_checkable
+class TakesFields(Protocol):
+    """A dataset that has further fields if it is told which, and of which types."""
+
+    def with_fields(self, types: FieldTypes) -> Dataset:
+        """The same with these fields."""
 
 
 @dataclass(frozen=True)
