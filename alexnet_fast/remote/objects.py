@@ -13,6 +13,7 @@ from fsspec.core import url_to_fs
 
 from ..common.urls import beside, scheme_of, scrubbed, shown
 from ..errors import UserError
+from .event_loop import cancel_tasks
 from .origin import Digest, Facts, Missing, Refused, Sink, Transient, from_base64
 
 DENIED = ("Credential", "Permission", "Forbidden", "Gated", "Unauthorized", "RefreshError", "TokenRetrieval")
@@ -25,7 +26,7 @@ class ObjectOrigin:
     """A file by fsspec. Credentials, endpoints and regions are its own business and that of the library below it."""
 
     def __init__(self, url: str, stall_s: float, loop: asyncio.AbstractEventLoop) -> None:
-        self.url = url
+        self.url, self._loop = url, loop
         self._files: Any
         try:
             more = _s3_options(stall_s) if scheme_of(url) in S3 else {}
@@ -65,6 +66,8 @@ class ObjectOrigin:
             found = self._files.cat_file(self._path, start=start, end=end)
         except Exception as error:
             self._raise(error)
+        if found is None:
+            raise Transient("it was stopped")
         if len(found) > end - start:
             raise Transient(f"asked for {end - start} bytes, it sent {len(found)}")
         if not found:
@@ -78,6 +81,9 @@ class ObjectOrigin:
         other = copy.copy(self)
         other.url, other._path = beside(self.url, suffix), self._path + suffix
         return other
+
+    def stop(self) -> None:
+        cancel_tasks(self._loop)
 
     def close(self) -> None:
         """fsspec's file systems close their connections when they are deleted, and refer to themselves."""
