@@ -63,7 +63,7 @@ class ObjectOrigin:
 
     def read(self, start: int, end: int, sink: Sink) -> None:
         try:
-            found = self._files.cat_file(self._path, start=start, end=end)
+            found = self._range(start, end)
         except Exception as error:
             self._raise(error)
         if found is None:
@@ -73,6 +73,14 @@ class ObjectOrigin:
         if not found:
             raise Transient(f"asked for {end - start} bytes, it sent none")
         sink(found)
+
+    def _range(self, start: int, end: int) -> Any:
+        if getattr(self._files, "async_impl", False):
+            return self._files.cat_file(self._path, start=start, end=end)
+        # By default hf:// would read 5 MiB more each time, ahead of a reader that is gone.
+        with self._files.open(self._path, "rb", cache_type="none") as file:
+            file.seek(start)
+            return file.read(end - start)
 
     def read_all(self, sink: Sink) -> None:
         raise AssertionError("every object store has ranges")
@@ -106,16 +114,17 @@ class ObjectOrigin:
         return None if encrypted else Digest("md5", digits)
 
     def _raise(self, error: Exception) -> NoReturn:
-        """Raise what an error of a library means here. They have many classes of their own, so names decide."""
+        """Raise what an error of a library means here. They have many classes of their own, so names and HTTP's codes decide."""
         names = " ".join(kind.__name__ for kind in type(error).__mro__)
         said = scrubbed(str(error)) or type(error).__name__
         if isinstance(error, UserError):
             raise error
-        if any(name in names for name in DENIED):
+        code = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "code", None)
+        if code in (401, 403) or any(name in names for name in DENIED):
             raise Refused(
                 f"{shown(self.url)} may not be read ({said}); check the credentials of this account"
             ) from None
-        if isinstance(error, FileNotFoundError) or any(name in names for name in MISSING):
+        if code == 404 or isinstance(error, FileNotFoundError) or any(name in names for name in MISSING):
             raise Missing(f"{shown(self.url)} does not exist; check the URL") from None
         raise Transient(said) from None
 
