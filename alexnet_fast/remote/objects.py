@@ -94,7 +94,10 @@ class ObjectOrigin:
         cancel_tasks(self._loop)
 
     def close(self) -> None:
-        """fsspec's file systems close their connections when they are deleted, and refer to themselves."""
+        """fsspec's file systems close their connections when they are deleted, and refer to themselves; after an error its traceback still
+        refers to s3fs's, whose connections are closed here."""
+        if (client := getattr(self._files, "_s3creator", None)) is not None:
+            self._files.close_session(self._loop, client)
         self._files = None
         gc.collect()
 
@@ -130,7 +133,7 @@ class ObjectOrigin:
 
 
 def _s3_options(stall_s: float) -> dict[str, Any]:
-    """Of s3fs: botocore tries five times, s3fs five times that, and ``fetch`` again; here each tries once or twice."""
+    """Of s3fs: botocore tries five times, s3fs five times that, and ``fetch`` again; here each tries once."""
     given = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
     waits = {"connect_timeout": min(stall_s, 10.0), "read_timeout": stall_s}
-    return {"config_kwargs": {"retries": {"max_attempts": 1}, **waits, **given}}
+    return {"config_kwargs": {"retries": {"max_attempts": 0}, **waits, **given}}
