@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from .common.paths import check_text
 from .common.untrusted import printable, read_text
+from .common.urls import scrubbed
 from .errors import UserError
 from .recipe import GivenBetons, HeightAndWidth, Operations, Pair, Recipe, Section, Stages, Weights
 
@@ -160,6 +161,7 @@ def _sentence(error: ValidationError) -> tuple[str, str]:
     if mistake["type"] == "extra_forbidden":
         return name, f"unknown {'key' if '.' in name else 'section'} {name}{_nearest(name)}"
     given = printable(json.dumps(mistake["input"], default=str))
+    given = scrubbed(given) if "://" in given else given
     if mistake["type"] == "value_error":  # a validator's own sentence
         return name, f"{name} = {given} is not accepted: {printable(str(mistake['ctx']['error']))}"
     return name, f"{name} = {given} is not accepted: expected {_expected(name, mistake)}"

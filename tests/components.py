@@ -38,7 +38,7 @@ def named_in(reason: str) -> str | None:
 
 def require(component: str) -> Any:
     """The module "ffcv", "torchvision" or "turbojpeg" (ours, with the library loaded), the folder of "data", the file that a
-    "compiler" builds from the stand-in NPU's C++, or whether "accelerate", "aiohttp", "lightning", "moto", "s3fs", "timm" or "torchdata" is installed.
+    "compiler" builds from the stand-in NPU's C++, or whether "accelerate", "aiohttp", "huggingface_hub", "lightning", "moto", "s3fs", "timm" or "torchdata" is installed.
     Skips or fails the test where it is not available."""
     try:
         return _FINDERS[component]()
@@ -123,7 +123,16 @@ _FINDERS = {
     "torchvision": import_torchvision,
     **{
         name: partial(_framework, name)
-        for name in ("accelerate", "aiohttp", "lightning", "moto", "s3fs", "timm", "torchdata")
+        for name in (
+            "accelerate",
+            "aiohttp",
+            "huggingface_hub",
+            "lightning",
+            "moto",
+            "s3fs",
+            "timm",
+            "torchdata",
+        )
     },
     "onnxruntime": _onnxruntime,
     "turbojpeg": _turbojpeg,

@@ -101,7 +101,7 @@ ROOMS = {
     "inspection": Room(
         "looks into a file: figures, pictures, verification",
         "augment beton common decode packing",
-        "PIL matplotlib",
+        "PIL matplotlib threading",
     ),
     "synthetic": Room("training sets without a dataset", "beton common packing recipe", "PIL"),
     "train_options": Room("the flags of training", "common modelzoo_flags"),

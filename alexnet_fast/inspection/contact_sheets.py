@@ -22,6 +22,7 @@ from ..decode.decoder import Decoder
 from ..decode.kernel import sample_table
 from ..decode.status import MEANING, OK
 from ..errors import UserError
+from .duplicates import Pair
 from .survey import Histogram, Survey, class_name, evenly
 
 COLUMNS, ROWS = 6, 4
@@ -92,6 +93,30 @@ def operations_sheet(beton: Beton, seed: int, epoch: int) -> Image.Image:
             pictures += _augmented(beton, chosen, crops, [kind(p=1.0)], seed, epoch)
             names += [name] * len(crops)
     return _sheet(title, beton, chosen * (len(pictures) // len(chosen)), pictures, names)
+
+
+def duplicates_sheet(first: Beton, second: Beton, pairs: Sequence[Pair]) -> Image.Image:
+    """Samples that two files share, three pairs a row, each as the first file and as the second has it; of many, the first twelve whose
+    bytes differ, or else whose bytes are the same.
+
+    Raises:
+        BetonError: a file was changed since it was opened.
+    """
+    shown = sorted(pairs, key=lambda pair: (pair.bits < 0, pair.second))[: COLUMNS * ROWS // 2]
+    title = (
+        f"{len(shown)} of {len(pairs):,} samples of {second.path.name} (B) that are in {first.path.name} (A)"
+    )
+    pictures, names = list[Picture](), list[str]()
+    with Decoder(CROP_PX) as decoder, first.unchanged, second.unchanged:
+        tables = sample_table(first), sample_table(second)
+        for pair in shown:
+            for beton, table, index, side in (
+                (first, tables[0], pair.first, "A"),
+                (second, tables[1], pair.second, "B"),
+            ):
+                pictures.append(_stored(beton, table[index : index + 1], decoder))
+                names.append(printable(f"{side} {index:,}  {class_name(beton, index)}", 60))
+        return _sheet(title, first, [0] * len(pictures), pictures, names)
 
 
 def histogram(found: Survey, path: Path) -> None:

@@ -80,14 +80,15 @@ class Copy:
         """A descriptor that keeps the copy from being removed until it is closed; None if the copy was just removed."""
         used = self.folder / "used"
         try:
-            held = os.open(used, os.O_RDWR | os.O_CLOEXEC)
+            held = os.open(used, os.O_RDONLY | os.O_CLOEXEC)  # which is enough: it may be another user's
         except FileNotFoundError:
             return None
         with suppress(OSError):  # a file system without locks: then nothing is removed either
             fcntl.flock(held, fcntl.LOCK_SH)
         with suppress(OSError):
             if os.path.samestat(os.fstat(held), os.stat(used)):
-                os.utime(held)
+                with suppress(PermissionError):
+                    os.utime(used)
                 return held
         os.close(held)
         return None

@@ -92,17 +92,24 @@ def _usable(entry: Entry) -> Copy | None:
 
 def _checked(cache: Cache, entry: Entry, url: str, sidecar: str, check: Check, options: FetchOptions) -> Copy:
     """The copy of the server's version, as the one process that may fetch it."""
-    try:
-        entry.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"the cache {cache.root} cannot be written ({error.strerror}): set {FOLDER} to another folder"
-        ) from None
 
     def waits() -> None:
         logger.warning("waiting for another process that fetches %s", shown(url))
 
-    with hold_lock(entry.lock, waits):
+    with ExitStack() as stack:
+        try:
+            entry.folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold_lock(entry.lock, waits))
+        except OSError as error:
+            if there := entry.copies():
+                logger.warning(
+                    "the cache %s cannot be written (%s): its copy of %s is used, without asking the server",
+                    *(cache.root, error.strerror, shown(url)),
+                )
+                return there[0]
+            raise UserError(
+                f"the cache {cache.root} cannot be written ({error.strerror}): set {FOLDER} to another folder"
+            ) from None
         if (copy := _usable(entry)) is not None:
             return copy
         there = entry.copies()

@@ -23,10 +23,19 @@ def event_loop() -> Iterator[asyncio.AbstractEventLoop]:
         loop.close()
 
 
-async def _ended() -> None:
-    """Cancel what still runs, as requests do after Ctrl-C, and end the loop's own threads."""
+def cancel_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what runs in a loop: fsspec's ``sync`` then returns None in the threads that wait for it."""
+    asyncio.run_coroutine_threadsafe(_cancelled(), loop).result()
+
+
+async def _cancelled() -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _ended() -> None:
+    """Cancel what still runs, and end the loop's own threads."""
+    await _cancelled()
     await asyncio.get_running_loop().shutdown_default_executor()

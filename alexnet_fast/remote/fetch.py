@@ -90,6 +90,7 @@ def _fetch_ranges(
             stop.set()
             for each in left:
                 each.cancel()
+            origin.stop()
             raise
 
 

@@ -15,6 +15,7 @@ from fsspec.asyn import sync
 
 from ..common.urls import beside, scheme_of, scrubbed, shown
 from ..errors import UserError
+from .event_loop import cancel_tasks
 from .origin import (
     Changed,
     Facts,
@@ -69,6 +70,9 @@ class HttpOrigin:
         other._facts, other.url = None, beside(self.url, suffix)
         other._url = _as_given(other.url)
         return other
+
+    def stop(self) -> None:
+        cancel_tasks(self._loop)
 
     def close(self) -> None:
         async def close() -> None:

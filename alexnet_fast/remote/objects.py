@@ -13,6 +13,7 @@ from fsspec.core import url_to_fs
 
 from ..common.urls import beside, scheme_of, scrubbed, shown
 from ..errors import UserError
+from .event_loop import cancel_tasks
 from .origin import Digest, Facts, Missing, Refused, Sink, Transient, from_base64
 
 DENIED = ("Credential", "Permission", "Forbidden", "Gated", "Unauthorized", "RefreshError", "TokenRetrieval")
@@ -25,7 +26,7 @@ class ObjectOrigin:
     """A file by fsspec. Credentials, endpoints and regions are its own business and that of the library below it."""
 
     def __init__(self, url: str, stall_s: float, loop: asyncio.AbstractEventLoop) -> None:
-        self.url = url
+        self.url, self._loop = url, loop
         self._files: Any
         try:
             more = _s3_options(stall_s) if scheme_of(url) in S3 else {}
@@ -62,14 +63,24 @@ class ObjectOrigin:
 
     def read(self, start: int, end: int, sink: Sink) -> None:
         try:
-            found = self._files.cat_file(self._path, start=start, end=end)
+            found = self._range(start, end)
         except Exception as error:
             self._raise(error)
+        if found is None:
+            raise Transient("it was stopped")
         if len(found) > end - start:
             raise Transient(f"asked for {end - start} bytes, it sent {len(found)}")
         if not found:
             raise Transient(f"asked for {end - start} bytes, it sent none")
         sink(found)
+
+    def _range(self, start: int, end: int) -> Any:
+        if getattr(self._files, "async_impl", False):
+            return self._files.cat_file(self._path, start=start, end=end)
+        # By default hf:// would read 5 MiB more each time, ahead of a reader that is gone.
+        with self._files.open(self._path, "rb", cache_type="none") as file:
+            file.seek(start)
+            return file.read(end - start)
 
     def read_all(self, sink: Sink) -> None:
         raise AssertionError("every object store has ranges")
@@ -79,8 +90,14 @@ class ObjectOrigin:
         other.url, other._path = beside(self.url, suffix), self._path + suffix
         return other
 
+    def stop(self) -> None:
+        cancel_tasks(self._loop)
+
     def close(self) -> None:
-        """fsspec's file systems close their connections when they are deleted, and refer to themselves."""
+        """fsspec's file systems close their connections when they are deleted, and refer to themselves; after an error its traceback still
+        refers to s3fs's, whose connections are closed here."""
+        if (client := getattr(self._files, "_s3creator", None)) is not None:
+            self._files.close_session(self._loop, client)
         self._files = None
         gc.collect()
 
@@ -100,22 +117,23 @@ class ObjectOrigin:
         return None if encrypted else Digest("md5", digits)
 
     def _raise(self, error: Exception) -> NoReturn:
-        """Raise what an error of a library means here. They have many classes of their own, so names decide."""
+        """Raise what an error of a library means here. They have many classes of their own, so names and HTTP's codes decide."""
         names = " ".join(kind.__name__ for kind in type(error).__mro__)
         said = scrubbed(str(error)) or type(error).__name__
         if isinstance(error, UserError):
             raise error
-        if any(name in names for name in DENIED):
+        code = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "code", None)
+        if code in (401, 403) or any(name in names for name in DENIED):
             raise Refused(
                 f"{shown(self.url)} may not be read ({said}); check the credentials of this account"
             ) from None
-        if isinstance(error, FileNotFoundError) or any(name in names for name in MISSING):
+        if code == 404 or isinstance(error, FileNotFoundError) or any(name in names for name in MISSING):
             raise Missing(f"{shown(self.url)} does not exist; check the URL") from None
         raise Transient(said) from None
 
 
 def _s3_options(stall_s: float) -> dict[str, Any]:
-    """Of s3fs: botocore tries five times, s3fs five times that, and ``fetch`` again; here each tries once or twice."""
+    """Of s3fs: botocore tries five times, s3fs five times that, and ``fetch`` again; here each tries once."""
     given = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
     waits = {"connect_timeout": min(stall_s, 10.0), "read_timeout": stall_s}
-    return {"config_kwargs": {"retries": {"max_attempts": 1}, **waits, **given}}
+    return {"config_kwargs": {"retries": {"max_attempts": 0}, **waits, **given}}

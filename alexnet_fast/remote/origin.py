@@ -106,6 +106,10 @@ class Origin(Protocol):
         """The file whose name is this one's and a suffix, by the same connections."""
         ...
 
+    def stop(self) -> None:
+        """Give up the requests that other threads wait for, as after Ctrl-C: a server may not answer for long."""
+        ...
+
     def close(self) -> None:
         """Close its connections."""
         ...

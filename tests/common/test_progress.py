@@ -32,6 +32,18 @@ def test_a_log_gets_lines_with_rate_and_time_left_and_earlier_work_does_not_coun
     ]
 
 
+def test_bytes_are_shown_in_megabytes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now))
+    with progress.progress_bar("fetching s3://a/b", 1_000_000_000, unit="B") as report:
+        for done in (100_000_000, 400_000_000):
+            report(done)
+            now += 31.0
+    assert capsys.readouterr().err == "fetching s3://a/b: 400.0 MB of 1,000.0 MB, 9.7 MB/s, 1.0 min left\n"
+
+
 def test_work_whose_log_cannot_be_written_continues() -> None:
     code = (
         "from alexnet_fast.common import progress\n"

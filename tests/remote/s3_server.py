@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 Fault = Callable[["S3Server", dict[str, Any], Callable[..., Any]], Iterable[bytes] | None]
@@ -22,9 +23,11 @@ class S3Server:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def put(self, bucket: str, key: str, content: bytes, **more: str) -> None:
-        self.client().put_object(Bucket=bucket, Key=key, Body=content, **more)
+        self.client.put_object(Bucket=bucket, Key=key, Body=content, **more)
 
+    @cached_property
     def client(self) -> Any:
+        """Made once: it takes a second."""
         import boto3
 
         return boto3.client("s3", endpoint_url=self.url)

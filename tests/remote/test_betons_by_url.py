@@ -175,6 +175,13 @@ def test_only_samples_may_be_elsewhere() -> None:
         validate({"run": {"out": "s3://bucket/runs"}})
 
 
+def test_a_recipe_that_is_refused_does_not_show_a_password() -> None:
+    with pytest.raises(UserError) as raised:
+        validate({"run": {"out": "https://me:PASSWORD@host/runs?token=SECRET"}})
+    assert "https://host/runs?..." in str(raised.value)
+    assert "PASSWORD" not in str(raised.value) and "SECRET" not in str(raised.value)
+
+
 def test_the_doctor_says_what_is_not_here_yet_and_looks_into_what_is(url: str) -> None:
     recipe = of_recipe(url)
     use = recipe_checks.Use("cpu", 1, 1)
@@ -194,3 +201,27 @@ def test_the_doctor_says_why_a_file_cannot_be_had(url: str) -> None:
     (found,) = recipe_checks.examine_file(recipe_checks.files(recipe, use)[0], recipe, use, Machine(), False)
     assert (found.status, found.remedy) == ("fault", "check the URL")
     assert json.dumps(found.found).count("404 Not Found") == 1
+
+
+@pytest.mark.long
+def test_two_ranks_train_from_a_url_as_from_the_file(
+    url: str, web: WebServer, local: Path, cache: Path, tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    """The launcher fetches the file once; its ranks ask nobody."""
+    losses = []
+    for name, path in (("elsewhere", url), ("here", str(local))):
+        (tmp_path / f"{name}.toml").write_text(
+            f'[run]\nname = "{name}"\ndevice = "cpu"\nout = {json.dumps(str(tmp_path))}\n'
+            f"[data]\ntrain = {json.dumps(path)}\nval = {json.dumps(path)}\nsize = 64\nglobal_batch_size = 4\n"
+            '[model]\nnum_classes = 2\n[schedule]\nepochs = 1\nper = "step"\n[log]\nprint_freq = 1\n'
+            "[checkpoint]\nevery_epochs = 0\n[distributed]\nnproc = 2\n"
+        )
+        done = run_cli(
+            "-m", "alexnet_fast.train", tmp_path / f"{name}.toml", env={"ALEXNET_FAST_CACHE": str(cache)}
+        )
+        assert done.code == 0, done.stderr
+        report = json.loads((tmp_path / name / "report.json").read_text())
+        losses.append([report[key] for key in ("train_loss", "val_loss", "train_acc1", "ranks")])
+    assert losses[0] == losses[1]
+    # Beside the bytes: the size of each of the two files, and whether the first has changed meanwhile.
+    assert web.contacts == len(web.asked) + 3

@@ -119,3 +119,21 @@ def test_a_limit_is_a_number_with_a_unit(text: str, expected: int | None) -> Non
 def test_another_limit_is_refused() -> None:
     with pytest.raises(UserError, match="ALEXNET_FAST_CACHE_LIMIT = 'much' is not a size"):
         limit_of("much")
+
+
+def test_a_cache_that_cannot_be_written_still_serves_its_copies(
+    web: WebServer, fetched: Fetched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one on a read-only disk, or another user's."""
+    from alexnet_fast.remote import cached_copy
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    web.files["/a.beton"] = CONTENT
+    path = fetched(f"{web.url}/a.beton")
+    os.utime(path.parent / "record.json", (1e9, 1e9))
+    monkeypatch.setattr(cached_copy, "hold_lock", refuse)
+    monkeypatch.setattr(module.os, "utime", refuse)
+    assert fetched(f"{web.url}/a.beton") == path
+    assert "cannot be written (Permission denied): its copy" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -102,3 +103,23 @@ def test_two_processes_fetch_a_file_once(web: WebServer, cache: Path) -> None:
     paths = {process.communicate(timeout=60)[0].strip() for process in (one, two)}
     assert len(paths) == 1 and Path(paths.pop()).read_bytes() == CONTENT
     assert web.ranges("/a.beton") == BLOCKS
+
+
+def test_ctrl_c_ends_a_fetch_at_once_though_the_server_is_silent(web: WebServer, cache: Path) -> None:
+    reached, release = threading.Event(), threading.Event()
+
+    def stall(handler: Handler, start: int, end: int) -> bool:
+        reached.set()
+        release.wait(60)
+        return False
+
+    web.files["/a.beton"], web.fault = CONTENT, stall
+    process = begin(f"{web.url}/a.beton", cache)
+    try:
+        assert reached.wait(60)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=25)  # less than the 30 s after which the request would end
+    finally:
+        process.kill()
+        release.set()
+    assert err.rstrip().endswith("KeyboardInterrupt")

@@ -30,7 +30,7 @@ def server() -> Iterator[S3Server]:
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         with s3_server() as served:
             patch.setenv("AWS_ENDPOINT_URL", served.url)
-            served.client().create_bucket(Bucket="bucket")
+            served.client.create_bucket(Bucket="bucket")
             yield served
 
 
@@ -60,7 +60,7 @@ def test_an_object_is_fetched_in_ranges_with_its_sidecar(s3: S3Server, fetched: 
     path = fetched(URL, ".json")
     assert path.read_bytes() == CONTENT and path.with_name("a.beton.json").read_bytes() == b"{}"
     assert sorted((start, end) for name, start, end in s3.asked if name.endswith(".beton")) == BLOCKS
-    s3.client().delete_object(Bucket="bucket", Key="sets/a.beton.json")
+    s3.client.delete_object(Bucket="bucket", Key="sets/a.beton.json")
 
 
 def test_a_503_and_a_connection_that_is_cut_cost_another_request(s3: S3Server, fetched: Fetched) -> None:
@@ -106,8 +106,6 @@ def test_the_tag_of_an_object_that_is_encrypted_or_in_parts_is_no_md5(s3: S3Serv
 def test_what_does_not_exist_is_said_in_words(s3: S3Server, fetched: Fetched) -> None:
     with pytest.raises(UserError, match=r"s3://bucket/none.beton does not exist; check the URL"):
         fetched("s3://bucket/none.beton")
-    with pytest.raises(UserError, match=r"s3://nobucket/a.beton does not exist; check the URL"):
-        fetched("s3://nobucket/a.beton")
 
 
 def test_what_may_not_be_read_is_said_in_words(

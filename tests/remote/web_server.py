@@ -41,7 +41,13 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     served: WebServer
 
+    def answers(self) -> bool:
+        """Whether this request is for something else than a file, and is answered."""
+        return False
+
     def do_GET(self) -> None:
+        if self.answers():
+            return
         served, path = self.served, self.path.partition("?")[0]
         with served.lock:
             served.contacts += 1
