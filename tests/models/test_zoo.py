@@ -141,6 +141,13 @@ def test_what_is_no_classifier_is_refused() -> None:
         try_network(pyramid, "conv", 3, {32})
 
 
+def test_a_network_with_a_fixed_parameter_is_refused() -> None:
+    network = torch.nn.Linear(3, 3)
+    network.bias.requires_grad_(False)
+    with pytest.raises(UserError, match="net keeps its parameter bias fixed"):
+        try_network(network, "net", 3, {32})
+
+
 def test_a_network_that_does_not_run_in_halves_is_refused_with_the_level_to_set() -> None:
     class Float32Inside(torch.nn.Module):
         def __init__(self) -> None:
