@@ -94,6 +94,9 @@ MODELS = {
 }
 """Those that are measured here."""
 
+AUXILIARY = ("googlenet", "inception_v3")
+"""Torchvision's networks with further outputs in training; they are built without."""
+
 NAME = re.compile(r"((torchvision|timm)/)?[A-Za-z0-9][\w.-]*")
 
 
@@ -112,9 +115,10 @@ def spec_of(name: str) -> ModelSpec:
     known = MODELS.get(own)
     if known is not None and (not package or known.network.startswith(f"{package}.")):
         return known
+    title = f"{own} (without its auxiliary outputs)" if own in AUXILIARY and package != "timm" else own
     function = "timm_network" if package == "timm" else "torchvision_network"
     return ModelSpec(
-        own if package != "timm" else name,
+        title if package != "timm" else name,
         f"{__name__}.zoo:{function}",
         min_size_px=1,
         has_dropout=False,

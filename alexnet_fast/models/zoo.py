@@ -9,10 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import UserError
-from . import MODELS, does_not_load
-
-AUXILIARY = ("googlenet", "inception_v3")
-"""Torchvision's networks with further outputs in training; they are built without."""
+from . import AUXILIARY, MODELS, does_not_load
 
 
 def torchvision_network(num_classes: int, name: str) -> nn.Module:

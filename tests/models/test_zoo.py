@@ -89,6 +89,7 @@ def test_networks_with_auxiliary_outputs_are_built_without(name: str, torchvisio
         network = spec_of(name).build(4)
         outputs = network.train()(torch.zeros(2, 3, 299, 299))
     assert outputs.shape == (2, 4)
+    assert spec_of(name).title == f"{name} (without its auxiliary outputs)"
 
 
 def test_a_name_is_torchvisions_or_timms_and_alexnet_is_ours() -> None:
