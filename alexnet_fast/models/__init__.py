@@ -62,6 +62,11 @@ class ModelSpec:
         )
         return model
 
+    def check(self) -> None:
+        """Raise UserError for a network that its package, one that is asked by name, has not; otherwise that is seen when it is built."""
+        if self.is_tried:
+            importlib.import_module(f"{__name__}.zoo").find(**self.arguments)
+
 
 def does_not_load(title: str, package: str, error: Exception) -> UserError:
     """The error for a network whose package cannot be imported."""
@@ -116,12 +121,11 @@ def spec_of(name: str) -> ModelSpec:
     if known is not None and (not package or known.network.startswith(f"{package}.")):
         return known
     title = f"{own} (without its auxiliary outputs)" if own in AUXILIARY and package != "timm" else own
-    function = "timm_network" if package == "timm" else "torchvision_network"
     return ModelSpec(
         title if package != "timm" else name,
-        f"{__name__}.zoo:{function}",
+        f"{__name__}.zoo:network",
         min_size_px=1,
         has_dropout=False,
         is_tried=True,
-        arguments={"name": own},
+        arguments={"package": package or "torchvision", "name": own},
     )

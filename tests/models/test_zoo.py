@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -94,9 +95,9 @@ def test_networks_with_auxiliary_outputs_are_built_without(name: str, torchvisio
 
 def test_a_name_is_torchvisions_or_timms_and_alexnet_is_ours() -> None:
     assert spec_of("alexnet") is MODELS["alexnet"] and spec_of("torchvision/resnet18") is MODELS["resnet18"]
-    assert spec_of("torchvision/alexnet").arguments == {"name": "alexnet"}
+    assert spec_of("torchvision/alexnet").arguments == {"package": "torchvision", "name": "alexnet"}
     assert (
-        spec_of("timm/resnet18").arguments == {"name": "resnet18"}
+        spec_of("timm/resnet18").arguments == {"package": "timm", "name": "resnet18"}
         and spec_of("timm/resnet18").title == "timm/resnet18"
     )
 
@@ -113,6 +114,8 @@ def test_a_name_is_torchvisions_or_timms_and_alexnet_is_ours() -> None:
     ],
 )
 def test_an_unknown_name_is_one_sentence_with_near_ones(name: str, sentence: str, timm: Any) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        spec_of(name).check()  # before anything is packed
     with pytest.raises(UserError) as caught:
         spec_of(name).build(10)
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
