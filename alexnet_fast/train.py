@@ -35,6 +35,7 @@ from . import modelzoo_flags
 from .build import fetch_sets, launch_config
 from .distributed import launcher
 from .errors import escaped
+from .models import spec_of
 from .recipe import Recipe
 from .recipe_toml import keys, load
 from .synthetic import dataset
@@ -93,6 +94,7 @@ def settled_recipe(arguments: argparse.Namespace) -> Recipe:
     flags = modelzoo_flags.overrides(arguments, load(path, arguments.set))
     recipe = load(path, [*flags, *arguments.set])
     launch_config(recipe)  # mistakes are found before images are packed
+    spec_of(recipe.model.name).check()
     if recipe.data.synthetic:
         recipe = load(path, [*flags, *arguments.set, *dataset.overrides(recipe, say)])
     elif arguments.data_path:

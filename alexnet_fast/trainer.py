@@ -118,7 +118,9 @@ class Trainer:
                 known = replace(classes, names=self.classes, whose=f"the checkpoint {taken}")
             notes += check_val_classes(known, self.val_set, recipe, world)
         self.cursor, self.best = progress.cursor, progress.best
-        self.train_set.size = self.size = recipe.data.size_at(self.cursor["epoch"])
+        self.size = recipe.data.size_at(self.cursor["epoch"])
+        if self.size != self.train_set.size:
+            self.train_set.size = self.size
         self.skipped_before = self.skipped = list(progress.skipped_samples)
         self.meter.load_state_dict(*progress.meters)
         assert_ranks_agree(world, self.precision, self.train_set, self.cursor, self.val_set)

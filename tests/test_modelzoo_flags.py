@@ -148,6 +148,7 @@ def test_a_line_of_each_script_chooses_its_recipe_and_changes_none_of_its_settin
         ("--amp --opt-level O1", "precision.level", "O1"),
         ("--loss-scale 1024", "precision.loss_scale", 1024.0),
         ("--loss-scale=-1", "precision.loss_scale", "dynamic"),
+        ("-a resnet50 --set model.dropout=0", "model.name", "resnet50"),
         ("--gpu 5", "run.device", "npu:5"),
         ("--gpu 5 --device gpu", "run.device", "cuda:5"),
         ("--multiprocessing-distributed", "distributed.nproc", 8),
@@ -384,7 +385,7 @@ def test_the_eight_card_line_trains_two_ranks_on_a_raw_folder(
 
 def test_a_mistake_is_found_before_images_are_packed(raw: Path, tmp_path: Path, capsys: Any) -> None:
     target = tmp_path / "packed"
-    for argv in (["--mom", "2"], ["--world-size", "2"], ["--device", "abacus"]):
+    for argv in (["--mom", "2"], ["--world-size", "2"], ["--device", "abacus"], ["-a", "x y"]):
         refused(capsys, raw, "--beton-dir", target, *argv)
     assert not target.exists()
 

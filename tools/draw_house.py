@@ -59,7 +59,7 @@ ROOMS = {
     ),
     "train": Room(
         "the command that trains",
-        "augment build common distributed modelzoo_flags profile recipe recipe_toml synthetic torch_import train_options trainer",
+        "augment build common distributed modelzoo_flags models profile recipe recipe_toml synthetic torch_import train_options trainer",
     ),
     "doctor": Room(
         "checks of the machine, of a recipe's files and, with --card, of an accelerator at work",

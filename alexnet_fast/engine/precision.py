@@ -160,7 +160,7 @@ class Precision:
         else:
             if self.level == "O2":
                 # Into buffers that stay: fresh float32 copies cost more in page faults than in casting.
-                torch._foreach_copy_(self._master_grads, [p.grad for p in self._params if p.grad is not None])
+                torch._foreach_copy_(self._master_grads, [_gradient(param) for param in self._params])
                 self._drop_gradients()
             gradients = [master.grad for master in self._masters if master.grad is not None]
             self.scaler.unscale(gradients)
@@ -181,7 +181,7 @@ class Precision:
         `keeps_gradients` before that step."""
         if self.update is not None:
             return self.update.gradients()
-        return [master.grad.detach().clone() for master in self._masters if master.grad is not None]
+        return [_gradient(master).detach().clone() for master in self._masters]
 
     def groups(self) -> list[dict[str, Any]]:
         """The optimizer's group of each parameter, in the model's order."""
@@ -318,6 +318,11 @@ class Precision:
     def _drop_gradients(self) -> None:
         for param in self._params:
             param.grad = None
+
+
+def _gradient(param: Tensor) -> Tensor:
+    """Zeros for a parameter that no loss has reached."""
+    return torch.zeros_like(param) if param.grad is None else param.grad
 
 
 def cast_to_half(model: nn.Module, dtype: torch.dtype) -> None:

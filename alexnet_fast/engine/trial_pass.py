@@ -16,8 +16,13 @@ from .precision import Precision
 def try_network(network: nn.Module, title: str, num_outputs: int, sizes: Iterable[Size]) -> None:
     """Let images of each size through, in float32 on the CPU, and look at the outputs; draws nothing and changes nothing.
 
-    Raises UserError for a size that it does not take, and for outputs that are not (B, num_outputs).
+    Raises UserError for a size that it does not take, for outputs that are not (B, num_outputs), and for parameters that it does
+    not want to be trained, which the optimizer would step all the same.
     """
+    if fixed := [name for name, param in network.named_parameters() if not param.requires_grad]:
+        raise UserError(
+            f"{title} keeps its parameter {fixed[0]} fixed, but here all are trained: set model.name to another network"
+        )
     for size in sorted(sizes, key=sides):
         try:
             outputs = _pass(network, torch.zeros(2, 3, *sides(size)))
@@ -45,6 +50,8 @@ def try_precision(precision: Precision, size: Size) -> None:
     images = torch.zeros(2, 3, *sides(size), dtype=precision.dtype, device=precision.device.torch_device)
     try:
         _pass(precision.model, images, precision)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise UserError(
             escaped(

@@ -62,6 +62,11 @@ class ModelSpec:
         )
         return model
 
+    def check(self) -> None:
+        """Raise UserError for a network that its package, one that is asked by name, has not; otherwise that is seen when it is built."""
+        if self.is_tried:
+            importlib.import_module(f"{__name__}.zoo").find(**self.arguments)
+
 
 def does_not_load(title: str, package: str, error: Exception) -> UserError:
     """The error for a network whose package cannot be imported."""
@@ -94,6 +99,9 @@ MODELS = {
 }
 """Those that are measured here."""
 
+AUXILIARY = ("googlenet", "inception_v3")
+"""Torchvision's networks with further outputs in training; they are built without."""
+
 NAME = re.compile(r"((torchvision|timm)/)?[A-Za-z0-9][\w.-]*")
 
 
@@ -112,12 +120,12 @@ def spec_of(name: str) -> ModelSpec:
     known = MODELS.get(own)
     if known is not None and (not package or known.network.startswith(f"{package}.")):
         return known
-    function = "timm_network" if package == "timm" else "torchvision_network"
+    title = f"{own} (without its auxiliary outputs)" if own in AUXILIARY and package != "timm" else own
     return ModelSpec(
-        own if package != "timm" else name,
-        f"{__name__}.zoo:{function}",
+        title if package != "timm" else name,
+        f"{__name__}.zoo:network",
         min_size_px=1,
         has_dropout=False,
         is_tried=True,
-        arguments={"name": own},
+        arguments={"package": package or "torchvision", "name": own},
     )

@@ -9,37 +9,36 @@ from typing import Any
 from torch import nn
 
 from ..errors import UserError
-from . import MODELS, does_not_load
-
-AUXILIARY = ("googlenet", "inception_v3")
-"""Torchvision's networks with further outputs in training; they are built without."""
+from . import AUXILIARY, MODELS, does_not_load
 
 
-def torchvision_network(num_classes: int, name: str) -> nn.Module:
-    """One of torchvision's classifiers, with fresh weights, for so many classes.
+def network(num_classes: int, package: str, name: str) -> nn.Module:
+    """One of torchvision's or timm's classifiers, with fresh weights, for so many classes.
 
     GoogLeNet and Inception are built without their auxiliary outputs, which need a loss of their own, and take images that are
     normalized as all others are.
-    Raises UserError for a name that torchvision has not, and where it does not load.
+    Raises UserError as ``find``.
     """
-    models = _imported("torchvision.models", name)
-    if name not in models.list_models(module=models):
-        raise _unknown(name)
-    options: dict[str, Any] = {"aux_logits": False, "init_weights": True} if name in AUXILIARY else {}
-    network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
-    return network
+    models = find(package, name)
+    made: nn.Module
+    if package == "timm":
+        made = models.create_model(name, pretrained=False, num_classes=num_classes)
+    else:
+        options: dict[str, Any] = {"aux_logits": False, "init_weights": True} if name in AUXILIARY else {}
+        made = models.get_model(name, weights=None, num_classes=num_classes, **options)
+    return made
 
 
-def timm_network(num_classes: int, name: str) -> nn.Module:
-    """One of timm's networks, with fresh weights, for so many classes.
-
-    Raises UserError for a name that timm has not, and where it does not load.
-    """
-    timm = _imported("timm", f"timm/{name}")
-    if not timm.is_model(name):
-        raise _unknown(f"timm/{name}")
-    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes)
-    return network
+def find(package: str, name: str) -> Any:
+    """timm, or torchvision.models, which has the network; raises UserError where it has not, and where it does not load."""
+    module, title = ("timm", f"timm/{name}") if package == "timm" else ("torchvision.models", name)
+    try:
+        models = importlib.import_module(module)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision of another build than torch
+        raise does_not_load(title, package, error) from error
+    if not (models.is_model(name) if package == "timm" else name in models.list_models(module=models)):
+        raise _unknown(title)
+    return models
 
 
 def own_size(network: nn.Module) -> int | None:
@@ -49,14 +48,6 @@ def own_size(network: nn.Module) -> int | None:
     if size is None and config is not None:
         size = (config.get("input_size") or [None])[-1]
     return size if isinstance(size, int) else None
-
-
-def _imported(module: str, title: str) -> Any:
-    package = module.partition(".")[0]
-    try:
-        return importlib.import_module(module)
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision of another build than torch
-        raise does_not_load(title, package, error) from error
 
 
 def _unknown(name: str) -> UserError:

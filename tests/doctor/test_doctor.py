@@ -519,6 +519,36 @@ def test_batches_are_compared_with_memory_and_the_locked_memory_limit() -> None:
     assert next(recipe_checks.memory(asked, use, Small())).status == "fault"
 
 
+def test_what_a_checkpoint_holds_for_each_parameter_and_the_parts_of_a_batch_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_frsize=1, f_bavail=0))
+    found = [
+        recipe_checks.results(recipe(run={"out": str(tmp_path)}, optim=optim)).found
+        for optim in ({}, {"ema": 0.9}, {"name": "adamw", "ema": 0.9})
+    ]
+    takes = [float(text.rpartition("take ")[2].partition(" GiB")[0]) for text in found]
+    assert takes[1] / takes[0] == pytest.approx(3 / 2, rel=0.05)
+    assert takes[2] / takes[0] == pytest.approx(4 / 2, rel=0.05)
+
+    class Large(Machine):
+        memory_bytes, available_bytes = 64 * GIB, 64 * GIB
+
+    def memory(**sections: Any) -> str:
+        asked = recipe(
+            run={"device": "cpu"}, data={"global_batch_size": 512, "size": [[0, 64], [1, 224]]}, **sections
+        )
+        return next(recipe_checks.memory(asked, recipe_checks.use_of(asked, CPU_TORCH), Large())).found
+
+    whole, parts = memory(), memory(schedule={"accumulate": 4})
+    freed = 384 * 224**2 * 80
+    expected = [float(text.removeprefix("about ").partition(" GiB")[0]) for text in (whole, parts)]
+    assert expected[0] - expected[1] == pytest.approx(freed / GIB, abs=0.1)
+    assert "libraries, but not the model: there are no figures for vgg11" in memory(
+        model={"name": "vgg11", "dropout": 0.0}
+    )
+
+
 def drop(path: Path) -> None:
     """Take a file out of the page cache, if that can be done."""
     descriptor = os.open(path, os.O_RDONLY)

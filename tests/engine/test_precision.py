@@ -241,6 +241,19 @@ def test_an_overflow_is_skipped_and_counted_by_a_foreach_step_too(level: Any) ->
     assert precision.scale == scale / 2 and int(precision.skipped) == 1
 
 
+@pytest.mark.parametrize("level", ["O0", "O2"])
+def test_a_parameter_that_no_loss_reaches_is_left_where_it_is(level: Any) -> None:
+    net = small_net()
+    net.add_module("6", nn.Identity())
+    net[6].register_parameter("unused", nn.Parameter(torch.ones(3)))
+    sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, fused=True)
+    precision = Precision(net, sgd, level=level, device=CPU)
+    precision.keeps_gradients = True
+    train(precision, 2)
+    assert torch.equal(precision.state_dict()["6.unused"], torch.ones(3))
+    assert len(precision.gradients()) == 7 and not precision.gradients()[-1].any()
+
+
 def test_foreign_weights_are_refused_by_name() -> None:
     precision = make("O2")
     state = precision.state_dict()

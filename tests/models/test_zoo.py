@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -89,13 +90,14 @@ def test_networks_with_auxiliary_outputs_are_built_without(name: str, torchvisio
         network = spec_of(name).build(4)
         outputs = network.train()(torch.zeros(2, 3, 299, 299))
     assert outputs.shape == (2, 4)
+    assert spec_of(name).title == f"{name} (without its auxiliary outputs)"
 
 
 def test_a_name_is_torchvisions_or_timms_and_alexnet_is_ours() -> None:
     assert spec_of("alexnet") is MODELS["alexnet"] and spec_of("torchvision/resnet18") is MODELS["resnet18"]
-    assert spec_of("torchvision/alexnet").arguments == {"name": "alexnet"}
+    assert spec_of("torchvision/alexnet").arguments == {"package": "torchvision", "name": "alexnet"}
     assert (
-        spec_of("timm/resnet18").arguments == {"name": "resnet18"}
+        spec_of("timm/resnet18").arguments == {"package": "timm", "name": "resnet18"}
         and spec_of("timm/resnet18").title == "timm/resnet18"
     )
 
@@ -112,6 +114,8 @@ def test_a_name_is_torchvisions_or_timms_and_alexnet_is_ours() -> None:
     ],
 )
 def test_an_unknown_name_is_one_sentence_with_near_ones(name: str, sentence: str, timm: Any) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        spec_of(name).check()  # before anything is packed
     with pytest.raises(UserError) as caught:
         spec_of(name).build(10)
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
@@ -139,6 +143,13 @@ def test_what_is_no_classifier_is_refused() -> None:
     pyramid = torch.nn.Conv2d(3, 7, 3)
     with pytest.raises(UserError, match=r"conv returns \(7, 30, 30\) for an image, where \(3,\) is expected"):
         try_network(pyramid, "conv", 3, {32})
+
+
+def test_a_network_with_a_fixed_parameter_is_refused() -> None:
+    network = torch.nn.Linear(3, 3)
+    network.bias.requires_grad_(False)
+    with pytest.raises(UserError, match="net keeps its parameter bias fixed"):
+        try_network(network, "net", 3, {32})
 
 
 def test_a_network_that_does_not_run_in_halves_is_refused_with_the_level_to_set() -> None:
