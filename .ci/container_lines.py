@@ -31,11 +31,9 @@ def script(text: str, source: str) -> str:
         elif word == "USER":
             user = rest
         elif word == "RUN":
-            lines.append(
-                rest
-                if user == "root"
-                else f"runuser -u {user} -- env HOME=/home/{user} sh -ec {shlex.quote(rest)}"
-            )
+            as_user = f"runuser -u {user} -- env HOME=/home/{user} sh -ec {shlex.quote(rest)}"
+            # In a shell of its own, as an engine does it; "set -e" alone passes over a failure left of "&&".
+            lines.append(f"( {rest if user == 'root' else as_user} ) || exit 1")
         elif word in ("FROM", "WORKDIR", "ENTRYPOINT", "CMD"):
             lines.append(f"# {line}")
         else:

@@ -90,7 +90,23 @@ without_turbojpeg() {
 }
 
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+emulation=
+cleanup() {
+    rm -rf "$work"
+    [ -z "$emulation" ] || echo -1 >"$emulation"
+}
+trap cleanup EXIT
+
+# Lets this kernel run programs for aarch64, in chroots too, until this script ends; nothing to do where it does already.
+emulate_aarch64() {
+    formats=/proc/sys/fs/binfmt_misc
+    [ -e "$formats/register" ] || mount -t binfmt_misc binfmt_misc "$formats"
+    [ ! -e "$formats/qemu-aarch64" ] || return 0
+    rule=/usr/lib/binfmt.d/qemu-aarch64.conf
+    [ -e "$rule" ] || fail "qemu's emulation was not found; install it: apt-get install qemu-user-static"
+    cat "$rule" >"$formats/register"
+    emulation=$formats/qemu-aarch64
+}
 
 say "wheel"
 mkdir "$work/source"
@@ -99,7 +115,8 @@ cp -r "$work/source" "$work/build"
 "$python" -m pip wheel --quiet --no-deps --no-build-isolation --use-pep517 --wheel-dir "$work" "$work/build"
 rm -rf "$work/build"
 
-# What a newcomer does. Arguments: options of venv, then requirements for pip next to the wheel.
+# What a newcomer does. Arguments: options of venv, then requirements for pip next to the wheel. Two ranks train at O1, since Debian's
+# gloo does not know bfloat16.
 cat >"$work/walk.sh" <<'WALK'
 set -eu
 cd
@@ -116,7 +133,7 @@ alexnet-fast --version
 alexnet-fast sample --train 24 --val 8
 alexnet-fast pack --data data/quickstart-images --out data/quickstart
 alexnet-fast train quickstart --device cpu --set schedule.epochs=1 --set data.global_batch_size=32
-alexnet-fast train quickstart --device cpu --set schedule.epochs=1 --set data.global_batch_size=32 --set distributed.nproc=2 --set run.name=ranks
+alexnet-fast train quickstart --device cpu --set schedule.epochs=1 --set data.global_batch_size=32 --set distributed.nproc=2 --set run.name=ranks --set precision.level=O1
 alexnet-fast inspect data/quickstart/train.beton
 alexnet-fast profile quickstart --device cpu --seconds 5 --set data.global_batch_size=32
 alexnet-fast doctor quickstart || [ $? -eq 1 ]
@@ -179,6 +196,7 @@ for cell in $cells; do
         inside debian14 tester walk.sh --system-site-packages
         ;;
     arm64)
+        emulate_aarch64
         bootstrap arm64 trixie python3,python3-venv,ca-certificates,passwd --arch=arm64
         without_turbojpeg arm64
         inside arm64 tester arm64.sh "torch==2.10.0" | tee "$work/arm64.log"

@@ -119,7 +119,7 @@ def _compare(reader: Parser, options: argparse.Namespace) -> None:
         reader.error("argument --augmented: it draws the crops of one file, so give it without --compare")
     fields = options.image_field, options.label_field
     one, other = options.compare
-    with Beton(one, *fields) as first, Beton(other, *fields) as second:
+    with open_beton(one, *fields) as first, open_beton(other, *fields) as second:
         with progress_bar("comparing", len(first) + len(second)) as progress:
             found = duplicates.compare(first, second, distance, progress)
         if options.json:

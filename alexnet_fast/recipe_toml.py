@@ -76,7 +76,7 @@ def validate(table: dict[str, Any], source: str = "the recipe", overridden: Coll
         name, sentence = _sentence(error)
         raise UserError(f"{'on the command line' if name in overridden else source}: {sentence}") from None
     except RecursionError:
-        raise UserError(f"{source} is not a recipe: its tables nest too deeply") from None
+        raise UserError(f"{source} is not a recipe: its values nest too deeply") from None
     except ValueError as error:
         raise UserError(f"{source} contains an invalid number: {printable(str(error))}") from None
 

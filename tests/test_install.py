@@ -144,3 +144,14 @@ def test_the_installed_package_packs_and_trains_a_recipe_from_any_folder(
     run(installed, "-m", "alexnet_fast.train", recipes / "quickstart.toml", *sets, cwd=tmp_path)
     report = json.loads((tmp_path / "runs/quickstart/report.json").read_text())
     assert report["steps"] == 2, report
+
+
+def test_the_files_of_pins_agree() -> None:
+    """They are installed into one environment, one after the other.  An NPU host's torch is another one."""
+    pins: dict[str, set[str]] = {}
+    for path in sorted(ROOT.glob("requirements*.txt")):
+        if path.name != "requirements-npu.txt":
+            for name, pin in re.findall(r"^([\w.-]+)==(\S+)$", path.read_text(), flags=re.MULTILINE):
+                pins.setdefault(name.lower().replace("_", "-"), set()).add(pin)
+    assert {"torch", "sphinx", "pytest", "ffcv"} <= set(pins)
+    assert {name: versions for name, versions in pins.items() if len(versions) > 1} == {}

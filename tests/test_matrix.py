@@ -26,8 +26,15 @@ def test_the_containerfile_is_a_shell_script_that_a_chroot_can_try(tmp_path: Pat
     (path := tmp_path / "lines.sh").write_text(done.stdout)
     subprocess.run(["sh", "-n", path], check=True)
     tried = [line for line in done.stdout.splitlines() if "pip install" in line or "load_all()" in line]
-    assert len(tried) == 2 and tried[1].startswith("runuser -u alexnet ")
+    assert len(tried) == 2 and tried[1].startswith("( runuser -u alexnet ")
     assert "cp -r '/somewhere else'/. /opt/alexnet_fast/source" in done.stdout
+
+
+def test_a_line_that_fails_ends_the_try_wherever_it_fails(tmp_path: Path) -> None:
+    (path := tmp_path / "Containerfile").write_text("FROM x\nRUN cd / && false && true\nRUN touch went-on\n")
+    (lines := tmp_path / "lines.sh").write_text(script(path).stdout)
+    assert subprocess.run(["sh", lines], cwd=tmp_path).returncode == 1
+    assert not (tmp_path / "went-on").exists()
 
 
 def test_an_instruction_that_would_not_be_tried_is_an_error(tmp_path: Path) -> None:

@@ -175,7 +175,8 @@ def test_a_missing_or_broken_file_is_named(tiny: Path) -> None:
 HOSTILE = {
     "its values nest too deeply": "a = " + "[\n" * 30_000,
     "values nest too deeply": "a = " + "{a = " * 900,
-    "its tables nest too deeply": ".".join("a" * 2000) + " = 1",
+    # tomllib refuses it from Python 3.14 on, and before that the check of its tables does.
+    "is not a recipe: its values nest too deeply": ".".join("a" * 2000) + " = 1",
     "recursion limit": "[run]\nname = " + "[" * 250 + "]" * 250,
     "4300 digits": "[run]\nseed = " + "9" * 4900,
     "4300": "[run]\nseed = 0x" + "f" * 4900,

@@ -204,11 +204,22 @@ def wrap_ddp(model: nn.Module, world: World, reduce: Literal["half", "float32"])
 
     reduce: "half" averages gradients in their own precision; "float32" sums halves in float32, at twice the traffic.
     The wrapped model keeps its parameters and its state-dict keys.  A world of one returns the model itself.
+
+    Raises UserError where the collectives of this torch do not know the parameters' dtype.
     """
     if world.world_size == 1:
         return model
-    # Precision copies the buffers that change, behind the step: so evaluations too see rank 0's, which are saved.
-    parallel = DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
+    try:
+        # Precision copies the buffers that change, behind the step: so evaluations too see rank 0's, which are saved.
+        parallel = DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
+    except RuntimeError as error:
+        if "Invalid scalar type" not in str(error):
+            raise
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        raise UserError(
+            f"{dist.get_backend()} of this torch cannot send {dtype} between ranks, as in Debian's build of torch: set "
+            "precision.level = O1 or O0, or install PyTorch's own build"
+        ) from error
     if reduce == "float32":
         # A lambda has no annotations.  DDP checks those of its hooks and needs classes, but ours are strings
         # (from __future__ import annotations).

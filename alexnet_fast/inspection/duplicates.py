@@ -264,7 +264,7 @@ def _side(beton: Beton, found: Hashes) -> Side:
         str(beton.path),
         len(beton),
         len(_known_classes(beton)) or beton.num_classes if beton.target_field == INT else None,
-        len(beton.map),
+        beton.num_bytes,
         Spread.of(beton.sizes),
         Spread.of(beton.images["width"]),
         Spread.of(beton.images["height"]),

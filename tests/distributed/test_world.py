@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
+import torch
 
 import command_line
 from alexnet_fast.devices.registry import resolve
@@ -59,6 +60,20 @@ def test_a_batch_that_does_not_divide_is_refused() -> None:
     assert World(world_size=4).batch_size(12) == 3
     with pytest.raises(UserError, match="data.global_batch_size = 10 does not divide over 4 ranks"):
         World(world_size=4).batch_size(10)
+
+
+def test_a_torch_whose_collectives_lack_bfloat16_is_an_error_that_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Debian's torch takes gloo from a package of its own, which does not know bfloat16."""
+
+    def refuses(*_: object, **__: object) -> None:
+        raise RuntimeError("Invalid scalar type")
+
+    monkeypatch.setattr(ranks, "DistributedDataParallel", refuses)
+    monkeypatch.setattr(ranks.dist, "get_backend", lambda: "gloo")
+    with pytest.raises(UserError, match=r"gloo of this torch cannot send bfloat16 .*precision.level = O1"):
+        ranks.wrap_ddp(torch.nn.Linear(2, 2, dtype=torch.bfloat16), World(0, 0, 2, 2), "half")
 
 
 JOINS = """

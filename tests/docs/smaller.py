@@ -13,6 +13,7 @@ SMALLER = {
     "data.global_batch_size": "8",
     "eval.global_batch_size": "0",
     "schedule.epochs": "1",
+    "schedule.steps_per_epoch": "3",
     "log.print_freq": "1",
 }
 RANKS = "2"  # of a recipe for several cards
