@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
+import resource
 import shutil
 import statistics
 import sys
@@ -116,7 +116,8 @@ def in_other_forms(data: Path, folder: Path) -> dict[str, Source]:
 
 def cpu_s() -> float:
     """CPU time of this process and of its children that have ended."""
-    return sum(os.times()[:4])
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def main(argv: list[str] | None = None) -> None:
