@@ -1,16 +1,24 @@
-"""Packing speed compared with FFCV's own DatasetWriter: the same folder, size, quality and workers, in turn; complete calls are timed."""
+"""Packing speed compared with FFCV's own DatasetWriter: the same folder, size, quality and workers, in turn; complete calls are timed.
+
+--sources compares packing from the folder with packing the same images out of a tar as ImageNet's, out of shards and out of tables.
+CPU time counts where the machine is busy with something else: it is of this process and its workers.
+"""
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import resource
 import shutil
 import statistics
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +26,11 @@ from rich.table import Table
 from alexnet_fast.common.cli import file_path
 from alexnet_fast.errors import exit_code
 from alexnet_fast.packing.encode import Encoding
+from alexnet_fast.packing.sources import Source
 from alexnet_fast.packing.writer import ImageFolder, scan_folder, write_beton
+
+SHARD = 200
+Packer = Callable[[Any, Path, argparse.Namespace], None]
 
 
 class FolderDataset:
@@ -38,7 +50,7 @@ class FolderDataset:
         )
 
 
-def pack_ours(split: ImageFolder, path: Path, options: argparse.Namespace) -> None:
+def pack_ours(split: Source, path: Path, options: argparse.Namespace) -> None:
     encoding = Encoding(max_resolution=options.max_resolution, quality=options.quality)
     write_beton(split, path, encoding, workers=options.workers, fresh=True)
 
@@ -59,6 +71,55 @@ def pack_ffcv(split: ImageFolder, path: Path, options: argparse.Namespace) -> No
     writer.from_indexed_dataset(FolderDataset(split))
 
 
+def in_other_forms(data: Path, folder: Path) -> dict[str, Source]:
+    """The images of a folder of classes as each of the other sources has them, made in ``folder``."""
+    from alexnet_fast.packing.imagenet import ImageNetDataset
+    from alexnet_fast.packing.webdataset import WebDataset
+
+    split = scan_folder(data)
+    with tarfile.open(folder / "ILSVRC2012_img_train.tar", "w") as outer:
+        for name in split.classes:
+            with tarfile.open(folder / "class.tar", "w") as inner:
+                for image in sorted((data / name).iterdir()):
+                    inner.add(image, image.name)
+            outer.add(folder / "class.tar", f"{name}.tar")
+    forms: dict[str, Source] = {"ImageNet's tar": ImageNetDataset(folder).open("train")}
+    order = split.shuffled(1)
+    for suffix, mode in (("tar", "w"), ("tar.gz", "w:gz")):
+        (shards := folder / suffix).mkdir()
+        for start in range(0, len(order.paths), SHARD):
+            with tarfile.open(shards / f"train-{start}.{suffix}", mode) as tar:  # type: ignore[call-overload]
+                for path, label in zip(
+                    order.paths[start : start + SHARD], order.labels[start : start + SHARD]
+                ):
+                    stem, _, kind = Path(path).name.rpartition(".")
+                    tar.add(data / path, f"{stem.replace('.', '_')}.{kind}")
+                    cls = tarfile.TarInfo(f"{stem.replace('.', '_')}.cls")
+                    cls.size = len(text := str(label).encode())
+                    tar.addfile(cls, io.BytesIO(text))
+        forms[f"webdataset, .{suffix}"] = WebDataset(shards).open("train")
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        print("pyarrow is not installed: no parquet to measure", file=sys.stderr)
+        return forms
+    from alexnet_fast.packing.parquet import ParquetDataset
+
+    images = [{"bytes": (data / path).read_bytes(), "path": Path(path).name} for path in order.paths]
+    (folder / "parquet").mkdir()
+    table = pa.table({"image": images, "label": order.labels})
+    pq.write_table(table, folder / "parquet/train.parquet", row_group_size=100)
+    forms["parquet"] = ParquetDataset(folder / "parquet").open("train")
+    return forms
+
+
+def cpu_s() -> float:
+    """CPU time of this process and of its children that have ended."""
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -70,43 +131,77 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quality", type=int, default=90)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--sources",
+        action="store_true",
+        help="compare the folder with the same images in archives, not with peers",
+    )
     options = parser.parse_args(argv)
-    split = scan_folder(options.data)
-    packers: dict[str, Callable[[ImageFolder, Path, argparse.Namespace], None]] = {"alexnet_fast": pack_ours}
+    with tempfile.TemporaryDirectory() as folder:
+        split = scan_folder(options.data)
+        packers: dict[str, tuple[Packer, Source]] = {"alexnet_fast": (pack_ours, split.shuffled(0))}
+        if options.sources:
+            forms = in_other_forms(options.data, Path(folder))
+            packers |= {f"from {name}": (pack_ours, form.shuffled(0)) for name, form in forms.items()}
+        else:
+            packers |= peers(split)
+        measure(packers, Path(folder), options)
+
+
+def peers(split: ImageFolder) -> dict[str, tuple[Packer, Source]]:
+    """What else can pack here."""
+    found: dict[str, tuple[Packer, Source]] = {}
     if shutil.which("jpegtran"):
-        packers["alexnet_fast lossless"] = pack_lossless
+        found["alexnet_fast lossless"] = (pack_lossless, split)
     else:
         print("jpegtran is not installed: no lossless packing to measure", file=sys.stderr)
     try:
         import ffcv  # noqa: F401
 
-        packers["ffcv"] = pack_ffcv
+        found["ffcv"] = (pack_ffcv, split)
     except ImportError:
         print("ffcv is not installed: no peer to compare with", file=sys.stderr)
+    return found
+
+
+def measure(packers: dict[str, tuple[Packer, Source]], folder: Path, options: argparse.Namespace) -> None:
+    """Pack in turn, round after round, and print the speeds."""
     rates: dict[str, list[float]] = {name: [] for name in packers}
-    sizes = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(options.rounds + 1):
-            for name, pack in packers.items():
-                path = Path(folder) / f"{name}.beton"
-                started = time.perf_counter()
-                pack(split, path, options)
-                if number:  # the first round warms the page cache
-                    rates[name].append(len(split.paths) / (time.perf_counter() - started))
-                sizes[name] = path.stat().st_size
-    table = Table("packer", "img/s (median)", "min", "max", "file MB")
+    cpu_ms: dict[str, list[float]] = {name: [] for name in packers}
+    sizes: dict[str, int] = {}
+    images = len(next(iter(packers.values()))[1].keys)
+    for number in range(options.rounds + 1):
+        for name, (pack, split) in packers.items():
+            path = folder / f"{number}.beton"
+            started, cpu_started = time.perf_counter(), cpu_s()
+            pack(split, path, options)
+            if number:  # the first round warms the page cache
+                rates[name].append(images / (time.perf_counter() - started))
+                cpu_ms[name].append(1e3 * (cpu_s() - cpu_started) / images)
+            sizes[name] = path.stat().st_size
+            path.unlink()
+    first = next(iter(packers))
+    table = Table("packer", "img/s (median)", "min", "max", "CPU ms/img (median)", "speed by CPU", "file MB")
     for name, seen in rates.items():
         table.add_row(
             name,
             f"{statistics.median(seen):.0f}",
             f"{min(seen):.0f}",
             f"{max(seen):.0f}",
+            f"{statistics.median(cpu_ms[name]):.2f}",
+            f"{statistics.median(a / b for a, b in zip(cpu_ms[first], cpu_ms[name])):.3f}",
             f"{sizes[name] / 1e6:.1f}",
         )
     Console().print(table)
     print(
         json.dumps(
-            {"n": options.rounds, "images": len(split.paths), "workers": options.workers, "img_per_s": rates}
+            {
+                "n": options.rounds,
+                "images": images,
+                "workers": options.workers,
+                "img_per_s": rates,
+                "cpu_ms": cpu_ms,
+            }
         )
     )
 

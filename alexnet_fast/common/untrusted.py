@@ -40,7 +40,7 @@ def read_json(path: Path, max_bytes: int) -> dict[str, Any]:
     return document
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path | str) -> BinaryIO:
     """Open a regular file to read it.  Opening a pipe would block, and reading a device might never end.
 
     Raises:

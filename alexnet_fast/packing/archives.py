@@ -76,7 +76,7 @@ class TarReader(ArchiveReader):
     """Reads members of tars: out of a .tar at its offset, out of a .tar.gz after the whole of it is unpacked."""
 
     def content(self, archive: Archive, row: Row) -> bytes:
-        if is_gzip(Path(archive.path)):
+        if is_gzip(archive.path):
             return self.groups.read(
                 row.archive,
                 lambda content: _unpack(archive, content),

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ..common.progress import progress_bar
@@ -23,7 +23,7 @@ from .devkit import labels_file, val_classes
 from .image_folder import SPLITS
 from .key_table import Archive, KeyTable
 from .kinds import HEAD_BYTES, format_of, image_suffixes
-from .listing import FolderError, Ignored, passed_over
+from .listing import FolderError, Ignored, passed_over, suffix_of
 from .sources import Choices
 from .tar_index import Member, OpenFile, members
 
@@ -154,7 +154,7 @@ def _class_tars(archive: Archive) -> tuple[list[Member], Ignored]:
             elif member.name.endswith(".tar") and "/" not in member.name:
                 tars.append(member)
             else:
-                ignored.add(member.name, f"{_suffix(member.name)} next to the tars of classes")
+                ignored.add(member.name, f"{suffix_of(member.name)} next to the tars of classes")
     if not tars:
         raise FolderError(
             f"{archive.path} holds no tar of a class; expected n01440764.tar and others, as in ImageNet's"
@@ -208,7 +208,7 @@ def _images(source: OpenFile, entries: Iterable[Member], under: str, ignored: Ig
     for member in entries:
         if member.kind == "folder":
             continue
-        why = _why(member) or ("" if _is_image(source, member) else _suffix(member.name))
+        why = _why(member) or ("" if _is_image(source, member) else suffix_of(member.name))
         if not why and member.name in images:
             raise FolderError(
                 f"{printable(repr(member.name))} is there twice in the tar of {under or 'the images'}; remove one"
@@ -229,11 +229,7 @@ def _why(member: Member) -> str:
 
 
 def _is_image(source: OpenFile, member: Member) -> bool:
-    suffix = _suffix(member.name)
+    suffix = suffix_of(member.name)
     if suffix == "no suffix":
         return bool(format_of(source.read(member.offset, min(member.size, HEAD_BYTES))))
     return suffix in image_suffixes()
-
-
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower() or "no suffix"

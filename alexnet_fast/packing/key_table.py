@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -17,13 +18,9 @@ from ..errors import UserError
 from .listing import FolderError, cannot
 from .shared_memory import SharedMemory
 
-COLUMNS: dict[str, np.dtype] = {
-    "archive": np.dtype("<u4"),
-    "at": np.dtype("<u8"),
-    "size": np.dtype("<u8"),
-    "label": np.dtype("<f8"),
-}
-HASH = np.dtype("<u8")
+HASH: np.dtype = np.dtype("Q")
+COLUMNS: dict[str, np.dtype] = {"at": HASH, "size": HASH, "label": np.dtype("d"), "archive": np.dtype("I")}
+"""The one of four bytes last: so all are aligned."""
 HEAD_BYTES = 16
 
 
@@ -55,7 +52,7 @@ class Archive(NamedTuple):
             OSError: it cannot be opened.
             ValueError: it is another one now.
         """
-        file = open_regular(Path(self.path))
+        file = open_regular(self.path)
         status = os.fstat(file.fileno())
         if (status.st_size, status.st_mtime_ns) != (self.size, self.changed_ns):
             file.close()
@@ -122,10 +119,10 @@ class KeyTable:
     def find(self, key: str) -> Row | None:
         """Where an image is; None if there is none of that key."""
         wanted = _hash(key)
-        place = int(np.searchsorted(self._hashes, np.uint64(wanted)))
-        if place == len(self._hashes) or int(self._hashes[place]) != wanted:
+        place = bisect_left(self._hashes, wanted)
+        if place == len(self._hashes) or self._hashes[place] != wanted:
             return None
-        return Row(*(self._columns[name][place].item() for name in Row._fields))
+        return Row(self._archive[place], self._at[place], self._size[place], self._label[place])
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -140,12 +137,12 @@ class KeyTable:
         self.classes: list[str]
         self.classes, archives = json.loads(content[HEAD_BYTES:at])
         self.archives = [Archive(*archive) for archive in archives]
-        self._hashes = np.frombuffer(content, HASH, count, at)
-        at += self._hashes.nbytes
-        self._columns: dict[str, np.ndarray] = {}
-        for name in ("at", "size", "label", "archive"):
-            self._columns[name] = np.frombuffer(content, COLUMNS[name], count, at)
-            at += self._columns[name].nbytes
+        parts: list[Any] = []  # not arrays: numpy needs four times as long for one number
+        for kind in (HASH, *COLUMNS.values()):
+            part: Any = memoryview(content)[at : at + count * kind.itemsize]
+            parts.append(part.cast(kind.char))
+            at += count * kind.itemsize
+        self._hashes, self._at, self._size, self._label, self._archive = parts
 
 
 def _of(memory: SharedMemory) -> KeyTable:

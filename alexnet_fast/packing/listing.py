@@ -78,10 +78,10 @@ def class_names(root: Path, ignored: Ignored | None = None) -> list[str]:
         elif (kind := _kind(entry)) == "folder":
             names.append(entry.name)
             continue
-        elif kind == BROKEN_LINK and _suffix(entry.name) not in image_suffixes():
+        elif kind == BROKEN_LINK and suffix_of(entry.name) not in image_suffixes():
             raise _broken_link(entry.path)
         elif kind in ("file", BROKEN_LINK):
-            kind = f"{_suffix(entry.name)} next to the class folders"
+            kind = f"{suffix_of(entry.name)} next to the class folders"
         ignored.add(entry.name, kind)
     if not names:
         raise FolderError(f"{root} has no class folders; expected {root}/<class>/<image>{_flat(ignored)}")
@@ -189,7 +189,7 @@ class Listing:
 
     def _is_image(self, path: str, kind: str) -> bool:
         """Whether to read this path as an image.  A path with an image's suffix counts; if it is none, its reader reports it."""
-        suffix = _suffix(path)
+        suffix = suffix_of(path)
         if suffix in self._suffixes:
             return True
         if kind == "file" and suffix == "no suffix" and self._starts_as_image(path):
@@ -233,7 +233,8 @@ def _class(path: str) -> str:
     return path.partition("/")[0]
 
 
-def _suffix(path: str) -> str:
+def suffix_of(path: str) -> str:
+    """The suffix of a file's name in lower case, or "no suffix"."""
     return os.path.splitext(path)[1].lower() or "no suffix"
 
 

@@ -109,7 +109,7 @@ def _listing(
     if not found.keys:
         raise FolderError(f"{archives[0].path} and the other shards hold no image; expected {EXPECTED}")
     numbers, classes = numbered(found.keys, labels, root, label_type)
-    groups = found.archive if any(is_gzip(Path(archive.path)) for archive in archives) else ()
+    groups = found.archive if any(is_gzip(archive.path) for archive in archives) else ()
     return Listing(found.keys, labels, classes, found.table(numbers, classes, archives), ignored, groups)
 
 
@@ -174,7 +174,7 @@ def _label(archive: Archive, member: Member, source: Readable, part: str, key: s
 
 
 def _readable(archive: Archive, file: Any) -> Readable:
-    return Inflated(file, MAX_GROUP_BYTES) if is_gzip(Path(archive.path)) else OpenFile(file, archive.size)
+    return Inflated(file, MAX_GROUP_BYTES) if is_gzip(archive.path) else OpenFile(file, archive.size)
 
 
 def _parts(name: str) -> tuple[str, str]:

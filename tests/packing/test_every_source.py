@@ -218,3 +218,10 @@ def test_an_archive_that_changed_is_not_the_one_that_was_packed(
     os.utime(archive, ns=(later, later))
     code, _, err = run(*flags, "--out", out, "--split", "train")
     assert code == 2 and "is not what it was packed from" in err and "modified since" in err, err
+    with open(
+        archive, "ab"
+    ) as file:  # of another size, and as old as before: a tar may have anything after its end
+        file.write(bytes(1024))
+    os.utime(archive, ns=(later - 10_000_000_000,) * 2)
+    code, _, err = run(*flags, "--out", out, "--split", "train")
+    assert code == 2 and ("archive_bytes = " in err or "cannot read " in err or "is corrupt" in err), err

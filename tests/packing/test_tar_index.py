@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import random
 import tarfile
 from pathlib import Path
 
@@ -136,3 +137,26 @@ def test_a_sparse_file_and_a_name_without_end_are_no_images(tmp_path: Path) -> N
     path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(6 << 20))
     with pytest.raises(FolderError, match="the name of a member has"):
         listed(path)
+
+
+def test_whatever_a_tar_holds_it_is_listed_or_refused(tmp_path: Path) -> None:
+    path, draw = tmp_path / "a.tar", random.Random(0)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in ("a.JPEG", LONG, "ä" * 60, "b/c.JPEG"):
+            add(tar, name, name.encode() * 20)
+    good = buffer.getvalue()
+    listed_ones = 0
+    for _ in range(400):
+        content = bytearray(good)
+        for _ in range(draw.choice((1, 2, 8))):
+            content[draw.randrange(6 * 512)] = draw.choice((0, 32, 48, 55, 255, draw.randrange(256)))
+        path.write_bytes(content[: draw.choice((len(content), len(content), draw.randrange(len(content))))])
+        try:
+            found = listed(path)
+        except FolderError as error:
+            assert str(error).isprintable()
+        else:
+            assert all(0 <= member.offset + member.size <= len(content) for member in found)
+            listed_ones += 1
+    assert listed_ones
