@@ -82,10 +82,12 @@ def seed_of(name: str, given: object) -> int:
 def image_size(name: str, given: object) -> int | tuple[int, int]:
     """The size of images in pixels: one number for squares, or (height, width); two equal ones are one number."""
     expected = "1 to 4096 pixels"
-    if not isinstance(given, (tuple, list, np.ndarray)):
+    is_list = isinstance(given, (tuple, list)) or (isinstance(given, np.ndarray) and given.ndim > 0)
+    if not is_list:
         return whole(name, given, f"{expected}, or a pair (height, width)", lambda px: 1 <= px <= 4096)
-    check(name, given, f"(height, width), {expected} each", len(given) == 2)
-    height, width = (whole(name, each, f"{expected} each", lambda px: 1 <= px <= 4096) for each in given)
+    both: list[object] = list(given)  # type: ignore[call-overload]
+    check(name, given, f"(height, width), {expected} each", len(both) == 2)
+    height, width = (whole(name, each, f"{expected} each", lambda px: 1 <= px <= 4096) for each in both)
     return height if height == width else (height, width)
 
 

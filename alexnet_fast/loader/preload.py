@@ -69,9 +69,9 @@ def load_all(augmentations: Sequence[Augmentation] = ()) -> None:
     cropping = CropOptions(True, 1, 1, np.uint64(0), (1.0, 1.0), (1.0, 1.0), 0.0)
     epoch_permutation(0, seed=0, epoch=0)
     advise_willneed(nothing, np.empty(0, SAMPLE_DTYPE), PAGE, WILLNEED)
-    images, statuses = np.empty((0, 3, 1, 1), np.uint8), np.empty(0, np.uint8)
+    images, statuses = np.empty((1, 0, 3, 1, 1), np.uint8), np.empty(0, np.uint8)
     with Decoder(size=1) as decoder:
-        samples, boxes = np.empty(0, SAMPLE_DTYPE), np.empty(0, CROP_DTYPE)
+        samples, boxes = np.empty(0, SAMPLE_DTYPE), np.empty((1, 0), CROP_DTYPE)
         draw_crops(samples, np.uint64(0), cropping, boxes)
         decoder.decode(nothing, samples, boxes, images, statuses)
     Augmenter(augmentations, seed=0).load(SAMPLE_DTYPE)

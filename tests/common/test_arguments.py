@@ -76,3 +76,18 @@ def test_a_path_is_a_str_or_a_path_like(tmp_path: Path) -> None:
     for given in (None, 3, b"a", Bytes()):
         assert "expected a path" in refused(arguments.path_of, given)
     assert "expected the path of a file" in refused(arguments.path_of, "")
+
+
+def test_a_size_is_a_side_or_a_height_and_a_width() -> None:
+    for given in (224, np.int32(224), np.array(224), (224, 224), [224, np.int64(224)]):
+        assert arguments.image_size("size", given) == 224
+    for given in ((160, 224), [160, 224], np.array([160, 224])):
+        made = arguments.image_size("size", given)
+        assert made == (160, 224) and isinstance(made, tuple) and all(type(each) is int for each in made)
+    assert "expected a whole number, 1 to 4096 pixels, or a pair (height, width)" in refused(
+        arguments.image_size, "224"
+    )
+    for pair in ((224,), (1, 2, 3), np.zeros((3, 2))):
+        assert "expected (height, width), 1 to 4096 pixels each" in refused(arguments.image_size, pair)
+    for pair in ((0, 224), (224, 4097), (224.5, 224), ("224", 224)):
+        assert "expected" in refused(arguments.image_size, pair)

@@ -727,7 +727,7 @@ FLAGS = ("False", "no", 2, 1.0, [True])
 WRONG: dict[str, tuple[Any, ...]] = {
     "path": (None, 3, b"a.beton", "", ["a.beton"]),
     **dict.fromkeys(("image_field", "label_field"), (3, b"label", ["label"], True)),
-    **dict.fromkeys(("batch_size", "size", "seed", "batches_ahead", "read_ahead_bytes"), WHOLE),
+    **dict.fromkeys(("batch_size", "seed", "batches_ahead", "read_ahead_bytes", "views"), WHOLE),
     **dict.fromkeys(("threads", "rank", "world_size"), tuple(given for given in WHOLE if given is not None)),
     **dict.fromkeys(("flip", "center_ratio"), NUMBERS),
     "stall_s": NUMBERS[:-1],  # infinity never tires
@@ -769,6 +769,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
 
 
 WRONG |= {
+    "size": (*WHOLE[:-1], (224,), [64, 64, 64], (64, 0), (5000, 64), (64, "64"), (64, 1.5), (True, 64)),
+    "interpolation": ("nearest", "BICUBIC", "", 2, None, True, ["bicubic"]),
     "order": ([1.5], "01", 3, [], [[0]], [True], [-1], [99], Balanced, lambda epoch: [50], {0}),
     "normalize": (
         "ImageNet",
