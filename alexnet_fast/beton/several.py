@@ -452,7 +452,7 @@ def expanded(given: BetonFiles) -> list[Path]:
 
 def _entries(given: BetonFiles) -> list[list[Path]]:
     """The files and indexes of each entry of the list that was given."""
-    if isinstance(given, (str, os.PathLike)) or not isinstance(given, Sequence):
+    if isinstance(given, (str, bytes, os.PathLike)) or not isinstance(given, Sequence):
         return [_matched(given)]
     if not given:
         raise UserError("path is an empty list, expected at least one .beton file")

@@ -57,7 +57,8 @@ class LoaderOptions:
             several ranks on this host and has bound none, for each of its share of them).
         rank, world_size: this process's share of every epoch, both or neither (default: torch.distributed's, looked up
             whenever an iteration starts; without a process group, all of it).
-        indices: the samples to use, by their places in the file (default: all of them); one may come several times.
+        indices: the samples to use, by their places in the file (default: all of them); one may come several times.  Several files
+            are counted as one, in their order.
         shuffle: a new order every epoch (default: as ``train``, unless there is an ``order``).
         order: which of these samples an epoch has, and in which order, by their places in ``indices``, or in the file if there
             are none: an array; a function of the epoch that gives one, each as long, and is called up to an epoch ahead, by

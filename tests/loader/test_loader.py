@@ -725,7 +725,7 @@ PAIRS = (
 )
 FLAGS = ("False", "no", 2, 1.0, [True])
 WRONG: dict[str, tuple[Any, ...]] = {
-    "path": (None, 3, b"a.beton", "", ["a.beton"]),
+    "path": (None, 3, b"a.beton", "", [], [3], ["a.beton", None], ["a.beton", []], {"a.beton"}),
     **dict.fromkeys(("image_field", "label_field"), (3, b"label", ["label"], True)),
     **dict.fromkeys(("batch_size", "seed", "batches_ahead", "read_ahead_bytes", "views"), WHOLE),
     **dict.fromkeys(("threads", "rank", "world_size"), tuple(given for given in WHOLE if given is not None)),
@@ -772,6 +772,7 @@ WRONG |= {
     "size": (*WHOLE[:-1], (224,), [64, 64, 64], (64, 0), (5000, 64), (64, "64"), (64, 1.5), (True, 64)),
     "interpolation": ("nearest", "BICUBIC", "", 2, None, True, ["bicubic"]),
     "order": ([1.5], "01", 3, [], [[0]], [True], [-1], [99], Balanced, lambda epoch: [50], {0}),
+    "weights": ("abc", 3, [], [-1], [0.0], [[1]], {1}, [float("nan")]),
     "normalize": (
         "ImageNet",
         0.5,
