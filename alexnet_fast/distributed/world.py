@@ -200,8 +200,9 @@ def wrap_ddp(model: nn.Module, world: World, reduce: Literal["half", "float32"])
     """
     if world.world_size == 1:
         return model
-    # Precision copies the buffers that change, behind the step: so evaluations too see rank 0's, which are saved.
-    parallel = DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
+    # It copies rank 0's buffers before a forward pass, where Precision has made them the same behind the last step: for nothing, but
+    # the setting against it has another name in each torch, and the old one warns.
+    parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
     if reduce == "float32":
         # A lambda has no annotations.  DDP checks those of its hooks and needs classes, but ours are strings
         # (from __future__ import annotations).
