@@ -210,8 +210,9 @@ def wrap_ddp(model: nn.Module, world: World, reduce: Literal["half", "float32"])
     if world.world_size == 1:
         return model
     try:
-        # Precision copies the buffers that change, behind the step: so evaluations too see rank 0's, which are saved.
-        parallel = DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
+        # It copies rank 0's buffers before a forward pass, where Precision has made them the same behind the last step: for nothing,
+        # but the setting against it has another name in each torch, and the old one warns.
+        parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
     except RuntimeError as error:
         if "Invalid scalar type" not in str(error):
             raise
