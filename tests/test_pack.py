@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import components
 from alexnet_fast import pack as pack_module
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import exit_code
@@ -103,6 +104,7 @@ def refused(run: Any, *expected: str) -> None:
 def test_both_splits_are_packed_and_summed_up(
     data: Path, tmp_path: Path, run_cli: Callable[..., Any]
 ) -> None:
+    components.require("turbojpeg")  # finds corrupt images
     run = run_cli("tools/write_beton.py", "--data", data, "--out", tmp_path / "out", "--workers", 2)
     assert run.code == 0, run.stderr
     assert sorted(os.listdir(tmp_path / "out")) == [
@@ -191,6 +193,7 @@ def test_another_shuffle_seed_is_another_order_of_the_same_images(
 
 
 def test_raw_mode_and_sizes_reach_the_file(pack: Pack, data: Path, tmp_path: Path) -> None:
+    components.require("turbojpeg")  # finds corrupt images
     run = pack(
         "--data",
         data,
@@ -798,6 +801,7 @@ def test_a_flat_val_is_refused_with_its_remedy_before_anything_is_packed(
 
 
 def test_what_is_not_packed_is_counted_in_one_line(pack: Pack, data: Path, tmp_path: Path) -> None:
+    components.require("turbojpeg")  # finds corrupt images
     shutil.copytree(data / "val", tmp_path / "data/val")
     for name in ("ant/a.heic", "ant/\x1b[31m.x\x1b[2J", "bee/readme.txt"):
         (tmp_path / "data/val" / name).touch()

@@ -124,8 +124,10 @@ def verify(
         WorkerDied: a process died while it checked a sample, which the error names.
         BetonError: the file was changed meanwhile.
     """
-    if not path.exists():
-        raise UserError(f"{path} does not exist; give --verify .beton files, or folders of them")
+    try:
+        path.stat()  # from Python 3.14 on exists() does not tell a file that is missing from one that may not be seen
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise UserError(f"{path} does not exist; give --verify .beton files, or folders of them") from None
     verdict = Verdict(path)
     if is_index(path):
         return _of_index(verdict)

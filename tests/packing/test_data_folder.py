@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import components
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import StoppedBySignal, UserError
 from alexnet_fast.pack import main as pack_main
@@ -321,6 +322,7 @@ def test_a_folder_that_cannot_be_searched_is_not_one_without_splits(
 
 
 def test_corrupt_images_are_a_warning(raw: Path) -> None:
+    components.require("turbojpeg")  # finds corrupt images
     intact = jpeg(picture(203, 149))
     (raw / "train/a/corrupt.JPEG").write_bytes(intact[: len(intact) // 2] + b"\xff\xd9")
     sentences: list[str] = []
