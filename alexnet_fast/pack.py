@@ -179,6 +179,8 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
         reader.error(
             f"--label-type says what the labels of a list are: give it with --{' or --'.join(FLAGGED)}"
         )
+    if options.label_type != "auto" and "label" in options.fields:
+        reader.error("--label-type and --fields label:... both say what the label is: give one")
     if "verify" in options:
         if options.data or options.out:
             reader.error(
