@@ -231,6 +231,8 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
     given = [kind for kind in FLAGGED if getattr(options, kind)]
     if len(given) > 1:
         reader.error(f"--{given[0]} and --{given[1]} are two sources: give one")
+    if options.label_type != "auto" and "label" in options.fields:
+        reader.error("--label-type and --fields label:... both say what the label is: give one")
     if options.shards and options.part:
         reader.error("--shards packs all parts and --part one of them: give one of the two")
     if "join" in options:

@@ -125,7 +125,7 @@ class ColumnType:
     def _array(self, value: Any) -> np.ndarray:
         try:
             given = np.asarray(value)
-        except (TypeError, ValueError) as error:  # lists of several lengths, a tensor on a card
+        except (TypeError, ValueError, RuntimeError) as error:  # lists of several lengths, a tensor on a card
             raise ValueError(f"{_shown(value)} is no array: {printable(str(error))}") from None
         if given.shape != self.shape or given.dtype.kind not in "biuf":
             raise ValueError(
@@ -290,7 +290,7 @@ class StoredColumn:
 
 def _int(value: Any) -> int:
     try:
-        number = operator.index(value)
+        number = int(operator.index(value))  # a bool is one too
     except TypeError:
         raise ValueError(f"{_shown(value)} is not a whole number") from None
     if not -(1 << 63) <= number < 1 << 63:

@@ -96,7 +96,8 @@ class LoaderOptions:
         stall_s: when no thread has finished anything for so many seconds, the log "alexnet_fast" gets a warning with what each
             thread is doing; after five times that it is an error.
         image_field, label_field: names of the fields to load, as the file stores them; needed only where it has several
-            RGB images or several ints.  A float field is the label if it is named, or if there is no int field.
+            RGB images or several ints.  A float field is the label if it is named, or if there is no int field; an array of one
+            dimension, if it is named, or if there is neither.  In files of ``pack_dataset`` it is the field "label".
         fields: what a batch has, by the names of the file's fields: ``("image", "label", "attrs")`` makes each batch a named
             tuple of these (``fields.FieldBatch``); None = the pair (images, labels).
 

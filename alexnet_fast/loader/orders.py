@@ -163,7 +163,9 @@ class Balanced(Order):
 
     def of(self, labels: np.ndarray, seed: int) -> Callable[[int], np.ndarray]:
         if not np.issubdtype(labels.dtype, np.integer) or labels.ndim > 1:
-            raise UserError("order = Balanced(), but the set's label is a float, which has no classes")
+            raise UserError(
+                "order = Balanced(), but the set's label is a float or a vector, which has no classes"
+            )
         names, classes = np.unique(labels, return_inverse=True)
         count = self.num_samples or len(labels)
 

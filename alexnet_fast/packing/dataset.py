@@ -167,7 +167,10 @@ def given_image(value: Any) -> Given:
         except (OSError, ValueError, SyntaxError) as error:  # a file that was not read before
             return Given(fault=str(error) or type(error).__name__)
     if hasattr(value, "__array__"):
-        pixels = np.asarray(value)
+        try:
+            pixels = np.asarray(value)
+        except (TypeError, ValueError, RuntimeError) as error:  # a tensor on a card
+            raise ValueError(f"no array: {printable(str(error))}") from None
         if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size:
             return Given(item=Item(_ppm(pixels.shape[1], pixels.shape[0], pixels.tobytes()), "array"))
         shape = "x".join(map(str, pixels.shape))

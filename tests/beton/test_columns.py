@@ -216,7 +216,11 @@ def test_a_value_of_another_type_is_refused_with_what_was_given(words: str, valu
 
 
 def test_scalars_of_numpy_are_numbers() -> None:
-    assert INT_TYPE.pack(np.int32(7)) == 7 and FLOAT_TYPE.pack(np.float32(0.5)) == 0.5
+    assert (
+        repr(INT_TYPE.pack(True)) == "1"
+        and INT_TYPE.pack(np.int32(7)) == 7
+        and FLOAT_TYPE.pack(np.float32(0.5)) == 0.5
+    )
     assert array_type("float64", 2).pack([1, 2]) == np.array([1.0, 2.0]).tobytes()
 
 

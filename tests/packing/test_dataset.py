@@ -275,6 +275,7 @@ def test_an_image_that_cannot_be_read_is_named_or_skipped(tmp_path: Path, worker
         ([(picture(9, 9), 0), (7, 0)], None, r"dataset\[1\]: its image is 7 \(int\), expected a path"),
         ([(np.zeros((3, 9, 9), np.uint8), 0)], None, r"an array of uint8 of shape 3x9x9, expected uint8 of shape \(H, W, 3\)"),
         ([(np.zeros((9, 9, 3)), 0)], None, "an array of float64"),
+        ([(torch.zeros(9, 9, 3, requires_grad=True), 0)], None, "its image is no array"),
         ([(picture(9, 9), 0.5)], None, r"dataset\[0\]: the field 'label' is int, but 0.5 \(float\)"),
         ([(picture(9, 9), 0)], {"attrs": "int"}, "fields has no field 'label'"),
         ([(picture(9, 9), 0)], {"label": "bytes"}, "the field 'label' of type bytes"),

@@ -127,6 +127,7 @@ def test_the_label_may_be_a_vector(folder: Path, capsys: Any) -> None:
         (("--fields", "attrs:int,attrs:int"), "expected name:type,name:type"),
         (("--fields", "attrs:text"), "'text' is not the type of a field"),
         (("--fields", "class:int"), "names a field 'class'"),
+        (("--fields", "label:float32[1]", "--label-type", "float"), "both say what the label is: give one"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_anything_is_written(
