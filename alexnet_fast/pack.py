@@ -19,6 +19,7 @@ from .common.cpus import allowed_cores
 from .common.libturbojpeg import MISSING
 from .common.progress import progress_bar
 from .errors import StoppedBySignal, UserError, escaped, exit_code
+from .packing.archives import ArchiveDataset
 from .packing.data_folder import SHUFFLE_SEED, shared_classes
 from .packing.encode import Encoding
 from .packing.forecast import forecast
@@ -340,6 +341,9 @@ def pack_all(options: argparse.Namespace) -> int:
     splits = splits_to_pack(dataset, options.split, options.out)
     if dataset.kind == FOLDER and not options.split and (left := left_packed(options.data, list(splits))):
         print(escaped(left))
+    if isinstance(dataset, ArchiveDataset) and not options.split:
+        for name in dataset.left_out():
+            print(escaped(f"not packed: the split {name}; --split {name} packs it"))
     paths, settings = {}, {}
     for name, split in splits.items():
         if options.shuffle_seed is not None:
@@ -379,6 +383,8 @@ def pack_all(options: argparse.Namespace) -> int:
             else f"with labels {min(split.labels):g} to {max(split.labels):g}"
         )
         print(*map(escaped, summary(packed, labels, encoding)), sep="\n")
+        if by := settings[name].get("classes_from"):
+            print(f"  labels are numbered by {by}")
         if not options.limit and (missing := without_images(split.labels, split.classes)):
             print(f"  {missing}")
     return 0
