@@ -194,6 +194,9 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
     given = [kind for kind in FLAGGED if getattr(options, kind)]
     if len(given) > 1:
         reader.error(f"--{given[0]} and --{given[1]} are two sources: give one")
+    if given and SOURCES[given[0]].alone and (options.data or options.source):
+        other = "--data" if options.data else "--source"
+        reader.error(f"--{given[0]} names the images itself: give it without {other}")
     if "verify" in options:
         if options.data or options.out:
             reader.error(

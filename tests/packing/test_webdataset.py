@@ -168,6 +168,17 @@ def test_labels_are_numbers_names_or_floats(tmp_path: Path) -> None:
     assert numbers_as_floats.labels == [2.0, 0.0] and numbers_as_floats.classes == []
 
 
+def test_a_flag_that_names_the_images_goes_without_another_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shard(tmp_path / "train-0.tar", 0, 1)
+    for flags in (("--data", tmp_path, "--out", tmp_path), ("--verify", tmp_path, "--source", tmp_path)):
+        with pytest.raises(SystemExit) as stopped:
+            main([*map(str, flags), "--webdataset", str(path)])
+        assert stopped.value.code == 2
+        assert "--webdataset names the images itself: give it without --" in capsys.readouterr().err
+
+
 def test_it_is_said_how_labels_are_numbered_and_which_splits_are_not_packed(tmp_path: Path) -> None:
     shard(tmp_path / "train-0.tar", "ant", "bee")
     shard(tmp_path / "test-0.tar", "none")
