@@ -21,6 +21,7 @@ from .common.libturbojpeg import MISSING
 from .common.progress import progress_bar
 from .common.text import plural
 from .errors import StoppedBySignal, UserError, escaped, exit_code
+from .packing.archives import ArchiveDataset
 from .packing.columns import field_types, field_words
 from .packing.data_folder import SHUFFLE_SEED, shared_classes
 from .packing.encode import Encoding
@@ -231,6 +232,9 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
     given = [kind for kind in FLAGGED if getattr(options, kind)]
     if len(given) > 1:
         reader.error(f"--{given[0]} and --{given[1]} are two sources: give one")
+    if given and SOURCES[given[0]].alone and (options.data or options.source):
+        other = "--data" if options.data else "--source"
+        reader.error(f"--{given[0]} names the images itself: give it without {other}")
     if options.label_type != "auto" and "label" in options.fields:
         reader.error("--label-type and --fields label:... both say what the label is: give one")
     if options.shards and options.part:
@@ -415,6 +419,9 @@ def pack_all(options: argparse.Namespace) -> int:
     paths, settings = dict[str, Path](), Settings()
     if dataset.kind == FOLDER and not options.split and (left := left_packed(options.data, list(splits))):
         print(escaped(left))
+    if isinstance(dataset, ArchiveDataset) and not options.split:
+        for name in dataset.left_out():
+            print(escaped(f"not packed: the split {name}; --split {name} packs it"))
     for name, split in splits.items():
         if options.shuffle_seed is not None:
             split = split.shuffled(options.shuffle_seed)
@@ -462,6 +469,8 @@ def pack_all(options: argparse.Namespace) -> int:
             else "with vectors as labels"
         )
         print(*map(escaped, summary(packed, labels, encoding)), sep="\n")
+        if by := settings[name].get("classes_from"):
+            print(f"  labels are numbered by {by}")
         if not options.limit and not count and (missing := without_images(split.labels, split.classes)):
             print(f"  {missing}")
     for name, split in whole[0].items() if count else ():

@@ -211,6 +211,10 @@ class ArchiveDataset:
     def splits(self) -> list[str]:
         return self.shards().wanted()
 
+    def left_out(self) -> list[str]:
+        """The splits that are not packed unless they are named."""
+        return sorted(self.shards().splits.keys() - set(self.splits()))
+
     def class_names(self, split: str) -> list[str]:
         return self._listing(split).classes
 
@@ -237,7 +241,12 @@ class ArchiveDataset:
     def described(self, split: str) -> dict[str, Any]:
         found = self._listing(split)
         archives = found.table.archives
-        by = found.classes_from or ("the labels' own numbers or names" if found.classes else "")
+        own = (
+            "the labels' own numbers"
+            if all(map(str.isdecimal, found.classes))
+            else "the labels' names, sorted"
+        )
+        by = found.classes_from or (own if found.classes else "")
         return {
             **({"classes_from": by} if by else {}),
             "archives": len(archives),

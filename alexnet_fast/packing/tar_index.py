@@ -66,7 +66,7 @@ class OpenFile:
 
 
 class Broken(ValueError):
-    """A gzip file that cannot be read to its end; the message says where, as "is truncated: ..."."""
+    """A gzip file that cannot be read to its end; the message says where and what to do, as "is truncated: ...; copy it again"."""
 
 
 class Inflated:
@@ -119,12 +119,12 @@ def inflated(file: BinaryIO) -> Iterator[bytes]:
             try:
                 content = engine.decompress(part, INFLATE_BYTES)
             except zlib.error as error:
-                raise Broken(f"is corrupt before its byte {at:,} ({error})") from error
+                raise Broken(f"is corrupt before its byte {at:,} ({error}); {ADVICE}") from error
             if content:
                 yield content
             part = engine.unused_data if engine.eof else engine.unconsumed_tail
     if not engine.eof:
-        raise Broken(f"is truncated: it ends after {at:,} bytes, before its data do")
+        raise Broken(f"is truncated: it ends after {at:,} bytes, before its data do; {ADVICE}")
 
 
 def members(source: Readable, place: str, start: int = 0, end: int | None = None) -> Iterator[Member]:
@@ -147,8 +147,8 @@ def members(source: Readable, place: str, start: int = 0, end: int | None = None
             if ended := len(header) == BLOCK and not any(header):
                 source.finish()
         except Broken as error:
-            after = f" (after or in {printable(repr(last))})" if last else ""
-            raise FolderError(f"{place} {error}{after}; {ADVICE}") from error
+            after = f", after its member {printable(repr(last))}," if last else ""
+            raise FolderError(f"{place}{after} {error}") from error
         if len(header) < BLOCK or 0 <= end < at + BLOCK:
             inside = 0 <= source.size < last_end
             raise _cut(place, at - start, last, last if inside else "", last_end - start)

@@ -26,7 +26,7 @@ from .listing import FolderError, Ignored, passed_over
 from .shards import first_below
 from .shared_groups import MAX_GROUP_BYTES
 from .sources import Choices, LabelType
-from .tar_index import Inflated, Member, OpenFile, Readable, is_gzip, members
+from .tar_index import Broken, Inflated, Member, OpenFile, Readable, is_gzip, members
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 MAX_LABEL_BYTES = 1 << 20
@@ -155,6 +155,8 @@ def _label(archive: Archive, member: Member, source: Readable, part: str, key: s
         if part != "json":
             return text.strip() or None
         document = json.loads(text)
+    except Broken as error:
+        raise FolderError(f"{archive.path}, in its member {printable(repr(member.name))}, {error}") from error
     except (ValueError, RecursionError) as error:
         raise FolderError(f"cannot read {printable(place, 1000)}: {error}; expected a label") from error
     if not isinstance(document, dict):

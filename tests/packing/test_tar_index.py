@@ -91,7 +91,7 @@ def test_a_compressed_tar_that_is_cut_off_is_refused(tmp_path: Path, end: int) -
     path = tmp_path / "a.tar.gz"
     noise = bytes(hash((k, "noise")) & 255 for k in range(5000))
     path.write_bytes(gzip.compress(tar_of([("a.JPEG", noise), ("b.JPEG", noise)]))[:end])
-    with pytest.raises(FolderError, match=r"a\.tar\.gz is truncated: it ends"):
+    with pytest.raises(FolderError, match=r"a\.tar\.gz(, after its member .*,)? is truncated: it ends"):
         listed(path)
 
 
@@ -100,12 +100,12 @@ def test_a_compressed_tar_that_is_corrupt_or_too_large_is_refused(tmp_path: Path
     content = bytearray(gzip.compress(tar_of([("a.JPEG", b"x" * 100_000)])))
     path.write_bytes(content)
     with pytest.raises(
-        FolderError, match=r"holds more than 0 GB, too much for memory; unpack it with gunzip"
+        FolderError, match=r"holds more than 0 GB, too much for memory; unpack it with gunzip$"
     ):
         listed(path, most=50_000)
     content[40] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(FolderError, match=r"a\.tar\.gz is corrupt before its byte"):
+    with pytest.raises(FolderError, match=r"a\.tar\.gz(, after its member .*,)? is corrupt before its byte"):
         listed(path)
 
 
