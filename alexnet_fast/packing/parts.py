@@ -12,12 +12,13 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..beton.index_file import MAX_PARTS
 from ..beton.sidecar import PART, WHOLE
 from ..errors import UserError
+from .columns import Column, columns_of
 from .listing import Ignored
 from .sources import Reader, Source
 
@@ -76,6 +77,7 @@ class SourcePart:
     reader: Reader
     ignored: Ignored
     in_several_classes: list[str]
+    columns: tuple[Column, ...] = ()
 
     @classmethod
     def of(cls, whole: Source, part: PartOf) -> SourcePart:
@@ -98,6 +100,7 @@ class SourcePart:
             whole.reader,
             whole.ignored if part.number == 1 else Ignored(),
             sorted(set(whole.in_several_classes) & set(own)),
+            tuple(each.reordered(range(len(keys))[places]) for each in columns_of(whole)),
         )
 
     def shuffled(self, seed: int) -> SourcePart:
@@ -111,8 +114,9 @@ class SourcePart:
         return self._with(list(range(min(count, len(self.keys)))))
 
     def _with(self, order: list[int]) -> SourcePart:
-        keys, labels = [self.keys[i] for i in order], [self.labels[i] for i in order]
-        return SourcePart(keys, labels, self.classes, self.reader, self.ignored, self.in_several_classes)
+        labels = [self.labels[i] for i in order] if self.labels else []  # none where they are vectors
+        columns = tuple(each.reordered(order) for each in self.columns)
+        return replace(self, keys=[self.keys[i] for i in order], labels=labels, columns=columns)
 
 
 def digest_of(whole: Source) -> str:
@@ -120,7 +124,11 @@ def digest_of(whole: Source) -> str:
 
     Not of the images' sizes, since every part would look at every image.
     """
-    listed = json.dumps([whole.classes, list(whole.keys), list(whole.labels)], separators=(",", ":"))
+    fields = [[each.name, each.digest()] for each in columns_of(whole)]
+    listed = json.dumps(
+        [whole.classes, list(whole.keys), list(whole.labels), *([fields] if fields else [])],
+        separators=(",", ":"),
+    )
     return hashlib.blake2b(listed.encode(), digest_size=16).hexdigest()
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from alexnet_fast import pack
 from alexnet_fast.beton.reader import Beton
+from alexnet_fast.beton.several import open_beton
 from betons import jpeg, picture
 from folders import listed
 
@@ -102,6 +103,21 @@ def test_json_lines_give_the_same_fields_as_csv(folder: Path) -> None:
         for name, expected in zip(("attrs", "note", "weight", "text"), of_csv):
             found = beton.column(name).take(slice(None))
             assert found == expected if isinstance(expected, list) else np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("fields", [FIELDS, "label:float32[2]"])
+def test_parts_have_the_fields_of_one_file(folder: Path, fields: str) -> None:
+    if fields.startswith("label"):
+        rows = "".join(f"{k}.jpg,{k} {k + 0.5}\n" for k in range(COUNT))
+        (folder / "train.csv").write_text(f"path,label\n{rows}")
+    one = pack_into(folder, "--fields", fields)
+    assert command(folder, "--out", str(folder / "out"), "--fields", fields, "--shards", "2") == 0
+    names = [pair.partition(":")[0] for pair in fields.split(",") if pair[-1] != "]" or ":" in pair]
+    with open_beton(folder / "out/train.index.json") as parts, Beton(one) as beton:
+        assert len(parts) == COUNT and np.array_equal(parts.labels, beton.labels)
+        for name in names:
+            found, expected = (each.column(name).take(slice(None)) for each in (parts, beton))
+            assert found == expected if isinstance(found, list) else np.array_equal(found, expected)
 
 
 def test_the_label_may_be_a_vector(folder: Path, capsys: Any) -> None:
