@@ -24,7 +24,7 @@ from .common.paths import check_text
 from .devices.facts import CUDA, NPU
 from .errors import UserError
 from .packing.data_folder import find_or_pack
-from .packing.image_folder import SPLITS
+from .packing.sources.image_folder import SPLITS
 from .recipe import Recipe
 from .recipe_toml import toml
 

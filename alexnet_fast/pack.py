@@ -21,15 +21,12 @@ from .common.libturbojpeg import MISSING
 from .common.progress import progress_bar
 from .common.text import plural
 from .errors import StoppedBySignal, UserError, escaped, exit_code
-from .packing.archives import ArchiveDataset
 from .packing.columns import field_types, field_words
 from .packing.data_folder import SHUFFLE_SEED, shared_classes
 from .packing.encode import Encoding
 from .packing.forecast import forecast
-from .packing.imagenet import left_packed
 from .packing.join import check_index, join, join_parts
 from .packing.journal import progress_sentence
-from .packing.listing import FolderError
 from .packing.parts import PartOf, SourcePart, all_parts, digest_of, settings_of
 from .packing.sources import (
     FOLDER,
@@ -42,6 +39,9 @@ from .packing.sources import (
     kind_of_folder,
     open_dataset,
 )
+from .packing.sources.archives import ArchiveDataset
+from .packing.sources.imagenet import left_packed
+from .packing.sources.listing import FolderError
 from .packing.writer import PackResult, check_place, left_aside, write_beton
 
 PROG = "python -m alexnet_fast.pack"

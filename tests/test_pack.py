@@ -25,10 +25,10 @@ from alexnet_fast import pack as pack_module
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import exit_code
 from alexnet_fast.pack import main
-from alexnet_fast.packing import image_folder
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.journal import progress_sentence
 from alexnet_fast.packing.lossless import JpegtranMissing, jpegtran
+from alexnet_fast.packing.sources import image_folder
 from betons import jpeg, picture, write
 from coefficients import same_coefficients
 from components import ROOT

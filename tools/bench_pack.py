@@ -73,8 +73,8 @@ def pack_ffcv(split: ImageFolder, path: Path, options: argparse.Namespace) -> No
 
 def in_other_forms(data: Path, folder: Path) -> dict[str, Source]:
     """The images of a folder of classes as each of the other sources has them, made in ``folder``."""
-    from alexnet_fast.packing.imagenet import ImageNetDataset
-    from alexnet_fast.packing.webdataset import WebDataset
+    from alexnet_fast.packing.sources.imagenet import ImageNetDataset
+    from alexnet_fast.packing.sources.webdataset import WebDataset
 
     split = scan_folder(data)
     with tarfile.open(folder / "ILSVRC2012_img_train.tar", "w") as outer:
@@ -104,7 +104,7 @@ def in_other_forms(data: Path, folder: Path) -> dict[str, Source]:
     except ImportError:
         print("pyarrow is not installed: no parquet to measure", file=sys.stderr)
         return forms
-    from alexnet_fast.packing.parquet import ParquetDataset
+    from alexnet_fast.packing.sources.parquet import ParquetDataset
 
     images = [{"bytes": (data / path).read_bytes(), "path": Path(path).name} for path in order.paths]
     (folder / "parquet").mkdir()

@@ -22,9 +22,9 @@ from ..decode.kernel import sample_table
 from ..decode.status import MEANING, OK
 from ..errors import UserError
 from ..packing.errors import WorkerDied
-from ..packing.image_folder import FolderDataset
-from ..packing.listing import entries
 from ..packing.sources import Dataset
+from ..packing.sources.image_folder import FolderDataset
+from ..packing.sources.listing import entries
 from ..packing.worker_pool import ordered_map
 from .compare_source import PackedSource
 from .verify_index import parts_there, troubles

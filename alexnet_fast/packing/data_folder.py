@@ -36,8 +36,8 @@ from .errors import (
     UnreadableImage,
     WorkerDied,
 )
-from .image_folder import SPLITS, FolderError, splits_in
 from .sources import FOLDER, Dataset, Source, described, kind_of_folder, open_dataset
+from .sources.image_folder import SPLITS, FolderError, splits_in
 
 SHUFFLE_SEED = 0  # shuffled, so that neighbours in the file belong to different classes
 

@@ -32,9 +32,9 @@ from .columns import LABEL, Column, FieldTypes, field_types
 from .deep import is_deep_grey
 from .encode import Encoding
 from .errors import InputChanged, PackingError
-from .listing import Ignored
 from .manifest import FROM_CODE, Image
 from .sources import FileReader, Identity, Item, Sent
+from .sources.listing import Ignored
 from .writer import PackResult, write_beton
 
 Progress = Callable[[int], None]

@@ -14,8 +14,8 @@ from .columns import Column, columns_of
 from .encode import Encoding, encoder_versions
 from .errors import InputChanged
 from .layout import Fields
-from .listing import Ignored
 from .sources import Identity, Reader, Source
+from .sources.listing import Ignored
 
 REPORTED_ONLY = ("ignored", "in_several_classes")
 """Fields on which no byte of the file depends, so the journal does not keep them."""

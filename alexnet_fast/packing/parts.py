@@ -19,8 +19,8 @@ from ..beton.index_file import MAX_PARTS
 from ..beton.sidecar import PART, WHOLE
 from ..errors import UserError
 from .columns import Column, columns_of
-from .listing import Ignored
 from .sources import Reader, Source
+from .sources.listing import Ignored
 
 
 @dataclass(frozen=True)

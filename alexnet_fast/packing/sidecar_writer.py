@@ -18,8 +18,8 @@ from ..beton.sidecar import FIELDS_CRC32
 from . import libjpeg
 from .journal import PackedSoFar
 from .layout import following
-from .listing import MAX_LISTED
 from .manifest import Manifest
+from .sources.listing import MAX_LISTED
 
 PARTIAL = ".partial"
 

@@ -21,13 +21,13 @@ from ..errors import UserError
 from .encode import Encoding, Sample, encode_item
 from .errors import CorruptImage, InputUnreadable, OutputUnwritable, UnreadableImage, WorkerDied
 from .existing_file import finished
-from .image_folder import FolderError, ImageFolder, scan_folder
 from .journal import Note, progress_sentence, remove_stale_journal
 from .lossless import jpegtran
 from .manifest import Image, Manifest, changed_meanwhile
 from .partial_file import PartialFile
 from .sidecar_writer import looks_for_corrupt
 from .sources import Reader, SendsImages, Sent, Source
+from .sources.image_folder import FolderError, ImageFolder, scan_folder
 from .worker_pool import ordered_map
 
 __all__ = ["FolderError", "ImageFolder", "PackResult", "check_place", "scan_folder", "write_beton"]

@@ -31,8 +31,8 @@ from ..common.cpus import allowed_cores
 from ..common.files import hold_lock
 from ..common.progress import progress_bar
 from ..errors import UserError
-from ..packing.image_folder import SPLITS
 from ..packing.layout import ENTRY, BetonLayout, following
+from ..packing.sources.image_folder import SPLITS
 from ..packing.worker_pool import ordered_map
 from ..recipe import Recipe
 

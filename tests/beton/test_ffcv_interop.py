@@ -15,7 +15,7 @@ from alexnet_fast import Loader
 from alexnet_fast.beton import format as fmt
 from alexnet_fast.beton.reader import Beton, FieldError
 from alexnet_fast.packing.encode import Encoding
-from alexnet_fast.packing.list_file import ListDataset
+from alexnet_fast.packing.sources.list_file import ListDataset
 from alexnet_fast.packing.writer import ImageFolder, write_beton
 from betons import difference, jpeg, picture, pixels, read_with_ffcv
 

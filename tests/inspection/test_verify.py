@@ -321,6 +321,6 @@ def test_a_folder_of_betons_that_cannot_be_listed_is_not_an_empty_one(
     def refuse(path: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("alexnet_fast.packing.listing.os.scandir", refuse)
+    monkeypatch.setattr("alexnet_fast.packing.sources.listing.os.scandir", refuse)
     with pytest.raises(UserError, match=f"cannot list {packed.parent}: Permission denied"):
         betons_at(packed.parent)

@@ -21,7 +21,7 @@ from alexnet_fast.pack import main as pack_main
 from alexnet_fast.packing import data_folder, imagenet
 from alexnet_fast.packing.data_folder import BetonPaths, find_or_pack
 from alexnet_fast.packing.errors import OutputUnwritable
-from alexnet_fast.packing.image_folder import FolderDataset
+from alexnet_fast.packing.sources.image_folder import FolderDataset
 from betons import jpeg, picture
 from imagenet_tars import make_tars
 
@@ -316,7 +316,7 @@ def test_a_folder_that_cannot_be_searched_is_not_one_without_splits(
             raise PermissionError(13, "Permission denied", str(path))
         return lstat(path, **options)
 
-    monkeypatch.setattr("alexnet_fast.packing.image_folder.os.lstat", refuse)
+    monkeypatch.setattr("alexnet_fast.packing.sources.image_folder.os.lstat", refuse)
     with pytest.raises(UserError, match=f"cannot look for {raw}/train: Permission denied"):
         data_folder.splits_in(raw)
 

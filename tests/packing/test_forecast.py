@@ -10,8 +10,8 @@ import pytest
 
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.forecast import forecast
-from alexnet_fast.packing.image_folder import scan_folder
 from alexnet_fast.packing.partial_file import partial_path
+from alexnet_fast.packing.sources.image_folder import scan_folder
 from alexnet_fast.packing.writer import write_beton
 
 

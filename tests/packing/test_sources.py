@@ -14,14 +14,14 @@ from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import UserError
 from alexnet_fast.packing.encode import Encoding
 from alexnet_fast.packing.errors import InputChanged, UnreadableImage
-from alexnet_fast.packing.image_folder import FolderDataset, scan_folder
-from alexnet_fast.packing.imagenet import ImageNetDataset
-from alexnet_fast.packing.list_file import ListDataset
-from alexnet_fast.packing.listing import Ignored
-from alexnet_fast.packing.parquet import ParquetDataset
 from alexnet_fast.packing.sources import SOURCES, Dataset, Identity, Item, Source, open_dataset
-from alexnet_fast.packing.tiny_imagenet import TinyImageNetDataset
-from alexnet_fast.packing.webdataset import WebDataset
+from alexnet_fast.packing.sources.image_folder import FolderDataset, scan_folder
+from alexnet_fast.packing.sources.imagenet import ImageNetDataset
+from alexnet_fast.packing.sources.list_file import ListDataset
+from alexnet_fast.packing.sources.listing import Ignored
+from alexnet_fast.packing.sources.parquet import ParquetDataset
+from alexnet_fast.packing.sources.tiny_imagenet import TinyImageNetDataset
+from alexnet_fast.packing.sources.webdataset import WebDataset
 from alexnet_fast.packing.writer import PackResult, write_beton
 from folders import fill
 

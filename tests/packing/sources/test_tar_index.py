@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_fast.packing.listing import FolderError
-from alexnet_fast.packing.tar_index import Inflated, Member, OpenFile, members
+from alexnet_fast.packing.sources.listing import FolderError
+from alexnet_fast.packing.sources.tar_index import Inflated, Member, OpenFile, members
 from imagenet_tars import add, tar_of
 
 LONG = "deep/" * 30 + "äöü.JPEG"

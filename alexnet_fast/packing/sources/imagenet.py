@@ -16,15 +16,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..common.progress import progress_bar
-from ..common.untrusted import printable
+from ...common.progress import progress_bar
+from ...common.untrusted import printable
+from ..kinds import HEAD_BYTES, format_of, image_suffixes
+from . import Choices
 from .archives import Found, Listed, TarReader
 from .devkit import labels_file, val_classes
 from .image_folder import SPLITS
 from .key_table import Archive, KeyTable
-from .kinds import HEAD_BYTES, format_of, image_suffixes
 from .listing import FolderError, Ignored, passed_over, suffix_of
-from .sources import Choices
 from .tar_index import Member, OpenFile, members
 
 TARS = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}

@@ -9,10 +9,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..beton import format as fmt
-from ..beton.columns import ColumnType
-from ..common.untrusted import printable
-from .columns import Column
+from ...beton import format as fmt
+from ...beton.columns import ColumnType
+from ...common.untrusted import printable
+from ..columns import Column
 from .listing import FolderError
 
 

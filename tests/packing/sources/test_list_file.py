@@ -17,10 +17,10 @@ from alexnet_fast.beton.target_fields import FLOAT, INT
 from alexnet_fast.errors import exit_code
 from alexnet_fast.inspection.survey import class_name, survey, text
 from alexnet_fast.pack import main
-from alexnet_fast.packing.label_numbers import are_numbers, classes_of
-from alexnet_fast.packing.list_file import ListDataset
-from alexnet_fast.packing.listing import FolderError
 from alexnet_fast.packing.partial_file import PartialFile
+from alexnet_fast.packing.sources.label_numbers import are_numbers, classes_of
+from alexnet_fast.packing.sources.list_file import ListDataset
+from alexnet_fast.packing.sources.listing import FolderError
 from folders import fill
 
 

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple, Protocol
 
-from ..common.untrusted import printable
+from ...common.untrusted import printable
 from .listing import FolderError
 
 BLOCK = 512

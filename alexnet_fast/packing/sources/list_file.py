@@ -15,15 +15,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..beton.columns import ColumnType
-from ..common.untrusted import printable, read_text
-from .columns import LABEL, Column, FieldTypes
+from ...beton.columns import ColumnType
+from ...common.untrusted import printable, read_text
+from ..columns import LABEL, Column, FieldTypes
+from . import Choices, FileReader, LabelType, Source
 from .image_folder import SPLITS, ImageFolder, check_folder
 from .label_numbers import classes_of, has_numbers, numbered
 from .list_columns import check_named, column_of
 from .list_rows import EXPECTED, read_rows
 from .listing import FolderError, Ignored, cannot
-from .sources import Choices, FileReader, LabelType, Source
 
 MAX_BYTES = 1 << 30  # of a list; ImageNet's has 50 MB
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..errors import UserError
-from .columns import Column
-from .kinds import SUFFIXES
+from ...errors import UserError
+from ..columns import Column
+from ..kinds import SUFFIXES
+from . import FOLDER, Choices, FileReader, Source
 from .listing import FolderError, Ignored, Listing, cannot, class_names
-from .sources import FOLDER, Choices, FileReader, Source
 
 __all__ = [
     "FolderDataset",

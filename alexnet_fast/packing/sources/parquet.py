@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
-from ..common.progress import progress_bar
-from ..common.untrusted import printable
-from ..errors import UserError
+from ...common.progress import progress_bar
+from ...common.untrusted import printable
+from ...errors import UserError
+from ..journal import read_at
+from ..kinds import image_suffixes
+from . import Choices, LabelType
 from .archives import ArchiveDataset, ArchiveReader, Found, Listing
-from .journal import read_at
 from .key_table import Archive, KeyTable, Row
-from .kinds import image_suffixes
 from .label_numbers import numbered
 from .list_rows import IMAGES, LABELS, chosen, label_text
 from .listing import FolderError, Ignored
 from .shards import first_below
 from .shared_groups import HEAD_BYTES, MAX_GROUP_BYTES
-from .sources import Choices, LabelType
 
 if TYPE_CHECKING:
     import pyarrow as pa

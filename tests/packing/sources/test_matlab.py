@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from alexnet_fast.packing.matlab import read_structs
+from alexnet_fast.packing.sources.matlab import read_structs
 from imagenet_tars import META, NUMBERS, WNIDS
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..common.untrusted import open_regular, printable, read_text
+from ...common.untrusted import open_regular, printable, read_text
 from .listing import FolderError, cannot
 from .matlab import read_structs
 from .tar_index import Inflated, members

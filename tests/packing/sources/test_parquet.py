@@ -12,9 +12,9 @@ import pytest
 
 from alexnet_fast.errors import UserError, exit_code
 from alexnet_fast.pack import main
-from alexnet_fast.packing.listing import FolderError
-from alexnet_fast.packing.parquet import ParquetDataset
 from alexnet_fast.packing.sources import Choices, kind_of_folder
+from alexnet_fast.packing.sources.listing import FolderError
+from alexnet_fast.packing.sources.parquet import ParquetDataset
 from betons import jpeg, picture
 
 pa = pytest.importorskip("pyarrow")

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..common.untrusted import printable
+from ...common.untrusted import printable
 from .listing import FolderError
 
 HEADER = "path,label"

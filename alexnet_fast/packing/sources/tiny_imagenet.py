@@ -13,12 +13,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..common.untrusted import printable, read_text
+from ...common.untrusted import printable, read_text
+from . import Choices, FileReader, Source
 from .image_folder import FolderDataset, FolderError, check_folder
 from .label_numbers import numbered
 from .list_file import ImageList
 from .listing import Ignored, cannot, entries, passed_over
-from .sources import Choices, FileReader, Source
 
 VAL, ANNOTATIONS, IMAGES = "val", "val_annotations.txt", "images"
 MAX_BYTES = 1 << 28

@@ -19,10 +19,10 @@ import pytest
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import exit_code
 from alexnet_fast.pack import main
-from alexnet_fast.packing import imagenet
-from alexnet_fast.packing.devkit import labels_file, val_classes
-from alexnet_fast.packing.imagenet import ImageNetDataset
-from alexnet_fast.packing.listing import FolderError
+from alexnet_fast.packing.sources import imagenet
+from alexnet_fast.packing.sources.devkit import labels_file, val_classes
+from alexnet_fast.packing.sources.imagenet import ImageNetDataset
+from alexnet_fast.packing.sources.listing import FolderError
 from imagenet_tars import META, WNIDS, add, make_tars, tar_of, unpack, val_wnids
 
 TRAIN, VAL, DEVKIT = (f"ILSVRC2012_{name}" for name in ("img_train.tar", "img_val.tar", "devkit_t12.tar.gz"))

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..common.untrusted import printable
+from ...common.untrusted import printable
 from .image_folder import SPLITS
 from .listing import FolderError, cannot, entries, passed_over
 

@@ -11,9 +11,9 @@ import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 
-from ..common.untrusted import printable
+from ...common.untrusted import printable
+from . import LabelType
 from .listing import FolderError
-from .sources import LabelType
 
 MAX_LABEL = 1 << 20  # a number beyond it is an identifier, and would make as many classes
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)

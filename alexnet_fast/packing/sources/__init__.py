@@ -15,13 +15,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from ..common.untrusted import open_regular
-from .errors import InputUnreadable
+from ...common.untrusted import open_regular
+from ..errors import InputUnreadable
 from .listing import Ignored
 
 if TYPE_CHECKING:
-    from .columns import FieldTypes
-    from .manifest import Image
+    from ..columns import FieldTypes
+    from ..manifest import Image
 
 FOLDER = "folder"  # the source where no other is named; sidecars of version 0.1 name none
 # Nothing is there that could be read later.
@@ -221,37 +221,37 @@ class SourceKind:
 
 
 SOURCES = {
-    FOLDER: SourceKind("alexnet_fast.packing.image_folder:opened"),
+    FOLDER: SourceKind("alexnet_fast.packing.sources.image_folder:opened"),
     "list": SourceKind(
-        "alexnet_fast.packing.list_file:opened",
+        "alexnet_fast.packing.sources.list_file:opened",
         "list of the images, in place of folders of classes: lines 'relative/path label', or CSV, TSV or JSON lines whose columns have "
         "names, as 'path,label'; paths are relative to the folder of the images (--data, by default that of FILE); see --label-type",
     ),
     "imagenet": SourceKind(
-        "alexnet_fast.packing.imagenet:opened",
+        "alexnet_fast.packing.sources.imagenet:opened",
         "folder with ImageNet's tars as they were downloaded, read where they are; --data recognises it too",
         "DIR",
-        "alexnet_fast.packing.imagenet:recognises",
+        "alexnet_fast.packing.sources.imagenet:recognises",
         alone=True,
     ),
     "tiny-imagenet": SourceKind(
-        "alexnet_fast.packing.tiny_imagenet:opened",
+        "alexnet_fast.packing.sources.tiny_imagenet:opened",
         metavar="DIR",
-        recognises="alexnet_fast.packing.tiny_imagenet:recognises",
+        recognises="alexnet_fast.packing.sources.tiny_imagenet:recognises",
     ),
     "webdataset": SourceKind(
-        "alexnet_fast.packing.webdataset:opened",
+        "alexnet_fast.packing.sources.webdataset:opened",
         "webdataset's shards (.tar, .tar.gz): a folder, a file, or a pattern as 'train-{000..146}.tar'; images as 0001.jpg, their "
         "labels in 0001.cls or 0001.json",
         "DIR|PATTERN",
-        "alexnet_fast.packing.webdataset:recognises",
+        "alexnet_fast.packing.sources.webdataset:recognises",
         alone=True,
     ),
     "parquet": SourceKind(
-        "alexnet_fast.packing.parquet:opened",
+        "alexnet_fast.packing.sources.parquet:opened",
         "parquet or arrow files, as the Hugging Face Hub has them: a folder, a file, or a pattern; needs pyarrow",
         "DIR|PATTERN",
-        "alexnet_fast.packing.parquet:recognises",
+        "alexnet_fast.packing.sources.parquet:recognises",
         alone=True,
     ),
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_fast.packing.image_folder import FolderError, scan_folder
+from alexnet_fast.packing.sources.image_folder import FolderError, scan_folder
 from betons import jpeg, picture
 from folders import fill
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from alexnet_fast.packing import listing
-from alexnet_fast.packing.image_folder import FolderError, ImageFolder, scan_folder
+from alexnet_fast.packing.sources import listing
+from alexnet_fast.packing.sources.image_folder import FolderError, ImageFolder, scan_folder
 from betons import jpeg, picture
 from folders import fill
 

@@ -13,8 +13,8 @@ import pytest
 
 from alexnet_fast.errors import UserError
 from alexnet_fast.packing.journal import read_at
-from alexnet_fast.packing.key_table import Archive, KeyTable
-from alexnet_fast.packing.shared_groups import HEAD_BYTES, SLOTS, SharedGroups
+from alexnet_fast.packing.sources.key_table import Archive, KeyTable
+from alexnet_fast.packing.sources.shared_groups import HEAD_BYTES, SLOTS, SharedGroups
 
 
 class Unpacked:

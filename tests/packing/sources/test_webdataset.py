@@ -16,10 +16,10 @@ import pytest
 
 from alexnet_fast.errors import UserError, exit_code
 from alexnet_fast.pack import main
-from alexnet_fast.packing.listing import FolderError
-from alexnet_fast.packing.shards import Shards, expanded, split_named
 from alexnet_fast.packing.sources import Choices, kind_of_folder
-from alexnet_fast.packing.webdataset import WebDataset
+from alexnet_fast.packing.sources.listing import FolderError
+from alexnet_fast.packing.sources.shards import Shards, expanded, split_named
+from alexnet_fast.packing.sources.webdataset import WebDataset
 from betons import jpeg, picture
 from imagenet_tars import tar_of
 

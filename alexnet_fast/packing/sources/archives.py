@@ -10,15 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
-from .errors import InputUnreadable
+from ..errors import InputUnreadable
+from ..journal import read_at
+from . import NO_FILE, Choices, Identity, Item
 from .image_folder import SPLITS
-from .journal import read_at
 from .key_table import Archive, KeyTable, Row
 from .label_numbers import numbered
 from .listing import Ignored
 from .shards import Shards
 from .shared_groups import HEAD_BYTES, SharedGroups
-from .sources import NO_FILE, Choices, Identity, Item
 from .tar_index import inflated, is_gzip
 
 

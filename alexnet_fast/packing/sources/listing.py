@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..common.untrusted import kind_of, open_regular
-from ..errors import UserError
-from .kinds import HEAD_BYTES, format_of, image_suffixes
+from ...common.untrusted import kind_of, open_regular
+from ...errors import UserError
+from ..kinds import HEAD_BYTES, format_of, image_suffixes
 
 TOOLS = frozenset(
     (

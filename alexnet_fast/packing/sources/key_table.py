@@ -13,8 +13,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from ..common.untrusted import open_regular
-from ..errors import UserError
+from ...common.untrusted import open_regular
+from ...errors import UserError
 from .listing import FolderError, cannot
 from .shared_memory import SharedMemory
 

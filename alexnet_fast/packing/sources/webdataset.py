@@ -15,17 +15,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..common.progress import progress_bar
-from ..common.untrusted import printable
+from ...common.progress import progress_bar
+from ...common.untrusted import printable
+from ..kinds import image_suffixes
+from . import Choices, LabelType
 from .archives import ArchiveDataset, Found, Listing, TarReader
 from .key_table import Archive, KeyTable
-from .kinds import image_suffixes
 from .label_numbers import numbered
 from .list_rows import LABELS, chosen, label_text
 from .listing import FolderError, Ignored, passed_over
 from .shards import first_below
 from .shared_groups import MAX_GROUP_BYTES
-from .sources import Choices, LabelType
 from .tar_index import Broken, Inflated, Member, OpenFile, Readable, is_gzip, members
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")

@@ -14,7 +14,7 @@ from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import exit_code
 from alexnet_fast.pack import main
 from alexnet_fast.packing.sources import kind_of_folder
-from alexnet_fast.packing.tiny_imagenet import TinyImageNetDataset
+from alexnet_fast.packing.sources.tiny_imagenet import TinyImageNetDataset
 
 
 @pytest.fixture(scope="module")
