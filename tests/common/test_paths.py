@@ -12,7 +12,7 @@ import pytest
 from alexnet_fast.common.cli import Parser, file_path
 from alexnet_fast.common.paths import check_text, given_path
 from alexnet_fast.errors import UserError
-from alexnet_fast.recipe import FileOrUrl, FilePath, OptionalPath, Recipe
+from alexnet_fast.recipe import Betons, FilePath, OptionalPath, Recipe
 from alexnet_fast.recipe_toml import load, validate
 
 NOBODY = "~no-such-user-here/x"
@@ -57,7 +57,7 @@ def path_keys() -> list[str]:
         for name, key in field.annotation.model_fields.items()  # type: ignore[union-attr]
         if any(
             each in key.metadata
-            for kind in (FileOrUrl, FilePath, OptionalPath)
+            for kind in (Betons, FilePath, OptionalPath)
             for each in get_args(kind)[1:]
             if callable(getattr(each, "func", None))
         )
@@ -73,6 +73,7 @@ def test_every_key_of_a_recipe_that_is_a_path_takes_a_tilde(home: Path, tmp_path
             assert getattr(getattr(recipe, section), key) == f"{home}/it"
         with pytest.raises(UserError, match=f"{name} = .* is not accepted: .* a user that this machine"):
             load(tmp_path / "a.toml", [f"{name}={NOBODY}"])
+    assert validate({"data": {"train": ["~/a", "b"]}}).data.train == (f"{home}/a", "b")
     assert validate({"model": {"weights": ""}}).model.weights == "", "empty: fresh weights"
 
 
