@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import export, inspect_beton, pack, predict, sample, shipped_recipes, train_options
+from . import export, inspect_beton, pack_options, predict, sample, shipped_recipes, train_options
 from .common.cli import Parser, file_or_url, file_path, path_text
 from .common.command_name import ENTRY, typed
 from .doctor import __main__ as doctor
@@ -30,7 +30,7 @@ def parser(prog: str) -> Parser:
 
 PARSERS: Mapping[str, Callable[[str], Parser]] = {
     "sample": sample.parser,
-    "pack": pack.parser,
+    "pack": pack_options.parser,
     "train": train_options.parser,
     "profile": train_options.parser,
     "inspect": inspect_beton.parser,

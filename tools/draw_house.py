@@ -55,7 +55,7 @@ ROOMS = {
     ),
     "completion": Room(
         "tab completion for shells",
-        "common doctor export inspect_beton pack predict shipped_recipes sample train_options",
+        "common doctor export inspect_beton pack_options predict shipped_recipes sample train_options",
     ),
     "train": Room(
         "the command that trains",
@@ -72,7 +72,11 @@ ROOMS = {
         "beton build common decode devices distributed engine loader packing recipe run",
         "torch PIL threading",
     ),
-    "pack": Room("the command that packs: a folder to its betons", "beton common inspection packing", ""),
+    "pack": Room(
+        "the command that packs: a set of images to its betons",
+        "beton common inspection pack_options packing",
+        "",
+    ),
     "sample": Room("the command that makes a small set of images", "common synthetic"),
     "predict": Room(
         "the command that says what a trained model sees", "common loader prediction torch_import"
@@ -103,6 +107,7 @@ ROOMS = {
         "augment beton common decode packing",
         "PIL matplotlib threading",
     ),
+    "pack_options": Room("the flags of packing", "beton common packing"),
     "synthetic": Room("training sets without a dataset", "beton common packing recipe", "PIL"),
     "train_options": Room("the flags of training", "common modelzoo_flags"),
     "modelzoo_flags": Room(
