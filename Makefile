@@ -42,10 +42,10 @@ quickstart: $(BASE) $(PACKED) ## Make a small labelled set, pack it, train on it
 	@echo "By hand:  . $(VENV)/bin/activate"
 
 test: $(TEST) $(PEERS) ## Run the tests (ARGS="-k loader" for some of them)
-	$(RUN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all: $(TEST) $(PEERS) $(DOCS) ## Run the tests, and those that take minutes
-	ALEXNET_FAST_LONG=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	ALEXNET_FAST_LONG=1 $(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(TEST) ## ruff (rules and format) and mypy
 	$(RUN) -m ruff check .

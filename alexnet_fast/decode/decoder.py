@@ -105,11 +105,18 @@ class Decoder:
 
         Returns:
             The places of the samples that this call has decoded. (m,) int64
+
+        Raises:
+            ValueError: the arrays are not of the same samples and views.
         """
         if progress is None:
             progress = np.zeros(2, np.int64)
         if boxes.ndim == 1:
             boxes, images = boxes[None], images[None]
+        if boxes.shape != (len(images), len(samples)) or min(images.shape[1], len(statuses)) < len(samples):
+            raise ValueError(  # compiled code would write elsewhere
+                f"boxes {boxes.shape}, images {images.shape} and statuses {statuses.shape} are not those of {len(samples)} samples"
+            )
         shared = shared_fields(self.scratch.workspace)  # it stays when the scratch grows
         done = np.empty(len(samples), np.int64)
         shared[COUNT], shared[PENDING] = 0, -1  # an earlier call may have been interrupted while memory grew

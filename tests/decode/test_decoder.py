@@ -116,3 +116,19 @@ def test_a_handle_is_freed_once_when_its_decoder_is_closed_or_dropped(
     del dropped
     gc.collect()
     assert freed == [handle, other]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "images", "statuses"), [((1,), (3,), 3), ((3,), (2,), 3), ((3,), (3,), 2), ((1, 3), (2, 3), 3)]
+)
+def test_arrays_that_are_not_of_the_same_samples_are_refused_before_compiled_code_sees_them(
+    beton: Beton, boxes: tuple[int, ...], images: tuple[int, ...], statuses: int
+) -> None:
+    with Decoder(SIZE) as one, pytest.raises(ValueError, match="are not those of 3 samples"):
+        one.decode(
+            beton.map,
+            sample_table(beton)[:3],
+            np.zeros(boxes, CROP_DTYPE),
+            np.zeros((*images, 3, SIZE, SIZE), np.uint8),
+            np.zeros(statuses, np.uint8),
+        )

@@ -169,6 +169,7 @@ def test_two_hosts_of_two_ranks_under_torchrun_train_as_one_rank_does(
     assert losses(recipe) == pytest.approx(losses(alone), abs=1e-5)
 
 
+@pytest.mark.long
 def test_two_hosts_of_one_rank_and_of_three_train_as_one_rank_does(small: Callable[..., Recipe]) -> None:
     changes = {"schedule.steps_per_epoch": 3, "checkpoint.every_epochs": 0}
     alone = small("alone2", **changes)

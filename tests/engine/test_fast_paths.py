@@ -222,6 +222,7 @@ def test_space_to_depth_agrees_and_trains(level: str, size: int) -> None:
     assert state.meter.read().samples == BATCH
 
 
+@pytest.mark.long
 def test_a_compiled_step_agrees_with_dropout_and_a_smaller_batch_runs_without(
     run_cli: Any, tmp_path: Path
 ) -> None:

@@ -337,6 +337,7 @@ def test_the_output_size_may_change_between_epochs(ops: Any, ours: Path) -> None
         assert same(epoch_of(loader), {k: image.transpose(1, 2, 0) for k, image in expected.items()})
 
 
+@pytest.mark.long
 def test_ffcvs_imagenet_training_runs_through_a_change_of_resolution(ops: Any, tmp_path: Path) -> None:
     """The loop of libffcv/ffcv-imagenet's train_imagenet.py, with nothing but the import changed: 160 px, then 192 px."""
     from ffcv.fields.basics import IntDecoder

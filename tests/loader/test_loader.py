@@ -769,6 +769,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
 
 
 WRONG |= {
+    "fields": ("image", b"image", 3, True, (), ("image", "image"), [3], {"image": "label"}),
     "size": (*WHOLE[:-1], (224,), [64, 64, 64], (64, 0), (5000, 64), (64, "64"), (64, 1.5), (True, 64)),
     "interpolation": ("nearest", "BICUBIC", "", 2, None, True, ["bicubic"]),
     "order": ([1.5], "01", 3, [], [[0]], [True], [-1], [99], Balanced, lambda epoch: [50], {0}),

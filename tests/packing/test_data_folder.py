@@ -18,9 +18,10 @@ import components
 from alexnet_fast.beton.reader import Beton
 from alexnet_fast.errors import StoppedBySignal, UserError
 from alexnet_fast.pack import main as pack_main
-from alexnet_fast.packing import data_folder, imagenet
+from alexnet_fast.packing import data_folder
 from alexnet_fast.packing.data_folder import BetonPaths, find_or_pack
 from alexnet_fast.packing.errors import OutputUnwritable
+from alexnet_fast.packing.sources import imagenet
 from alexnet_fast.packing.sources.image_folder import FolderDataset
 from betons import jpeg, picture
 from imagenet_tars import make_tars

@@ -7,6 +7,7 @@ import fcntl
 import multiprocessing.spawn
 import os
 import signal
+import sys
 import termios
 import time
 from collections.abc import Callable
@@ -116,7 +117,8 @@ def test_leaving_early_leaves_no_worker() -> None:
     assert len(before - children()) == 3
 
 
-def test_workers_do_not_import_the_program_that_starts_them() -> None:
+def test_workers_do_not_import_the_program_that_starts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", __file__, raising=False)
     with worker_pool._light_main():
         prepared = multiprocessing.spawn.get_preparation_data("worker")
     named = {"init_main_from_name", "init_main_from_path"}

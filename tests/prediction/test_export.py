@@ -55,7 +55,8 @@ def test_torchvisions_network_loads_the_weights_and_gives_the_engines_outputs(
         torch.testing.assert_close(network(normalized(images)), engines(model, images))
 
 
-@pytest.mark.parametrize("taken", [pytest.param("float32", marks=pytest.mark.long), "uint8"])
+@pytest.mark.long
+@pytest.mark.parametrize("taken", ["float32", "uint8"])
 def test_onnx_gives_the_engines_outputs_for_any_batch(
     run: Run, model: TrainedModel, tmp_path: Path, taken: str
 ) -> None:

@@ -90,7 +90,7 @@ class SlowDisk:
             while (q := self.take(progress)) < len(samples):
                 one = slice(q, q + 1)
                 self.read(samples[one])
-                decode(decoder, file, samples[one], boxes[one], images[one], statuses[one])
+                decode(decoder, file, samples[one], boxes[..., one], images[..., one, :, :, :], statuses[one])
                 done.append(q)
             return np.array(done, np.int64)
 

@@ -16,6 +16,7 @@ from called_as_ranks import launch
 from standin import cases
 
 CASES = "profile/planted_cases.py"
+QUICK = "test_a_slow_reader_is_named"  # the others take 25 s each
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +28,18 @@ def packed_once(all_photos_beton: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("packed_once")
+def test_one_of_them_on_the_stand_in_npu() -> None:
+    cases.check(CASES, QUICK, (QUICK,))
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("packed_once")
 @pytest.mark.parametrize("name", cases.names(CASES))
 def test_on_the_stand_in_npu(name: str) -> None:
     cases.check(CASES, name)
 
 
+@pytest.mark.long
 def test_slow_sums_between_ranks_are_named(tmp_path: Path) -> None:
     """In a set with one large image and a broken one, which only one rank gets."""
     small, large = encode_jpeg(picture(160, 120), Encoding()), encode_jpeg(picture(600, 450), Encoding())

@@ -106,7 +106,7 @@ class Attack:
         self.ours, self.libjpegs = Decoder(SIZE), Decoder(SIZE, "libjpeg")
         for each in (self.ours, self.libjpegs):
             handle = int(each.scratch.handle)
-            each.scratch = guarded_scratch(handle, 1 << 17, SIDE, SIDE, SIZE)
+            each.scratch = guarded_scratch(handle, 1 << 17, SIDE, SIDE, each.scratch.output)
             shared_fields(each.scratch.workspace)[ENABLED] = each is self.ours
         self.before = DecodePaths()
 

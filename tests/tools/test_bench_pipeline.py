@@ -41,6 +41,9 @@ def command(out: Path) -> list[object]:
     return ["tools/bench_pipeline.py", *arguments]
 
 
+pytestmark = pytest.mark.long  # a whole run of the benchmark, some 30 s and more
+
+
 @pytest.fixture(scope="module")
 def bench(run_cli: Run, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder = tmp_path_factory.mktemp("bench")

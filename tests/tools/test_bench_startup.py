@@ -12,6 +12,9 @@ import pytest
 LOADER, TRAIN = "to the first batch of 64", "to the first step of 8"
 
 
+pytestmark = pytest.mark.long  # a whole run of the benchmark, some 30 s and more
+
+
 @pytest.fixture(scope="module")
 def bench(tiny_beton: Path, run_cli: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What it printed, and its report."""
