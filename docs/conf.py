@@ -6,6 +6,7 @@ Everything that it shows comes from this folder and from the package: no network
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ myst_heading_anchors = 3
 myst_links_external_new_tab = True
 default_role = "code"  # docstrings put `names` between single backticks
 autodoc_member_order = "bysource"
+# FFCV needs a compiler to install; what our operations say of themselves does not need it.
+autodoc_mock_imports = [] if find_spec("ffcv") else ["ffcv"]
 autodoc_typehints = "none"  # "Args:" says more than the annotations
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

@@ -64,7 +64,7 @@ class Loader(TorchProtocol):
     Args:
         path: a .beton file, packed by ``python -m alexnet_fast.pack`` or written by FFCV; or its URL (s3://, gs://, https://,
             hf://), of which a local copy is fetched first and then used as any local file; or several as one set: a list of these, a
-            pattern such as "shards/*.beton", or the index of a set, "train.index.json".
+            pattern such as ``shards/*.beton``, or the index of a set, ``train.index.json``.
         batch_size: samples a batch, on each rank.
         options: LoaderOptions.  Or the same as keyword arguments, of which ``train`` has no default.
 
