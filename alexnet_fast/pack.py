@@ -1,4 +1,4 @@
-"""Pack an ImageNet folder into .beton files, or verify such files: ``python -m alexnet_fast.pack``.
+"""Pack a set of images into .beton files, or verify such files: ``python -m alexnet_fast.pack``.
 
 DIR/train/<class>/* and DIR/val/<class>/* become train.beton and val.beton.  In a checkout ``tools/write_beton.py`` is the same command.
 """

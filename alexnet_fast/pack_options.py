@@ -29,7 +29,7 @@ def parser(prog: str) -> Parser:
         prog=prog,
         usage="%(prog)s --data DIR --out DIR [options]\n       %(prog)s --verify FILE|DIR|URL ... [--source DIR] [--workers N]\n"
         "       %(prog)s --join INDEX [FILE ...]",
-        description="Pack an image folder into FFCV .beton files whose JPEGs have restart markers, so that "
+        description="Pack a set of images into FFCV .beton files whose JPEGs have restart markers, so that "
         "a loader can decode only the tiles that a crop touches. If it is interrupted at any moment, even by SIGKILL or a full "
         "disk, the same command resumes there. --verify checks every sample of finished files.",
         formatter_class=Defaults,
@@ -75,7 +75,6 @@ def parser(prog: str) -> Parser:
     add(
         "--fields",
         type=_fields,
-        default={},
         metavar="NAME:TYPE,...",
         help="further columns of a list (CSV, TSV or JSON lines) to pack as fields: int, float, bytes, json, or "
         "an array such as float32[40]; label:float32[40] makes the label a vector",
@@ -208,7 +207,7 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
     if given and SOURCES[given[0]].alone and (options.data or options.source):
         other = "--data" if options.data else "--source"
         reader.error(f"--{given[0]} names the images itself: give it without {other}")
-    if options.label_type != "auto" and "label" in options.fields:
+    if options.label_type != "auto" and "label" in (options.fields or ()):
         reader.error("--label-type and --fields label:... both say what the label is: give one")
     if options.shards and options.part:
         reader.error("--shards packs all parts and --part one of them: give one of the two")

@@ -1,4 +1,4 @@
-"""Pack an image folder into .beton files, or verify such files: ``python -m alexnet_fast.pack`` as a tool of the checkout."""
+"""Pack a set of images into .beton files, or verify such files: ``python -m alexnet_fast.pack`` as a tool of the checkout."""
 
 import sys
 
