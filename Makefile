@@ -13,8 +13,8 @@ PEERS  := $(VENV)/peers.done
 DIST   := $(VENV)/dist.done
 DOCS   := $(VENV)/docs.done
 ARGS   ?=
-# Test files run side by side, one process a core and one more, since many wait for other processes.  Each takes 2 GB.
-JOBS   ?= $(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8)))
+# Test files run side by side, one process a core (one more was no quicker).  Each takes 2 GB.
+JOBS   ?= $(shell n=$$(nproc); echo $$((n < 8 ? n : 8)))
 CELLS  ?=
 
 IMAGES := data/quickstart-images

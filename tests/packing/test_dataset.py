@@ -352,6 +352,10 @@ def test_a_script_without_a_main_guard_is_killed_and_resumes_to_the_same_bytes(t
 def test_a_worker_that_dies_is_named_with_what_it_was_doing(tmp_path: Path) -> None:
     import multiprocessing
 
+    items = items_of(
+        200
+    )  # far more than may be encoded ahead: when three are written, workers have work left
+
     def kills(done: int) -> None:
         if done == 3:
             for child in multiprocessing.active_children():
@@ -361,8 +365,8 @@ def test_a_worker_that_dies_is_named_with_what_it_was_doing(tmp_path: Path) -> N
         WorkerDied,
         match=r"was killed by SIGKILL \(9\) (while encoding dataset\[\d+\]|before it had anything to do); .* the same call resumes",
     ):
-        pack_dataset(items_of(40), tmp_path / "a.beton", FIELDS, workers=2, progress=kills)
-    assert pack_dataset(items_of(40), tmp_path / "a.beton", FIELDS, workers=2, progress=quiet).resumed >= 3
+        pack_dataset(items, tmp_path / "a.beton", FIELDS, workers=2, progress=kills)
+    assert pack_dataset(items, tmp_path / "a.beton", FIELDS, workers=2, progress=quiet).resumed >= 3
 
 
 def test_the_json_names_the_source_and_the_fields(tmp_path: Path) -> None:
